@@ -1,0 +1,109 @@
+"""The operators: their schemas, what they return for fake tensors, and the shared objects behind them.
+
+A fused backend is a *namespace of three operators* with the schemas below. ``frs_kernels`` holds the
+native ones (C++ on the CPU, CUDA C++ on a GPU) and ``frs_kernels_triton`` the Triton ones. Schemas and
+fakes stand here once for both, so importing this module needs neither a compiler nor a built extension.
+"""
+
+import functools
+from pathlib import Path
+
+import torch
+
+NATIVE = "frs_kernels"
+TRITON = "frs_kernels_triton"
+
+# mask      one map [B, *spatial] a level, S = sigmoid(max_k T_k), in the accumulation dtype.
+# loss      losses [3] = (feature, head, feature + head), scales included;
+#           pending [2, L], row 0 imitation and row 1 head: the factor that the stored gradients of a level
+#           still lack. It is 1 (the gradients carry scale / Z_l) except for float16 gradients, which are
+#           stored without scale / Z_l and have it here: at 1e-7 it would be lost to underflow before a
+#           loss scaler could lift it;
+#           the gradients of feats and logits, empty unless feat_grad / head_grad.
+# scale_    grads[i] *= factor * pending[i], decided on the device: nothing moves where the product is 1.
+SCHEMAS = {
+    "mask": "(Tensor[] teacher_logits) -> Tensor[]",
+    "loss": (
+        "(Tensor[] student_feats, Tensor[] teacher_feats, Tensor[] student_logits, Tensor[] teacher_logits,"
+        " Tensor[] weights, Tensor[] channel_weights,"
+        " int normalizer, float divisor, Tensor? divisor_tensor,"
+        " float feat_scale, Tensor? feat_scale_tensor, float head_scale, Tensor? head_scale_tensor,"
+        " float beta, bool feat_grad, bool head_grad) -> (Tensor, Tensor, Tensor[], Tensor[])"
+    ),
+    "scale_": "(Tensor(a!)[] grads, Tensor factor, Tensor pending) -> ()",
+}
+
+
+def accumulation_dtype(*tensors: torch.Tensor) -> torch.dtype:
+    """float64 if any tensor is, else float32: the dtype of sums, masks and losses."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def is_channel_major(tensor: torch.Tensor) -> bool:
+    """Whether channels, dimension 1, and not locations, lie next to each other in memory."""
+    return tensor.stride(1) == 1 and tensor.shape[1] > 1 and tensor.stride(-1) != 1
+
+
+def grad_like(tensor: torch.Tensor) -> torch.Tensor:
+    """An empty dense tensor of ``tensor``'s shape, dtype and order of dimensions (NCHW or channels_last)."""
+    if not is_channel_major(tensor):
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    last = (tensor.shape[0], *tensor.shape[2:], tensor.shape[1])
+    return torch.empty(last, dtype=tensor.dtype, device=tensor.device).movedim(-1, 1)
+
+
+def _mask_fake(teacher_logits):
+    return [
+        logits.new_empty((logits.shape[0], *logits.shape[2:]), dtype=accumulation_dtype(logits))
+        for logits in teacher_logits
+    ]
+
+
+def _loss_fake(
+    student_feats, teacher_feats, student_logits, teacher_logits, weights, channel_weights,
+    normalizer, divisor, divisor_tensor,
+    feat_scale, feat_scale_tensor, head_scale, head_scale_tensor,
+    beta, feat_grad, head_grad,
+):  # fmt: skip
+    some = student_feats or student_logits
+    dtype = accumulation_dtype(some[0])
+    losses = some[0].new_empty((3,), dtype=dtype)
+    pending = some[0].new_empty((2, len(some)), dtype=dtype)
+    feat_grads = [grad_like(t) for t in student_feats] if feat_grad else []
+    logit_grads = [grad_like(t) for t in student_logits] if head_grad else []
+    return losses, pending, feat_grads, logit_grads
+
+
+def _scale_fake(grads, factor, pending):
+    return None
+
+
+def _define(namespace: str) -> torch.library.Library:
+    library = torch.library.Library(namespace, "DEF")
+    for name, schema in SCHEMAS.items():
+        library.define(name + schema)
+    for name, fake in (("mask", _mask_fake), ("loss", _loss_fake), ("scale_", _scale_fake)):
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+    return library
+
+
+# The registrations live as long as these objects.
+native_library = _define(NATIVE)
+triton_library = _define(TRITON)
+
+
+@functools.cache
+def load_native(device_type: str) -> str | None:
+    """Loads the shared object that implements the native operators on "cpu" or "cuda".
+
+    Returns None once they are ready, else a sentence that says why they are not. The outcome is
+    remembered: a failure is not tried again in the same process.
+    """
+    path = Path(__file__).with_name(f"_native_{device_type}.so")
+    if not path.exists():
+        return f"{path.name} is not built; reinstall with FRS_BUILD={device_type}"
+    try:
+        torch.ops.load_library(path)
+    except (OSError, RuntimeError) as error:
+        return f"{path.name} cannot be loaded by torch {torch.__version__}: {str(error).splitlines()[0]}"
+    return None
