@@ -1,0 +1,1 @@
+"""Trains detectors with the feature-richness losses of `frs_kernels`; `python -m frs_train --help`."""
