@@ -1,0 +1,194 @@
+"""`Detector`: one face for every family, so that training, distillation and evaluation never ask which one it is.
+
+A detector wraps a plain torchvision model (`.model`, whose weights `export` hands out) and runs its parts one by one,
+because distillation needs what torchvision keeps to itself: the pyramid and the classification logits of the one run
+of the head that also gives the losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+import frs_kernels as frs
+from frs_train.config import DetectorConfig
+
+Target = dict[str, Tensor]  # "boxes" [N, 4] float xyxy in pixels, "labels" [N] int64 in 1..num_classes
+
+
+@dataclass
+class Outputs:
+    """What one forward pass leaves behind. Lists run over pyramid levels, finest first."""
+
+    feats: list[Tensor]
+    """[B, D, H, W]: the pyramid."""
+    cls_logits: list[Tensor]
+    """[B, A*K, H, W]: classification logits (RPN objectness for Faster R-CNN), channel-major views."""
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    """0-d detection losses by name; empty without targets."""
+    masks: list[Tensor] = field(default_factory=list)
+    """[B, H, W]: FRS masks of `cls_logits`; only if asked for."""
+    image_sizes: list[tuple[int, int]] = field(default_factory=list)
+    """(height, width) of each image after resizing, before padding."""
+    padded_size: tuple[int, int] = (0, 0)
+    """(height, width) of the batch that the levels' H, W belong to."""
+
+
+class Detector(nn.Module):
+    """A torchvision-style detector; the subclasses in this package are its families.
+
+    Attributes:
+        family: "retinanet", "fcos", "faster-rcnn" or "gfl".
+        num_classes: object classes; labels are 1..num_classes, 0 is background.
+        num_anchors: A, predictions per location. `cls_logits` has A * K channels.
+        feat_channels: D of each level.
+        strides: pixels per location of each level.
+        model: the torchvision module that holds all parameters.
+    """
+
+    family: str
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+
+    def __init__(self, config: DetectorConfig, num_classes: int, model: nn.Module, num_anchors: int):
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.num_anchors = num_anchors
+        self.model = model
+        self.feat_channels = [model.backbone.out_channels] * len(self.strides)
+
+    @property
+    def logit_channels(self) -> int:
+        """Channels of each level of `cls_logits`: A * K."""
+        return self.num_anchors * self.num_classes
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Target] | None = None,
+        *,
+        size: int | None = None,
+        masks: bool = False,
+    ) -> Outputs:
+        """Losses (given targets), pyramid and classification logits of a batch. The head runs once.
+
+        Without targets only what distillation needs is computed: no box branch, no second stage.
+
+        Args:
+            images: tensors [3, h, w] in 0..1, sizes may differ.
+            targets: one dict an image: `boxes` and `labels` (see `Target`); positive width and height.
+            size: shorter image side to resize to; the configuration's last `min_size` if not given.
+            masks: also compute the FRS mask of each level, as soon as the head has emitted that level.
+        """
+        batch, resized = self.prepare(images, targets, size)
+        feats = self.features(batch)
+        outputs = Outputs(
+            feats, [], image_sizes=batch.image_sizes, padded_size=tuple(batch.tensors.shape[-2:])
+        )
+        if resized is None:
+            for feat in feats:
+                outputs.cls_logits.append(self.classify(feat))
+                if masks:
+                    outputs.masks.append(frs.frs_mask(outputs.cls_logits[-1]))
+            return outputs
+        outputs.cls_logits, outputs.losses = self.train_step(batch, feats, resized)
+        if masks:
+            outputs.masks = list(frs.frs_mask([logits.detach() for logits in outputs.cls_logits]))
+        return outputs
+
+    @torch.no_grad()
+    def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """Detections of each image [3, h, w], in its own pixels: boxes [N, 4] xyxy, scores [N], labels [N] in 1..K.
+
+        Raises:
+            RuntimeError: the detector is in training mode.
+        """
+        if self.training:
+            raise RuntimeError("detect() needs evaluation mode: call .eval() first")
+        batch, _ = self.prepare(images, None, None)
+        found = self.postprocess(batch, self.features(batch))
+        return self.model.transform.postprocess(
+            found, batch.image_sizes, [tuple(i.shape[-2:]) for i in images]
+        )
+
+    def prepare(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None, size: int | None
+    ) -> tuple[ImageList, list[Target] | None]:
+        """Normalises, resizes and pads a batch with torchvision's transform; boxes follow the images."""
+        transform: GeneralizedRCNNTransform = self.model.transform
+        transform.min_size = (size or self.config.min_size[-1],)
+        return transform(list(images), None if targets is None else list(targets))
+
+    def features(self, batch: ImageList) -> list[Tensor]:
+        """The pyramid of a prepared batch: list of [B, D, H, W], finest level first."""
+        return list(self.model.backbone(batch.tensors).values())
+
+    def classify(self, feat: Tensor) -> Tensor:
+        """Classification logits [B, A*K, H, W] of one level [B, D, H, W], channel-major like the views of training."""
+        raise NotImplementedError
+
+    def train_step(
+        self, batch: ImageList, feats: list[Tensor], targets: list[Target]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Runs the head once: classification logits per level and detection losses."""
+        raise NotImplementedError
+
+    def postprocess(self, batch: ImageList, feats: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Detections of a prepared batch, in resized pixels."""
+        raise NotImplementedError
+
+    def head_signature(self) -> tuple:
+        """What must be equal for two detectors' logits to mean the same thing, channel by channel."""
+        anchors = self.anchor_generator
+        return self.family, self.num_classes, tuple(anchors.sizes), tuple(anchors.aspect_ratios)
+
+    @property
+    def anchor_generator(self) -> nn.Module:
+        return self.model.anchor_generator
+
+
+class DenseDetector(Detector):
+    """One-stage families: the head is a module feats -> {"cls_logits": [B, sum(H*W*A), K], ...}."""
+
+    def classify(self, feat: Tensor) -> Tensor:
+        head = self.model.head.classification_head
+        return head.cls_logits(head.conv(feat)).contiguous(memory_format=torch.channels_last)
+
+    def train_step(self, batch, feats, targets):
+        head = self.run_head(feats)
+        sizes = [tuple(feat.shape[-2:]) for feat in feats]
+        logits = frs.split_levels(head["cls_logits"], sizes, self.num_anchors)
+        targets = [{**target, "labels": target["labels"] - 1} for target in targets]
+        return logits, self.losses(targets, head, anchors_of(self.anchor_generator, batch, feats), sizes)
+
+    def postprocess(self, batch, feats):
+        counts = [feat.shape[-2] * feat.shape[-1] * self.num_anchors for feat in feats]
+        head = {
+            name: list(value.float().split(counts, dim=1)) for name, value in self.run_head(feats).items()
+        }
+        anchors = [list(a.split(counts)) for a in anchors_of(self.anchor_generator, batch, feats)]
+        found = self.model.postprocess_detections(head, anchors, batch.image_sizes)
+        return [{**image, "labels": image["labels"] + 1} for image in found]
+
+    def run_head(self, feats: list[Tensor]) -> dict[str, Tensor]:
+        """The head's outputs; boxes in float32 under autocast, for a pixel is lost in bfloat16."""
+        head = self.model.head(feats)
+        return {name: value if name == "cls_logits" else value.float() for name, value in head.items()}
+
+    def losses(
+        self, targets: list[Target], head: dict[str, Tensor], anchors: list[Tensor], sizes
+    ) -> dict[str, Tensor]:
+        """Detection losses; labels are 0..K-1 here."""
+        return self.model.compute_loss(targets, head, anchors)
+
+
+def anchors_of(generator: nn.Module, batch: ImageList, feats: list[Tensor]) -> list[Tensor]:
+    """Each image's anchors [sum(H*W*A), 4], in float32 whatever autocast made of the features: the generator takes
+    dtype and device of what it is given, and bfloat16 rounds a coordinate of 800 to a multiple of 4."""
+    shapes = [feat.new_empty((), dtype=torch.float32).expand(feat.shape) for feat in feats]
+    return generator(batch, shapes)
