@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from frs_kernels.levels import accumulation_dtype, is_channel_major
+
 NATIVE = "frs_kernels"
 TRITON = "frs_kernels_triton"
 
@@ -32,16 +34,6 @@ SCHEMAS = {
     ),
     "scale_": "(Tensor(a!)[] grads, Tensor factor, Tensor pending) -> ()",
 }
-
-
-def accumulation_dtype(*tensors: torch.Tensor) -> torch.dtype:
-    """float64 if any tensor is, else float32: the dtype of sums, masks and losses."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
-def is_channel_major(tensor: torch.Tensor) -> bool:
-    """Whether channels, dimension 1, and not locations, lie next to each other in memory."""
-    return tensor.stride(1) == 1 and tensor.shape[1] > 1 and tensor.stride(-1) != 1
 
 
 def grad_like(tensor: torch.Tensor) -> torch.Tensor:
@@ -92,6 +84,7 @@ native_library = _define(NATIVE)
 triton_library = _define(TRITON)
 
 
+@torch.compiler.assume_constant_result
 @functools.cache
 def load_native(device_type: str) -> str | None:
     """Loads the shared object that implements the native operators on "cpu" or "cuda".

@@ -1,0 +1,11 @@
+"""The reference under plain autograd: runs everywhere, on every dtype, layout and device."""
+
+NAME = "eager"
+
+
+def unavailable() -> str | None:
+    return None
+
+
+def refuses(terms) -> str | None:
+    return None

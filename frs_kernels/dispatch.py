@@ -1,0 +1,95 @@
+"""Which backend runs: the one asked for, or the first of the preferred ones that takes the arguments."""
+
+import importlib
+from dataclasses import dataclass
+
+from frs_kernels.levels import Terms
+
+# What "auto" tries, in order, per device type. On a GPU Triton stands first until the CUDA kernels have
+# been measured faster (docs/results).
+PREFERENCE = {
+    "cpu": ("native", "triton", "eager"),
+    "cuda": ("triton", "native", "eager"),
+    "xpu": ("triton", "eager"),
+}
+NAMES = ("native", "triton", "eager")
+MAX_LEVELS = 16  # csrc/include/frs/params.h: kMaxLevels, checked by tests/test_dispatch.py
+
+
+@dataclass(frozen=True)
+class BackendReport:
+    """What :func:`frs_kernels.explain_backend` found; prints as text.
+
+    Attributes:
+        chosen: the backend that would run.
+        reasons: why each other backend would not, by name.
+        copies: the copies that the chosen backend would make of tensors it cannot read in place.
+    """
+
+    chosen: str
+    reasons: dict[str, str]
+    copies: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"{self.chosen}: runs"]
+        lines += [f"{name}: {reason}" for name, reason in self.reasons.items()]
+        lines += [f"copy: {note}" for note in self.copies]
+        return "\n".join(lines)
+
+
+def load(name: str):
+    """The backend module of that name."""
+    if name not in NAMES:
+        raise ValueError(f"backend {name!r} is none of {('auto', *NAMES)}")
+    return importlib.import_module(f"frs_kernels.backends.{name}")
+
+
+def available_backends() -> list[str]:
+    """Names of the backends that can run on this machine, best first."""
+    return [name for name in NAMES if load(name).unavailable() is None]
+
+
+def refusal(name: str, terms: Terms) -> str | None:
+    """Why the backend does not run for these arguments, or None."""
+    backend = load(name)
+    if name != "eager" and len(terms.tensors) and len(terms.pairs()) and _levels(terms) > MAX_LEVELS:
+        return f"{_levels(terms)} levels, the fused kernels take {MAX_LEVELS} in one call"
+    return backend.unavailable() or backend.refuses(terms)
+
+
+def select(name: str, terms: Terms):
+    """The backend module to run. Raises RuntimeError if the one asked for by name cannot."""
+    if name != "auto":
+        backend = load(name)
+        reason = refusal(name, terms)
+        if reason is not None:
+            raise RuntimeError(f"backend {name!r} cannot run: {reason}")
+        return backend
+    return load(_preferred(terms))
+
+
+def explain(name: str, terms: Terms) -> BackendReport:
+    """What :func:`select` would choose, and why not the others."""
+    chosen = select(name, terms).NAME
+    reasons = {}
+    for other in NAMES:
+        if other != chosen:
+            reasons[other] = refusal(other, terms) or _passed_over(other, chosen, name)
+    return BackendReport(chosen, reasons, [] if chosen == "eager" else terms.copies())
+
+
+def _passed_over(other: str, chosen: str, asked: str) -> str:
+    if asked != "auto":
+        return f"could run, but {asked!r} was asked for"
+    if chosen == "triton" and other == "native":
+        return "could run; triton is preferred until the CUDA kernels have been measured faster"
+    return f"could run; {chosen} is preferred"
+
+
+def _preferred(terms: Terms) -> str:
+    names = PREFERENCE.get(terms.tensors[0].device.type, ("eager",))
+    return next(name for name in names if refusal(name, terms) is None)
+
+
+def _levels(terms: Terms) -> int:
+    return len(terms.student_feats or terms.student_logits or terms.teacher_logits)

@@ -1,0 +1,172 @@
+"""What a level is: lists of levels, memory layouts, and the checked arguments of one call.
+
+A *level* is one map of a feature pyramid: features ``[B, D, H, W]``, logits ``[B, K, H, W]`` (or with
+the locations flattened, ``[B, D, L]``), and a weight for each of its B x H x W locations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+Levels = Tensor | Sequence[Tensor]
+
+# The position of a name is the operators' code for it; the last stands for a number or a 0-d tensor.
+NORMALIZERS = ("weight", "weight_channels", "batch", "numel", "value")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def split_levels(flat_logits: Tensor, sizes: Sequence[tuple[int, int]], num_anchors: int) -> list[Tensor]:
+    """Cuts torchvision's flat logits into per-level views, without a copy.
+
+    Args:
+        flat_logits: ``[B, sum(H_l * W_l * num_anchors), K]``, as torchvision's heads return them: level
+            after level, row-major locations, the anchors of a location next to each other.
+        sizes: ``(H_l, W_l)`` of every level.
+        num_anchors: anchors per location (1 for an anchor-free head).
+
+    Returns:
+        one view ``[B, num_anchors * K, H_l, W_l]`` a level (channels next to each other in memory).
+
+    Raises:
+        ValueError: if the sizes do not add up to ``flat_logits.shape[1]``.
+    """
+    if flat_logits.dim() != 3:
+        raise ValueError(f"flat_logits must be [B, sum(H*W*A), K], got {list(flat_logits.shape)}")
+    rows = [height * width * num_anchors for height, width in sizes]
+    if sum(rows) != flat_logits.shape[1]:
+        raise ValueError(
+            f"flat_logits {list(flat_logits.shape)} has {flat_logits.shape[1]} rows, but sizes {list(sizes)} "
+            f"with num_anchors={num_anchors} need {sum(rows)}"
+        )
+    batch, _, classes = flat_logits.shape
+    views = []
+    for level, (height, width) in zip(flat_logits.split(rows, dim=1), sizes, strict=True):
+        grid = level.unflatten(1, (height, width, num_anchors)).flatten(3)
+        views.append(grid.permute(0, 3, 1, 2).view(batch, num_anchors * classes, height, width))
+    return views
+
+
+def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any tensor is, else float32: the dtype of sums, masks and losses."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def location_stride(tensor: Tensor) -> int | None:
+    """Elements from one location to the next, row-major over H and W; None if no one stride does it."""
+    dims = [(size, step) for size, step in zip(tensor.shape[2:], tensor.stride()[2:], strict=True) if size != 1]
+    if not dims or tensor.numel() == 0:
+        return 1
+    for (_, outer), (size, inner) in zip(dims, dims[1:], strict=False):
+        if outer != size * inner:
+            return None
+    return dims[-1][1]
+
+
+def is_channel_major(tensor: Tensor) -> bool:
+    """Whether channels, not locations, lie next to each other (channels_last, views of [B, L, C])."""
+    step = location_stride(tensor)
+    return step is not None and step != 1 and (tensor.stride(1) == 1 or tensor.shape[1] == 1)
+
+
+def is_supported(tensor: Tensor) -> bool:
+    """Whether the fused kernels read this memory layout without a copy."""
+    return location_stride(tensor) == 1 or is_channel_major(tensor)
+
+
+def with_layout(tensor: Tensor, channel_major: bool) -> Tensor:
+    """``tensor`` itself if it has the layout asked for, else a copy that has."""
+    if is_supported(tensor) and is_channel_major(tensor) == channel_major:
+        return tensor
+    if not channel_major:
+        return tensor.contiguous()
+    return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+@dataclass
+class Terms:
+    """The arguments of one call, checked: lists over levels (empty where absent) and scalars.
+
+    A scale is a number times an optional 0-d tensor, so that a factor on the device needs no host sync.
+    """
+
+    student_feats: list[Tensor] = field(default_factory=list)  # x  [B, D, H, W]
+    teacher_feats: list[Tensor] = field(default_factory=list)  # y  [B, D, H, W]
+    student_logits: list[Tensor] = field(default_factory=list)  # s  [B, K, H, W]
+    teacher_logits: list[Tensor] = field(default_factory=list)  # T  [B, K, H, W]
+    weights: list[Tensor] = field(default_factory=list)  # S  [B, H, W]; empty: the mask of teacher_logits
+    channel_weights: list[Tensor] = field(default_factory=list)  # [B, D]
+    normalizer: str | float | Tensor = "weight"
+    feat_scale: float | Tensor = 1.0
+    head_scale: float | Tensor = 1.0
+    beta: float = 0.0
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The large tensors: features and logits of every level."""
+        return self.student_feats + self.teacher_feats + self.student_logits + self.teacher_logits
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return accumulation_dtype(*self.tensors)
+
+    def pairs(self) -> list[tuple[str, int, Tensor, Tensor | None]]:
+        """(argument, level, student or only tensor, teacher) of every level of every term."""
+        found = []
+        if self.student_feats:
+            both = zip(self.student_feats, self.teacher_feats, strict=True)
+            found += [("feats", level, x, y) for level, (x, y) in enumerate(both)]
+        if self.student_logits:
+            both = zip(self.student_logits, self.teacher_logits, strict=True)
+            found += [("logits", level, s, t) for level, (s, t) in enumerate(both)]
+        elif not self.weights:
+            found += [("teacher_logits", level, t, None) for level, t in enumerate(self.teacher_logits)]
+        return found
+
+    def copies(self) -> list[str]:
+        """What the fused kernels need a copy of, in words: layouts and dtypes they do not read."""
+        notes = []
+        for name, level, student, teacher in self.pairs():
+            if not is_supported(student):
+                notes.append(f"level {level}: {name} with strides {list(student.stride())} are copied")
+            elif teacher is not None and with_layout(teacher, is_channel_major(student)) is not teacher:
+                notes.append(f"level {level}: teacher_{name} are copied to the student's layout")
+        for tensor in self.tensors:
+            if tensor.dtype != torch.float64 and self.dtype == torch.float64:
+                notes.append("float64 beside other dtypes: everything is converted to float64")
+                break
+        return notes
+
+    def canonical(self) -> "Terms":
+        """The same call in the layouts, dtypes and list lengths that the operators take."""
+        student_feats, teacher_feats = self._aligned(self.student_feats, self.teacher_feats)
+        needed = self.student_logits or not self.weights
+        student_logits, teacher_logits = self._aligned(
+            self.student_logits, self.teacher_logits if needed else []
+        )
+        return replace(
+            self,
+            student_feats=student_feats,
+            teacher_feats=teacher_feats,
+            student_logits=student_logits,
+            teacher_logits=teacher_logits,
+            weights=[w.detach().to(self.dtype).contiguous() for w in self.weights],
+            channel_weights=[c.detach().to(self.dtype).contiguous() for c in self.channel_weights],
+        )
+
+    def _aligned(self, students: list[Tensor], teachers: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """One dtype a list, one layout a level (the student's, or the teacher's own without a student)."""
+        students, teachers = self._one_dtype(students), self._one_dtype(teachers)
+        orders = [is_channel_major(t) for t in students or teachers]
+        return (
+            [with_layout(t, order) for t, order in zip(students, orders, strict=False)],
+            [with_layout(t, order) for t, order in zip(teachers, orders, strict=False)],
+        )
+
+    def _one_dtype(self, tensors: list[Tensor]) -> list[Tensor]:
+        if self.dtype == torch.float64:
+            return [t.double() for t in tensors]
+        if len({t.dtype for t in tensors}) > 1:
+            return [t.float() for t in tensors]
+        return tensors

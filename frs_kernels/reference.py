@@ -1,0 +1,133 @@
+"""The maths of feature-richness distillation in plain PyTorch. START HERE: this is the oracle.
+
+Every other backend is tested against these functions in float64. They take the arguments of the public
+functions of the same names (:mod:`frs_kernels.ops` documents them), do not check them, and let autograd
+find the gradients. Levels may be one tensor or a sequence of them.
+
+Source: Du et al., "Distilling Object Detectors with Feature Richness", NeurIPS 2021 (arXiv 2111.00674).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class FRSLoss(NamedTuple):
+    """The two terms of the loss with their weights applied, and their sum; each a 0-d tensor."""
+
+    feature: Tensor
+    head: Tensor
+    total: Tensor
+
+
+def frs_mask(teacher_logits):
+    """S = max_k sigmoid(T_k) = sigmoid(max_k T_k): how rich each location is, a constant in [0, 1]."""
+    if not isinstance(teacher_logits, Tensor):
+        return [frs_mask(logits) for logits in teacher_logits]
+    logits = _constant(teacher_logits)
+    if logits.shape[1] == 0:
+        return logits.new_zeros((logits.shape[0], *logits.shape[2:]))
+    return logits.amax(dim=1).sigmoid()
+
+
+def weighted_mse(student, teacher, weight, *, channel_weight=None, normalizer="weight", scale=1.0):
+    """sum_l 1/Z_l sum_bhw S sum_d c_d (x_d - y_d)^2; its gradient is 2 S c_d (x_d - y_d) / Z_l."""
+    total = 0.0
+    for x, y, s, c in zip(*_levels(student, teacher, weight, channel_weight), strict=True):
+        squared = (_accumulable(x) - _constant(y)).square()
+        if c is not None:
+            squared = squared * _constant(c).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
+        total = total + _normalized(squared.sum(dim=1), s, x, normalizer)
+    return scale * total
+
+
+def weighted_bce(student_logits, teacher_logits, weight, *, beta=0.0, normalizer="weight", scale=1.0):
+    """sum_l 1/Z_l sum_bhw S sum_k |p_k - q_k|^beta BCE(s_k, q_k), with p = sigmoid(s), q = sigmoid(T).
+
+    BCE(s, q) = softplus(s) - q s; for beta = 0 the gradient is S (p_k - q_k) / Z_l.
+    """
+    total = 0.0
+    for z, t, s, _ in zip(*_levels(student_logits, teacher_logits, weight, None), strict=True):
+        z, q = _accumulable(z), _constant(t).sigmoid()
+        if z.dtype != q.dtype:
+            z, q = z.double(), q.double()
+        entropy = F.binary_cross_entropy_with_logits(z, q, reduction="none")
+        if beta > 0:
+            entropy = entropy * _power((z.sigmoid() - q).abs(), beta)
+        total = total + _normalized(entropy.sum(dim=1), s, z, normalizer)
+    return scale * total
+
+
+def frs_loss(
+    student_feats, teacher_feats, teacher_logits, student_logits=None, *, masks=None,
+    feat_weight=1.0, head_weight=1.0, normalizer="weight",
+):  # fmt: skip
+    """The FRS loss: feature imitation and head distillation, both weighted with the richness map."""
+    masks = frs_mask(teacher_logits) if masks is None else masks
+    feature = head = _zero_like(masks)
+    if student_feats is not None:
+        feature = weighted_mse(
+            student_feats, teacher_feats, masks, normalizer=normalizer, scale=feat_weight
+        )
+    if student_logits is not None:
+        head = weighted_bce(
+            student_logits, teacher_logits, masks, normalizer=normalizer, scale=head_weight
+        )
+    return FRSLoss(feature, head, feature + head)
+
+
+def divisor(normalizer, weight: Tensor, shape) -> Tensor | float:
+    """Z_l of a level whose student tensor has ``shape`` [B, C, ...] and whose map is ``weight``."""
+    channels = shape[1]
+    if normalizer == "weight":
+        return weight.sum()
+    if normalizer == "weight_channels":
+        return channels * weight.sum() + 1e-9
+    if normalizer == "batch":
+        return shape[0]
+    if normalizer == "numel":
+        return channels * weight.numel()
+    return normalizer
+
+
+def _normalized(per_location: Tensor, weight: Tensor, student: Tensor, normalizer) -> Tensor:
+    """1/Z_l sum S v, or 0 where Z_l is 0."""
+    weight = _constant(weight).to(per_location.dtype).reshape(per_location.shape)
+    z = divisor(normalizer, weight, student.shape)
+    z = z.to(weight) if isinstance(z, Tensor) else weight.new_full((), z)
+    empty = z == 0
+    return torch.where(empty, 0.0, (weight * per_location).sum() / torch.where(empty, 1.0, z))
+
+
+def _power(difference: Tensor, beta: float) -> Tensor:
+    """difference^beta for difference >= 0, whose derivative at 0 is taken as 0 for every beta."""
+    zero = difference == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, difference).pow(beta))
+
+
+def _accumulable(tensor: Tensor) -> Tensor:
+    """The tensor in the dtype sums are taken in: float64 stays, everything else is float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _constant(tensor: Tensor) -> Tensor:
+    return _accumulable(tensor.detach())
+
+
+def _zero_like(masks) -> Tensor:
+    some = masks if isinstance(masks, Tensor) else masks[0]
+    return _accumulable(some).new_zeros(())
+
+
+def _levels(student, teacher, weight, channel_weight):
+    """Each argument as a list over levels. Several masks are handled by the caller."""
+    if isinstance(student, Tensor):
+        return [student], [teacher], [weight], [channel_weight]
+    per_level = [channel_weight] * len(student) if _shared(channel_weight) else channel_weight
+    return student, teacher, weight, per_level
+
+
+def _shared(channel_weight) -> bool:
+    return channel_weight is None or isinstance(channel_weight, Tensor)
