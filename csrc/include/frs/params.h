@@ -31,7 +31,7 @@ struct Level {
   TensorView student_logit;    // s   [B, K, L]
   TensorView teacher_logit;    // T   [B, K, L]
   TensorView logit_grad;       // ds  [B, K, L], absent where no gradient is wanted
-  void* weight = nullptr;                // S   [B, L] contiguous, in the accumulation type: input, or mask to write
+  void* weight = nullptr;      // S   [B, L] contiguous, in the accumulation type: input, or mask to write
   const void* channel_weight = nullptr;  // [B, D] contiguous, in the accumulation type, or nullptr
 };
 
@@ -58,9 +58,14 @@ struct LossParams {
   Scalar divisor;  // Z_l where normalizer == value
   Scalar feat_scale;
   Scalar head_scale;
-  double beta = 0.0;    // quality-focal exponent of the head term, 0: plain cross-entropy
-  bool mask_from_logits = false;  // S = max_k sigmoid(T_k), written to `weight` first; otherwise `weight` is given
+  double beta = 0.0;  // quality-focal exponent of the head term, 0: plain cross-entropy
+  bool mask_from_logits =
+      false;               // S = max_k sigmoid(T_k), written to `weight` first; otherwise `weight` is given
   void* losses = nullptr;  // [3] in the accumulation type
+  // [2, num_levels], row 0 imitation, row 1 head: what the stored gradients still lack. 1, except where
+  // gradients are float16: these are stored without scale / Z_l, which stands here (0 where Z_l is 0, the
+  // gradient too).
+  void* pending = nullptr;
 };
 
 }  // namespace frs

@@ -1,0 +1,202 @@
+// From the operators' lists of tensors to the plain tables of frs/params.h. Shared by cpu.cpp and cuda.cpp.
+// Python (levels.py, ops.py) has normalised the arguments and worded the errors a user should see; the checks
+// here only keep a wrong caller from reading wrong memory.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "tensors.h"
+
+namespace frs::bind {
+
+// A call of the operator `mask`: the table and the tensors it points into.
+struct MaskCall {
+  int num_levels = 0;
+  std::array<Level, kMaxLevels> levels;
+  DType type = DType::f32;
+  Tensors masks;  // [B, *spatial] in the accumulation type
+};
+
+inline MaskCall prepare_mask(const Tensors& teacher_logits) {
+  MaskCall call;
+  STD_TORCH_CHECK(teacher_logits.size() <= kMaxLevels, "teacher_logits: at most ", kMaxLevels, " levels");
+  call.num_levels = static_cast<int>(teacher_logits.size());
+  call.type = dtype_of(teacher_logits, "teacher_logits");
+  for (int l = 0; l < call.num_levels; ++l) {
+    const Tensor& logits = teacher_logits[l];
+    const Shape shape = shape_of(logits, "teacher_logits", l);
+    Level& level = call.levels[l];
+    level.batch = shape.batch;
+    level.locations = shape.locations;
+    level.logit_channels = shape.channels;
+    level.teacher_logit = input_view(logits, "teacher_logits", l);
+    check_layout(level.teacher_logit, {}, {}, "teacher_logits", l);
+    std::vector<int64_t> sizes{shape.batch};
+    for (int64_t dim = 2; dim < logits.dim(); ++dim) sizes.push_back(logits.size(dim));
+    call.masks.push_back(torch::stable::new_empty(logits, sizes, accumulation_type(call.type == DType::f64)));
+    level.weight = call.masks.back().mutable_data_ptr();
+  }
+  return call;
+}
+
+// The arguments of the operator `loss`, in the order of its schema.
+struct LossArguments {
+  const Tensors &student_feats, &teacher_feats, &student_logits, &teacher_logits, &weights, &channel_weights;
+  int64_t normalizer;
+  double divisor;
+  const std::optional<Tensor>& divisor_tensor;
+  double feat_scale;
+  const std::optional<Tensor>& feat_scale_tensor;
+  double head_scale;
+  const std::optional<Tensor>& head_scale_tensor;
+  double beta;
+  bool feat_grad, head_grad;
+};
+
+// A call of the operator `loss`: the parameters and the tensors they point into.
+struct LossCall {
+  LossParams params;
+  DTypes types;
+  std::optional<Tensor> losses, pending;  // [3] and [2, levels] in the accumulation type
+  Tensors feat_grads, logit_grads;
+  // All levels' S [B, L] one after another; only where it comes from the logits and gradients are wanted:
+  // without gradients Level::weight is nullptr, and mask and losses can be one single pass.
+  std::optional<Tensor> masks;
+};
+
+inline LossCall prepare_loss(const LossArguments& a, Allocate allocate = empty_strided) {
+  LossCall call;
+  LossParams& p = call.params;
+  const bool imitation = !a.student_feats.empty(), head = !a.student_logits.empty();
+  p.mask_from_logits = a.weights.empty();
+  const bool logits_read = head || p.mask_from_logits;
+  const Tensors& any = imitation ? a.student_feats : head ? a.student_logits : a.weights;
+  const size_t levels = any.size();
+  STD_TORCH_CHECK(levels >= 1 && levels <= kMaxLevels, "expected 1 to ", kMaxLevels, " levels");
+  auto check_length = [&](const Tensors& list, bool present, const char* name) {
+    STD_TORCH_CHECK(!present || list.size() == levels, name, ": ", list.size(), " levels instead of ",
+                    levels);
+  };
+  check_length(a.student_feats, imitation, "student_feats");
+  check_length(a.teacher_feats, imitation, "teacher_feats");
+  check_length(a.student_logits, head, "student_logits");
+  check_length(a.teacher_logits, logits_read, "teacher_logits");
+  check_length(a.weights, !p.mask_from_logits, "weights");
+  check_length(a.channel_weights, imitation && !a.channel_weights.empty(), "channel_weights");
+
+  if (imitation) call.types.student_feat = dtype_of(a.student_feats, "student_feats");
+  if (imitation) call.types.teacher_feat = dtype_of(a.teacher_feats, "teacher_feats");
+  if (head) call.types.student_logit = dtype_of(a.student_logits, "student_logits");
+  if (logits_read) call.types.teacher_logit = dtype_of(a.teacher_logits, "teacher_logits");
+  const bool wide = call.types.double_precision();
+  auto check_wide = [&](DType type, bool present, const char* name) {
+    STD_TORCH_CHECK(!present || (type == DType::f64) == wide, name, ": float64 goes only with float64");
+  };
+  check_wide(call.types.student_feat, imitation, "student_feats");
+  check_wide(call.types.teacher_feat, imitation, "teacher_feats");
+  check_wide(call.types.student_logit, head, "student_logits");
+  check_wide(call.types.teacher_logit, logits_read, "teacher_logits");
+  const ScalarType accumulation = accumulation_type(wide);
+
+  STD_TORCH_CHECK(a.normalizer >= 0 && a.normalizer <= 4, "normalizer: unknown code ", a.normalizer);
+  p.normalizer = static_cast<Normalizer>(a.normalizer);
+  p.divisor = {a.divisor, scalar_data(a.divisor_tensor, accumulation, "divisor_tensor")};
+  p.feat_scale = {a.feat_scale, scalar_data(a.feat_scale_tensor, accumulation, "feat_scale_tensor")};
+  p.head_scale = {a.head_scale, scalar_data(a.head_scale_tensor, accumulation, "head_scale_tensor")};
+  p.beta = a.beta;
+  p.num_levels = static_cast<int>(levels);
+  call.losses = torch::stable::new_empty(any[0], {3}, accumulation);
+  p.losses = call.losses->mutable_data_ptr();
+  call.pending = torch::stable::new_empty(any[0], {2, static_cast<int64_t>(levels)}, accumulation);
+  p.pending = call.pending->mutable_data_ptr();
+
+  int64_t mask_size = 0;
+  for (int l = 0; l < p.num_levels; ++l) {
+    Level& v = p.levels[l];
+    auto same = [&](const Tensor& t, int64_t channels, const char* name) {
+      const Shape s = shape_of(t, name, l);
+      STD_TORCH_CHECK(s.batch == v.batch && s.locations == v.locations && s.channels == channels, name,
+                      ", level ", l, ": [", s.batch, ", ", s.channels, ", ", s.locations, "] instead of [",
+                      v.batch, ", ", channels, ", ", v.locations, "]");
+    };
+    if (imitation || logits_read) {
+      const Shape s = imitation ? shape_of(a.student_feats[l], "student_feats", l)
+                                : shape_of(a.teacher_logits[l], "teacher_logits", l);
+      v.batch = s.batch;
+      v.locations = s.locations;
+    }
+    if (imitation) {
+      v.feat_channels = shape_of(a.student_feats[l], "student_feats", l).channels;
+      same(a.teacher_feats[l], v.feat_channels, "teacher_feats");
+      v.student_feat = input_view(a.student_feats[l], "student_feats", l);
+      v.teacher_feat = input_view(a.teacher_feats[l], "teacher_feats", l);
+      if (!a.channel_weights.empty())
+        v.channel_weight =
+            dense_data(a.channel_weights[l], v.batch * v.feat_channels, accumulation, "channel_weights", l);
+      check_layout(v.student_feat, v.teacher_feat, {}, "features", l);
+      if (a.feat_grad) {
+        call.feat_grads.push_back(grad_like(a.student_feats[l], "student_feats", l, allocate));
+        v.feat_grad = output_view(call.feat_grads[l], "feat_grads", l);
+      }
+    }
+    if (logits_read) {
+      v.logit_channels = shape_of(a.teacher_logits[l], "teacher_logits", l).channels;
+      same(a.teacher_logits[l], v.logit_channels, "teacher_logits");
+      v.teacher_logit = input_view(a.teacher_logits[l], "teacher_logits", l);
+    }
+    if (head) {
+      same(a.student_logits[l], v.logit_channels, "student_logits");
+      v.student_logit = input_view(a.student_logits[l], "student_logits", l);
+      if (a.head_grad) {
+        call.logit_grads.push_back(grad_like(a.student_logits[l], "student_logits", l, allocate));
+        v.logit_grad = output_view(call.logit_grads[l], "logit_grads", l);
+      }
+    }
+    check_layout(v.student_logit, v.teacher_logit, {}, "logits", l);
+    const int64_t count = v.batch * v.locations;
+    if (!p.mask_from_logits) v.weight = dense_data(a.weights[l], count, accumulation, "weights", l);
+    mask_size += count;
+  }
+
+  if (p.mask_from_logits && (a.feat_grad || a.head_grad)) {
+    call.masks = torch::stable::new_empty(any[0], {mask_size}, accumulation);
+    char* next = static_cast<char*>(call.masks->mutable_data_ptr());
+    for (int l = 0; l < p.num_levels; ++l) {
+      p.levels[l].weight = next;
+      next += p.levels[l].batch * p.levels[l].locations * (wide ? 8 : 4);
+    }
+  }
+  return call;
+}
+
+// A call of the operator `scale_`.
+struct ScaleCall {
+  std::vector<Span> spans;
+  const void* factor = nullptr;   // [] in the accumulation type
+  const void* pending = nullptr;  // [spans] in the accumulation type
+};
+
+inline ScaleCall prepare_scale(const Tensors& grads, const Tensor& factor, const Tensor& pending) {
+  ScaleCall call;
+  if (grads.empty()) return call;
+  const ScalarType accumulation = accumulation_type(dtype_of(grads[0], "grads") == DType::f64);
+  call.factor = dense_data(factor, 1, accumulation, "factor", 0);
+  call.pending = dense_data(pending, static_cast<int64_t>(grads.size()), accumulation, "pending", 0);
+  for (const Tensor& t : grads) {
+    int64_t extent = 1;  // elements from the first to the last one: equal to numel exactly if dense
+    for (int64_t dim = 0; dim < t.dim(); ++dim) extent += (t.size(dim) - 1) * t.stride(dim);
+    STD_TORCH_CHECK(t.numel() == 0 || extent == t.numel(), "grads: a gradient is not dense");
+    const DType type = dtype_of(t, "grads");
+    STD_TORCH_CHECK(accumulation_type(type == DType::f64) == accumulation,
+                    "grads: float64 goes only with float64");
+    call.spans.push_back({t.mutable_data_ptr(), t.numel(), type});
+  }
+  return call;
+}
+
+}  // namespace frs::bind
