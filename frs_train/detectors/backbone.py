@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 from torchvision.models import mobilenetv3
@@ -36,7 +37,7 @@ MOBILENET_STAGES = {
 
 
 class Trunk(NamedTuple):
-    """A classification network cut open: its feature stages, their names and channels, and its layers in depth order."""
+    """A classification network cut open: its stages, their channels, and its layers in order of depth."""
 
     body: nn.Module
     stages: dict[int, str]  # pyramid level (log2 of the stride) -> name of the layer that yields it
@@ -45,8 +46,8 @@ class Trunk(NamedTuple):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with torchvision's 32 groups where there are 256 channels, and no group below 8 channels in a narrow
-    net: on the 1x1 maps of a small image, a group of one channel would always normalise to zero."""
+    """GroupNorm with torchvision's 32 groups where there are 256 channels, and groups of 8 in a narrow net:
+    on the 1x1 maps of a small image, a group of one channel would always normalise to zero."""
     return nn.GroupNorm(math.gcd(32, max(1, channels // 8), channels), channels)
 
 
@@ -102,7 +103,7 @@ def _mobilenet(width: float, norm: Callable[[int], nn.Module]) -> Trunk:
 
 
 def _freeze(trunk: Trunk, name: str, trainable_layers: int) -> None:
-    """Freezes all but the `trainable_layers` deepest stages (0..5; 5 trains everything), as torchvision does."""
+    """Freezes all but the `trainable_layers` deepest stages (0..5; 5: all), as torchvision does."""
     if not 0 <= trainable_layers <= 5:
         raise ValueError(f"trainable_layers is {trainable_layers}; it counts stages from the deepest, 0 to 5")
     if trainable_layers == 5:
@@ -118,7 +119,7 @@ def _freeze(trunk: Trunk, name: str, trainable_layers: int) -> None:
 
 
 def build_backbone(config: DetectorConfig, *, first_level: int = 3, extra: str = "p5") -> BackboneWithFPN:
-    """A trunk and its five-level pyramid: P3..P7 (first_level=3), or P2..P6 (first_level=2) for two-stage detectors.
+    """A trunk and its five-level pyramid: P3..P7, or P2..P6 (first_level=2) as two-stage detectors have it.
 
     Weights are random: `pretrained` loads others.
 

@@ -1,8 +1,8 @@
-"""`Detector`: one face for every family, so that training, distillation and evaluation never ask which one it is.
+"""`Detector`: one face for every family, so that training and evaluation never ask which one it is.
 
-A detector wraps a plain torchvision model (`.model`, whose weights `export` hands out) and runs its parts one by one,
-because distillation needs what torchvision keeps to itself: the pyramid and the classification logits of the one run
-of the head that also gives the losses.
+A detector wraps a plain torchvision model (`.model`, whose weights `export` hands out) and runs its parts one
+by one, because distillation needs what torchvision keeps to itself: the pyramid and the classification logits
+of the one run of the head that also gives the losses.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """Detections of each image [3, h, w], in its own pixels: boxes [N, 4] xyxy, scores [N], labels [N] in 1..K.
+        """Detections of each image [3, h, w] in its own pixels: boxes [N, 4] xyxy, scores, labels 1..K.
 
         Raises:
             RuntimeError: the detector is in training mode.
@@ -129,7 +129,7 @@ class Detector(nn.Module):
         return list(self.model.backbone(batch.tensors).values())
 
     def classify(self, feat: Tensor) -> Tensor:
-        """Classification logits [B, A*K, H, W] of one level [B, D, H, W], channel-major like the views of training."""
+        """Classification logits [B, A*K, H, W] of one level, channel-major like the views of training."""
         raise NotImplementedError
 
     def train_step(
@@ -188,7 +188,7 @@ class DenseDetector(Detector):
 
 
 def anchors_of(generator: nn.Module, batch: ImageList, feats: list[Tensor]) -> list[Tensor]:
-    """Each image's anchors [sum(H*W*A), 4], in float32 whatever autocast made of the features: the generator takes
-    dtype and device of what it is given, and bfloat16 rounds a coordinate of 800 to a multiple of 4."""
+    """Each image's anchors [sum(H*W*A), 4], in float32 whatever autocast made of the features: the generator
+    takes the dtype of what it is given, and bfloat16 rounds a coordinate of 800 to a multiple of 4."""
     shapes = [feat.new_empty((), dtype=torch.float32).expand(feat.shape) for feat in feats]
     return generator(batch, shapes)

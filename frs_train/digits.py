@@ -1,0 +1,224 @@
+"""make-digits: a small detection set in COCO format, made offline from real scans and real photographs.
+
+Every object is one of scikit-learn's 1,797 scanned handwritten digits (8x8 grey levels, UCI optdigits),
+enlarged, turned and inked onto a crop of a photograph that ships inside scikit-learn or scikit-image, among
+random pen strokes. So: *real scans in composed scenes*. The shapes of the digits and the backgrounds are
+real, the arrangement is not.
+
+No digit scan and no photograph is in both splits. The scans are split by position in the collection, not at
+random: neighbours are often by the same writer, so validation mostly shows unseen hands. The same arguments
+give the same bytes, and image i of a split depends on (seed, size, i) alone: a larger set extends a smaller
+one. Boxes enclose the whole digit, also where another digit lies over part of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+PHOTOGRAPHS = {
+    "train": (
+        "sklearn/china.jpg",
+        "skimage/astronaut.png",
+        "skimage/brick.png",
+        "skimage/camera.png",
+        "skimage/chelsea.png",
+        "skimage/coins.png",
+        "skimage/grass.png",
+        "skimage/hubble_deep_field.jpg",
+        "skimage/ihc.png",
+        "skimage/motorcycle_left.png",
+        "skimage/retina.jpg",
+    ),
+    "val": (
+        "sklearn/flower.jpg",
+        "skimage/coffee.png",
+        "skimage/gravel.png",
+        "skimage/moon.png",
+        "skimage/rocket.jpg",
+    ),
+}
+FOLDERS = {"sklearn": ("sklearn.datasets", "images"), "skimage": ("skimage", "data")}
+SCANS = {"train": slice(0, 1437), "val": slice(1437, 1797)}
+TRIES = (5, 9)  # digits tried per image, inclusive; those that would hide another too much are left out
+SIDES = (0.28, 0.56)  # a digit's side over the image's: 27 to 54 pixels at 96
+MAX_TURN = 25.0  # degrees; a 6 stays a 6
+MIN_VISIBLE = 0.85  # of the ink of a digit that later ones cover
+MAX_OVERLAP = 0.2  # intersection over union of two digits' boxes
+CONTRAST = 110.0  # grey levels between ink and the mean of what lies below
+
+
+class Digit(NamedTuple):
+    """One placed digit: its class 0..9, its scan, and its tight box (x, y, width, height) in pixels."""
+
+    digit: int
+    scan: int
+    box: tuple[int, int, int, int]
+
+
+def make_digits(out: Path | str, train: int, val: int, size: int = 128, seed: int = 0) -> dict[str, Path]:
+    """Writes `out`/images/*.png, then `out`/train.json and `out`/val.json, which thus vouch for the images.
+
+    Args:
+        train, val: images of each split.
+        size: side of the square images, in pixels (at least 32).
+        seed: any non-negative integer.
+
+    Returns:
+        the two annotation files by split; an image record also names its photograph, an annotation its scan.
+
+    Raises:
+        ValueError: counts below zero or a size below 32.
+        ModuleNotFoundError: scikit-learn or scikit-image is not installed.
+        OSError: `out` cannot be written.
+    """
+    if min(train, val, seed) < 0 or size < 32:
+        raise ValueError(
+            f"counts and seed must be >= 0 and size >= 32, got {train=}, {val=}, {seed=}, {size=}"
+        )
+    out = Path(out)
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    written = {}
+    for split, count in (("train", train), ("val", val)):
+        record = coco_header(split, size, seed)
+        for index in range(count):
+            scene, source, digits = compose(split, index, size, seed)
+            name = f"{split}_{index:06d}.png"
+            scene.save(out / "images" / name)
+            add_image(record, name, source, digits)
+        written[split] = out / f"{split}.json"
+        written[split].write_text(json.dumps(record) + "\n")
+    return written
+
+
+def add_image(record: dict, name: str, source: str, digits: list[Digit]) -> None:
+    """Appends an image and its digits to a COCO record."""
+    size = record["info"]["size"]
+    number = len(record["images"]) + 1
+    image = {"id": number, "file_name": name, "width": size, "height": size, "photograph": source}
+    record["images"].append(image)
+    for item in digits:
+        annotation = {"id": len(record["annotations"]) + 1, "image_id": number, "category_id": item.digit + 1}
+        annotation |= {"bbox": list(item.box), "area": item.box[2] * item.box[3], "iscrowd": 0}
+        record["annotations"].append(annotation | {"scan": item.scan})
+
+
+def coco_header(split: str, size: int, seed: int) -> dict:
+    """A COCO record without images; category ids are the digit plus one."""
+    what = "Real scans in composed scenes: scikit-learn's handwritten digits on crops of real photographs"
+    return {
+        "info": {"description": f"{what} ({split} split)", "size": size, "seed": seed},
+        "categories": [{"id": d + 1, "name": str(d)} for d in range(10)],
+        "images": [],
+        "annotations": [],
+    }
+
+
+def compose(split: str, index: int, size: int, seed: int) -> tuple[Image.Image, str, list[Digit]]:
+    """Image `index` of a split: (RGB image, photograph's name, digits in drawing order)."""
+    rng = np.random.default_rng([seed, size, ("train", "val").index(split), index])
+    name = PHOTOGRAPHS[split][rng.integers(len(PHOTOGRAPHS[split]))]
+    canvas = np.asarray(draw_strokes(background(name, size, rng), rng), dtype=np.float32)
+    shown: list[np.ndarray] = []  # what is left to see of each digit
+    digits: list[Digit] = []
+    totals: list[int] = []
+    for scan, digit, ink in candidates(split, size, rng):
+        box, solid = tight_box(ink), ink > 0.5
+        left = [seen & ~solid for seen in shown]
+        hidden = any(rest.sum() < MIN_VISIBLE * total for rest, total in zip(left, totals, strict=True))
+        if hidden or any(overlap(box, other.box) > MAX_OVERLAP for other in digits):
+            continue
+        canvas = paint(canvas, ink, rng)
+        shown, totals = [*left, solid], [*totals, int(solid.sum())]
+        digits.append(Digit(digit, scan, box))
+    return Image.fromarray(canvas.clip(0, 255).round().astype(np.uint8)), name, digits
+
+
+@cache
+def photograph(name: str) -> Image.Image:
+    """A photograph by its name in `PHOTOGRAPHS`, RGB; read from the installed package, never fetched."""
+    package, file = name.split("/")
+    root, folder = FOLDERS[package]
+    with Image.open(str(files(root) / folder / file)) as image:
+        return image.convert("RGB")
+
+
+@cache
+def scans() -> tuple[np.ndarray, np.ndarray]:
+    """All scans [1797, 8, 8] with ink in 0..1, and their digits [1797]."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return data.images / 16.0, data.target
+
+
+def background(name: str, size: int, rng: np.random.Generator) -> Image.Image:
+    """A random square crop of a photograph, enlarged only where it is smaller than `size`."""
+    image = photograph(name)
+    shorter = min(image.size)
+    side = int(rng.integers(min(size, shorter), shorter + 1))
+    left, top = (int(rng.integers(0, extent - side + 1)) for extent in image.size)
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BOX)
+
+
+def draw_strokes(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Draws two to five curved pen strokes that are no digit, as thick as a digit's."""
+    size = image.width
+    pen = ImageDraw.Draw(image)
+    t = np.linspace(0, 1, 24)[:, None]
+    for _ in range(int(rng.integers(2, 6))):
+        start = rng.uniform(0, size, 2)
+        bend, end = start + rng.uniform(-0.35, 0.35, (2, 2)) * size
+        curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
+        colour = tuple(int(v) for v in rng.integers(0, 256, 3))
+        width = max(1, round(size * rng.uniform(0.015, 0.04)))
+        pen.line([tuple(point) for point in curve.tolist()], fill=colour, width=width)
+    return image
+
+
+def candidates(split: str, size: int, rng: np.random.Generator) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Digits to place: (scan, digit, ink [size, size] in 0..1), the ink wholly inside the image."""
+    inks, labels = scans()
+    first, last = SCANS[split].start, SCANS[split].stop
+    for _ in range(int(rng.integers(TRIES[0], TRIES[1] + 1))):
+        scan = int(rng.integers(first, last))
+        side = max(8, round(size * (SIDES[0] + (SIDES[1] - SIDES[0]) * rng.random() ** 1.5)))
+        grey = Image.fromarray((inks[scan] * 255).astype(np.uint8))
+        grey = grey.resize((side, side), Image.Resampling.BICUBIC)
+        grey = grey.rotate(rng.uniform(-MAX_TURN, MAX_TURN), Image.Resampling.BICUBIC, expand=True)
+        ink = np.clip((np.asarray(grey, dtype=np.float32) / 255 - 0.3) * 1.8, 0, 1)
+        x, y, width, height = tight_box(ink)
+        left, top = int(rng.integers(0, size - width + 1)), int(rng.integers(0, size - height + 1))
+        placed = np.zeros((size, size), dtype=np.float32)
+        placed[top : top + height, left : left + width] = ink[y : y + height, x : x + width]
+        yield scan, int(labels[scan]), placed
+
+
+def paint(canvas: np.ndarray, ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blends ink [H, W] in a random colour into a canvas [H, W, 3], lighter or darker than what it covers."""
+    below = float(canvas[ink > 0.5].mean())
+    darkest = min(below + CONTRAST, 195.0) if below < 128 else max(below - CONTRAST - 60, 0.0)
+    colour = (darkest + rng.uniform(0, 60, 3)).astype(np.float32)
+    return canvas + ink[..., None] * (colour - canvas)
+
+
+def tight_box(ink: np.ndarray) -> tuple[int, int, int, int]:
+    """(x, y, width, height) of the pixels that are at least a quarter ink."""
+    rows, columns = np.flatnonzero((ink > 0.25).any(1)), np.flatnonzero((ink > 0.25).any(0))
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
+
+
+def overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    """Intersection over union of two (x, y, width, height) boxes."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    both = max(0, width) * max(0, height)
+    return both / (a[2] * a[3] + b[2] * b[3] - both)

@@ -1,0 +1,109 @@
+"""make-digits: same seed, same bytes; honest splits; boxes that enclose the ink."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from frs_train import digits
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("digits")
+    paths = digits.make_digits(out, train=40, val=20, size=96, seed=3)
+    return out, {split: json.loads(path.read_text()) for split, path in paths.items()}
+
+
+def fingerprint(folder):
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.*")
+    }
+
+
+def test_same_seed_same_bytes_and_another_seed_other_images(tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        digits.make_digits(tmp_path / name, train=3, val=2, size=64, seed=seed)
+    first, again, other = (fingerprint(tmp_path / name) for name in "abc")
+    assert first == again
+    assert len(first) == 3 + 2 + 2
+    assert all(first[name] != other[name] for name in first)
+
+
+def test_larger_set_extends_a_smaller_one(tmp_path):
+    digits.make_digits(tmp_path / "small", train=2, val=1, size=64, seed=1)
+    digits.make_digits(tmp_path / "large", train=4, val=2, size=64, seed=1)
+    small, large = fingerprint(tmp_path / "small"), fingerprint(tmp_path / "large")
+    images = [name for name in small if name.endswith(".png")]
+    assert len(images) == 3 and all(small[name] == large[name] for name in images)
+
+
+def test_no_scan_and_no_photograph_is_in_both_splits(made):
+    _, splits = made
+    scans = {split: {a["scan"] for a in record["annotations"]} for split, record in splits.items()}
+    photographs = {split: {i["photograph"] for i in record["images"]} for split, record in splits.items()}
+    assert scans["train"] and scans["val"] and not scans["train"] & scans["val"]
+    assert not photographs["train"] & photographs["val"]
+    ranges = [range(*digits.SCANS[split].indices(len(digits.scans()[1]))) for split in ("train", "val")]
+    assert len(ranges[0]) + len(ranges[1]) == 1797 and not set(ranges[0]) & set(ranges[1])
+    assert not set(digits.PHOTOGRAPHS["train"]) & set(digits.PHOTOGRAPHS["val"])
+
+
+def test_annotations_are_coco_with_the_scans_own_labels(made):
+    out, splits = made
+    labels = digits.scans()[1]
+    for split, record in splits.items():
+        coco = COCO(str(out / f"{split}.json"))
+        assert len(coco.imgs) == len(record["images"]) and len(coco.cats) == 10
+        for annotation in coco.anns.values():
+            assert coco.cats[annotation["category_id"]]["name"] == str(labels[annotation["scan"]])
+            x, y, width, height = annotation["bbox"]
+            assert x >= 0 and y >= 0 and width > 0 and height > 0 and x + width <= 96 and y + height <= 96
+            assert annotation["area"] == width * height
+        for image in coco.imgs.values():
+            assert Image.open(out / "images" / image["file_name"]).size == (96, 96)
+
+
+def test_scenes_hold_several_digits_of_useful_size(made):
+    _, splits = made
+    record = splits["train"]
+    heights = [a["bbox"][3] for a in record["annotations"]]
+    assert np.median(heights) >= 28
+    assert max(heights) > 1.5 * min(heights), "one scale only"
+    assert len(heights) >= 3 * len(record["images"])
+    assert len({a["category_id"] for a in record["annotations"]}) == 10
+
+
+def test_digits_overlap_but_do_not_hide_each_other():
+    overlaps = []
+    for index in range(30):
+        boxes = [digit.box for digit in digits.compose("train", index, 96, 0)[2]]
+        overlaps += [digits.overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+    assert max(overlaps) <= digits.MAX_OVERLAP
+    assert sum(o > 0 for o in overlaps) > 10
+
+
+def test_ink_differs_from_what_it_covers():
+    rng = np.random.default_rng(0)
+    ink = np.zeros((8, 8), dtype=np.float32)
+    ink[2:6, 2:6] = 1
+    for grey in (0, 100, 127, 128, 200, 255):
+        canvas = np.full((8, 8, 3), grey, dtype=np.float32)
+        painted = digits.paint(canvas, ink, rng)
+        assert abs(painted[ink > 0].mean() - grey) >= 60
+        assert np.array_equal(painted[ink == 0], canvas[ink == 0])
+
+
+def test_photographs_are_shipped_not_fetched():
+    for names in digits.PHOTOGRAPHS.values():
+        assert all(min(digits.photograph(name).size) >= 200 for name in names)
+
+
+@pytest.mark.parametrize("wrong", [{"train": -1}, {"val": -1}, {"seed": -2}, {"size": 16}])
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, wrong):
+    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+        digits.make_digits(tmp_path / "out", **{"train": 1, "val": 1, "size": 64, "seed": 0, **wrong})
+    assert not (tmp_path / "out").exists()
