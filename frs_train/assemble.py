@@ -1,0 +1,87 @@
+"""From a configuration to what the loop needs: data sets, and the detector that learns with its teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from frs_train import checkpoint
+from frs_train.coco import CocoFile, read_coco
+from frs_train.config import RunConfig
+from frs_train.data import CocoDetection, augmentation
+from frs_train.detectors import Detector, build_detector
+from frs_train.distiller import Distiller, Learner, inherit_head, prepare_teacher
+from frs_train.errors import UserError
+from frs_train.evaluate import matching
+from frs_train.metrics import Log
+
+
+def open_data(config: RunConfig, log: Log) -> tuple[CocoDetection, CocoDetection]:
+    """The training and the validation set, checked; what was found and left out is logged."""
+    data = config.data
+    train, val = (
+        read_coco(_given(data.train_annotations, "train-annotations")),
+        read_coco(_given(data.val_annotations, "val-annotations")),
+    )
+    log.say(train.summary())
+    log.say(val.summary())
+    if train.empty == len(train.images):
+        raise UserError(f"{train.path} has no usable box at all: there is nothing to learn from it.")
+    val = matching(val, train.classes, str(train.path))
+    return (
+        CocoDetection(train, _given(data.train_images, "train-images"), augmentation(data)),
+        CocoDetection(val, _given(data.val_images, "val-images")),
+    )
+
+
+def open_eval(annotations: Path, images: Path, classes: list[str], name: str, log: Log) -> CocoDetection:
+    """A data set to evaluate a detector (called `name`) with these classes on."""
+    coco = read_coco(annotations)
+    log.say(coco.summary())
+    return CocoDetection(matching(coco, classes, name), images)
+
+
+def _given(path: Path | None, option: str) -> Path:
+    if path is None:
+        raise UserError(f"--{option} is missing.")
+    return path
+
+
+def make_learner(
+    config: RunConfig, classes: list[str], device: torch.device, log: Log, fresh: bool
+) -> Learner:
+    """The student, alone or with its teacher, on the device. `fresh`: its weights are not about to be restored."""
+    student = build(config, classes, load_weights=fresh)
+    distill = config.distill
+    if distill is None or (distill.teacher is None and distill.method == "none"):
+        return _placed(Learner(student), config, device)
+    if distill.teacher is None:
+        raise UserError("--teacher is missing: the run folder or checkpoint of a trained detector.")
+    teacher, teacher_classes = read_teacher(distill.teacher, classes, log)
+    same = teacher_classes == classes
+    if fresh and distill.inherit_head and same and student.head_signature() == teacher.head_signature():
+        log.say(f"The student's head starts from the teacher's: {inherit_head(student, teacher)} tensors.")
+    if distill.method == "none":
+        return _placed(Learner(student), config, device)
+    teacher = prepare_teacher(teacher, student, distill, device)
+    return _placed(Distiller(student, teacher, distill, same, log.warn), config, device)
+
+
+def build(config: RunConfig, classes: list[str], load_weights: bool = True) -> Detector:
+    """The detector of a configuration."""
+    try:
+        detector = build_detector(config.detector, len(classes))
+    except ValueError as error:
+        raise UserError(f"The detector cannot be built: {error}.") from None
+    return detector
+
+
+def read_teacher(source: str, classes: list[str], log: Log) -> tuple[Detector, list[str]]:
+    """A teacher and its classes, from a run folder or checkpoint."""
+    return checkpoint.restore(checkpoint.read(Path(source), log.warn))
+
+
+def _placed(learner: Learner, config: RunConfig, device: torch.device) -> Learner:
+    memory_format = torch.channels_last if config.train.channels_last else torch.preserve_format
+    return learner.to(device, memory_format=memory_format)

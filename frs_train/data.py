@@ -1,0 +1,193 @@
+"""Images and boxes for a detector, in an order that is a pure function of the seed.
+
+Batch i of a run, and every random draw made for its images, depend on the seed and i alone: not on the number of
+loader processes, of training processes, or on where a run was interrupted. So a resumed run needs no saved state.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from frs_train.coco import CocoFile
+from frs_train.config import DataConfig
+from frs_train.errors import UserError
+
+Sample = tuple[Tensor, dict[str, Tensor]]
+
+
+class CocoDetection(Dataset):
+    """The images of a `CocoFile` with their boxes.
+
+    Item (index, draw) is an image uint8 [3, H, W] and a target with `boxes` float32 [n, 4] (xyxy, pixels), `labels`
+    int64 [n] (1 is the first class) and `image_id`; crowd regions are left out. `draw` seeds the augmentation; None
+    applies none. A loader process cannot raise a clean error, so an unreadable image is returned as a `UserError`.
+    """
+
+    def __init__(self, coco: CocoFile, folder: Path, transform: v2.Transform | None = None):
+        self.coco, self.folder, self.transform = coco, folder, transform
+        self.labels = {c["id"]: label for label, c in enumerate(coco.categories, start=1)}
+        if not folder.is_dir():
+            raise UserError(f"Image folder {folder} does not exist.")
+        missing = [i["file_name"] for i in coco.images if not (folder / i["file_name"]).is_file()]
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(coco.images)} images of {coco.path} are missing in {folder}, the first is "
+                f"{missing[0]}. Copy them there, or give the folder that their file names are relative to."
+            )
+
+    def __len__(self) -> int:
+        return len(self.coco.images)
+
+    def __getitem__(self, item: tuple[int, int | None]) -> Sample | UserError:
+        index, draw = item
+        record = self.coco.images[index]
+        try:
+            image = read_image(self.folder / record["file_name"], record["width"], record["height"])
+        except UserError as error:
+            return error
+        boxes, labels = self._boxes(record)
+        if draw is not None and self.transform is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(draw)
+                image, boxes = self.transform(image, boxes)
+        target = {
+            "boxes": boxes.as_subclass(Tensor),
+            "labels": labels,
+            "image_id": torch.tensor(record["id"]),
+        }
+        return image.as_subclass(Tensor), target
+
+    def _boxes(self, record: dict) -> tuple[tv_tensors.BoundingBoxes, Tensor]:
+        kept = [a for a in self.coco.by_image.get(record["id"], []) if not a["iscrowd"]]
+        xywh = torch.tensor([a["bbox"] for a in kept], dtype=torch.float32).reshape(-1, 4)
+        size = (record["height"], record["width"])
+        boxes = tv_tensors.BoundingBoxes(xywh, format="XYWH", canvas_size=size)
+        boxes = v2.functional.clamp_bounding_boxes(
+            v2.functional.convert_bounding_box_format(boxes, new_format="XYXY")
+        )
+        return boxes, torch.tensor([self.labels[a["category_id"]] for a in kept], dtype=torch.int64)
+
+
+def read_image(path: Path, width: int, height: int) -> tv_tensors.Image:
+    """An RGB image, uint8 [3, height, width]. Raises `UserError` if the file is damaged or of another size."""
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"Image {path} cannot be read: {error}. The file is missing, cut off or no image; replace it or remove its "
+            "record, then go on with --resume."
+        ) from None
+    if image.size != (width, height):
+        raise UserError(
+            f"Image {path} is {image.width} x {image.height} pixels, but its record says {width} x {height}. Its boxes "
+            "would be wrong: correct the record or the file."
+        )
+    return tv_tensors.Image(v2.functional.pil_to_tensor(image))
+
+
+def augmentation(config: DataConfig) -> v2.Transform:
+    """The training transforms. Resizing is the detector's, so that evaluation and training agree on it."""
+    j = config.jitter
+    steps: list[v2.Transform] = [v2.RandomHorizontalFlip(config.flip)]
+    if j:
+        steps.append(v2.ColorJitter(brightness=j, contrast=j, saturation=j))
+    return v2.Compose(steps)
+
+
+def mix(*numbers: int) -> int:
+    """A seed in [0, 2^63) from several numbers (splitmix64's finaliser, folded over them)."""
+    state = 0x9E3779B97F4A7C15
+    for number in numbers:
+        state = (state ^ number) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & (1 << 64) - 1
+        state ^= state >> 31
+    return state >> 1
+
+
+class TrainingOrder(Sampler[list[tuple[int, int]]]):
+    """Batches of (index, draw) for one process, from iteration `start` on.
+
+    Each iteration takes the next `batch_size` positions of an endless sequence of shuffled epochs. They are dealt
+    into world x accumulate equal parts; this process gets `accumulate` of them, one after the other.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
+    ):
+        if batch_size % (world * parts):
+            raise UserError(
+                f"A batch of {batch_size} images cannot be dealt evenly to {world} processes x {parts} accumulated "
+                "parts. Choose --batch-size as a multiple of their product."
+            )
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.start, self.stop, self.rank, self.parts = start, stop, rank, parts
+        self.share = batch_size // (world * parts)
+        self._order = functools.lru_cache(maxsize=2)(self._shuffle)
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.parts
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for iteration in range(self.start, self.stop):
+            for part in range(self.parts):
+                first = iteration * self.batch_size + (self.rank * self.parts + part) * self.share
+                yield [self._item(position) for position in range(first, first + self.share)]
+
+    def _item(self, position: int) -> tuple[int, int]:
+        epoch, offset = divmod(position, self.images)
+        return int(self._order(epoch)[offset]), mix(self.seed, 1, position)
+
+    def _shuffle(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(mix(self.seed, 2, epoch))
+        return torch.randperm(self.images, generator=generator)
+
+
+def loader(dataset: CocoDetection, batches: Sampler | list, workers: int, device: torch.device) -> DataLoader:
+    """Loads the given batches of (index, draw) in order, ahead of the training."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread,
+    )
+
+
+def collate(samples: list[Sample | UserError]) -> list[Sample] | UserError:
+    """A batch as a list of samples, or the first error in it."""
+    return next((s for s in samples if isinstance(s, UserError)), samples)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def to_device(
+    batch: list[Sample] | UserError, device: torch.device
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Images as float32 in [0, 1], and targets, on the device. Raises the batch if it is an error."""
+    if isinstance(batch, UserError):
+        raise batch
+    images = [image.to(device, non_blocking=True).float().div_(255) for image, _ in batch]
+    targets = [{k: v.to(device, non_blocking=True) for k, v in target.items()} for _, target in batch]
+    return images, targets

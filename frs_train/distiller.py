@@ -1,0 +1,196 @@
+"""One training step's losses: the student's own, and what it learns from a teacher.
+
+The teacher never sees autograd (evaluation, `inference_mode`, its own precision), the student's head runs once, and
+the imitation and head losses are one call of `frs_kernels.FRSDistillationLoss`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import frs_kernels as frs
+from frs_train import distributed
+from frs_train.config import DistillConfig
+from frs_train.detectors import Detector, Outputs, Target
+from frs_train.errors import UserError
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """The autocast context of an `amp` option; "none" disables it."""
+    return torch.autocast(device.type, dtype=AMP_DTYPES.get(amp, torch.bfloat16), enabled=amp in AMP_DTYPES)
+
+
+class Learner(nn.Module):
+    """A detector that trains by itself: forward(images, targets, size) -> its losses by name."""
+
+    def __init__(self, student: Detector):
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: list[Tensor], targets: list[Target], size: int) -> dict[str, Tensor]:
+        return self.student(images, targets, size=size).losses
+
+
+class Distiller(Learner):
+    """A student that learns from the data and from a teacher.
+
+    Losses are the student's, and `frs_feature` and `frs_head` with weights and warm-up applied. The teacher is no
+    submodule: it is neither saved, nor trained, nor moved.
+
+    Raises:
+        UserError: the two do not fit together.
+    """
+
+    def __init__(
+        self,
+        student: Detector,
+        teacher: Detector,
+        config: DistillConfig,
+        same_classes: bool,
+        warn: Callable[[str], None],
+    ):
+        super().__init__(student)
+        self.config = config
+        self.teacher = _Unregistered(teacher)
+        self.use_head = config.method in ("frs", "frs-head") and config.head_weight > 0
+        self.use_feats = config.method != "frs-head"
+        if self.use_head and not (same_classes and student.head_signature() == teacher.head_signature()):
+            differ = "anchors or detector families" if same_classes else "class sets"
+            warn(f"The head loss is off: the {differ} of teacher and student differ. The feature loss stays.")
+            self.use_head = False
+        if not self.use_head and not self.use_feats:
+            raise UserError(
+                "--method frs-head has nothing to do: the classification outputs of teacher and student do not fit. "
+                "Use the same detector, anchors and classes, or --method frs-feature."
+            )
+        self.levels = _shared_levels(student, teacher)
+        # With several processes the masks carry the normaliser (see _normalised).
+        self.global_sum = distributed.world() > 1 and config.normalizer == "weight"
+        self.loss = frs.FRSDistillationLoss(
+            [
+                student.feat_channels[s] if self.use_feats else teacher.feat_channels[t]
+                for s, t in self.levels
+            ],
+            [teacher.feat_channels[t] for _, t in self.levels],
+            adapter=config.adapter if self.use_feats else "identity",
+            feat_weight=config.feat_weight,
+            head_weight=config.head_weight,
+            warmup_iters=config.warmup_iters,
+            normalizer=1.0 if self.global_sum else config.normalizer,
+            backend=config.backend,
+        )
+
+    def forward(self, images: list[Tensor], targets: list[Target], size: int) -> dict[str, Tensor]:
+        taught = self.teach(images, size)
+        outputs = self.student(images, targets, size=size)
+        found = self.loss(
+            [outputs.feats[s] for s, _ in self.levels] if self.use_feats else None,
+            [taught.feats[t] for _, t in self.levels] if self.use_feats else None,
+            [taught.cls_logits[t] for _, t in self.levels],
+            [outputs.cls_logits[s] for s, _ in self.levels] if self.use_head else None,
+            masks=self.masks(taught, targets, images),
+        )
+        losses = dict(outputs.losses)
+        if self.use_feats:
+            losses["frs_feature"] = found.feature
+        if self.use_head:
+            losses["frs_head"] = found.head
+        return losses
+
+    def teach(self, images: list[Tensor], size: int) -> Outputs:
+        """The teacher's features, logits and masks of a batch, as constants."""
+        teacher = self.teacher.module
+        with torch.inference_mode(), autocast(images[0].device, self.config.teacher_amp):
+            return teacher(images, size=size, masks=self.config.method.startswith("frs"))
+
+    def masks(self, taught: Outputs, targets: list[Target], images: list[Tensor]) -> list[Tensor]:
+        """The weight [B, H, W] of every location of every shared level."""
+        if self.config.method == "whole-map":
+            masks = [torch.ones_like(taught.feats[t][:, 0], dtype=torch.float32) for _, t in self.levels]
+        elif self.config.method == "gt-box":
+            masks = box_masks(
+                taught, targets, images, [self.teacher.module.strides[t] for _, t in self.levels]
+            )
+        else:
+            masks = [taught.masks[t] for _, t in self.levels]
+        return _normalised(masks) if self.global_sum else masks
+
+
+class _Unregistered:
+    """Holds a module out of sight of `nn.Module`: not in the state dict, not moved, not in DDP."""
+
+    def __init__(self, module: Detector):
+        self.module = module
+
+
+def prepare_teacher(
+    teacher: Detector, student: Detector, config: DistillConfig, device: torch.device
+) -> Detector:
+    """The teacher as the distiller wants it: frozen, on the device, resizing as the student does."""
+    teacher.eval().requires_grad_(False).to(device)
+    teacher.model.transform.max_size = student.model.transform.max_size
+    if config.teacher_channels_last:
+        teacher.to(memory_format=torch.channels_last)
+    if config.teacher_compile:
+        teacher.features = torch.compile(teacher.features)
+        teacher.classify = torch.compile(teacher.classify)
+    return teacher
+
+
+def inherit_head(student: Detector, teacher: Detector) -> int:
+    """Copies every parameter of the teacher's heads that the student has in the same shape; returns how many."""
+    theirs = teacher.state_dict()
+    ours = student.state_dict()
+    heads = [k for k in ours if any("head" in part for part in k.split("."))]
+    shared = {k: theirs[k] for k in heads if k in theirs and theirs[k].shape == ours[k].shape}
+    student.load_state_dict(shared, strict=False)
+    return len(shared)
+
+
+def box_masks(
+    taught: Outputs, targets: list[Target], images: list[Tensor], strides: list[int]
+) -> list[Tensor]:
+    """1 at the locations whose centre lies in a ground-truth box, else 0: float32 [B, H, W] a level."""
+    height, width = taught.padded_size
+    masks = []
+    for stride in strides:
+        ys = (torch.arange(-(-height // stride), device=images[0].device) + 0.5) * stride
+        xs = (torch.arange(-(-width // stride), device=images[0].device) + 0.5) * stride
+        level = []
+        for image, target, (h, w) in zip(images, targets, taught.image_sizes, strict=True):
+            x1, y1, x2, y2 = (target["boxes"] * target["boxes"].new_tensor(_ratio(image, h, w))).unbind(1)
+            in_y = (ys >= y1[:, None]) & (ys < y2[:, None])
+            in_x = (xs >= x1[:, None]) & (xs < x2[:, None])
+            level.append((in_y[:, :, None] & in_x[:, None, :]).any(0).float())
+        masks.append(torch.stack(level))
+    return masks
+
+
+def _ratio(image: Tensor, height: int, width: int) -> list[float]:
+    return [width / image.shape[-1], height / image.shape[-2]] * 2
+
+
+def _normalised(masks: list[Tensor]) -> list[Tensor]:
+    """Masks divided by the mean over processes of their sums, so that the mean of the processes' losses (which is
+    what DDP descends) is the loss of the whole batch in one process."""
+    sums = distributed.add(torch.stack([mask.sum() for mask in masks])) / distributed.world()
+    return [torch.where(total > 0, mask / total, 0.0) for mask, total in zip(masks, sums, strict=True)]
+
+
+def _shared_levels(student: Detector, teacher: Detector) -> list[tuple[int, int]]:
+    """(student level, teacher level) of every stride that both pyramids have."""
+    shared = [
+        (student.strides.index(stride), teacher.strides.index(stride))
+        for stride in student.strides
+        if stride in teacher.strides
+    ]
+    if not shared:
+        raise UserError(
+            f"Teacher strides {teacher.strides} and student strides {student.strides} share no level."
+        )
+    return shared

@@ -1,0 +1,72 @@
+"""One process or several (torchrun): the few collective operations that training needs, and no-ops alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """This process's number, 0 alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextlib.contextmanager
+def group(device: torch.device) -> Iterator[None]:
+    """Joins the processes that torchrun started, for as long as the block lasts; alone it does nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    # Flags and evaluation results live on the CPU, gradients on the device: gloo serves the first.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device(name: str) -> torch.device:
+    """The device a name means; `auto` is this process's GPU if there is one."""
+    if name != "auto":
+        return torch.device(name)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def any_of(flag: int) -> int:
+    """The largest of the processes' flags."""
+    if world() == 1:
+        return flag
+    flags = torch.tensor(flag)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return int(flags)
+
+
+def add(values: Tensor) -> Tensor:
+    """The sum of the processes' tensors, in place."""
+    if world() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather(value: Any) -> list[Any]:
+    """The processes' objects, in the order of their ranks."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values

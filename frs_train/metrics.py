@@ -1,0 +1,136 @@
+"""What a run leaves to read: `metrics.jsonl`, a progress bar, and TensorBoard by option.
+
+Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration`:
+    train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak; GPU memory where there is one)
+    eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from frs_train import distributed
+from frs_train.checkpoint import write_atomically
+from frs_train.errors import UserError
+
+
+class Log:
+    """Speaks for the run, from process 0 only."""
+
+    def __init__(self, quiet: bool = False):
+        self.console = Console(
+            stderr=True, highlight=False, quiet=quiet or distributed.rank() > 0, soft_wrap=True
+        )
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """One line that should not be overlooked."""
+        self.console.print(f"warning: {text}", markup=False, style="yellow")
+
+    def progress(self, total: int, done: int, what: str = "training") -> Progress:
+        """A bar with rate and time left, and the text given to `update(description=...)`. On a terminal it moves;
+        into a file or pipe nothing is drawn, and `Metrics` prints lines instead."""
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        bar.add_task(what, total=total, completed=done)
+        return bar
+
+
+class Metrics:
+    """Appends to `metrics.jsonl` (and TensorBoard); other processes than 0 write nothing."""
+
+    def __init__(self, folder: Path, log: Log, total: int, tensorboard: bool):
+        self.path, self.log, self.total = folder / "metrics.jsonl", log, total
+        self.writer = (
+            _summary_writer(folder / "tensorboard") if tensorboard and distributed.rank() == 0 else None
+        )
+
+    def forget_after(self, iteration: int) -> None:
+        """Removes the lines that a resumed run will write again, and a last line that was cut off."""
+        if distributed.rank() or not self.path.exists():
+            return
+        kept = [r for r in read(self.path) if r["iteration"] <= iteration]
+        write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in kept).encode())
+
+    def train(self, iteration: int, record: dict[str, Any]) -> str:
+        """Writes a `train` line; returns it as text for people."""
+        self._write({"kind": "train", "iteration": iteration, **record})
+        self._scalars("loss", record["losses"], iteration)
+        self._scalars("train", {k: record[k] for k in ("loss", "lr", "seconds_per_iteration")}, iteration)
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
+        text = f"loss {record['loss']:.4f}  {losses}  lr {record['lr']:.2e}  {record['seconds_per_iteration']:.3f} s/it"
+        if not self.log.console.is_terminal:
+            left = (self.total - iteration) * record["seconds_per_iteration"]
+            self.log.say(f"[{iteration}/{self.total}]  {text}  {int(left) // 60}:{int(left) % 60:02d} left")
+        return text
+
+    def eval(self, iteration: int, record: dict[str, Any]) -> None:
+        """Writes an `eval` line."""
+        self._write({"kind": "eval", "iteration": iteration, **record})
+        self._scalars("eval", {k: v for k, v in record.items() if isinstance(v, float)}, iteration)
+        self.log.say(f"[{iteration}/{self.total}]  {describe(record)}")
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if distributed.rank():
+            return
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written: {error.strerror}. Make room, then --resume."
+            ) from None
+
+    def _scalars(self, group: str, values: dict[str, float], iteration: int) -> None:
+        for name, value in values.items() if self.writer else ():
+            self.writer.add_scalar(f"{group}/{name}", value, iteration)
+
+
+def describe(record: dict[str, Any]) -> str:
+    """COCO metrics as a line of per cents."""
+    values = ((k, record[k]) for k in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"))
+    return "  ".join(f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in values)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`; a last line that was cut off is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory of this process so far: the GPU's where there is one, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _summary_writer(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--tensorboard needs the extra of that name: pip install 'frs-kernels[tensorboard]'."
+        ) from None
+    return SummaryWriter(str(folder))
