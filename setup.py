@@ -6,11 +6,12 @@ FRS_BUILD says which native libraries are built (without any, the backends eager
     cuda  both, or an error that says what is missing
     cpu   the CPU kernels only
     none  nothing: a pure Python package, no compiler and no torch needed
-CXX, CXXFLAGS, MAX_JOBS, CUDA_HOME, TORCH_CUDA_ARCH_LIST and nvcc's NVCC_APPEND_FLAGS mean what they mean elsewhere.
+CXX, CXXFLAGS, MAX_JOBS, CUDA_HOME, TORCH_CUDA_ARCH_LIST and nvcc's NVCC_APPEND_FLAGS mean what they mean
+elsewhere.
 
 A source's folder says where it goes; a new file needs no change here:
     csrc/cpu/*.cpp   csrc/bind/cpu*.cpp    _native_cpu.so
-    csrc/cpu/isa/*.cpp                     _native_cpu.so, once per instruction set, each with -DFRS_ISA=<its name>
+    csrc/cpu/isa/*.cpp                     _native_cpu.so, once per instruction set with -DFRS_ISA=<its name>
     csrc/cuda/*.cu   csrc/bind/cuda*.cpp   _native_cuda.so, with the static CUDA runtime
     csrc/host.cpp                          _host.<abi>.so, with pybind11 and without torch
 The first two use LibTorch's stable ABI: one build serves torch 2.10 and later, and every Python.
@@ -51,14 +52,13 @@ class BuildNative(build_ext):
     def run(self):
         os.chdir(ROOT)
         self.build_temp = (
-            f"build/{self.plat_name}-{sys.implementation.cache_tag}"  # wheel, in place, editable: one set
+            f"build/{self.plat_name}-{sys.implementation.cache_tag}"  # shared by all ways to build
         )
         if self.extensions:
             self.decide()
-        for name in set(LIBRARIES) - {
-            e.name for e in self.extensions or []
-        }:  # left by an earlier, larger build
-            for folder in [self.build_lib, *["."] * bool(self.inplace)]:
+        leftovers = set(LIBRARIES) - {extension.name for extension in self.extensions or []}
+        for folder in [self.build_lib, "."] if self.inplace else [self.build_lib]:
+            for name in leftovers:
                 Path(folder, self.get_ext_filename(name)).unlink(missing_ok=True)
         super().run()
 
@@ -74,7 +74,7 @@ class BuildNative(build_ext):
         skipped = [] if self.archs else [LIBRARIES[1]]
         if not Path(sysconfig.get_path("include"), "Python.h").exists():
             print(
-                "frs-kernels: no Python.h (Debian: python3-dev), so without _host, which tests and info use"
+                "frs-kernels: no Python.h (Debian: python3-dev), so no _host, which only tests and info use"
             )
             skipped.append(LIBRARIES[2])
         self.extensions = [e for e in self.extensions if e.name not in skipped]
@@ -85,22 +85,17 @@ class BuildNative(build_ext):
         for folder in [temp, Path(targets[LIBRARIES[0]]).parent]:
             folder.mkdir(parents=True, exist_ok=True)
         with toolchain.Ninja(temp, self.cxx) as ninja:
-            source = (
-                f'extern const char frs_build_info[];\nconst char frs_build_info[] = R"json({info})json";\n'
-            )
-            (temp / "build_info.cpp").write_text(source)
+            (temp / "build_info.cpp").write_text(f'extern const char frs_build_info[] = R"({info})";\n')
             self.plan(ninja, targets)
         Path(targets[LIBRARIES[0]]).with_name("build_info.json").write_text(info + "\n")
 
     def plan(self, ninja, targets):
         """Which file is compiled how, and which library it goes into."""
         base = Path(self.torch.__file__).parent
-        torch_std = (
-            "-std=c++20"
-            if self.torch.torch_version.TorchVersion(self.torch.__version__) >= (2, 13)
-            else "-std=c++17"
-        )
-        stable = ["-isystem", f"{base}/include", f"-DTORCH_TARGET_VERSION={TARGET_ABI}", torch_std]
+        standard = (
+            "-std=c++20" if self.torch.__version__ >= (2, 13) else "-std=c++17"
+        )  # what its headers want
+        stable = ["-isystem", f"{base}/include", f"-DTORCH_TARGET_VERSION={TARGET_ABI}", standard]
         plain = [*CXX_FLAGS, "-std=c++17", *shlex.split(os.environ.get("CXXFLAGS", ""))]
 
         cpu = ninja.objects("cxx", "csrc/cpu/*.cpp", plain)
@@ -113,21 +108,22 @@ class BuildNative(build_ext):
             gencode = [flag for arch in self.archs for flag in toolchain.gencode(arch)]
             cuda = ninja.objects("nvcc", "csrc/cuda/*.cu", [*NVCC_FLAGS, "-std=c++17", *gencode])
             cuda += ninja.objects("nvcc", "csrc/bind/cuda*.cpp", [*NVCC_FLAGS, *stable, "-DUSE_CUDA"])
-            ninja.build(
-                "culink", targets[LIBRARIES[1]], cuda, [f"-L{base}/lib", "-ltorch_cuda", "-ltorch_cpu"]
-            )
+            libraries = [f"-L{base}/lib", "-ltorch_cuda", "-ltorch_cpu"]
+            ninja.build("culink", targets[LIBRARIES[1]], cuda, libraries)
 
         if LIBRARIES[2] in targets:
-            includes = [toolchain.need("pybind11").get_include(), sysconfig.get_path("include")]
-            host = ninja.objects(
-                "cxx", "csrc/host.cpp", [*plain, "-isystem", includes[0], "-isystem", includes[1]]
-            )
+            pybind = ["-isystem", toolchain.need("pybind11").get_include()]
+            python = ["-isystem", sysconfig.get_path("include")]
+            host = ninja.objects("cxx", "csrc/host.cpp", plain + pybind + python)
             host += ninja.objects("cxx", f"{self.build_temp}/build_info.cpp", plain)
             ninja.build("link", targets[LIBRARIES[2]], host, [])
 
     def copy_extensions_to_source(self):  # setuptools' last step of an in-place build
         super().copy_extensions_to_source()
-        self.copy_file(f"{self.build_lib}/frs_kernels/build_info.json", "frs_kernels/build_info.json")
+        if self.extensions:
+            self.copy_file(f"{self.build_lib}/frs_kernels/build_info.json", "frs_kernels/build_info.json")
+        else:
+            Path("frs_kernels/build_info.json").unlink(missing_ok=True)
 
     def build_info(self):
         return {
@@ -137,9 +133,7 @@ class BuildNative(build_ext):
             "compiler": toolchain.output([*shlex.split(self.cxx), "--version"]).split("\n")[0],
             "cxx_flags": " ".join([*CXX_FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]),
             "instruction_sets": list(ISAS),
-            "nvcc": toolchain.output([toolchain.find_nvcc(), "--version"]).split("\n")[-1]
-            if self.archs
-            else None,
+            "nvcc": self.archs and toolchain.output([toolchain.find_nvcc(), "--version"]).split("\n")[-1],
             "cuda_archs": self.archs,
             "commit": toolchain.output(["git", "describe", "--always", "--dirty", "--abbrev=12"]) or None,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -149,8 +143,6 @@ class BuildNative(build_ext):
 if MODE not in ("auto", "cuda", "cpu", "none"):
     toolchain.stop(f"FRS_BUILD={MODE!r} is unknown.", "It is one of auto, cuda, cpu, none.")
 if int(__version__.split(".")[0]) < 77:
-    toolchain.stop(
-        f"setuptools {__version__} is too old.", 'It takes 77 or later: pip install "setuptools>=77"'
-    )
+    toolchain.stop(f"setuptools {__version__} is too old.", 'Take a newer one: pip install "setuptools>=77"')
 extensions = [] if MODE == "none" else [Extension(name, sources=[]) for name in LIBRARIES]
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildNative})

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 
 ARCHS = ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
+PYTHON_ALONE = "The Python part alone (backends eager and Triton): FRS_BUILD=none pip install ."
 
 
 def stop(problem, way_out):
@@ -23,9 +24,9 @@ def need(module):
     except ImportError:
         stop(
             f"the build environment has no {module}.",
-            'Install what the build needs, pip install "torch>=2.10" "setuptools>=77" ninja pybind11, and let it be seen:\n'
-            "    pip install --no-build-isolation .\n"
-            "FRS_BUILD=none pip install . installs the Python part alone (backends eager and Triton).",
+            "Install what the build needs, then let the build see it:\n"
+            '    pip install "torch>=2.10" "setuptools>=77" ninja pybind11\n'
+            "    pip install --no-build-isolation .\n" + PYTHON_ALONE,
         )
 
 
@@ -41,7 +42,7 @@ def find_cxx():
     names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "c++", "clang++"]
     return next((n for n in names if shutil.which(shlex.split(n)[0])), None) or stop(
         f"no C++ compiler on PATH ({', '.join(names)}).",
-        "Install one (Debian, Ubuntu: apt-get install g++), or install the Python part alone: FRS_BUILD=none pip install .",
+        "Install one (Debian, Ubuntu: apt-get install g++) and try again.\n" + PYTHON_ALONE,
     )
 
 
@@ -53,10 +54,11 @@ def find_nvcc():
 
 def lacks_for_cuda(torch):
     """Why the CUDA kernels cannot be built here, or nothing. No GPU is looked for."""
-    reasons = [] if find_nvcc() else ["nvcc was not found (CUDA_HOME, PATH, /usr/local/cuda)"]
-    return " and ".join(
-        reasons + ([] if torch.version.cuda else [f"torch {torch.__version__} is a build without CUDA"])
-    )
+    reasons = {
+        "nvcc was not found (CUDA_HOME, PATH, /usr/local/cuda)": not find_nvcc(),
+        f"torch {torch.__version__} is a build without CUDA": not torch.version.cuda,
+    }
+    return " and ".join(reason for reason, holds in reasons.items() if holds)
 
 
 def cuda_archs(torch):
@@ -123,7 +125,4 @@ class Ninja:
         file.write_text("\n".join(self.text) + "\n")
         command = [f"{need('ninja').BIN_DIR}/ninja", "-f", str(file), "-j", str(jobs())]
         if subprocess.run(command).returncode:
-            stop(
-                "a compiler failed, see above.",
-                "FRS_BUILD=none pip install . installs the Python part alone.",
-            )
+            stop("a compiler failed, see above.", PYTHON_ALONE)
