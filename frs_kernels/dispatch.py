@@ -1,8 +1,8 @@
 """Which backend runs: the one asked for, or the first of the preferred ones that takes the arguments."""
 
-import importlib
 from dataclasses import dataclass
 
+from frs_kernels.backends import eager, native, triton
 from frs_kernels.levels import Terms
 
 # What "auto" tries, in order, per device type. On a GPU Triton stands first until the CUDA kernels have
@@ -12,7 +12,7 @@ PREFERENCE = {
     "cuda": ("triton", "native", "eager"),
     "xpu": ("triton", "eager"),
 }
-NAMES = ("native", "triton", "eager")
+BACKENDS = {"native": native, "triton": triton, "eager": eager}
 MAX_LEVELS = 16  # csrc/include/frs/params.h: kMaxLevels, checked by tests/test_dispatch.py
 
 
@@ -39,14 +39,14 @@ class BackendReport:
 
 def load(name: str):
     """The backend module of that name."""
-    if name not in NAMES:
-        raise ValueError(f"backend {name!r} is none of {('auto', *NAMES)}")
-    return importlib.import_module(f"frs_kernels.backends.{name}")
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r} is none of {('auto', *BACKENDS)}")
+    return BACKENDS[name]
 
 
 def available_backends() -> list[str]:
     """Names of the backends that can run on this machine, best first."""
-    return [name for name in NAMES if load(name).unavailable() is None]
+    return [name for name, backend in BACKENDS.items() if backend.unavailable() is None]
 
 
 def refusal(name: str, terms: Terms) -> str | None:
@@ -72,7 +72,7 @@ def explain(name: str, terms: Terms) -> BackendReport:
     """What :func:`select` would choose, and why not the others."""
     chosen = select(name, terms).NAME
     reasons = {}
-    for other in NAMES:
+    for other in BACKENDS:
         if other != chosen:
             reasons[other] = refusal(other, terms) or _passed_over(other, chosen, name)
     return BackendReport(chosen, reasons, [] if chosen == "eager" else terms.copies())

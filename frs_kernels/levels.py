@@ -55,7 +55,9 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
 
 def location_stride(tensor: Tensor) -> int | None:
     """Elements from one location to the next, row-major over H and W; None if no one stride does it."""
-    dims = [(size, step) for size, step in zip(tensor.shape[2:], tensor.stride()[2:], strict=True) if size != 1]
+    dims = [
+        (size, step) for size, step in zip(tensor.shape[2:], tensor.stride()[2:], strict=True) if size != 1
+    ]
     if not dims or tensor.numel() == 0:
         return 1
     for (_, outer), (size, inner) in zip(dims, dims[1:], strict=False):

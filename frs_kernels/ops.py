@@ -166,7 +166,14 @@ def frs_loss(
     Source: eq. 1, 2 and 4 of the FRS paper.
     """
     terms = _frs_terms(
-        student_feats, teacher_feats, teacher_logits, student_logits, masks, feat_weight, head_weight, normalizer
+        student_feats,
+        teacher_feats,
+        teacher_logits,
+        student_logits,
+        masks,
+        feat_weight,
+        head_weight,
+        normalizer,
     )
     return _run(terms, backend)
 
@@ -185,7 +192,9 @@ def explain_backend(
     Takes the arguments of :func:`frs_loss`. Print the result, or read ``chosen``, ``reasons`` and
     ``copies``.
     """
-    terms = _frs_terms(student_feats, teacher_feats, teacher_logits, student_logits, masks, 1.0, 1.0, "weight")
+    terms = _frs_terms(
+        student_feats, teacher_feats, teacher_logits, student_logits, masks, 1.0, 1.0, "weight"
+    )
     return dispatch.explain(backend, terms)
 
 

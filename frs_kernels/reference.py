@@ -68,13 +68,9 @@ def frs_loss(
     masks = frs_mask(teacher_logits) if masks is None else masks
     feature = head = _zero_like(masks)
     if student_feats is not None:
-        feature = weighted_mse(
-            student_feats, teacher_feats, masks, normalizer=normalizer, scale=feat_weight
-        )
+        feature = weighted_mse(student_feats, teacher_feats, masks, normalizer=normalizer, scale=feat_weight)
     if student_logits is not None:
-        head = weighted_bce(
-            student_logits, teacher_logits, masks, normalizer=normalizer, scale=head_weight
-        )
+        head = weighted_bce(student_logits, teacher_logits, masks, normalizer=normalizer, scale=head_weight)
     return FRSLoss(feature, head, feature + head)
 
 

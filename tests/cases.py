@@ -1,0 +1,115 @@
+"""Inputs shared by the tests of every backend, and the comparison with the float64 reference."""
+
+from dataclasses import dataclass
+
+import torch
+from tolerances import assert_as_accurate
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+LAYOUTS = ("nchw", "channels_last", "flat", "split", "rows", "odd")
+NORMALIZERS = ("weight", "weight_channels", "batch", "numel", 7.5)
+SIZES = ((9, 14), (5, 7), (3, 4), (1, 1))
+LONG_SIZES = ((40, 67), (13, 21))  # long enough for every vector path, tail and split of the work
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend on a device."""
+
+    backend: str
+    device: str
+
+    def __str__(self):
+        return f"{self.backend}-{self.device}"
+
+
+def tensors(
+    channels, *, sizes=SIZES, batch=2, dtype=torch.float32, layout="nchw", device="cpu", seed=0, spread=1.0
+) -> list[Tensor]:
+    """Normal values [batch, channels, H, W] (or [batch, channels, L]) a level, in a memory layout."""
+    generator = torch.Generator().manual_seed(seed)
+    values = [
+        (spread * torch.randn(batch, channels, h, w, generator=generator, dtype=torch.float64)).to(
+            device, dtype
+        )
+        for h, w in sizes
+    ]
+    return in_layout(values, layout)
+
+
+def in_layout(values: list[Tensor], layout: str) -> list[Tensor]:
+    """The same values in another memory layout."""
+    if layout == "nchw":
+        return values
+    if layout == "channels_last":
+        return [v.contiguous(memory_format=torch.channels_last) for v in values]
+    if layout == "flat":
+        return [v.flatten(2) for v in values]
+    if layout == "odd":  # W-major: no single location stride, has to be copied
+        return [v.transpose(2, 3).contiguous().transpose(2, 3) for v in values]
+    lengths = [v[0, 0].numel() for v in values]
+    flat = torch.cat([v.flatten(2) for v in values], dim=2)
+    if layout == "rows":  # views of one [B, sum L, C]
+        flat = flat.movedim(1, 2).contiguous().movedim(2, 1)
+    return [
+        part.unflatten(2, v.shape[2:]) if v.numel() else v
+        for part, v in zip(flat.split(lengths, dim=2), values, strict=True)
+    ]
+
+
+def maps(*, sizes=SIZES, batch=2, device="cpu", seed=5, dtype=torch.float32) -> list[Tensor]:
+    """Weights in [0, 1) with some zeros, [batch, H, W] a level."""
+    generator = torch.Generator().manual_seed(seed)
+    values = [torch.rand(batch, h, w, generator=generator, dtype=torch.float64) for h, w in sizes]
+    return [(v * (v > 0.2)).to(device, dtype) for v in values]
+
+
+def evaluate(function, arguments: dict, wrt: tuple[str, ...], upstream=1.0, **options):
+    """Results of ``function`` and the gradients of their last one in the levels of ``wrt``."""
+    leaves = {name: _clone(value, name in wrt) for name, value in arguments.items()}
+    result = function(**leaves, **options)
+    results = result if isinstance(result, tuple) else (result,)
+    grads = []
+    if wrt:
+        (results[-1] * upstream).backward()
+        grads = [leaf.grad for name in wrt for leaf in _list(leaves[name])]
+    return results, grads
+
+
+def compare(function, target: Target, arguments: dict, wrt: tuple[str, ...], upstream=1.0, **options):
+    """Asserts that a backend's results and gradients are as accurate as eager's in the same dtypes."""
+    actual, actual_grads = evaluate(function, arguments, wrt, upstream, backend=target.backend, **options)
+    eager, eager_grads = evaluate(function, arguments, wrt, upstream, backend="eager", **options)
+    doubled = {name: _double(value) for name, value in arguments.items()}
+    doubled_options = {name: _double(value) for name, value in options.items()}
+    exact, exact_grads = evaluate(function, doubled, wrt, upstream, backend="eager", **doubled_options)
+    for index, results in enumerate(zip(actual, eager, exact, strict=True)):
+        assert_as_accurate(*results, what=f"result {index}")
+    for index, grads in enumerate(zip(actual_grads, eager_grads, exact_grads, strict=True)):
+        assert_as_accurate(*grads, what=f"gradient {index}")
+    return actual, actual_grads
+
+
+def _list(value) -> list:
+    return [value] if isinstance(value, Tensor) else list(value)
+
+
+def _clone(value, wants_grad: bool):
+    """Leaves with the values, dtypes and strides of the originals."""
+    if isinstance(value, Tensor):
+        if not value.is_floating_point():
+            return value
+        copy = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device=value.device)
+        return copy.copy_(value.detach()).requires_grad_(wants_grad)
+    if isinstance(value, (list, tuple)):
+        return [_clone(v, wants_grad) for v in value]
+    return value
+
+
+def _double(value):
+    if isinstance(value, Tensor):
+        return value.detach().double()
+    if isinstance(value, (list, tuple)):
+        return [_double(v) for v in value]
+    return value

@@ -1,0 +1,125 @@
+"""Bad arguments: a clear error that names argument, level and both shapes, before anything runs."""
+
+import pytest
+import torch
+from cases import maps, tensors
+
+import frs_kernels as frs
+
+
+def arguments():
+    return {
+        "student_feats": tensors(8, seed=1),
+        "teacher_feats": tensors(8, seed=2),
+        "teacher_logits": tensors(12, seed=3),
+        "student_logits": tensors(12, seed=4),
+    }
+
+
+def test_features_of_different_sizes(refused):
+    base = arguments()
+    base["teacher_feats"][2] = base["teacher_feats"][2][..., :-1]
+    assert refused(frs.frs_loss, **base) == (
+        "level 2: student_feats [2, 8, 3, 4] and teacher_feats [2, 8, 3, 3] differ; "
+        "pass resize=True to FeatureAdapter or resize them first"
+    )
+
+
+def test_logits_of_different_classes(refused):
+    base = arguments()
+    base["student_logits"][1] = base["student_logits"][1][:, :10]
+    message = refused(frs.frs_loss, **base)
+    assert "level 1: student_logits [2, 10, 5, 7] and teacher_logits [2, 12, 5, 7] differ" in message
+
+
+def test_numbers_of_levels(refused):
+    base = arguments()
+    base["teacher_logits"].pop()
+    assert refused(frs.frs_loss, **base) == "student_feats has 4 levels, teacher_logits has 3"
+
+
+def test_locations_of_features_and_logits(refused):
+    base = arguments()
+    for name in ("teacher_logits", "student_logits"):
+        base[name][0] = base[name][0].transpose(2, 3)
+    message = refused(frs.frs_loss, **base)
+    assert message == (
+        "level 0: student_feats [2, 8, 9, 14] and teacher_logits [2, 12, 14, 9] "
+        "do not agree in batch and locations"
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 13), (1, 9, 14), (2, 2, 9, 14), (9, 14), (2, 125), (2, 14, 9)])
+def test_maps_that_do_not_fit(refused, shape):
+    (student,), (teacher,) = tensors(8, sizes=[(9, 14)]), tensors(8, sizes=[(9, 14)])
+    message = refused(frs.weighted_mse, student, teacher, torch.rand(shape))
+    assert f"weight {list(shape)}" in message and "level 0" in message and "[2, 8, 9, 14]" in message
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 14), (2, 1, 9, 14), (2, 126)])
+def test_maps_that_fit(shape):
+    (student,), (teacher,) = tensors(8, sizes=[(9, 14)]), tensors(8, sizes=[(9, 14)])
+    assert frs.weighted_mse(student, teacher, torch.rand(shape)).isfinite()
+
+
+def test_channel_weight_shape(refused):
+    student = tensors(8)
+    message = refused(frs.weighted_mse, student, student, maps(), channel_weight=torch.rand(8))
+    assert message == "level 0: channel_weight [8] must be [B, C] = [2, 8]"
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2, 3, 4, 4, dtype=torch.int64), [1, 2], "logits", 3.0])
+def test_things_that_are_not_levels(refused, value):
+    assert "teacher_logits" in refused(frs.frs_mask, value)
+
+
+def test_ranks(refused):
+    assert "must be [B, C, H, W] or [B, C, L], got [4, 4]" in refused(frs.frs_mask, torch.zeros(4, 4))
+
+
+def test_empty_sequences(refused):
+    assert "empty sequence" in refused(frs.frs_mask, [])
+
+
+def test_nothing_to_do(refused):
+    base = arguments()
+    assert "both None" in refused(frs.frs_loss, None, None, base["teacher_logits"])
+    assert "both None" in refused(frs.frs_loss, base["student_feats"], base["teacher_feats"], None)
+
+
+def test_terms_without_their_teacher(refused):
+    base = arguments()
+    without = {**base, "teacher_feats": None}
+    assert refused(frs.frs_loss, **without) == "student_feats is given without teacher_feats"
+    without = {**base, "teacher_logits": None, "masks": maps()}
+    assert refused(frs.frs_loss, **without) == "student_logits is given without teacher_logits"
+
+
+def test_devices(refused):
+    base = arguments()
+    base["teacher_feats"][1] = base["teacher_feats"][1].to("meta")
+    assert refused(frs.frs_loss, **base) == "level 1: teacher_feats is on meta, student_feats on cpu"
+
+
+@pytest.mark.parametrize("normalizer", ["mean", "value", ""])
+def test_normalizer_names(refused, normalizer):
+    assert f"normalizer {normalizer!r}" in refused(frs.frs_loss, **arguments(), normalizer=normalizer)
+
+
+def test_scalars(refused):
+    base = arguments()
+    message = refused(frs.frs_loss, **base, feat_weight=torch.ones(2))
+    assert "0-d tensor, got a tensor [2]" in message
+    learnable = torch.ones((), requires_grad=True)
+    assert "requires a gradient" in refused(frs.frs_loss, **base, head_weight=learnable)
+    with torch.no_grad():
+        assert frs.frs_loss(**base, head_weight=learnable).total.isfinite()
+    assert "beta" in refused(
+        frs.weighted_bce, base["student_logits"], base["teacher_logits"], maps(), beta=-1.0
+    )
+
+
+def test_several_masks_want_as_many_scales(refused):
+    student = tensors(8)
+    message = refused(frs.weighted_mse, student, student, [maps(), maps()], scale=[1.0, 2.0, 3.0])
+    assert message == "2 masks are given, but 3 normalizers or scales"

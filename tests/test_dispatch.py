@@ -1,0 +1,78 @@
+"""Which backend runs, and what is said about the others."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from cases import tensors
+
+import frs_kernels as frs
+from frs_kernels import dispatch
+
+
+def test_eager_is_always_there():
+    assert "eager" in frs.available_backends()
+
+
+def test_unknown_backend(refused):
+    message = refused(frs.frs_mask, torch.zeros(1, 2, 3, 3), backend="cuda")
+    assert message == "backend 'cuda' is none of ('auto', 'native', 'triton', 'eager')"
+
+
+def test_report_covers_every_backend():
+    logits = tensors(6)
+    report = frs.explain_backend(None, None, logits, logits)
+    assert {report.chosen, *report.reasons} == set(dispatch.BACKENDS)
+    assert all(len(reason) > 10 for reason in report.reasons.values())
+    assert str(report).startswith(f"{report.chosen}: runs\n")
+
+
+def test_report_obeys_the_backend_asked_for():
+    logits = tensors(6)
+    report = frs.explain_backend(None, None, logits, logits, backend="eager")
+    assert report.chosen == "eager" and "eager" not in report.reasons
+
+
+def test_auto_takes_the_best_that_runs():
+    logits = tensors(6)
+    chosen = frs.explain_backend(None, None, logits, logits).chosen
+    assert chosen == next(name for name in dispatch.PREFERENCE["cpu"] if name in frs.available_backends())
+
+
+def test_backend_that_cannot_run_says_why(monkeypatch):
+    monkeypatch.setattr(dispatch.BACKENDS["native"], "unavailable", lambda: "it was not built")
+    with pytest.raises(RuntimeError, match="backend 'native' cannot run: it was not built"):
+        frs.frs_mask(torch.zeros(1, 2, 3, 3), backend="native")
+    assert frs.frs_mask(torch.zeros(1, 2, 3, 3)).shape == (1, 3, 3)
+
+
+def test_tensors_elsewhere_go_to_eager():
+    logits = [t.to("meta") for t in tensors(6)]
+    assert frs.explain_backend(None, None, logits, logits).chosen == "eager"
+    assert frs.frs_mask(logits)[0].device.type == "meta"
+
+
+def test_more_levels_than_the_kernels_take():
+    logits = tensors(3, sizes=[(2, 2)] * (dispatch.MAX_LEVELS + 1))
+    report = frs.explain_backend(None, None, logits, logits)
+    assert report.chosen == "eager"
+    assert f"{dispatch.MAX_LEVELS + 1} levels" in dispatch.refusal(
+        "native", dispatch.Terms(teacher_logits=logits)
+    )
+    assert len(frs.frs_mask(logits)) == len(logits)
+
+
+def test_the_largest_number_of_levels(target):
+    logits = tensors(3, sizes=[(2, 2)] * dispatch.MAX_LEVELS, device=target.device)
+    expected = frs.frs_loss(None, None, logits, logits, backend="eager").total
+    torch.testing.assert_close(
+        frs.frs_loss(None, None, logits, logits, backend=target.backend).total, expected
+    )
+
+
+def test_level_limit_is_that_of_the_kernels():
+    header = Path(__file__).parents[1] / "csrc/include/frs/params.h"
+    if not header.exists():
+        pytest.skip("not run from a source tree")
+    assert int(re.search(r"kMaxLevels = (\d+)", header.read_text())[1]) == dispatch.MAX_LEVELS

@@ -1,0 +1,177 @@
+"""weighted_bce: the head term, its gradient S (p - q) / Z, the focal form, and saturated logits."""
+
+import pytest
+import torch
+from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, tensors
+from hypothesis import given
+from hypothesis import strategies as st
+
+import frs_kernels as frs
+
+WRT = ("student_logits",)
+
+
+def arguments(
+    channels=12,
+    *,
+    sizes=SIZES,
+    dtype=torch.float32,
+    teacher_dtype=None,
+    layout="nchw",
+    device="cpu",
+    spread=3,
+):
+    accumulation = torch.float64 if dtype == torch.float64 else torch.float32
+    common = {"sizes": sizes, "layout": layout, "device": device, "spread": spread}
+    return {
+        "student_logits": tensors(channels, dtype=dtype, seed=1, **common),
+        "teacher_logits": tensors(channels, dtype=teacher_dtype or dtype, seed=2, **common),
+        "weight": maps(sizes=sizes, device=device, dtype=accumulation),
+    }
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_loss_and_gradient(target, dtype, layout):
+    for channels, sizes in ((1, SIZES), (12, SIZES), (35, LONG_SIZES)):
+        given_arguments = arguments(channels, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
+        compare(frs.weighted_bce, target, given_arguments, WRT, upstream=0.7)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0, 2.5])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_quality_focal_form(target, dtype, beta):
+    for layout in ("nchw", "channels_last"):
+        base = arguments(dtype=dtype, layout=layout, device=target.device)
+        base["student_logits"][0][:, 3] = base["teacher_logits"][0][:, 3]
+        compare(frs.weighted_bce, target, base, WRT, beta=beta)
+
+
+@pytest.mark.parametrize("student", DTYPES[:3], ids=str)
+@pytest.mark.parametrize("teacher", DTYPES, ids=str)
+def test_mixed_dtypes(target, student, teacher):
+    mixed = arguments(dtype=student, teacher_dtype=teacher, device=target.device)
+    _, grads = compare(frs.weighted_bce, target, mixed, WRT)
+    assert all(grad.dtype == student for grad in grads)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_normalizers(target, normalizer):
+    for layout in ("nchw", "channels_last"):
+        compare(
+            frs.weighted_bce,
+            target,
+            arguments(layout=layout, device=target.device),
+            WRT,
+            normalizer=normalizer,
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_saturated_logits(target, dtype, layout):
+    values = torch.tensor([0.0, 5.0, 17.0, 30.0, 88.0, 104.0, 1e4, min(torch.finfo(dtype).max / 1e3, 1e30)])
+    values = torch.cat([values, -values]).to(target.device, dtype)
+    student, teacher = torch.meshgrid(values, values, indexing="ij")
+    base = {
+        "student_logits": student[None].repeat(1, 1, 3)[..., None],
+        "teacher_logits": teacher[None].repeat(1, 1, 3)[..., None],
+    }
+    if layout == "channels_last":
+        base = {name: t.contiguous(memory_format=torch.channels_last) for name, t in base.items()}
+    base["weight"] = maps(sizes=[student[0].repeat(3)[:, None].shape], batch=1, device=target.device)[0]
+    (loss,), (grad,) = compare(frs.weighted_bce, target, base, WRT)
+    assert loss.isfinite() and grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equal_logits_have_exactly_no_gradient(target, dtype):
+    for layout in ("nchw", "channels_last"):
+        base = arguments(dtype=dtype, layout=layout, device=target.device, spread=20)
+        base["student_logits"] = [
+            t.clone(memory_format=torch.preserve_format) for t in base["teacher_logits"]
+        ]
+        _, grads = evaluate(frs.weighted_bce, base, WRT, backend=target.backend)
+        assert all((grad == 0).all() for grad in grads)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["student_logits", "weight"])
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_non_finite_input_gives_non_finite_loss(target, layout, name, value):
+    base = arguments(layout=layout, device=target.device)
+    where = (1, 2, 3) if name == "weight" else (1, 4, 2, 3)
+    base[name][0][where] = value
+    (loss,), _ = evaluate(frs.weighted_bce, base, WRT, backend=target.backend)
+    assert not loss.isfinite()
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_nan_reaches_its_own_gradient_only(target, layout):
+    for name in ("student_logits", "teacher_logits"):
+        base = arguments(layout=layout, device=target.device)
+        base[name][0][1, 4, 2, 3] = float("nan")
+        (loss,), grads = compare(frs.weighted_bce, target, base, WRT)
+        assert loss.isnan()
+        assert grads[0][1, 4, 2, 3].isnan() and sum(grad.isnan().sum() for grad in grads) == 1
+
+
+def test_level_without_weight_contributes_nothing(target):
+    base = arguments(device=target.device)
+    base["weight"][1].zero_()
+    _, grads = compare(frs.weighted_bce, target, base, WRT)
+    assert (grads[1] == 0).all() and (grads[0] != 0).any()
+
+
+def test_several_masks_add_up(target):
+    base = arguments(device=target.device)
+    first, second = base["weight"], maps(device=target.device, seed=8)
+    base["weight"] = [first, second]
+    (together,), _ = evaluate(frs.weighted_bce, base, WRT, scale=[2.0, 1.0], backend=target.backend)
+    base["weight"] = first
+    (one,), _ = evaluate(frs.weighted_bce, base, WRT, scale=2.0, backend=target.backend)
+    base["weight"] = second
+    (two,), _ = evaluate(frs.weighted_bce, base, WRT, backend=target.backend)
+    torch.testing.assert_close(together, one + two)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 0, 3, 3), (2, 4, 0, 3)])
+def test_empty_tensors_are_legal(target, shape):
+    empty = torch.zeros(shape, device=target.device)
+    base = {
+        "student_logits": empty,
+        "teacher_logits": empty,
+        "weight": torch.zeros(shape[0], *shape[2:], device=target.device),
+    }
+    (loss,), (grad,) = evaluate(frs.weighted_bce, base, WRT, backend=target.backend)
+    assert loss == 0 and grad.shape == shape
+
+
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+def test_gradcheck(target, beta):
+    base = arguments(3, sizes=[(2, 3), (1, 2)], dtype=torch.float64, device=target.device)
+    leaves = [x.requires_grad_() for x in base["student_logits"]]
+
+    def loss(*student):
+        return frs.weighted_bce(
+            list(student), base["teacher_logits"], base["weight"], beta=beta, backend=target.backend
+        )
+
+    assert torch.autograd.gradcheck(loss, leaves)
+
+
+@given(
+    channels=st.integers(1, 40), height=st.integers(1, 9), width=st.integers(1, 40),
+    layout=st.sampled_from(LAYOUTS), dtype=st.sampled_from(DTYPES), normalizer=st.sampled_from(NORMALIZERS),
+    beta=st.sampled_from([0.0, 1.0, 2.0]), spread=st.sampled_from([0.1, 3.0, 60.0]),
+)  # fmt: skip
+def test_any_shape(target, channels, height, width, layout, dtype, normalizer, beta, spread):
+    base = arguments(
+        channels,
+        sizes=[(height, width), (2, 3)],
+        dtype=dtype,
+        layout=layout,
+        device=target.device,
+        spread=spread,
+    )
+    compare(frs.weighted_bce, target, base, WRT, normalizer=normalizer, beta=beta)

@@ -1,0 +1,212 @@
+"""weighted_mse: the imitation term, its gradient 2 S c (x - y) / Z, and the corners of both."""
+
+import pytest
+import torch
+from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, tensors
+from hypothesis import given
+from hypothesis import strategies as st
+
+import frs_kernels as frs
+
+WRT = ("student",)
+
+
+def arguments(
+    channels=12, *, sizes=SIZES, dtype=torch.float32, teacher_dtype=None, layout="nchw", device="cpu"
+):
+    accumulation = torch.float64 if dtype == torch.float64 else torch.float32
+    return {
+        "student": tensors(channels, sizes=sizes, dtype=dtype, layout=layout, device=device, seed=1),
+        "teacher": tensors(
+            channels, sizes=sizes, dtype=teacher_dtype or dtype, layout=layout, device=device, seed=2
+        ),
+        "weight": maps(sizes=sizes, device=device, dtype=accumulation),
+    }
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_loss_and_gradient(target, dtype, layout):
+    for channels, sizes in ((1, SIZES), (12, SIZES), (35, LONG_SIZES)):
+        given_arguments = arguments(channels, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
+        compare(frs.weighted_mse, target, given_arguments, WRT, upstream=0.7)
+
+
+@pytest.mark.parametrize("student", DTYPES[:3], ids=str)
+@pytest.mark.parametrize("teacher", DTYPES, ids=str)
+def test_mixed_dtypes(target, student, teacher):
+    mixed = arguments(dtype=student, teacher_dtype=teacher, device=target.device)
+    _, grads = compare(frs.weighted_mse, target, mixed, WRT)
+    assert all(grad.dtype == student for grad in grads)
+
+
+def test_mixed_layouts_are_copied(target):
+    mixed = arguments(device=target.device)
+    mixed["teacher"] = tensors(12, layout="channels_last", device=target.device, seed=2)
+    compare(frs.weighted_mse, target, mixed, WRT)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_normalizers(target, normalizer):
+    for layout in ("nchw", "channels_last"):
+        compare(
+            frs.weighted_mse,
+            target,
+            arguments(layout=layout, device=target.device),
+            WRT,
+            normalizer=normalizer,
+        )
+
+
+def test_normalizer_and_scale_on_the_device(target):
+    divisor = torch.tensor(3.0, device=target.device)
+    scale = torch.tensor(0.25, device=target.device)
+    (with_tensors,), grads = compare(
+        frs.weighted_mse, target, arguments(device=target.device), WRT, normalizer=divisor, scale=scale
+    )
+    (with_numbers,), expected = evaluate(
+        frs.weighted_mse,
+        arguments(device=target.device),
+        WRT,
+        normalizer=3.0,
+        scale=0.25,
+        backend=target.backend,
+    )
+    torch.testing.assert_close(with_tensors, with_numbers)
+    torch.testing.assert_close(grads, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "flat"])
+def test_channel_weights(target, dtype, layout):
+    with_channels = arguments(dtype=dtype, layout=layout, device=target.device)
+    generator = torch.Generator().manual_seed(3)
+    with_channels["channel_weight"] = [
+        torch.rand(2, 12, generator=generator).to(with_channels["weight"][0]) for _ in SIZES
+    ]
+    compare(frs.weighted_mse, target, with_channels, WRT)
+
+
+def test_one_channel_weight_serves_every_level(target):
+    shared = arguments(device=target.device)
+    channel_weight = torch.rand(2, 12, device=target.device)
+    one = frs.weighted_mse(**shared, channel_weight=channel_weight, backend=target.backend)
+    each = frs.weighted_mse(**shared, channel_weight=[channel_weight] * len(SIZES), backend=target.backend)
+    assert torch.equal(one, each)
+
+
+def test_every_shape_of_weight_means_the_same(target):
+    base = arguments(device=target.device)
+    expected = frs.weighted_mse(**base, backend=target.backend)
+    for shape in (lambda w: w[:, None], lambda w: w.flatten(1)):
+        base["weight"] = [shape(w) for w in base["weight"]]
+        assert torch.equal(frs.weighted_mse(**base, backend=target.backend), expected)
+        base = arguments(device=target.device)
+
+
+def test_several_masks_add_up(target):
+    base = arguments(device=target.device)
+    first, second = base["weight"], maps(device=target.device, seed=8)
+    base["weight"] = [first, second]
+    together, grads = evaluate(
+        frs.weighted_mse, base, WRT, normalizer=["weight", "numel"], scale=[1.0, -0.5], backend=target.backend
+    )
+    base["weight"] = first
+    one, one_grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
+    base["weight"] = second
+    two, two_grads = evaluate(
+        frs.weighted_mse, base, WRT, normalizer="numel", scale=-0.5, backend=target.backend
+    )
+    torch.testing.assert_close(together[0], one[0] + two[0])
+    torch.testing.assert_close(grads, [a + b for a, b in zip(one_grads, two_grads, strict=True)])
+
+
+def test_several_masks_for_one_tensor(target):
+    base = {name: levels[0] for name, levels in arguments(device=target.device).items()}
+    twice = frs.weighted_mse(
+        base["student"], base["teacher"], [base["weight"], base["weight"]], backend=target.backend
+    )
+    torch.testing.assert_close(twice, 2 * frs.weighted_mse(**base, backend=target.backend))
+
+
+@pytest.mark.parametrize("normalizer", ["weight", "numel", 0.0])
+def test_level_without_weight_contributes_nothing(target, normalizer):
+    base = arguments(device=target.device)
+    base["weight"][1].zero_()
+    _, grads = compare(frs.weighted_mse, target, base, WRT, normalizer=normalizer)
+    assert (grads[1] == 0).all()
+    if normalizer != 0.0:
+        assert (grads[0] != 0).any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["student", "teacher", "weight"])
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_propagates_nan_and_infinity(target, layout, name, value):
+    base = arguments(layout=layout, device=target.device)
+    where = (1, 2, 3) if name == "weight" else (1, 4, 2, 3)
+    base[name][0][where] = value
+    (loss,), _ = compare(frs.weighted_mse, target, base, WRT)
+    assert not loss.isfinite()
+
+
+def test_zero_weight_does_not_hide_infinity(target):
+    base = arguments(device=target.device)
+    base["weight"][0][0, 0, 0] = 0
+    base["student"][0][0, 3, 0, 0] = float("inf")
+    (loss,), _ = compare(frs.weighted_mse, target, base, WRT)
+    assert loss.isnan()
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 0, 3, 3), (2, 4, 0, 3)])
+def test_empty_level_beside_a_full_one(target, shape):
+    base = arguments(4, sizes=[(4, 5)], device=target.device)
+    expected, (expected_grad,) = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
+    base["student"].append(torch.zeros(shape, device=target.device))
+    base["teacher"].append(torch.zeros(shape, device=target.device))
+    base["weight"].append(torch.zeros(shape[0], *shape[2:], device=target.device))
+    (loss,), grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
+    assert torch.equal(loss, expected[0])
+    assert torch.equal(grads[0], expected_grad)
+    assert grads[1].shape == shape
+
+
+def test_only_empty_levels(target):
+    empty = torch.zeros(2, 4, 0, 3, device=target.device)
+    weight = torch.zeros(2, 0, 3, device=target.device)
+    (loss,), (grad,) = evaluate(
+        frs.weighted_mse, {"student": empty, "teacher": empty, "weight": weight}, WRT, backend=target.backend
+    )
+    assert loss == 0 and grad.shape == empty.shape
+
+
+def test_levels_may_differ_in_batch_and_channels(target):
+    device = target.device
+    base = {
+        "student": [torch.randn(2, 5, 3, 4, device=device), torch.randn(1, 9, 6, 2, device=device)],
+        "teacher": [torch.randn(2, 5, 3, 4, device=device), torch.randn(1, 9, 6, 2, device=device)],
+        "weight": [torch.rand(2, 3, 4, device=device), torch.rand(1, 6, 2, device=device)],
+    }
+    compare(frs.weighted_mse, target, base, WRT)
+
+
+def test_gradcheck(target):
+    base = arguments(3, sizes=[(2, 3), (1, 2)], dtype=torch.float64, device=target.device)
+    leaves = [x.requires_grad_() for x in base["student"]]
+
+    def loss(*student):
+        return frs.weighted_mse(list(student), base["teacher"], base["weight"], backend=target.backend)
+
+    assert torch.autograd.gradcheck(loss, leaves)
+
+
+@given(
+    channels=st.integers(1, 40), height=st.integers(1, 9), width=st.integers(1, 40),
+    layout=st.sampled_from(LAYOUTS), dtype=st.sampled_from(DTYPES),
+    normalizer=st.sampled_from(NORMALIZERS), upstream=st.sampled_from([1.0, 0.5, 1024.0]),
+)  # fmt: skip
+def test_any_shape(target, channels, height, width, layout, dtype, normalizer, upstream):
+    base = arguments(
+        channels, sizes=[(height, width), (2, 3)], dtype=dtype, layout=layout, device=target.device
+    )
+    compare(frs.weighted_mse, target, base, WRT, upstream=upstream, normalizer=normalizer)

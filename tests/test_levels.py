@@ -1,0 +1,75 @@
+"""Levels: split_levels, memory layouts, and what is copied."""
+
+import pytest
+import torch
+from cases import LAYOUTS, SIZES, tensors
+
+import frs_kernels as frs
+from frs_kernels import levels
+from frs_kernels.library import grad_like
+
+
+@pytest.mark.parametrize("anchors", [1, 3])
+def test_split_levels_are_views_in_the_order_of_torchvision(anchors):
+    classes, batch = 4, 2
+    per_level = [torch.randn(batch, anchors * classes, h, w) for h, w in SIZES]
+    rows = [
+        level.view(batch, anchors, classes, h, w).permute(0, 3, 4, 1, 2).reshape(batch, -1, classes)
+        for level, (h, w) in zip(per_level, SIZES, strict=True)
+    ]
+    flat = torch.cat(rows, dim=1)
+    views = frs.split_levels(flat, SIZES, anchors)
+    for view, level in zip(views, per_level, strict=True):
+        assert torch.equal(view, level)
+        assert view.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
+        assert levels.is_supported(view)
+
+
+def test_split_levels_carry_the_gradient():
+    flat = torch.randn(2, 9 * 14 + 5 * 7, 6, requires_grad=True)
+    views = frs.split_levels(flat, SIZES[:2], 1)
+    frs.frs_loss(None, None, [v.detach() + 1 for v in views], views).total.backward()
+    assert flat.grad.shape == flat.shape and (flat.grad != 0).any()
+
+
+def test_split_levels_checks_the_sizes(refused):
+    message = refused(frs.split_levels, torch.zeros(2, 100, 4), [(9, 11)], 1)
+    assert "[2, 100, 4] has 100 rows" in message and "need 99" in message
+    assert "[B, sum(H*W*A), K]" in refused(frs.split_levels, torch.zeros(2, 100), [(10, 10)], 1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_that_are_read_in_place(layout):
+    for level in tensors(8, sizes=SIZES[:3], layout=layout):
+        assert levels.is_supported(level) == (layout != "odd")
+        assert levels.is_channel_major(level) == (layout in ("channels_last", "rows"))
+        for channel_major in (False, True):
+            copy = levels.with_layout(level, channel_major)
+            assert torch.equal(copy, level) and levels.is_channel_major(copy) == channel_major
+            unchanged = layout != "odd" and levels.is_channel_major(level) == channel_major
+            assert (copy is level) == unchanged
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_are_dense_in_the_order_of_the_student(layout):
+    for level in tensors(8, sizes=SIZES[:3], layout=layout):
+        grad = grad_like(level)
+        assert grad.shape == level.shape and grad.dtype == level.dtype
+        assert levels.is_channel_major(grad) == levels.is_channel_major(level)
+        assert (
+            sum((size - 1) * step for size, step in zip(grad.shape, grad.stride(), strict=True))
+            == grad.numel() - 1
+        )
+
+
+def test_explain_backend_names_the_copies():
+    feats = tensors(8, layout="odd")
+    mixed = tensors(8, layout="channels_last")
+    logits = tensors(12)
+    report = frs.explain_backend(feats, feats, logits)
+    if report.chosen == "eager":
+        pytest.skip("eager copies nothing by itself")
+    assert any("level 0: feats with strides" in note for note in report.copies)
+    report = frs.explain_backend(tensors(8), mixed, logits)
+    assert any("level 1: teacher_feats are copied to the student's layout" in note for note in report.copies)
+    assert not frs.explain_backend(mixed, mixed, logits).copies

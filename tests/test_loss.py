@@ -1,0 +1,262 @@
+"""frs_loss: mask and both terms at once, and how it behaves inside PyTorch's machinery."""
+
+import pytest
+import torch
+from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, tensors
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
+
+import frs_kernels as frs
+
+WRT = ("student_feats", "student_logits")
+
+
+def arguments(
+    feats=8,
+    logits=12,
+    *,
+    sizes=SIZES,
+    dtype=torch.float32,
+    teacher_dtype=None,
+    layout="nchw",
+    device="cpu",
+    batch=2,
+):
+    common = {"sizes": sizes, "layout": layout, "device": device, "batch": batch}
+    return {
+        "student_feats": tensors(feats, dtype=dtype, seed=1, **common),
+        "teacher_feats": tensors(feats, dtype=teacher_dtype or dtype, seed=2, **common),
+        "teacher_logits": tensors(logits, dtype=teacher_dtype or dtype, seed=3, spread=3, **common),
+        "student_logits": tensors(logits, dtype=dtype, seed=4, spread=3, **common),
+    }
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_losses_and_gradients(target, dtype, layout):
+    for feats, logits, sizes in ((8, 12, SIZES), (33, 47, LONG_SIZES)):
+        base = arguments(feats, logits, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
+        compare(frs.frs_loss, target, base, WRT, upstream=0.7, feat_weight=0.5, head_weight=2.0)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_normalizers(target, normalizer):
+    compare(frs.frs_loss, target, arguments(device=target.device), WRT, normalizer=normalizer)
+
+
+def test_mixed_dtypes(target):
+    mixed = arguments(dtype=torch.bfloat16, teacher_dtype=torch.float32, device=target.device)
+    mixed["student_feats"] = [t.half() for t in mixed["student_feats"]]
+    _, grads = compare(frs.frs_loss, target, mixed, WRT)
+    assert {g.dtype for g in grads} == {torch.float16, torch.bfloat16}
+
+
+def test_total_is_the_sum_of_the_weighted_terms(target):
+    base = arguments(device=target.device)
+    plain = frs.frs_loss(**base, backend=target.backend)
+    weighted = frs.frs_loss(**base, feat_weight=0.5, head_weight=3.0, backend=target.backend)
+    torch.testing.assert_close(weighted.feature, 0.5 * plain.feature)
+    torch.testing.assert_close(weighted.head, 3 * plain.head)
+    torch.testing.assert_close(weighted.total, weighted.feature + weighted.head)
+
+
+def test_masks_computed_before_give_the_same(target):
+    base = arguments(device=target.device)
+    masks = [frs.frs_mask(t, backend=target.backend) for t in base["teacher_logits"]]
+    expected, expected_grads = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
+    actual, grads = evaluate(frs.frs_loss, base, WRT, masks=masks, backend=target.backend)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(grads, expected_grads)
+
+
+def test_other_masks(target):
+    compare(frs.frs_loss, target, arguments(device=target.device), WRT, masks=maps(device=target.device))
+
+
+def test_without_gradient_gives_the_same_losses(target):
+    for layout in LAYOUTS:
+        base = arguments(layout=layout, device=target.device)
+        with torch.no_grad():
+            actual = frs.frs_loss(**base, backend=target.backend)
+        expected, _ = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
+        torch.testing.assert_close(actual, frs.FRSLoss(*expected))
+        assert not actual.total.requires_grad
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_single_pass_against_the_reference(target, dtype):
+    for layout in ("nchw", "channels_last"):
+        base = arguments(33, 47, sizes=LONG_SIZES, dtype=dtype, layout=layout, device=target.device)
+        compare(frs.frs_loss, target, base, ())
+
+
+@pytest.mark.parametrize("leave_out", [("student_logits",), ("student_feats", "teacher_feats")])
+def test_one_term_alone(target, leave_out):
+    base = arguments(device=target.device)
+    both = frs.frs_loss(**base, backend=target.backend)
+    base.update(dict.fromkeys(leave_out))
+    wrt = [name for name in WRT if name not in leave_out]
+    alone, _ = compare(frs.frs_loss, target, base, wrt)
+    loss = frs.FRSLoss(*alone)
+    if "student_logits" in leave_out:
+        torch.testing.assert_close(loss, frs.FRSLoss(both.feature, both.head * 0, both.feature))
+    else:
+        torch.testing.assert_close(loss, frs.FRSLoss(both.feature * 0, both.head, both.head))
+
+
+def test_partial_gradients(target):
+    base = arguments(device=target.device)
+    _, expected = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
+    for name, part in (("student_feats", expected[: len(SIZES)]), ("student_logits", expected[len(SIZES) :])):
+        _, grads = evaluate(frs.frs_loss, base, (name,), backend=target.backend)
+        torch.testing.assert_close(grads, part)
+    leaf = base["student_logits"][1].clone().requires_grad_()
+    base["student_logits"][1] = leaf
+    frs.frs_loss(**base, backend=target.backend).total.backward()
+    torch.testing.assert_close(leaf.grad, expected[len(SIZES) + 1])
+
+
+def test_each_term_can_be_differentiated_alone(target):
+    base = {
+        name: [t.requires_grad_() for t in levels] for name, levels in arguments(device=target.device).items()
+    }
+    students = base["student_feats"] + base["student_logits"]
+    half = len(SIZES)
+    _, expected = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
+    loss = frs.frs_loss(**base, backend=target.backend)
+    feats = torch.autograd.grad(loss.feature, students, retain_graph=True, allow_unused=True)
+    logits = torch.autograd.grad(2 * loss.head, students, retain_graph=True, allow_unused=True)
+    both = torch.autograd.grad(loss.feature + 2 * loss.head, students)
+    assert feats[half:] == logits[:half] == (None,) * half
+    torch.testing.assert_close(list(feats[:half]), expected[:half])
+    torch.testing.assert_close(list(logits[half:]), [2 * g for g in expected[half:]])
+    torch.testing.assert_close(both, feats[:half] + logits[half:])
+    assert all(t.grad is None for levels in base.values() for t in levels)
+
+
+def test_second_backward_with_a_retained_graph(target):
+    base = arguments(device=target.device)
+    leaf = base["student_logits"][0].requires_grad_()
+    loss = frs.frs_loss(**base, backend=target.backend).total
+    (3 * loss).backward(retain_graph=True)
+    first = leaf.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(leaf.grad, first * 4 / 3)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_double_backward_is_refused(target):
+    base = arguments(device=target.device)
+    leaf = base["student_logits"][0].requires_grad_()
+    loss = frs.frs_loss(**base, backend=target.backend).total
+    (grad,) = torch.autograd.grad(loss, leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_the_teacher_gets_no_gradient(target):
+    base = arguments(device=target.device)
+    for name in ("teacher_feats", "teacher_logits", *WRT):
+        base[name] = [t.requires_grad_() for t in base[name]]
+    frs.frs_loss(**base, backend=target.backend).total.backward()
+    assert all(t.grad is None for t in base["teacher_feats"] + base["teacher_logits"])
+    assert all(t.grad is not None for name in WRT for t in base[name])
+
+
+@pytest.mark.parametrize("name", ["student_feats", "teacher_feats", "teacher_logits", "student_logits"])
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_nan_reaches_the_loss(target, layout, name):
+    for wrt in (WRT, ()):
+        base = arguments(layout=layout, device=target.device)
+        base[name][1][1, 5, 2, 3] = float("nan")
+        losses, _ = compare(frs.frs_loss, target, base, wrt)
+        assert losses[-1].isnan()
+
+
+def test_mask_of_zeros_contributes_nothing(target):
+    base = arguments(device=target.device)
+    base["teacher_logits"][0].fill_(float("-inf"))
+    base["student_logits"][0].clamp_(-5, 5)
+    losses, grads = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
+    assert losses[-1].isfinite()
+    assert (grads[0] == 0).all() and (grads[len(SIZES)] == 0).all()
+
+
+def test_float16_gradients_survive_until_the_scaler_lifts_them(target):
+    """Unscaled, these gradients are far below the smallest float16; GradScaler multiplies by 2^16."""
+    base = arguments(sizes=LONG_SIZES, dtype=torch.float16, device=target.device)
+    _, grads = compare(frs.frs_loss, target, base, WRT, upstream=2.0**16, feat_weight=1e-5, head_weight=1e-5)
+    assert all((g != 0).float().mean() > 0.5 for g in grads)
+
+
+def test_same_inputs_give_the_same_bits(target):
+    base = arguments(33, 47, sizes=LONG_SIZES, device=target.device)
+    runs = [evaluate(frs.frs_loss, base, WRT, backend=target.backend) for _ in range(3)]
+    for losses, grads in runs[1:]:
+        assert all(map(torch.equal, losses, runs[0][0]))
+        assert all(map(torch.equal, grads, runs[0][1]))
+
+
+def test_gradients_keep_the_memory_format(target):
+    base = arguments(layout="channels_last", device=target.device)
+    _, grads = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
+    assert grads[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_under_autocast(target):
+    base = arguments(dtype=torch.bfloat16, device=target.device)
+    outside, _ = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
+    with torch.autocast(target.device, dtype=torch.bfloat16):
+        inside, _ = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
+    assert all(map(torch.equal, inside, outside))
+    assert inside[-1].dtype == torch.float32
+
+
+def test_under_activation_checkpointing(target):
+    base = arguments(device=target.device)
+    leaf = base["student_logits"][0].requires_grad_()
+
+    def loss(logits):
+        levels = [logits * 1.0, *base["student_logits"][1:]]
+        return frs.frs_loss(**{**base, "student_logits": levels}, backend=target.backend).total
+
+    loss(leaf).backward()
+    expected, leaf.grad = leaf.grad, None
+    checkpoint(loss, leaf, use_reentrant=False).backward()
+    torch.testing.assert_close(leaf.grad, expected)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_compiles_into_one_graph(target, dtype, layout):
+    base = arguments(dtype=dtype, layout=layout, device=target.device)
+    scale = torch.tensor(0.5, device=target.device)
+
+    def step(student_feats, teacher_feats, teacher_logits, student_logits):
+        loss = frs.frs_loss(
+            [x * 1.5 for x in student_feats], teacher_feats, teacher_logits, student_logits,
+            feat_weight=scale, backend=target.backend,
+        )  # fmt: skip
+        return 3 * loss.total
+
+    torch.compiler.reset()
+    compiled = torch.compile(step, fullgraph=True)
+    expected, expected_grads = evaluate(lambda backend, **a: step(**a), base, WRT, backend=None)
+    actual, grads = evaluate(lambda backend, **a: compiled(**a), base, WRT, backend=None)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(grads, expected_grads)
+
+
+@given(
+    feats=st.integers(1, 20), logits=st.integers(1, 30), height=st.integers(1, 9), width=st.integers(1, 30),
+    layout=st.sampled_from(LAYOUTS), dtype=st.sampled_from(DTYPES), batch=st.integers(1, 3),
+    normalizer=st.sampled_from(NORMALIZERS), wrt=st.sampled_from([WRT, WRT[:1], WRT[1:], ()]),
+)  # fmt: skip
+def test_any_shape(target, feats, logits, height, width, layout, dtype, batch, normalizer, wrt):
+    base = arguments(
+        feats, logits, sizes=[(height, width), (2, 3)], dtype=dtype, layout=layout,
+        device=target.device, batch=batch,
+    )  # fmt: skip
+    compare(frs.frs_loss, target, base, wrt, normalizer=normalizer)

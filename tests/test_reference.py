@@ -1,0 +1,122 @@
+"""The oracle itself: against the formulas of the paper and of the code bases it has to agree with."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import maps, tensors
+
+import frs_kernels as frs
+from frs_kernels import reference
+
+BACKENDS = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(name not in frs.available_backends(), reason=f"{name} not available")
+    )
+    for name in ("eager", "native")
+]
+
+
+def inputs(dtype=torch.float64):
+    return {
+        "student_feats": tensors(8, dtype=dtype, seed=1),
+        "teacher_feats": tensors(8, dtype=dtype, seed=2),
+        "teacher_logits": tensors(12, dtype=dtype, seed=3, spread=3),
+        "student_logits": tensors(12, dtype=dtype, seed=4, spread=3),
+    }
+
+
+def official(student_feats, teacher_feats, teacher_logits, student_logits):
+    """The published training code, described: probabilities, their maximum over the channels, squared
+    error times the map over the map's sum; cross-entropy of probabilities times the map over its sum."""
+    feature = head = 0.0
+    for x, y, t, s in zip(student_feats, teacher_feats, teacher_logits, student_logits, strict=True):
+        probabilities = t.sigmoid()
+        mask = probabilities.max(dim=1, keepdim=True).values
+        feature = feature + (((x - y) ** 2) * mask).sum() / mask.sum()
+        entropy = F.binary_cross_entropy(s.sigmoid(), probabilities, reduction="none")
+        head = head + (entropy * mask).sum() / mask.sum()
+    return feature, head
+
+
+def scored_squared_error(student, teacher, scores):
+    """Ultralytics' loss of one level, described: the mean of squared error times score, over the mean score.
+
+    student, teacher [B, C, L]; scores [B, nc, L] logits.
+    """
+    score = scores.sigmoid().amax(dim=1, keepdim=True)
+    return ((student - teacher) ** 2 * score).sum() / (score.sum() * student.shape[1] + 1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_agrees_with_the_official_code(backend, dtype):
+    arguments = inputs(dtype)
+    leaves = arguments["student_feats"] + arguments["student_logits"]
+    [leaf.requires_grad_() for leaf in leaves]
+    feature, head = official(**arguments)
+    expected = torch.autograd.grad(0.005 * feature + 0.02 * head, leaves)
+    loss = frs.frs_loss(**arguments, feat_weight=0.005, head_weight=0.02, backend=backend)
+    torch.testing.assert_close(loss.feature, 0.005 * feature)
+    torch.testing.assert_close(loss.head, 0.02 * head)
+    torch.testing.assert_close(torch.autograd.grad(loss.total, leaves), expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_agrees_with_ultralytics(backend, dtype):
+    arguments = inputs(dtype)
+    lengths = [t[0, 0].numel() for t in arguments["teacher_logits"]]
+    flat = torch.cat([t.flatten(2) for t in arguments["teacher_logits"]], dim=2)  # [B, nc, sum L]
+    scores = flat.split(lengths, dim=2)  # not contiguous
+    students = [x.requires_grad_() for x in arguments["student_feats"]]
+    for x, y, score in zip(students, arguments["teacher_feats"], scores, strict=True):
+        expected = scored_squared_error(x.flatten(2), y.flatten(2), score)
+        actual = frs.frs_loss(x, y, score, normalizer="weight_channels", backend=backend).feature
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(torch.autograd.grad(actual, x), torch.autograd.grad(expected, x))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_saturated_logits_keep_their_gradient_where_the_official_code_loses_it(backend):
+    student = torch.full((1, 1, 1, 1), -200.0, requires_grad=True)
+    teacher = torch.full((1, 1, 1, 1), 5.0)
+    weight = torch.ones(1, 1, 1)
+    clamped = F.binary_cross_entropy(student.sigmoid(), teacher.sigmoid(), reduction="sum")
+    exact = frs.weighted_bce(student, teacher, weight, backend=backend)
+    assert clamped < 100
+    torch.testing.assert_close(exact, 200 * teacher.sigmoid().squeeze())
+    (grad,) = torch.autograd.grad(exact, student)
+    torch.testing.assert_close(grad, -teacher.sigmoid())
+
+
+def test_mask_is_sigmoid_of_the_maximum():
+    logits = torch.tensor([[-1.0, 2.0], [3.0, 0.5]]).T[None, :, None, :]  # [1, 2, 1, 2]
+    expected = torch.tensor([3.0, 2.0]).flip(0).sigmoid()
+    assert reference.frs_mask(logits).flatten().tolist() == pytest.approx(expected.tolist())
+
+
+def test_worked_example():
+    """Two locations, S = (1, 1/3); x - y = (3, 1) and (0, 6): (10 + 36/3) / (4/3) = 16.5."""
+    student = torch.tensor([[[[3.0, 0.0]], [[1.0, 6.0]]]])
+    weight = torch.tensor([[[1.0, 1 / 3]]])
+    loss = reference.weighted_mse(student, torch.zeros_like(student), weight)
+    assert loss.item() == pytest.approx(16.5)
+    assert reference.weighted_mse(student, student, weight).item() == 0
+    for normalizer, z in (("weight_channels", 8 / 3), ("batch", 1), ("numel", 4), (11.0, 11)):
+        loss = reference.weighted_mse(student, torch.zeros_like(student), weight, normalizer=normalizer)
+        assert loss.item() == pytest.approx(22 / z)
+
+
+def test_focal_form_in_numbers():
+    student, teacher = torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), 2.0)
+    difference = torch.tensor(2.0).sigmoid() - 0.5
+    weight = torch.ones(1, 1, 1)
+    loss = reference.weighted_bce(student, teacher, weight, beta=2.0)
+    torch.testing.assert_close(loss, difference**2 * torch.log(torch.tensor(2.0)))
+
+
+def test_maps_of_the_reference_are_constants():
+    weight = [w.requires_grad_() for w in maps()]
+    student = [x.requires_grad_() for x in tensors(4, seed=1)]
+    reference.weighted_mse(student, tensors(4, seed=2), weight).backward()
+    assert all(w.grad is None for w in weight) and all(x.grad is not None for x in student)

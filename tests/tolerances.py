@@ -1,0 +1,38 @@
+"""How far a backend may be from the float64 reference: as far as eager PyTorch in the same dtype is.
+
+A bound that is guessed is either too loose to find a mistake or too tight to survive another machine;
+eager's own error on the same inputs is neither.
+"""
+
+import torch
+
+
+def assert_as_accurate(actual, eager, exact, what=""):
+    """Asserts that ``actual`` errs at most twice as much as ``eager`` does, both against ``exact``.
+
+    A few roundings in the dtype of the output and in the accumulation dtype (relative to the largest
+    value) are allowed on top: eager may be exact by luck.
+    """
+    assert actual.shape == exact.shape, f"{what}: shape {list(actual.shape)}, expected {list(exact.shape)}"
+    assert actual.dtype == eager.dtype, f"{what}: dtype {actual.dtype}, expected {eager.dtype}"
+    if exact.numel() == 0:
+        return
+    exact = exact.detach().double().cpu()
+    actual, eager_value = actual.detach().double().cpu(), eager.detach().double().cpu()
+    finite = exact.isfinite()
+    assert torch.equal(actual.isnan(), exact.isnan()), f"{what}: NaN in other places than in the reference"
+    assert torch.equal(actual.isfinite(), finite), f"{what}: not finite in other places than the reference"
+    exact, actual, eager_value = exact[finite], actual[finite], eager_value[finite]
+    if exact.numel() == 0:
+        return
+    output_eps = torch.finfo(eager.dtype).eps
+    sum_eps = torch.finfo(torch.float64 if eager.dtype == torch.float64 else torch.float32).eps
+    tiny = torch.finfo(eager.dtype).smallest_normal * output_eps
+    eager_error = (eager_value - exact).abs().nan_to_num(nan=0.0, posinf=0.0).max()
+    bound = 2 * eager_error + 2 * output_eps * exact.abs() + 8 * sum_eps * exact.abs().max() + tiny
+    excess = (actual - exact).abs() - bound
+    worst = excess.argmax()
+    assert excess[worst] <= 0, (
+        f"{what}: {actual[worst]:.9g} instead of {exact[worst]:.9g}, "
+        f"allowed {bound[worst]:.3g} (eager errs by {eager_error:.3g})"
+    )
