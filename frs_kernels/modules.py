@@ -114,16 +114,18 @@ class FRSDistillationLoss(nn.Module):
 
     def forward(
         self,
-        student_feats: Levels,
-        teacher_feats: Levels,
+        student_feats: Levels | None,
+        teacher_feats: Levels | None,
         teacher_logits: Levels | None,
         student_logits: Levels | None = None,
         *,
         masks: Levels | None = None,
     ) -> FRSLoss:
         """The loss of one step; arguments and result as in :func:`frs_kernels.frs_loss`."""
-        teacher_feats = [teacher_feats] if isinstance(teacher_feats, Tensor) else list(teacher_feats)
-        adapted = self.adapter(student_feats, [feat.shape[-2:] for feat in teacher_feats])
+        teacher_feats = _as_list(teacher_feats)
+        adapted = None
+        if student_feats is not None:
+            adapted = self.adapter(student_feats, [feat.shape[-2:] for feat in teacher_feats])
         warmup = self._advance_warmup()
         return frs_loss(
             adapted,

@@ -59,6 +59,7 @@ class Distiller(Learner):
         self.teacher = _Unregistered(teacher)
         self.use_head = config.method in ("frs", "frs-head") and config.head_weight > 0
         self.use_feats = config.method != "frs-head"
+        same_classes = same_classes or student.family == "faster-rcnn"  # objectness knows no classes
         if self.use_head and not (same_classes and student.head_signature() == teacher.head_signature()):
             differ = "anchors or detector families" if same_classes else "class sets"
             warn(f"The head loss is off: the {differ} of teacher and student differ. The feature loss stays.")
