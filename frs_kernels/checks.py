@@ -84,7 +84,8 @@ def _check_same_shape(student: str, teacher: str, present: dict[str, list[Tensor
     for level, (ours, theirs) in enumerate(zip(present[student], present[teacher], strict=True)):
         if ours.shape != theirs.shape:
             raise ValueError(
-                f"level {level}: {student} {list(ours.shape)} and {teacher} {list(theirs.shape)} differ; {hint}"
+                f"level {level}: {student} {list(ours.shape)} and {teacher} {list(theirs.shape)} differ; "
+                f"{hint}"
             )
 
 
@@ -123,7 +124,8 @@ def _check_channel_weights(present: dict[str, list[Tensor]]) -> None:
         expected = present["student_feats"][level].shape[:2]
         if channel_weight.shape != expected:
             raise ValueError(
-                f"level {level}: channel_weight {list(channel_weight.shape)} must be [B, C] = {list(expected)}"
+                f"level {level}: channel_weight {list(channel_weight.shape)} must be [B, C] = "
+                f"{list(expected)}"
             )
 
 
