@@ -1,0 +1,49 @@
+# `make demo` and `make test` from a fresh clone, on Linux with Python >= 3.10 and a C++ compiler: each sets up
+# all it needs in .venv. A CUDA GPU and nvcc are used where they are. FRS_BUILD etc.: see setup.py.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test lint format bench wheel abi-check clean
+
+demo: .venv/built
+	$(BIN)/frs-train demo
+
+test: lint
+	$(BIN)/pytest
+
+lint: .venv/built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: .venv/built
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: .venv/built
+	$(BIN)/pytest benchmarks/
+
+wheel: .venv/built
+	$(BIN)/python -m build --wheel --no-isolation
+
+abi-check: wheel  # one build, loaded by several releases of torch (gigabytes of downloads)
+	$(BIN)/python tests/abi_check.py
+
+.venv/built: .venv/installed setup.py pyproject.toml $(shell find csrc -type f -not -name '*.pyc')
+	FRS_BUILD=none $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+.venv/installed: requirements.txt
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.10 on PATH. Install one, or: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.path.insert(0, "csrc"); import toolchain; toolchain.find_cxx()'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis frs_kernels/*.so frs_kernels/build_info.json
