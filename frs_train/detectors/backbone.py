@@ -121,7 +121,7 @@ def _freeze(trunk: Trunk, name: str, trainable_layers: int) -> None:
 def build_backbone(config: DetectorConfig, *, first_level: int = 3, extra: str = "p5") -> BackboneWithFPN:
     """A trunk and its five-level pyramid: P3..P7, or P2..P6 (first_level=2) as two-stage detectors have it.
 
-    Weights are random: `pretrained` loads others.
+    Weights are random.
 
     Args:
         config: `backbone`, `backbone_width` (multiplies the trunk's channels), `backbone_norm`, `fpn_width`,

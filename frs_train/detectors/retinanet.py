@@ -19,7 +19,7 @@ class RetinaNetDetector(DenseDetector):
 
 
 def build(config: DetectorConfig, num_classes: int) -> RetinaNetDetector:
-    """A RetinaNet with random weights (see `pretrained` for others)."""
+    """A RetinaNet with random weights."""
     second_edition = config.weights == "coco" and config.head_norm == "group"  # torchvision's RetinaNet v2
     backbone = build_backbone(config, extra="c5" if second_edition else "p5")
     sizes = tuple(tuple(int(config.anchor_size * p * 2 ** (k / 3)) for k in range(3)) for p in PYRAMID)

@@ -1,0 +1,65 @@
+"""What a student can learn from a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from frs_train.detectors.base import Detector
+from frs_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class Compatibility:
+    """How two detectors fit together."""
+
+    levels: list[tuple[int, int]]
+    """(student level, teacher level) of every stride that both pyramids have, finest first."""
+    head_loss: bool
+    """Whether their classification logits mean the same, channel by channel."""
+    message: str | None
+    """What is off, and why; None if nothing is."""
+
+
+def compatibility(teacher: Detector, student: Detector, *, same_classes: bool = True) -> Compatibility:
+    """Which losses can tie a student to a teacher. Backbone, widths and channels may always differ.
+
+    Args:
+        same_classes: whether both know the same class names in the same order, which detectors cannot tell.
+
+    Raises:
+        UserError: the pyramids have no stride in common, so that not even features can be compared.
+    """
+    levels = [
+        (student.strides.index(stride), teacher.strides.index(stride))
+        for stride in student.strides
+        if stride in teacher.strides
+    ]
+    if not levels:
+        raise UserError(
+            f"Teacher and student do not fit together: the {teacher.family} teacher's levels lie at strides "
+            f"{_listed(teacher.strides)}, the {student.family} student's at {_listed(student.strides)}, and "
+            "none is shared. Use detectors whose pyramids overlap."
+        )
+    why = _head_difference(teacher, student, same_classes)
+    notes = [f"The head loss is off: {why}. The feature loss stays."] if why else []
+    if len(levels) < max(len(student.strides), len(teacher.strides)):
+        notes.append(
+            f"Only the levels at strides {_listed(student.strides[s] for s, _ in levels)} are shared."
+        )
+    return Compatibility(levels, why is None, " ".join(notes) or None)
+
+
+def _head_difference(teacher: Detector, student: Detector, same_classes: bool) -> str | None:
+    """Why the logits of the two cannot be compared, or None if they can."""
+    if teacher.family != student.family:
+        return f"a {teacher.family} teacher's logits mean something else than a {student.family} student's"
+    if teacher.head_signature() == student.head_signature():
+        objectness = teacher.family == "faster-rcnn"  # knows no classes
+        return None if same_classes or objectness else "teacher and student have different classes"
+    if teacher.num_anchors == student.num_anchors and teacher.logit_channels != student.logit_channels:
+        return f"the teacher has {teacher.num_classes} classes, the student {student.num_classes}"
+    return "the anchors of teacher and student differ"
+
+
+def _listed(numbers) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,158 @@
+"""GFL: a one-stage detector whose class score is its box's quality and whose box sides are distributions.
+
+A small head of our own beside torchvision's RetinaNet, which lends backbone handling and post-processing.
+The maths is in `gfl_loss`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSClassificationHead
+from torchvision.ops import generalized_box_iou_loss
+
+from frs_train.config import DetectorConfig
+from frs_train.detectors import gfl_loss
+from frs_train.detectors.backbone import build_backbone, group_norm
+from frs_train.detectors.base import DenseDetector, Target
+
+MAX_DISTANCE = 16  # R: box sides are distributions over 0..R strides from the location
+STRIDES_PER_ANCHOR = 8  # an anchor's side in strides; anchors only decide who learns what
+BOX_WEIGHT = 2.0
+DISTRIBUTION_WEIGHT = 0.25
+
+
+class GFLDetector(DenseDetector):
+    family = "gfl"
+
+    def losses(self, targets, head, anchors, sizes):
+        return self.model.compute_loss(targets, head, anchors, [height * width for height, width in sizes])
+
+
+class DistributionCoder:
+    """Boxes from distributions of distances; what RetinaNet's post-processing calls a box coder."""
+
+    def decode_single(self, logits: Tensor, anchors: Tensor) -> Tensor:
+        """Distribution logits [N, 4 * (R + 1)] at anchors [N, 4] -> boxes [N, 4] xyxy."""
+        distances = gfl_loss.expected_distance(logits.unflatten(1, (4, -1))) * self.unit(anchors)
+        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+        return torch.cat([centres - distances[:, :2], centres + distances[:, 2:]], dim=1)
+
+    def encode_single(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Left, top, right, bottom distances [N, 4] of boxes from their anchors' centres, in strides within
+        0..R."""
+        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+        distances = torch.cat([centres - boxes[:, :2], boxes[:, 2:] - centres], dim=1)
+        return (distances / self.unit(anchors)).clamp(0, MAX_DISTANCE)
+
+    @staticmethod
+    def unit(anchors: Tensor) -> Tensor:
+        """Pixels of one step of distance at each anchor: [N, 1]."""
+        return (anchors[:, 2:3] - anchors[:, 0:1]) / STRIDES_PER_ANCHOR
+
+
+class DistributionHead(nn.Module):
+    """Regression tower: for each location the logits of four distances, scaled by one learnt factor a
+    level."""
+
+    def __init__(self, channels: int, num_convs: int, num_levels: int):
+        super().__init__()
+        tower: list[nn.Module] = []
+        for _ in range(num_convs):
+            tower += [nn.Conv2d(channels, channels, 3, padding=1), group_norm(channels), nn.ReLU()]
+        self.conv = nn.Sequential(*tower)
+        self.distances = nn.Conv2d(channels, 4 * (MAX_DISTANCE + 1), 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(num_levels))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, feats: list[Tensor]) -> Tensor:
+        """list of [B, D, H, W] -> [B, sum(H*W), 4 * (R + 1)]."""
+        maps = [
+            self.distances(self.conv(feat)) * scale for feat, scale in zip(feats, self.scales, strict=True)
+        ]
+        return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
+
+
+class GFLHead(nn.Module):
+    """Both towers; outputs named and shaped as torchvision's heads have them."""
+
+    def __init__(self, channels: int, num_classes: int, num_convs: int, num_levels: int):
+        super().__init__()
+        self.classification_head = FCOSClassificationHead(
+            channels, 1, num_classes, num_convs, norm_layer=group_norm
+        )
+        self.regression_head = DistributionHead(channels, num_convs, num_levels)
+
+    def forward(self, feats: list[Tensor]) -> dict[str, Tensor]:
+        return {"cls_logits": self.classification_head(feats), "bbox_regression": self.regression_head(feats)}
+
+
+class GFL(RetinaNet):
+    """RetinaNet's frame around a GFL head."""
+
+    def compute_loss(
+        self, targets: list[Target], head: dict[str, Tensor], anchors: list[Tensor], counts: list[int]
+    ) -> dict[str, Tensor]:
+        """Quality focal, GIoU and distribution focal loss of a batch (labels 0..K-1).
+
+        The first is divided by the number of positive locations. The box losses weigh each positive by its
+        own highest class score, and are divided by the sum of those weights. Both divisors are means over
+        all processes, so that several of them train as one would on the whole batch.
+        """
+        logits = head["cls_logits"].float()
+        owners = [
+            gfl_loss.atss_assign(a, counts, target["boxes"])
+            for a, target in zip(anchors, targets, strict=True)
+        ]
+        positive = torch.stack(owners) >= 0
+        boxes = torch.cat([t["boxes"][o[o >= 0]] for t, o in zip(targets, owners, strict=True)])
+        labels = torch.cat([t["labels"][o[o >= 0]] for t, o in zip(targets, owners, strict=True)])
+        places = torch.stack(anchors)[positive]
+        distances = head["bbox_regression"].float()[positive]
+        predicted = self.box_coder.decode_single(distances, places)
+        weights = logits.detach().sigmoid().amax(-1)[positive]
+        quality = torch.zeros_like(logits)
+        where = positive.nonzero(as_tuple=True)
+        quality[where[0], where[1], labels] = gfl_loss.pairwise_iou(predicted.detach(), boxes)
+        sides = self.box_coder.encode_single(boxes, places)
+        count, total = mean_over_processes(torch.stack([positive.sum().float(), weights.sum()]))
+        total = total.clamp(min=1e-6)
+        giou = generalized_box_iou_loss(predicted, boxes)
+        spread = gfl_loss.distribution_focal_loss(distances.unflatten(1, (4, -1)), sides).mean(1)
+        return {
+            "classification": gfl_loss.quality_focal_loss(logits, quality).sum() / count.clamp(min=1),
+            "bbox_regression": BOX_WEIGHT * (weights * giou).sum() / total,
+            "bbox_distribution": DISTRIBUTION_WEIGHT * (weights * spread).sum() / total,
+        }
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Mean of a tensor over the processes of a distributed run; the tensor itself in a single one."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    torch.distributed.all_reduce(values)
+    return values / torch.distributed.get_world_size()
+
+
+def build(config: DetectorConfig, num_classes: int) -> GFLDetector:
+    """A GFL with random weights. Anchors are squares of twice `anchor_size`: 8 strides by default, as in
+    the paper."""
+    backbone = build_backbone(config)
+    sizes = tuple((2 * config.anchor_size * p,) for p in (1, 2, 4, 8, 16))
+    model = GFL(
+        backbone,
+        num_classes,
+        max_size=config.max_size,
+        anchor_generator=AnchorGenerator(sizes, ((1.0,),) * len(sizes)),
+        head=GFLHead(backbone.out_channels, num_classes, config.head_convs, len(sizes)),
+        score_thresh=config.score_threshold,
+        nms_thresh=config.nms_threshold,
+        detections_per_img=config.detections_per_image,
+    )
+    model.box_coder = DistributionCoder()
+    return GFLDetector(config, num_classes, model, num_anchors=1)
