@@ -53,11 +53,26 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
+def layout(tensor: Tensor) -> str | None:
+    """The memory order of [B, C, H, W] or [B, C, L] in the kernels' terms, or None if they cannot read it.
+
+    "locations": locations lie next to each other (NCHW, parts of [B, C, sum L]), the channel stride is free.
+    "channels": channels do (channels_last, parts of [B, sum L, C]), with one stride over all locations.
+    """
+    if tensor.is_contiguous():
+        return "locations"
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return "channels"
+    step = location_stride(tensor)
+    if step == 1:
+        return "locations"
+    return "channels" if step is not None and (tensor.stride(1) == 1 or tensor.shape[1] == 1) else None
+
+
 def location_stride(tensor: Tensor) -> int | None:
     """Elements from one location to the next, row-major over H and W; None if no one stride does it."""
-    dims = [
-        (size, step) for size, step in zip(tensor.shape[2:], tensor.stride()[2:], strict=True) if size != 1
-    ]
+    sizes_and_steps = zip(tensor.shape[2:], tensor.stride()[2:], strict=True)
+    dims = [(size, step) for size, step in sizes_and_steps if size != 1]
     if not dims or tensor.numel() == 0:
         return 1
     for (_, outer), (size, inner) in zip(dims, dims[1:], strict=False):
@@ -66,22 +81,11 @@ def location_stride(tensor: Tensor) -> int | None:
     return dims[-1][1]
 
 
-def is_channel_major(tensor: Tensor) -> bool:
-    """Whether channels, not locations, lie next to each other (channels_last, views of [B, L, C])."""
-    step = location_stride(tensor)
-    return step is not None and step != 1 and (tensor.stride(1) == 1 or tensor.shape[1] == 1)
-
-
-def is_supported(tensor: Tensor) -> bool:
-    """Whether the fused kernels read this memory layout without a copy."""
-    return location_stride(tensor) == 1 or is_channel_major(tensor)
-
-
-def with_layout(tensor: Tensor, channel_major: bool) -> Tensor:
-    """``tensor`` itself if it has the layout asked for, else a copy that has."""
-    if is_supported(tensor) and is_channel_major(tensor) == channel_major:
+def in_layout(tensor: Tensor, order: str) -> Tensor:
+    """``tensor`` itself if it lies in that order, else a copy that does."""
+    if layout(tensor) == order:
         return tensor
-    if not channel_major:
+    if order == "locations":
         return tensor.contiguous()
     return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
 
@@ -130,9 +134,9 @@ class Terms:
         """What the fused kernels need a copy of, in words: layouts and dtypes they do not read."""
         notes = []
         for name, level, student, teacher in self.pairs():
-            if not is_supported(student):
+            if layout(student) is None:
                 notes.append(f"level {level}: {name} with strides {list(student.stride())} are copied")
-            elif teacher is not None and with_layout(teacher, is_channel_major(student)) is not teacher:
+            elif teacher is not None and layout(teacher) != layout(student):
                 notes.append(f"level {level}: teacher_{name} are copied to the student's layout")
         for tensor in self.tensors:
             if tensor.dtype != torch.float64 and self.dtype == torch.float64:
@@ -160,10 +164,10 @@ class Terms:
     def _aligned(self, students: list[Tensor], teachers: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """One dtype a list, one layout a level (the student's, or the teacher's own without a student)."""
         students, teachers = self._one_dtype(students), self._one_dtype(teachers)
-        orders = [is_channel_major(t) for t in students or teachers]
+        orders = [layout(t) or "locations" for t in students or teachers]
         return (
-            [with_layout(t, order) for t, order in zip(students, orders, strict=False)],
-            [with_layout(t, order) for t, order in zip(teachers, orders, strict=False)],
+            [in_layout(t, order) for t, order in zip(students, orders, strict=False)],
+            [in_layout(t, order) for t, order in zip(teachers, orders, strict=False)],
         )
 
     def _one_dtype(self, tensors: list[Tensor]) -> list[Tensor]:

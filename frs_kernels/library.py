@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from frs_kernels.levels import accumulation_dtype, is_channel_major
+from frs_kernels.levels import accumulation_dtype, layout
 
 NATIVE = "frs_kernels"
 TRITON = "frs_kernels_triton"
@@ -38,7 +38,7 @@ SCHEMAS = {
 
 def grad_like(tensor: torch.Tensor) -> torch.Tensor:
     """An empty dense tensor of ``tensor``'s shape, dtype and order of dimensions (NCHW or channels_last)."""
-    if not is_channel_major(tensor):
+    if layout(tensor) != "channels":
         return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
     last = (tensor.shape[0], *tensor.shape[2:], tensor.shape[1])
     return torch.empty(last, dtype=tensor.dtype, device=tensor.device).movedim(-1, 1)
@@ -85,13 +85,17 @@ triton_library = _define(TRITON)
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def load_native(device_type: str) -> str | None:
     """Loads the shared object that implements the native operators on "cpu" or "cuda".
 
     Returns None once they are ready, else a sentence that says why they are not. The outcome is
     remembered: a failure is not tried again in the same process.
     """
+    return _load_native_once(device_type)
+
+
+@functools.cache
+def _load_native_once(device_type: str) -> str | None:
     path = Path(__file__).with_name(f"_native_{device_type}.so")
     if not path.exists():
         return f"{path.name} is not built; reinstall with FRS_BUILD={device_type}"

@@ -22,7 +22,7 @@ def test_split_levels_are_views_in_the_order_of_torchvision(anchors):
     for view, level in zip(views, per_level, strict=True):
         assert torch.equal(view, level)
         assert view.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
-        assert levels.is_supported(view)
+        assert levels.layout(view) is not None
 
 
 def test_split_levels_carry_the_gradient():
@@ -40,14 +40,22 @@ def test_split_levels_checks_the_sizes(refused):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_that_are_read_in_place(layout):
+    expected = {"channels_last": "channels", "rows": "channels", "odd": None}.get(layout, "locations")
     for level in tensors(8, sizes=SIZES[:3], layout=layout):
-        assert levels.is_supported(level) == (layout != "odd")
-        assert levels.is_channel_major(level) == (layout in ("channels_last", "rows"))
-        for channel_major in (False, True):
-            copy = levels.with_layout(level, channel_major)
-            assert torch.equal(copy, level) and levels.is_channel_major(copy) == channel_major
-            unchanged = layout != "odd" and levels.is_channel_major(level) == channel_major
-            assert (copy is level) == unchanged
+        assert levels.layout(level) == expected
+        for order in ("locations", "channels"):
+            copy = levels.in_layout(level, order)
+            assert torch.equal(copy, level) and levels.layout(copy) == order
+            assert (copy is level) == (order == expected)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 1, 4, 5), (2, 6, 1, 1), (1, 1, 1, 1), (0, 3, 2, 2), (2, 0, 3, 3), (2, 3, 0)]
+)
+def test_degenerate_shapes_have_a_layout(shape):
+    tensor = torch.zeros(shape)
+    assert levels.layout(tensor) == "locations"
+    assert levels.layout(tensor.movedim(1, -1).contiguous().movedim(-1, 1)) is not None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -55,7 +63,7 @@ def test_gradients_are_dense_in_the_order_of_the_student(layout):
     for level in tensors(8, sizes=SIZES[:3], layout=layout):
         grad = grad_like(level)
         assert grad.shape == level.shape and grad.dtype == level.dtype
-        assert levels.is_channel_major(grad) == levels.is_channel_major(level)
+        assert levels.layout(grad) == (levels.layout(level) or "locations")
         assert (
             sum((size - 1) * step for size, step in zip(grad.shape, grad.stride(), strict=True))
             == grad.numel() - 1
