@@ -1,0 +1,188 @@
+"""FRS in torchdistill: a mid-level loss and two model wrappers, by YAML alone.
+
+``dependencies: [{name: frs_kernels.integrations.torchdistill}]`` in a configuration registers
+
+- ``FRSLoss``, a mid-level loss over what forward hooks have kept;
+- ``FRSStudent``, a student with adapters behind its feature pyramid (their path is "adapter");
+- ``FRSTeacher``, a teacher in evaluation mode and without gradients: torchdistill itself leaves a teacher in
+  the mode it was built in, which is training.
+
+``examples/torchdistill_*.yaml`` are complete configurations for torchvision's RetinaNet and Faster R-CNN.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from frs_kernels.integrations import need
+from frs_kernels.integrations.hooks import class_logits, tensors_in
+from frs_kernels.levels import split_levels
+from frs_kernels.modules import FeatureAdapter
+from frs_kernels.ops import frs_loss
+
+need("torchdistill")
+
+from torchdistill.losses.registry import register_mid_level_loss  # noqa: E402
+from torchdistill.models.registry import register_auxiliary_model_wrapper  # noqa: E402
+from torchdistill.models.util import wrap_if_distributed  # noqa: E402
+from torchdistill.models.wrapper import AuxiliaryModelWrapper  # noqa: E402
+
+
+@register_mid_level_loss(key="FRSLoss")
+class FRSLoss(nn.Module):
+    """The FRS loss of a whole pyramid.
+
+    Features are the output of a pyramid or of the adapters: a dict or a list of levels. Logits are the
+    output of torchvision's ``head.classification_head`` ([B, sum(H*W*A), K]) or ``rpn.head``, or a list of
+    levels. A hook on ``cls_logits`` does not do: that convolution is called once a level, and torchdistill
+    keeps the last call.
+
+    Args:
+        student_features, teacher_features, teacher_logits, student_logits: ``{path: ..., io: output}``;
+            without ``student_logits`` there is no head term.
+        feat_weight, head_weight, normalizer, backend: as in :func:`frs_kernels.frs_loss`.
+        warmup_iters: both weights grow linearly from 0 during so many calls. torchdistill keeps no state of
+            losses: give a resumed run ``first_iter``, the iterations already done.
+        resize: interpolate the student's features to the teacher's sizes.
+    """
+
+    def __init__(
+        self,
+        student_features: dict,
+        teacher_features: dict,
+        teacher_logits: dict,
+        student_logits: dict | None = None,
+        *,
+        feat_weight: float = 0.005,
+        head_weight: float = 0.02,
+        warmup_iters: int = 500,
+        first_iter: int = 0,
+        resize: bool = False,
+        normalizer: str | float = "weight",
+        backend: str = "auto",
+    ):
+        super().__init__()
+        self.student_features = student_features
+        self.teacher_features = teacher_features
+        self.teacher_logits = teacher_logits
+        self.student_logits = student_logits
+        self.feat_weight = feat_weight
+        self.head_weight = head_weight
+        self.warmup_iters = warmup_iters
+        self.iteration = first_iter
+        self.resize = resize
+        self.normalizer = normalizer
+        self.backend = backend
+
+    def forward(self, student_io_dict: dict, teacher_io_dict: dict, targets=None, *args, **kwargs) -> Tensor:
+        teacher_feats = tensors_in(_taken(teacher_io_dict, self.teacher_features))
+        student_feats = tensors_in(_taken(student_io_dict, self.student_features))
+        if self.resize:
+            pairs = zip(student_feats, teacher_feats, strict=True)
+            student_feats = [_resized(student, teacher.shape[-2:]) for student, teacher in pairs]
+        student_logits = None
+        if self.student_logits is not None:
+            student_logits = _logits(student_io_dict, self.student_logits, teacher_feats)
+        factor = min(self.iteration / self.warmup_iters, 1.0) if self.warmup_iters > 0 else 1.0
+        self.iteration += 1
+        return frs_loss(
+            student_feats,
+            teacher_feats,
+            _logits(teacher_io_dict, self.teacher_logits, teacher_feats),
+            student_logits,
+            feat_weight=self.feat_weight * factor,
+            head_weight=self.head_weight * factor,
+            normalizer=self.normalizer,
+            backend=self.backend,
+        ).total
+
+
+@register_auxiliary_model_wrapper(key="FRSTeacher")
+class FRSTeacher(AuxiliaryModelWrapper):
+    """A teacher in evaluation mode, called with the images only, without gradients.
+
+    Args:
+        teacher_model: the detector; its modules are found under "teacher_model." by ``forward_hook``.
+    """
+
+    def __init__(self, teacher_model: nn.Module, **kwargs):
+        super().__init__()
+        self.teacher_model = teacher_model.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "FRSTeacher":
+        return super().train(False)
+
+    def forward(self, images, *args, **kwargs):
+        self.train(False)
+        with torch.no_grad():
+            return self.teacher_model(images)
+
+
+@register_auxiliary_model_wrapper(key="FRSStudent")
+class FRSStudent(AuxiliaryModelWrapper):
+    """A student, with adapters that run on its captured features after its forward.
+
+    Args:
+        student_model: the detector; its modules are found under "student_model." by ``forward_hook``.
+        features: ``{path: student_model.backbone, io: output}``, the student's pyramid.
+        student_channels, teacher_channels, num_levels, adapter: as in FRSDistillationLoss.
+        device, device_ids, distributed, find_unused_parameters: given by torchdistill.
+    """
+
+    def __init__(
+        self,
+        student_model: nn.Module,
+        features: dict,
+        student_channels,
+        teacher_channels,
+        num_levels: int | None = None,
+        *,
+        adapter: str = "conv3x3",
+        device=None,
+        device_ids=None,
+        distributed: bool = False,
+        find_unused_parameters: bool | None = None,
+        **kwargs,
+    ):
+        super().__init__()
+        place = device, device_ids, distributed, find_unused_parameters
+        self.student_model = wrap_if_distributed(student_model, *place)
+        layers = FeatureAdapter(student_channels, teacher_channels, num_levels, kind=adapter)
+        self.adapter = wrap_if_distributed(layers, *place)
+        self.features = features
+
+    def forward(self, *args):
+        return self.student_model(*args)
+
+    def secondary_forward(self, io_dict: dict) -> None:
+        self.adapter(tensors_in(_taken(io_dict, self.features)))
+
+
+def _taken(io_dict: dict, source: dict):
+    """What a hook has kept; ``source`` is the ``{path, io}`` of the configuration."""
+    path, io = source["path"], source.get("io", "output")
+    kept = io_dict.get(path, {})
+    if io not in kept:
+        raise KeyError(f"no {io} of {path!r} was kept: list the path under forward_hook: {io}: [{path}]")
+    return kept[io]
+
+
+def _logits(io_dict: dict, source: dict, feats: list[Tensor]) -> list[Tensor]:
+    kept = _taken(io_dict, source)
+    sizes = [tuple(feat.shape[-2:]) for feat in feats]
+    if isinstance(kept, Tensor) and kept.dim() == 3:
+        locations = sum(height * width for height, width in sizes)
+        return split_levels(kept, sizes, max(kept.shape[1] // max(locations, 1), 1))
+    levels = class_logits(kept)
+    if len(levels) != len(feats):
+        raise ValueError(
+            f"{source['path']} gave logits of {len(levels)} level(s), the features have {len(feats)}. A module "
+            "that is called once a level (cls_logits) keeps its last call only: take the head around it"
+        )
+    return levels
+
+
+def _resized(feat: Tensor, size) -> Tensor:
+    if feat.shape[-2:] == size:
+        return feat
+    return F.interpolate(feat, size=tuple(size), mode="bilinear", align_corners=False)
