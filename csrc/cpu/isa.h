@@ -1,0 +1,65 @@
+// The inner loops, compiled once per instruction set (csrc/cpu/isa/), and the table by which one is picked.
+#pragma once
+
+#include <cstdint>
+
+#include "frs/launch.h"
+
+namespace frs::cpu {
+
+// A block of one image: channels x locations of its tensors; pointers are at the block's first element.
+// Element (c, l) is at c * stride + l in a location-major block, at l * stride + c in a channel-major one.
+struct Block {
+  int64_t channels = 0;
+  int64_t locations = 0;
+  bool channel_major = false;
+  DType student_type = DType::f32, teacher_type = DType::f32;
+  const void* student = nullptr;  // x or s
+  const void* teacher = nullptr;  // y or T
+  void* grad = nullptr;           // dx or ds, of student_type; nullptr: none wanted
+  int64_t student_stride = 0, teacher_stride = 0, grad_stride = 0;
+  const void* weight = nullptr;          // S   [locations], accumulation type
+  const void* channel_weight = nullptr;  // [channels], accumulation type; nullptr: 1 (imitation only)
+  double factor = 1.0;                   // scale / Z_l, what the gradient is multiplied by
+  double beta = 0.0;                     // head only
+};
+
+// Sums over locations are taken over runs of kRun, so that they do not depend on how blocks are cut.
+constexpr int64_t kRun = 256;
+constexpr int64_t kMaxSingle = 4096;
+
+struct Sums {
+  double weight = 0.0, feature = 0.0, head = 0.0;  // of S, S |x - y|^2 and S BCE
+};
+
+struct Kernels {
+  const char* name;
+  // S[l] = max_c sigmoid(T[c, l]) (accumulation type), sums[l / kRun] = sum of S over kRun locations.
+  void (*mask)(const Block& block, void* S, double* sums);
+  // sum of S[l] BCE(s[c, l], sigmoid(T[c, l])), and the gradient where it is wanted.
+  double (*head)(const Block& block);
+  // sum of S[l] channel_weight[c] (x[c, l] - y[c, l])^2, and the gradient where it is wanted.
+  double (*imitation)(const Block& block);
+  // Mask and losses in one pass, no gradient: `logits` and `feats` are the same locations with all channels;
+  // logits.student nullptr: no head term; feats.student nullptr: no imitation term. One result a kRun locations;
+  // a location-major block has at most kMaxSingle of them.
+  void (*single)(const Block& logits, const Block& feats, Sums* sums);
+  // data[i] *= factor.
+  void (*scale)(void* data, int64_t size, DType type, double factor);
+};
+
+#define FRS_DECLARE_KERNELS(isa)                    \
+  namespace isa {                                   \
+  void mask(const Block&, void*, double*);          \
+  double head(const Block&);                        \
+  double imitation(const Block&);                   \
+  void single(const Block&, const Block&, Sums*);   \
+  void scale(void*, int64_t, DType, double);        \
+  }
+FRS_DECLARE_KERNELS(baseline)
+FRS_DECLARE_KERNELS(x86_64_v3)
+FRS_DECLARE_KERNELS(x86_64_v4)
+
+const Kernels& kernels();  // the best that this machine runs, or what ATEN_CPU_CAPABILITY asks for
+
+}  // namespace frs::cpu

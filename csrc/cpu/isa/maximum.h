@@ -1,0 +1,57 @@
+// Maxima that keep NaN: the vector maximum of every instruction set would drop it.
+#pragma once
+
+#include "../vec.h"
+
+namespace frs::cpu::FRS_ISA {
+namespace {
+
+template <class S>
+FRS_INLINE typename Lane<S>::V lowest() {
+  return typename Lane<S>::V{} - static_cast<S>(INFINITY);
+}
+
+// A running maximum. A NaN in `value` stays there (no number is greater); one that comes in is noted in `nan`.
+template <class V>
+struct Maximum {
+  V value;
+  decltype(V{} != V{}) nan{};
+
+  FRS_INLINE void raise(V x) {
+    value = x > value ? x : value;
+    nan = nan | (x != x);
+  }
+  FRS_INLINE V get() const { return nan ? V{} + static_cast<float>(NAN) : value; }
+};
+
+// s[l] <- max(s[l], T[0..R, l]);  T [R, locations], rows `stride` apart.
+template <int R, class T, class S>
+FRS_INLINE void raise_rows(const T* t, int64_t stride, int64_t locations, S* s) {
+  for_vectors<T>(0, locations, [&](int64_t i, auto part) {
+    Maximum<typename Lane<T>::V> m{load(s + i, part)};
+    for (int r = 0; r < R; ++r) m.raise(load(t + r * stride + i, part));
+    store(s + i, part, m.get());
+  });
+}
+
+// The maximum over the lanes.
+FRS_INLINE double across(double v) { return v; }
+FRS_INLINE float across(Floats v) {
+  float lanes[FRS_LANES];
+  store(lanes, v);
+  Maximum<float> m{lanes[0]};
+  for (float lane : lanes) m.raise(lane);
+  return m.get();
+}
+
+// max over t[0..channels).
+template <class T>
+FRS_INLINE auto maximum(const T* t, int64_t channels) {
+  using V = typename Lane<T>::V;
+  Maximum<V> m{lowest<typename Lane<T>::Scalar>()};
+  for_vectors<T>(0, channels, [&](int64_t i, auto part) { m.raise(load(t + i, part, -INFINITY)); });
+  return across(m.get());
+}
+
+}  // namespace
+}  // namespace frs::cpu::FRS_ISA

@@ -1,0 +1,143 @@
+// Mask and losses in one pass over T, s, x and y, for calls that want no gradient: the maximum, the cross-entropies
+// and the squared differences of a location are gathered side by side, and S multiplies their sums at the end.
+#include "../isa.h"
+#include "../vec.h"
+#include "entropy.h"
+#include "maximum.h"
+
+namespace frs::cpu::FRS_ISA {
+namespace {
+
+// What is known of each location of a block, gathered row by row.
+template <class S>
+struct Gathered {
+  S maximum[kMaxSingle], entropy[kMaxSingle], squares[kMaxSingle];
+};
+
+// s, t [R, locations] with rows `b.*_stride` apart.
+template <int R, template <class> class Entropy, class Ts, class Tt, class S>
+void gather_logits(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
+  using V = typename Lane<Ts>::V;
+  for_vectors<Ts>(0, b.locations, [&](int64_t i, auto part) {
+    Maximum<V> m{load(out.maximum + i, part)};
+    Entropy<V> entropy(b.beta);
+    for (int r = 0; r < R; ++r) {
+      const V teacher = load(t + r * b.teacher_stride + i, part);
+      m.raise(teacher);
+      if (s != nullptr) entropy.add(load(s + r * b.student_stride + i, part), teacher);
+    }
+    store(out.maximum + i, part, m.get());
+    if (s != nullptr) store(out.entropy + i, part, load(out.entropy + i, part) + entropy.total());
+  });
+}
+
+template <template <class> class Entropy, class Ts, class Tt, class S>
+void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
+  int64_t c = 0;
+  for (; c + 4 <= b.channels; c += 4)
+    gather_logits<4, Entropy>(s == nullptr ? s : s + c * b.student_stride, t + c * b.teacher_stride, b, out);
+  for (; c < b.channels; ++c)
+    gather_logits<1, Entropy>(s == nullptr ? s : s + c * b.student_stride, t + c * b.teacher_stride, b, out);
+}
+
+// s, t [locations, channels] with locations `b.*_stride` apart.
+template <template <class> class Entropy, class Ts, class Tt, class S>
+void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
+  using V = typename Lane<Ts>::V;
+  constexpr int64_t kChunk = Entropy<V>::kMaxTerms * Lane<Ts>::kCount;
+  for (int64_t l = 0; l < b.locations; ++l) {
+    const Tt* teacher = t + l * b.teacher_stride;
+    const Ts* student = s == nullptr ? s : s + l * b.student_stride;
+    Maximum<V> m{lowest<S>()};
+    V total{};
+    for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
+      const int64_t end = begin + kChunk < b.channels ? begin + kChunk : b.channels;
+      Entropy<V> entropy(b.beta);
+      for_vectors<Ts>(begin, end, [&](int64_t i, auto part) {
+        const V logit = load(teacher + i, part, kNoLogit);
+        m.raise(load(teacher + i, part, -INFINITY));
+        if (s != nullptr) entropy.add(load(student + i, part, kNoLogit), logit);
+      });
+      total += entropy.total();
+    }
+    out.maximum[l] = across(m.get());
+    out.entropy[l] = sum(total);
+  }
+}
+
+// x, y [channels, locations] or [locations, channels]; c [channels] or nullptr.
+template <class Ts, class Tt, class S>
+void gather_feat_rows(const Ts* x, const Tt* y, const S* c, const Block& b, Gathered<S>& out) {
+  for (int64_t row = 0; row < b.channels; ++row) {
+    for_vectors<Ts>(0, b.locations, [&](int64_t i, auto part) {
+      const auto d = load(x + row * b.student_stride + i, part) - load(y + row * b.teacher_stride + i, part);
+      store(out.squares + i, part, load(out.squares + i, part) + (c == nullptr ? d : d * c[row]) * d);
+    });
+  }
+}
+template <class Ts, class Tt, class S>
+void gather_feat_locations(const Ts* x, const Tt* y, const S* c, const Block& b, Gathered<S>& out) {
+  for (int64_t l = 0; l < b.locations; ++l) {
+    typename Lane<Ts>::V squares{};
+    for_vectors<Ts>(0, b.channels, [&](int64_t i, auto part) {
+      const auto d = load(x + l * b.student_stride + i, part) - load(y + l * b.teacher_stride + i, part);
+      squares += (c == nullptr ? d : d * load(c + i, part)) * d;
+    });
+    out.squares[l] = sum(squares);
+  }
+}
+
+template <class S>
+void gather(const Block& logits, const Block& feats, Gathered<S>& out) {
+  with_types(logits.student_type, logits.teacher_type, [&](auto* student, auto* teacher) {
+    using Ts = std::remove_pointer_t<decltype(student)>;
+    if constexpr (std::is_same_v<typename Lane<Ts>::Scalar, S>) {
+      const auto* s = static_cast<const Ts*>(logits.student);
+      const auto* t = static_cast<decltype(teacher)>(const_cast<void*>(logits.teacher));
+      if (logits.beta > 0)
+        logits.channel_major ? gather_logit_locations<FocalEntropy>(s, t, logits, out)
+                             : gather_logit_rows<FocalEntropy>(s, t, logits, out);
+      else
+        logits.channel_major ? gather_logit_locations<PlainEntropy>(s, t, logits, out)
+                             : gather_logit_rows<PlainEntropy>(s, t, logits, out);
+    }
+  });
+  if (feats.student == nullptr) return;
+  with_types(feats.student_type, feats.teacher_type, [&](auto* student, auto* teacher) {
+    using Ts = std::remove_pointer_t<decltype(student)>;
+    if constexpr (std::is_same_v<typename Lane<Ts>::Scalar, S>) {
+      const auto* x = static_cast<const Ts*>(feats.student);
+      const auto* y = static_cast<decltype(teacher)>(const_cast<void*>(feats.teacher));
+      const auto* c = static_cast<const S*>(feats.channel_weight);
+      feats.channel_major ? gather_feat_locations(x, y, c, feats, out) : gather_feat_rows(x, y, c, feats, out);
+    }
+  });
+}
+
+template <class S>
+void reduce(const Block& logits, const Block& feats, Sums* sums) {
+  Gathered<S> found;
+  const int64_t locations = logits.locations;
+  for (int64_t l = 0; l < locations; ++l) {
+    found.maximum[l] = -static_cast<S>(INFINITY);
+    found.entropy[l] = found.squares[l] = 0;
+  }
+  gather(logits, feats, found);
+  for (int64_t begin = 0; begin < locations; begin += kRun, ++sums) {
+    *sums = {};
+    for_vectors<S>(begin, begin + kRun < locations ? begin + kRun : locations, [&](int64_t i, auto part) {
+      const auto weight = sigmoid(load(found.maximum + i, part, -INFINITY));  // of no channels: sigmoid(-Inf) = 0
+      sums->weight += sum(weight);
+      sums->head += sum(weight * load(found.entropy + i, part));
+      sums->feature += sum(weight * load(found.squares + i, part));
+    });
+  }
+}
+
+}  // namespace
+
+void single(const Block& logits, const Block& feats, Sums* sums) {
+  logits.teacher_type == DType::f64 ? reduce<double>(logits, feats, sums) : reduce<float>(logits, feats, sums);
+}
+
+}  // namespace frs::cpu::FRS_ISA

@@ -1,0 +1,138 @@
+// How work is cut into units and handed to threads: one parallel region, one atomic counter over all levels.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <thread>
+
+#include "isa.h"
+
+namespace frs::cpu {
+
+// One image's channels x locations of one tensor pair of one level.
+struct Range {
+  int level = 0;
+  int64_t image = 0;
+  int64_t channel = 0, channels = 0;
+  int64_t location = 0, locations = 0;
+};
+
+// body(i) for i in [0, count), each once, in the order of i as threads become free.
+template <class Body>
+void run_units(int64_t count, const Threads& threads, const Body& body) {
+  struct Context {
+    const Body& body;
+    int64_t count;
+    std::atomic<int64_t> next{0};
+  } context{body, count};
+  const int workers = static_cast<int>(std::min<int64_t>(count, threads.count));
+  if (workers == 0) return;
+  threads.run(
+      workers,
+      [](void* p) {
+        auto& c = *static_cast<Context*>(p);
+        for (int64_t i; (i = c.next.fetch_add(1, std::memory_order_relaxed)) < c.count;) c.body(i);
+      },
+      &context);
+}
+
+// A number of units that others wait for. Whoever waits holds a later unit than all of these, so running threads have
+// taken them already: there is no deadlock, however few threads run.
+class Countdown {
+ public:
+  void start(int64_t count) { left_.store(count, std::memory_order_relaxed); }
+  bool finish_one() { return left_.fetch_sub(1, std::memory_order_acq_rel) == 1; }  // true for the last one
+  void open() { open_.store(true, std::memory_order_release); }
+  void wait() const {
+    while (!open_.load(std::memory_order_acquire)) std::this_thread::yield();
+  }
+
+ private:
+  std::atomic<int64_t> left_{0};
+  std::atomic<bool> open_{false};
+};
+
+// piece(begin, length) over [0, total) in lengths of `size`, the last one shorter.
+template <class Piece>
+void cut(int64_t total, int64_t size, const Piece& piece) {
+  for (int64_t begin = 0; begin < total; begin += size) piece(begin, std::min(size, total - begin));
+}
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+inline int64_t runs_of(int64_t locations) { return (locations + kRun - 1) / kRun; }
+
+// A pass over all channels (mask, single): units of whole runs, whose number may follow the threads, because sums are
+// taken over runs. Long rows stream best; all threads need something to do.
+inline int64_t locations_per_pass(const Level& level, bool channel_major, int threads) {
+  if (channel_major) return kRun;
+  const int64_t share = level.batch * level.locations / (4 * threads);
+  return std::clamp<int64_t>(round_up(share, kRun), kRun, kMaxSingle);
+}
+
+// A pass with gradients: the sum of a unit is one number, so units must not follow the threads.
+struct Tile {
+  int64_t channels, locations;
+};
+inline Tile tile_of(int64_t channels, int64_t locations, bool channel_major) {
+  constexpr int64_t kElements = 1 << 17, kRow = 20480;
+  if (channel_major) return {std::max<int64_t>(channels, 1), std::max<int64_t>(1, kElements / 2 / std::max<int64_t>(channels, 1))};
+  const int64_t rows = std::max<int64_t>(1, (locations + kRow - 1) / kRow);
+  const int64_t length = std::max<int64_t>(kRun, round_up((locations + rows - 1) / rows, kRun));
+  return {std::max<int64_t>(4, kElements / std::min(length, std::max<int64_t>(locations, 1)) / 4 * 4), length};
+}
+
+inline const char* at(const TensorView& v, DType type, const Range& r) {
+  if (v.data == nullptr) return nullptr;
+  const int64_t offset = r.image * v.stride_b + r.channel * v.stride_c + r.location * v.stride_l;
+  return static_cast<const char*>(v.data) + offset * static_cast<int64_t>(size_of(type));
+}
+inline char* at(void* values, int64_t index, size_t size) {
+  return values == nullptr ? nullptr : static_cast<char*>(values) + index * static_cast<int64_t>(size);
+}
+
+// The logits of a range as the kernels take them, S included where there is one.
+inline Block logit_block(const Level& level, const Range& r, const DTypes& types) {
+  const bool channel_major = !logit_location_major(level);
+  auto stride = [&](const TensorView& v) { return channel_major ? v.stride_l : v.stride_c; };
+  Block b;
+  b.channels = r.channels;
+  b.locations = r.locations;
+  b.channel_major = channel_major;
+  b.student_type = level.student_logit.data != nullptr ? types.student_logit
+                   : types.double_precision()          ? DType::f64
+                                                       : DType::f32;
+  b.teacher_type = types.teacher_logit;
+  b.student = at(level.student_logit, b.student_type, r);
+  b.teacher = at(level.teacher_logit, b.teacher_type, r);
+  b.grad = const_cast<char*>(at(level.logit_grad, b.student_type, r));
+  b.student_stride = stride(level.student_logit);
+  b.teacher_stride = stride(level.teacher_logit);
+  b.grad_stride = stride(level.logit_grad);
+  b.weight = at(level.weight, r.image * level.locations + r.location, types.double_precision() ? 8 : 4);
+  return b;
+}
+
+inline Block feat_block(const Level& level, const Range& r, const DTypes& types) {
+  const bool channel_major = !feat_location_major(level);
+  auto stride = [&](const TensorView& v) { return channel_major ? v.stride_l : v.stride_c; };
+  const size_t wide = types.double_precision() ? 8 : 4;
+  Block b;
+  b.channels = r.channels;
+  b.locations = r.locations;
+  b.channel_major = channel_major;
+  b.student_type = types.student_feat;
+  b.teacher_type = types.teacher_feat;
+  b.student = at(level.student_feat, b.student_type, r);
+  b.teacher = at(level.teacher_feat, b.teacher_type, r);
+  b.grad = const_cast<char*>(at(level.feat_grad, b.student_type, r));
+  b.student_stride = stride(level.student_feat);
+  b.teacher_stride = stride(level.teacher_feat);
+  b.grad_stride = stride(level.feat_grad);
+  b.weight = at(level.weight, r.image * level.locations + r.location, wide);
+  b.channel_weight =
+      at(const_cast<void*>(level.channel_weight), r.image * level.feat_channels + r.channel, wide);
+  return b;
+}
+
+}  // namespace frs::cpu

@@ -1,0 +1,191 @@
+// Vectors of floats as wide as the instruction set that this file is compiled for, and how they are loaded from and
+// stored to each element type. GCC's and Clang's vector extensions: the same source for every instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "frs/launch.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace frs {
+
+#if defined(__AVX512F__)
+#define FRS_LANES 16
+#elif defined(__AVX2__)
+#define FRS_LANES 8
+#else
+#define FRS_LANES 4
+#endif
+
+typedef float Floats __attribute__((vector_size(FRS_LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(FRS_LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(FRS_LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(FRS_LANES * 2)));
+
+#define FRS_INLINE inline __attribute__((always_inline))
+FRS_INLINE Floats to_float(Ints n) { return __builtin_convertvector(n, Floats); }
+
+}  // namespace frs
+
+#include "frs/math.h"  // whose templates call to_float
+
+namespace frs {
+
+template <>
+struct BitsOf<Floats> {
+  using type = Ints;
+};
+
+// Element types as they lie in memory.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+namespace cpu::FRS_ISA {
+namespace {
+
+// What the kernels are written in: V of float lanes for three element types, and one double for float64.
+template <class T>
+struct Lane {
+  using V = Floats;
+  using Scalar = float;
+  static constexpr int kCount = FRS_LANES;
+};
+template <>
+struct Lane<double> {
+  using V = double;
+  using Scalar = double;
+  static constexpr int kCount = 1;
+};
+
+template <class To>
+FRS_INLINE To read(const void* p) {
+  To to;
+  memcpy(&to, p, sizeof(to));
+  return to;
+}
+
+FRS_INLINE Floats load(const float* p) { return read<Floats>(p); }
+FRS_INLINE double load(const double* p) { return *p; }
+FRS_INLINE Floats load(const BFloat16* p) {
+  return bit_cast<Floats>(__builtin_convertvector(read<Halves>(p), Words) << 16);
+}
+FRS_INLINE Floats load(const Half* p) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtph_ps(0xffff, read<__m256i>(p));
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps(read<__m128i>(p));
+#else
+  // The exponent moves by 112 (a product, so that subnormals become normal); Inf and NaN keep all its bits set.
+  const Words h = __builtin_convertvector(read<Halves>(p), Words);
+  const Words magnitude = (h & 0x7fff) << 13;
+  const Words finite = bit_cast<Words>(bit_cast<Floats>(magnitude) * 0x1p112f);
+  return bit_cast<Floats>((magnitude >= 0x0f800000 ? magnitude | 0x7f800000 : finite) | (h & 0x8000) << 16);
+#endif
+}
+
+FRS_INLINE void store(float* p, Floats v) { memcpy(p, &v, sizeof(v)); }
+FRS_INLINE void store(double* p, double v) { *p = v; }
+FRS_INLINE void store(BFloat16* p, Floats v) {  // to nearest, ties to even; NaN stays one
+  const Words bits = bit_cast<Words>(v);
+  const Words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const Words nan = bits >> 16 | 0x40;
+  const Halves h = __builtin_convertvector(v == v ? rounded : nan, Halves);
+  memcpy(p, &h, sizeof(h));
+}
+FRS_INLINE void store(Half* p, Floats v) {
+#if defined(__AVX512F__)
+  const __m256i h = _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__F16C__)
+  const __m128i h = _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+#else
+  const Words bits = bit_cast<Words>(v);
+  const Words magnitude = bits & 0x7fffffff, sign = bits >> 16 & 0x8000;
+  const Words normal = (magnitude + 0xc8000fff + (magnitude >> 13 & 1)) >> 13;  // exponent - 112, ties to even
+  const Words subnormal = bit_cast<Words>(bit_cast<Floats>(magnitude) + 0.5f) - 0x3f000000;
+  const Words special = magnitude > 0x7f800000 ? Words{} + 0x7e00 : Words{} + 0x7c00;
+  const Words finite = magnitude < 0x38800000 ? subnormal : normal;
+  const Halves h = __builtin_convertvector((magnitude >= 0x47800000 ? special : finite) | sign, Halves);
+#endif
+  memcpy(p, &h, sizeof(h));
+}
+
+// How much of a vector is there: all of it, or, at the end of a row, `count` elements. Lanes beyond them are loaded
+// as `fill` and not stored.
+struct Whole {};
+struct Part {
+  int count;
+};
+FRS_INLINE Ints first(int count) {
+  Ints index;
+  for (int i = 0; i < FRS_LANES; ++i) index[i] = i;
+  return index < count;
+}
+template <class T>
+FRS_INLINE typename Lane<T>::V load(const T* p, Whole, float = 0.0f) {
+  return load(p);
+}
+template <class T>
+FRS_INLINE Floats load(const T* p, Part part, float fill = 0.0f) {
+  T lanes[FRS_LANES] = {};
+  for (int i = 0; i < part.count; ++i) lanes[i] = p[i];
+  return first(part.count) ? load(lanes) : Floats{} + fill;
+}
+FRS_INLINE double load(const double* p, Part, float = 0.0f) { return *p; }  // a double is a whole vector
+template <class T>
+FRS_INLINE void store(T* p, Whole, typename Lane<T>::V v) {
+  store(p, v);
+}
+template <class T>
+FRS_INLINE void store(T* p, Part part, Floats v) {
+  T lanes[FRS_LANES];
+  store(lanes, v);
+  for (int i = 0; i < part.count; ++i) p[i] = lanes[i];
+}
+FRS_INLINE void store(double* p, Part, double v) { *p = v; }
+
+// body(i, Whole or Part) over the vectors of [begin, end).
+template <class T, class Body>
+FRS_INLINE void for_vectors(int64_t begin, int64_t end, const Body& body) {
+  constexpr int64_t kCount = Lane<T>::kCount;
+  int64_t i = begin;
+  for (; i + kCount <= end; i += kCount) body(i, Whole{});
+  if (i < end) body(i, Part{static_cast<int>(end - i)});
+}
+
+FRS_INLINE double sum(double v) { return v; }
+FRS_INLINE double sum(Floats v) {  // in the order of a tree: the same for every caller
+  float lanes[FRS_LANES];
+  store(lanes, v);
+  for (int width = FRS_LANES / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+// f(Student*, Teacher*) with the types that two codes stand for; float64 goes only with itself.
+template <class Student, class F>
+FRS_INLINE auto with_teacher(DType teacher, const F& f) {
+  Student* student = nullptr;
+  if (teacher == DType::bf16) return f(student, static_cast<BFloat16*>(nullptr));
+  if (teacher == DType::f16) return f(student, static_cast<Half*>(nullptr));
+  return f(student, static_cast<float*>(nullptr));
+}
+template <class F>
+FRS_INLINE auto with_types(DType student, DType teacher, const F& f) {
+  if (student == DType::f64) return f(static_cast<double*>(nullptr), static_cast<double*>(nullptr));
+  if (student == DType::bf16) return with_teacher<BFloat16>(teacher, f);
+  if (student == DType::f16) return with_teacher<Half>(teacher, f);
+  return with_teacher<float>(teacher, f);
+}
+
+}  // namespace
+}  // namespace cpu::FRS_ISA
+}  // namespace frs

@@ -1,0 +1,99 @@
+// The head term, element by element: the cross-entropy of sigmoid(s) against sigmoid(T), plain or quality-focal.
+#pragma once
+
+#include "frs/math.h"
+#include "vec.cuh"
+
+namespace frs::cuda {
+
+// e^-|x|, and 1/x for 1 <= x <= 4, in one instruction of the special function unit each. Under g++, as frs/math.h.
+FRS_DEVICE float exp_negative_abs(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(negative_abs(x) * 1.44269504f));
+  return y;
+#else
+  return exp_nonpositive(negative_abs(x));
+#endif
+}
+FRS_DEVICE double exp_negative_abs(double x) { return exp_nonpositive(negative_abs(x)); }
+
+FRS_DEVICE float reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1.0f / x;
+#endif
+}
+FRS_DEVICE double reciprocal(double x) { return 1.0 / x; }
+
+// value with the sign of `sign` put upon it: negated where `sign` is negative.
+template <class Acc>
+FRS_DEVICE Acc flip_by_sign(Acc value, Acc sign) {
+  constexpr Bits<Acc> kSign = Bits<Acc>(1) << (8 * sizeof(Acc) - 1);
+  return bit_cast<Acc>(bit_cast<Bits<Acc>>(value) ^ (bit_cast<Bits<Acc>>(sign) & kSign));
+}
+
+// With a = 1 + e^-|s|, b = 1 + e^-|T| and one reciprocal r = 1 / (a b), sigmoid(|s|) = b r and sigmoid(|T|) = a r:
+//   cross-entropy   |s| sigmoid(-sign(s) T) + log1p(e^-|s|); the logarithms of a location are one, of a product
+//   gradient        sigmoid(s) - sigmoid(T) = sign(s) (same sign ? e^-|T| - e^-|s| : 1 - e^-|s| e^-|T|) r
+// in which nothing cancels where both are saturated, and which is exactly 0 where s == T.
+template <class Acc>
+struct Head {
+  static constexpr bool kChannelWeighted = false;
+  // 16 elements of each side in flight in every thread: arithmetic needs the registers here.
+  template <class C>
+  static constexpr int kRows = 16 / C::kWidth;
+  static constexpr int kMaxFactors = 64;  // of at most 2 each, in a product that must stay a float
+
+  struct Sums {
+    Acc linear = 0, product = 0;
+  };
+
+  explicit FRS_DEVICE Head(double) {}
+  FRS_DEVICE Acc add(Acc s, Acc t, Acc, Sums& sums) const {
+    const Acc es = exp_negative_abs(s), et = exp_negative_abs(t), a = 1 + es, b = 1 + et, r = reciprocal(a * b);
+    const bool same_sign = (bit_cast<Bits<Acc>>(s) ^ bit_cast<Bits<Acc>>(t)) >= 0;
+    sums.linear += -negative_abs(s) * ((same_sign ? et : Acc(1)) * (a * r));
+    sums.product = log_product(sums.product, es);
+    return flip_by_sign((same_sign ? et - es : 1 - es * et) * r, s);
+  }
+  FRS_DEVICE Acc value(const Sums& sums) const { return sums.linear + log1p(sums.product); }
+  // To be called before a location has had more than kMaxFactors elements since the last time.
+  FRS_DEVICE void fold(Sums& sums) const { sums = {value(sums), 0}; }
+};
+
+template <class Acc>
+struct FocalHead {
+  static constexpr bool kChannelWeighted = false;
+  template <class C>
+  static constexpr int kRows = 1;
+  static constexpr int kMaxFactors = 1 << 30;
+
+  struct Sums {
+    Acc linear = 0;
+  };
+  Acc beta;
+
+  explicit FRS_DEVICE FocalHead(double beta) : beta(static_cast<Acc>(beta)) {}
+  FRS_DEVICE Acc add(Acc s, Acc t, Acc, Sums& sums) const {
+    const Focal<Acc> focal = focal_bce(s, t, beta);
+    sums.linear += focal.value;
+    return focal.gradient;
+  }
+  FRS_DEVICE Acc value(const Sums& sums) const { return sums.linear; }
+  FRS_DEVICE void fold(Sums&) const {}
+};
+
+// No head term: only the score is wanted.
+template <class Acc>
+struct NoHead {
+  static constexpr int kMaxFactors = 1 << 30;
+  template <class C>
+  static constexpr int kRows = 32 / C::kWords;
+  struct Sums {};
+};
+
+}  // namespace frs::cuda

@@ -1,0 +1,28 @@
+// The imitation term, element by element: channel_weight (x - y)^2.
+#pragma once
+
+#include "vec.cuh"
+
+namespace frs::cuda {
+
+template <class Acc>
+struct Imitation {
+  static constexpr bool kChannelWeighted = true;
+  // Rows loaded before the first is used: 4 runs of 16 bytes of each side in flight in every thread.
+  template <class C>
+  static constexpr int kRows = 16 / C::kWords;
+
+  struct Sums {
+    Acc squares = 0;
+  };
+
+  // Adds one element to the sums of its location, and returns the derivative with respect to x.
+  FRS_DEVICE Acc add(Acc x, Acc y, Acc channel_weight, Sums& sums) const {
+    const Acc difference = x - y, weighted = channel_weight * difference;
+    sums.squares += weighted * difference;
+    return 2 * weighted;
+  }
+  FRS_DEVICE Acc value(const Sums& sums) const { return sums.squares; }
+};
+
+}  // namespace frs::cuda

@@ -1,0 +1,197 @@
+// The scalar maths of every kernel, written once. V is float or double (g++ and nvcc), or a vector of floats
+// (csrc/cpu/vec.h): comparisons of vectors are lane masks, and `mask ? a : b` selects lane by lane.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__) || defined(__HIPCC__)
+#define FRS_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define FRS_HOST_DEVICE inline __attribute__((always_inline))
+#endif
+
+namespace frs {
+
+template <class V>
+struct BitsOf;  // the integer (vector) as wide as V
+template <>
+struct BitsOf<float> {
+  using type = int32_t;
+};
+template <>
+struct BitsOf<double> {
+  using type = int64_t;
+};
+template <class V>
+using Bits = typename BitsOf<V>::type;
+
+template <class To, class From>
+FRS_HOST_DEVICE To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast changes no size");
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class V>
+FRS_HOST_DEVICE V negative_abs(V x) {  // -|x|
+  return bit_cast<V>(bit_cast<Bits<V>>(x) | INT32_MIN);
+}
+FRS_HOST_DEVICE double negative_abs(double x) { return -fabs(x); }
+
+FRS_HOST_DEVICE float to_float(int32_t n) { return static_cast<float>(n); }
+
+// e^x = 2^n e^r with n = round(x log2 e), |r| <= ln(2) / 2, and e^r a minimax polynomial (relative error 9e-8).
+// Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; n times the head of ln 2 is exact.
+template <class V>
+struct ExpParts {
+  V fraction;        // e^r; NaN stays NaN
+  Bits<V> exponent;  // n
+};
+template <class V>
+FRS_HOST_DEVICE ExpParts<V> exp_parts(V x) {
+  constexpr float kRound = 12582912.0f, kLog2E = 1.44269502f, kLn2Head = 0.693359375f, kLn2Tail = -2.12194440e-4f;
+  const V shifted = x * kLog2E + kRound;
+  const V n = shifted - kRound;
+  const V r = (x - n * kLn2Head) - n * kLn2Tail;
+  V p = r * 8.290272142949391e-3f + 4.189815982904752e-2f;
+  p = p * r + 1.6667638128221626e-1f;
+  p = p * r + 4.999914783958385e-1f;
+  p = p * r + 9.999997063127078e-1f;
+  p = p * r + 1.0f;
+  return {p, bit_cast<Bits<V>>(shifted) - 0x4b400000};
+}
+template <class V>
+FRS_HOST_DEVICE V power_of_two(Bits<V> n) {  // 2^n for -127 (then 0) <= n <= 128 (then Inf)
+  return bit_cast<V>((n + 127) << 23);
+}
+
+// e^x for x <= 0. Results below the normal range are 0.
+template <class V>
+FRS_HOST_DEVICE V exp_nonpositive(V x) {
+  constexpr float kLowest = -88.0f;  // rounds to 2^-127, whose bits are those of 0
+  const ExpParts<V> parts = exp_parts<V>(x < kLowest ? V{} + kLowest : x);
+  return parts.fraction * power_of_two<V>(parts.exponent);
+}
+FRS_HOST_DEVICE double exp_nonpositive(double x) { return ::exp(x); }
+
+// e^x over the whole range, subnormal results included: the power of two is applied in two halves.
+template <class V>
+FRS_HOST_DEVICE V exp(V x) {
+  V y = x < -110.0f ? V{} - 110.0f : x;
+  y = y > 90.0f ? V{} + 90.0f : y;
+  const ExpParts<V> parts = exp_parts<V>(y);
+  const Bits<V> half = parts.exponent >> 1;
+  return parts.fraction * power_of_two<V>(half) * power_of_two<V>(parts.exponent - half);
+}
+FRS_HOST_DEVICE double exp(double x) { return ::exp(x); }
+
+// log(1 + f) - f for 1/sqrt(2) - 1 <= f <= sqrt(2) - 1 (the polynomial is that of Cephes' logf).
+template <class V>
+FRS_HOST_DEVICE V log1p_reduced(V f) {
+  V p = f * 7.0376836292e-2f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const V square = f * f;
+  return p * f * square - square * 0.5f;
+}
+
+// log(1 + x) for x > -1; -Inf at -1, NaN below. With u = 1 + x = 2^k m, f = m - 1 plus what rounding u lost.
+template <class V>
+FRS_HOST_DEVICE V log1p(V x) {
+  constexpr int32_t kSqrtHalf = 0x3f3504f3;  // bits of sqrt(1/2)
+  const V u = x + 1.0f;
+  const V lost = x > 1.0f ? (x - u) + 1.0f : x - (u - 1.0f);
+  const Bits<V> k = (bit_cast<Bits<V>>(u) - kSqrtHalf) >> 23;
+  const V shrink = power_of_two<V>(k > 126 ? 0 * k : -k);  // lost counts for nothing long before
+  const V m = bit_cast<V>(bit_cast<Bits<V>>(u) - (k << 23));
+  const V f = (m - 1.0f) + lost * shrink;
+  const V n = to_float(k);
+  const V y = n * 0.693359375f + (f + (n * -2.12194440e-4f + log1p_reduced(f)));
+  const V special = x == -1.0f ? V{} - INFINITY : x;  // Inf and NaN; below -1 the logarithm is not a number
+  const V invalid = x < -1.0f ? V{} + NAN : special;
+  return (x > -1.0f) & (x < INFINITY) ? y : invalid;
+}
+FRS_HOST_DEVICE double log1p(double x) { return ::log1p(x); }
+
+// sigmoid(x), sigmoid(-x) and exp(-|x|), with no cancellation on either side.
+template <class V>
+struct Sigmoid {
+  V value, complement, exp_abs;
+};
+template <class V>
+FRS_HOST_DEVICE Sigmoid<V> sigmoid_parts(V x) {
+  const V e = exp_nonpositive(negative_abs(x));
+  const V large = 1.0f / (1.0f + e), small = e * large;
+  const auto negative = bit_cast<Bits<V>>(x) < 0;
+  return {negative ? small : large, negative ? large : small, e};
+}
+template <class V>
+FRS_HOST_DEVICE V sigmoid(V x) {
+  return sigmoid_parts(x).value;
+}
+
+// Cross-entropy of sigmoid(s) against q = sigmoid(t): softplus(s) - q s = linear + log1p(exp_abs), with
+// linear = |s| sigmoid(-sign(s) t): nothing cancels, however large s is. Sums of log1p(e) over several e are one
+// log1p of a product: see log_product.
+template <class V>
+struct CrossEntropy {
+  V linear, exp_abs;
+  V gradient;  // d/ds = sigmoid(s) - sigmoid(t), exactly 0 where s == t
+};
+template <class V>
+FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(const Sigmoid<V>& p, const Sigmoid<V>& q, V s) {
+  const auto negative = bit_cast<Bits<V>>(s) < 0;
+  return {-negative_abs(s) * (negative ? q.value : q.complement), p.exp_abs, p.value - q.value};
+}
+
+// prod(1 + e_i) - 1 grown by one factor, without losing small e_i: log1p of it is the sum of log1p(e_i).
+// At most 100 factors of at most 2 stay in the range of a float.
+template <class V>
+FRS_HOST_DEVICE V log_product(V q, V e) {
+  return q * (1.0f + e) + e;
+}
+
+template <class V>
+FRS_HOST_DEVICE V bce(V s, V t) {
+  const CrossEntropy<V> h = cross_entropy(sigmoid_parts(s), sigmoid_parts(t), s);
+  return h.linear + log1p(h.exp_abs);
+}
+
+// log(x) for 0 < x <= 1: subnormals count as 0, whose logarithm is below every normal number's.
+template <class V>
+FRS_HOST_DEVICE V log_unit(V x) {
+  constexpr int32_t kSqrtHalf = 0x3f3504f3;
+  const Bits<V> k = (bit_cast<Bits<V>>(x) - kSqrtHalf) >> 23;
+  const V f = bit_cast<V>(bit_cast<Bits<V>>(x) - (k << 23)) - 1.0f;
+  const V n = to_float(k);
+  return n * 0.693359375f + (f + (n * -2.12194440e-4f + log1p_reduced(f)));
+}
+FRS_HOST_DEVICE double log_unit(double x) { return ::log(x); }
+
+// Quality focal form |p - q|^beta bce, p = sigmoid(s), q = sigmoid(t). With d = |p - q| and w = d^(beta-1):
+// value = d w bce;  d/ds = d w (p - q) + beta w sign(p - q) p (1 - p) bce, whose second part is 0 where d == 0.
+template <class V>
+struct Focal {
+  V value, gradient;
+};
+template <class V, class Beta>
+FRS_HOST_DEVICE Focal<V> focal_bce(V s, V t, Beta beta) {
+  const Sigmoid<V> p = sigmoid_parts(s);
+  const CrossEntropy<V> h = cross_entropy(p, sigmoid_parts(t), s);
+  const V entropy = h.linear + log1p(h.exp_abs);
+  const V d = -negative_abs(h.gradient);
+  const V power = beta == 2 ? d : beta == 1 ? V{} + 1.0f : exp((beta - 1) * log_unit(d));
+  const V w = d == 0.0f ? V{} : power;
+  const V slope = h.gradient < 0.0f ? -w : w;
+  return {d * w * entropy, d * w * h.gradient + beta * slope * p.value * p.complement * entropy};
+}
+
+}  // namespace frs
