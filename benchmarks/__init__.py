@@ -1,0 +1,1 @@
+"""The benchmark suite: ``pytest benchmarks``. benchmarks/README.md says how to run and read it."""

@@ -1,0 +1,151 @@
+"""The suite's one option, its clock, its order, and what goes into the JSON beside the times."""
+
+import time
+
+import pytest
+import torch
+
+from benchmarks import bandwidth, machine, selection, timers
+from benchmarks.measure import Call, rounds_for
+from benchmarks.providers import PROVIDERS
+from benchmarks.workloads import Case, make_inputs
+
+_ORDER = ("test_race", "test_loss", "test_head", "test_imitation", "test_mask", "test_step")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--size",
+        choices=selection.SIZES,
+        default="small",
+        help="how much to measure: small proves that the suite runs (2 minutes), standard is what the "
+        "committed results hold (15 minutes on a CPU, 8 on a GPU), full is everything",
+    )
+
+
+def pytest_configure(config):
+    config.stash[_DEVICE] = machine.default_device()
+    config.stash[_STARTED] = time.monotonic()
+    config.option.benchmark_columns = config.option.benchmark_columns or ["min", "median", "iqr", "rounds"]
+
+
+def pytest_generate_tests(metafunc):
+    size, device = metafunc.config.getoption("size"), metafunc.config.stash[_DEVICE]
+    if "provider" in metafunc.fixturenames:
+        pairs = selection.pairs(metafunc.module.OPS, size, device)
+        ids = [f"{case}-{name}" for case, name in pairs]
+        metafunc.parametrize("case, provider", [(c, PROVIDERS[name]) for c, name in pairs], ids=ids)
+    elif "allocator" in metafunc.fixturenames:
+        races = selection.races(size, device)
+        metafunc.parametrize("case, allocator", races, ids=[f"{case}-{kind}" for case, kind in races])
+
+
+def pytest_collection_modifyitems(config, items):
+    """The most telling first; what changes the allocator for good last. Every item gets clock and group."""
+
+    def rank(item):
+        warm = _parameter(item, "allocator") == "warm"
+        return warm, _ORDER.index(item.path.stem) if item.path.stem in _ORDER else len(_ORDER)
+
+    items.sort(key=rank)
+    clock = timers.clock(config.stash[_DEVICE])
+    for item in items:
+        group = str(_parameter(item, "case") or item.path.stem)
+        item.add_marker(pytest.mark.benchmark(timer=clock, group=group, disable_gc=True))
+
+
+def _parameter(item, name: str):
+    return item.callspec.params.get(name) if hasattr(item, "callspec") else None
+
+
+def pytest_runtest_setup(item):
+    minutes = selection.BUDGET[item.config.stash[_DEVICE], item.config.getoption("size")]
+    if time.monotonic() - item.config.stash[_STARTED] > 60 * minutes:
+        pytest.skip(f"the {minutes} minutes of this size are spent")
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig) -> str:
+    return pytestconfig.stash[_DEVICE]
+
+
+@pytest.fixture(scope="session")
+def seconds(pytestconfig) -> float:
+    """What a case may spend on timed rounds."""
+    return selection.SECONDS_A_CASE[pytestconfig.getoption("size")]
+
+
+@pytest.fixture(scope="session")
+def copier(device, pytestconfig) -> bandwidth.Copier:
+    pytestconfig.stash[_COPIER] = bandwidth.Copier(device)
+    return pytestconfig.stash[_COPIER]
+
+
+@pytest.fixture(scope="session")
+def flush(device):
+    return bandwidth.flusher(device)
+
+
+@pytest.fixture
+def prepare(device, flush):
+    """prepare(case, provider): a checked and warmed-up call, or a skip that says why there is none."""
+
+    def prepare_(case: Case, provider, inputs=None) -> tuple[Call, dict, float]:
+        reason = provider.unavailable(device)
+        if reason:
+            pytest.skip(f"{provider.name}: {reason}")
+        inputs = make_inputs(case, device) if inputs is None else inputs
+        call = Call(case, provider, inputs, device, flush)
+        return call, call.check(), call.warm_up()
+
+    try:
+        yield prepare_
+    finally:
+        if device == "cuda":
+            torch.cuda.empty_cache()
+
+
+@pytest.fixture
+def measure(prepare, benchmark, copier, device, seconds):
+    """measure(case, provider): checks, times and describes one benchmark."""
+
+    def measure_(case: Case, provider) -> None:
+        try:
+            call, errors, once = prepare(case, provider)
+            peak = call.peak_memory()
+        except torch.OutOfMemoryError:
+            pytest.skip(f"{provider.name} needs more memory than this GPU has")
+        benchmark.pedantic(call.run, setup=call.setup, rounds=rounds_for(once, seconds), warmup_rounds=1)
+        benchmark.extra_info.update(
+            case=vars(case), provider=provider.name, errors=errors, peak_bytes=peak,
+            result_bytes=case.result_bytes, bytes_moved=case.bytes_moved,
+        )  # fmt: skip
+        if case.bytes_moved:
+            gbps = case.bytes_moved / benchmark.stats.stats.median / 1e9
+            benchmark.extra_info.update(gbps=gbps, copy_share=gbps / copier.best)
+        if device == "cuda":
+            benchmark.extra_info.update(call.gpu_details())
+
+    return measure_
+
+
+def pytest_benchmark_generate_machine_info(config):
+    return machine.describe(config.stash[_DEVICE])
+
+
+def pytest_benchmark_update_json(config, output_json):
+    """Adds what was measured once a run and drops what a reader of the file has no use for."""
+    copier = config.stash.get(_COPIER, None)
+    output_json["bandwidth_gbps"] = copier.gbps if copier else {}
+    output_json["digests"] = machine.digests(config.stash[_DEVICE])
+    output_json["size"] = config.getoption("size")
+    output_json["commit_info"] = {k: output_json["commit_info"].get(k) for k in ("id", "dirty")}
+    for bench in output_json["benchmarks"]:
+        bench["stats"].pop("data", None)
+        for name in ("params", "options"):
+            bench.pop(name)
+
+
+_DEVICE = pytest.StashKey[str]()
+_STARTED = pytest.StashKey[float]()
+_COPIER = pytest.StashKey[bandwidth.Copier]()

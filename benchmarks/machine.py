@@ -1,0 +1,116 @@
+"""What it ran on and what it ran: the machine, the build, and a digest of the kernels' sources.
+
+``python -m benchmarks.machine`` prints the file name that this machine's results go by.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The files whose change makes a number stale, for each fused provider on each device.
+_PYTHON = ("frs_kernels/autograd.py",)
+_SHARED = (*_PYTHON, "csrc/include/**/*", "csrc/bind/*.h")
+SOURCES = {
+    "native-cpu": (*_SHARED, "csrc/cpu/**/*", "csrc/bind/cpu*.cpp"),
+    "native-cuda": (*_SHARED, "csrc/cuda/**/*", "csrc/bind/cuda*.cpp"),
+    "triton-cuda": (*_PYTHON, "frs_kernels/backends/triton/**/*.py"),
+}
+
+
+def digests(device: str, root: Path = ROOT) -> dict[str, str]:
+    """Digest of the kernel sources by provider, for the providers of a device."""
+    return {name: _digest(root, globs) for name, globs in SOURCES.items() if name.endswith("-" + device)}
+
+
+def _digest(root: Path, globs: tuple[str, ...]) -> str:
+    found = hashlib.sha256()
+    files = {file for pattern in globs for file in root.glob(pattern) if file.is_file()}
+    for file in sorted(files):
+        found.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return found.hexdigest()[:12]
+
+
+def describe(device: str) -> dict:
+    """The machine and the software, without its name in a network or any path."""
+    info = {
+        "device": device,
+        "name": _cuda_name() if device == "cuda" else _cpu_name(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "instruction_sets": _instruction_sets(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
+        "huge_pages": _setting("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "preloaded": Path(os.environ.get("LD_PRELOAD", "")).name,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "build": _build(),
+    }
+    return info | (_cuda() if device == "cuda" else {})
+
+
+def slug(device: str) -> str:
+    """The file name of this machine's results: device and, for a CPU, its cores."""
+    info = describe(device)
+    cores = "" if device == "cuda" else f" {info['cores']} cores"
+    return re.sub(r"[^a-z0-9]+", "-", f"{device} {info['name']}{cores}".lower()).strip("-")
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _cuda_name() -> str:
+    return torch.cuda.get_device_name(0)
+
+
+def _cuda() -> dict:
+    import triton
+
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "l2_mb": properties.L2_cache_size >> 20,
+        "gpu_memory_gb": round(properties.total_memory / 2**30),
+        "cuda": torch.version.cuda,
+        "triton": triton.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _instruction_sets() -> list[str]:
+    known = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
+    words = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
+    return [name for name in known if name in words]
+
+
+def _setting(file: str) -> str:
+    """The chosen one of a kernel setting such as "always [madvise] never"."""
+    try:
+        return Path(file).read_text().split("[")[1].split("]")[0]
+    except (OSError, IndexError):
+        return "unknown"
+
+
+def _build() -> dict:
+    file = ROOT / "frs_kernels" / "build_info.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+if __name__ == "__main__":
+    print(slug(default_device()))

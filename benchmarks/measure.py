@@ -1,0 +1,86 @@
+"""One provider on one case: prepared, checked against float64, and measured."""
+
+from collections.abc import Callable
+
+import torch
+
+from benchmarks import memory, timers, truth
+from benchmarks.providers import Provider
+from benchmarks.workloads import Case, Inputs
+
+# The gradient that flows into the loss. float16 is trained with a loss scaler, whose factor this is.
+INCOMING = {"fp32": 1.0, "bf16": 1.0, "fp16": 1024.0}
+
+
+class Call:
+    """A provider on a case: ``setup()`` untimed, then ``run()``, as often as wanted."""
+
+    def __init__(self, case: Case, provider: Provider, inputs: Inputs, device: str, flush: Callable):
+        self.case, self.provider, self.inputs, self.device = case, provider, inputs, device
+        self._flush = flush
+        self._function = provider.build(case.op)
+        self._incoming = torch.tensor(INCOMING[case.dtype], device=device)
+        self._loss = None
+
+    def setup(self) -> None:
+        """What comes before the timed part: the forward of a backward, and a cold cache."""
+        torch.compiler.cudagraph_mark_step_begin()
+        if self.case.mode == "backward":
+            self._loss = self._forward()
+        if self.case.shapes.cold:
+            self._flush()
+
+    def run(self) -> None:
+        """The timed part. Results are freed in it, as a training step frees them."""
+        self._results()
+
+    def check(self) -> dict[str, float]:
+        """Relative errors of values and gradients against float64. AssertionError if they are too large."""
+        self.setup()
+        outcome = self._results()
+        incoming = self._incoming.item()
+        found = truth.errors(self.case, outcome, truth.truth(self.case, self.device), incoming)
+        limit = truth.TOLERANCE["fused" if self.provider.is_fused else "eager"][self.case.dtype]
+        who = f"{self.provider.name}, {self.case}"
+        for what, error in found.items():
+            assert error <= limit, f"{who}: {what} are off by {error:.1e}, more than {limit:.0e}"
+        return found
+
+    def warm_up(self, rounds: int = 3) -> float:
+        """Runs it a few times; seconds of the last, by the clock that will time it."""
+        now = timers.clock(self.device)
+        for _ in range(rounds):
+            self.setup()
+            seconds = timers.timed(now, self.run)
+        return seconds
+
+    def peak_memory(self) -> int | None:
+        """Bytes added at the peak of forward and backward; None where it cannot be told."""
+        replays_graph = self.provider.compile_mode == "max-autotune" and self.device == "cuda"
+        if self.case.mode == "backward" or replays_graph:  # a graph's private pool escapes the count
+            return None
+        return memory.peak_added(self.run, self.device)
+
+    def gpu_details(self) -> dict:
+        """Launches, host time until the call returns, and wall time until its work is done."""
+        self.setup()
+        count = timers.launches(self.run)
+        host, wall = timers.host_and_wall(self.setup, self.run)
+        return {"launches": count, "host_us": host * 1e6, "wall_ms": wall * 1e3}
+
+    def _forward(self):
+        return self._function(*self.inputs.lists)
+
+    def _results(self) -> truth.Outcome:
+        if self.case.mode == "forward":
+            with torch.no_grad():
+                values = self._forward()
+            return truth.Outcome(values if self.case.op == "mask" else [values], [])
+        loss, self._loss = self._loss if self.case.mode == "backward" else self._forward(), None
+        grads = torch.autograd.grad(loss, self.inputs.leaves, self._incoming.to(loss.dtype))
+        return truth.Outcome([loss.detach()], list(grads))
+
+
+def rounds_for(seconds: float, budget: float) -> int:
+    """How often to time something that takes ``seconds``, within a budget of seconds."""
+    return int(min(60, max(5, budget / max(seconds, 1e-7))))

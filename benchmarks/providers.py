@@ -1,0 +1,186 @@
+"""Who computes it: the eager formulations, torch.compile of them, and the fused backends.
+
+Every provider turns an operation's name into a function of the five lists of :class:`workloads.Inputs`
+that returns the maps ("mask") or a 0-d loss. The eager formulations are not the project's reference: one is
+what the FRS authors published, the other the fastest that plain PyTorch gives.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+import frs_kernels as frs
+from frs_kernels import dispatch
+from frs_kernels.levels import Terms
+
+
+class Official:
+    """The published code's formulation: BCE of probabilities, every channel weighted before one sum.
+
+    Source: the distillation loop of the FRS authors' detectors (arXiv 2111.00674). float16 is widened
+    first, as mmdetection's force_fp32 does: its sums overflow otherwise.
+    """
+
+    @staticmethod
+    def mask(teacher_logits):
+        return [t.sigmoid().max(dim=1).values for t in teacher_logits]
+
+    @staticmethod
+    def imitation(student, teacher, masks):
+        total = 0.0
+        for x, y, m in zip(student, teacher, masks, strict=True):
+            x, y = _widened(x), _widened(y)
+            m = m.to(x.dtype)
+            total = total + (torch.pow(y - x, 2) * m[:, None]).sum() / m.sum()
+        return total
+
+    @staticmethod
+    def head(student, teacher, masks):
+        total = 0.0
+        for s, t, m in zip(student, teacher, masks, strict=True):
+            p, q = _widened(s).sigmoid(), _widened(t).sigmoid()
+            m = m.to(p.dtype)
+            total = total + (F.binary_cross_entropy(p, q, reduction="none") * m[:, None]).sum() / m.sum()
+        return total
+
+    @staticmethod
+    def loss(student_feats, teacher_feats, student_logits, teacher_logits):
+        feature = head = 0.0
+        for x, y, s, t in zip(student_feats, teacher_feats, student_logits, teacher_logits, strict=True):
+            x, y, p, q = _widened(x), _widened(y), _widened(s).sigmoid(), _widened(t).sigmoid()
+            m = q.max(dim=1).values.detach()
+            squared = torch.pow(y - x, 2)
+            entropy = F.binary_cross_entropy(p, q, reduction="none")
+            feature = feature + (squared * m[:, None]).sum() / m.sum()
+            head = head + (entropy * m[:, None]).sum() / m.sum()
+        return feature + head
+
+
+class Best:
+    """The leanest eager formulation: logits form, summed over channels before it is weighted."""
+
+    @staticmethod
+    def mask(teacher_logits):
+        return [t.amax(dim=1).float().sigmoid() for t in teacher_logits]
+
+    @staticmethod
+    def imitation(student, teacher, masks):
+        total = 0.0
+        for x, y, m in zip(student, teacher, masks, strict=True):
+            total = total + (m * (x - y).square().sum(dim=1, dtype=torch.float32)).sum() / m.sum()
+        return total
+
+    @staticmethod
+    def head(student, teacher, masks):
+        total = 0.0
+        for s, t, m in zip(student, teacher, masks, strict=True):
+            entropy = F.binary_cross_entropy_with_logits(s, t.sigmoid(), reduction="none")
+            total = total + (m * entropy.sum(dim=1, dtype=torch.float32)).sum() / m.sum()
+        return total
+
+    @staticmethod
+    def loss(student_feats, teacher_feats, student_logits, teacher_logits):
+        masks = Best.mask(teacher_logits)
+        feature = Best.imitation(student_feats, teacher_feats, masks)
+        return feature + Best.head(student_logits, teacher_logits, masks)
+
+
+def _widened(tensor):
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
+
+
+class Fused:
+    """This project's public functions with one backend."""
+
+    def __init__(self, backend: str):
+        self.backend = backend
+
+    def mask(self, teacher_logits):
+        return frs.frs_mask(teacher_logits, backend=self.backend)
+
+    def imitation(self, student, teacher, masks):
+        return frs.weighted_mse(student, teacher, masks, backend=self.backend)
+
+    def head(self, student, teacher, masks):
+        return frs.weighted_bce(student, teacher, masks, backend=self.backend)
+
+    def loss(self, student_feats, teacher_feats, student_logits, teacher_logits, masks=None):
+        lists = (student_feats, teacher_feats, teacher_logits, student_logits)
+        return frs.frs_loss(*lists, masks=masks, backend=self.backend).total
+
+
+def _over_lists(formulation, op: str) -> Callable:
+    """The operation as a function of all five lists, whichever of them it needs."""
+
+    def call(x, y, s, t, m):
+        if op == "mask":
+            return formulation.mask(t)
+        if op == "imitation":
+            return formulation.imitation(x, y, m)
+        if op == "head":
+            return formulation.head(s, t, m)
+        if op == "loss":
+            return formulation.loss(x, y, s, t)
+        if isinstance(formulation, Fused):
+            return formulation.loss(x, y, s, t, m)
+        return formulation.imitation(x, y, m) + formulation.head(s, t, m)
+
+    return call
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A column of the tables.
+
+    Attributes:
+        compile_mode: torch.compile's mode, or None for a provider that is not compiled.
+    """
+
+    name: str
+    formulation: object
+    compile_mode: str | None = None
+
+    @property
+    def is_fused(self) -> bool:
+        return isinstance(self.formulation, Fused)
+
+    def build(self, op: str) -> Callable:
+        """The function to time. Compiling happens at its first call, afresh for every case."""
+        function = _over_lists(self.formulation, op)
+        if self.compile_mode is None:
+            return function
+        torch._dynamo.reset()  # else the ninth shape falls back to eager, and the second becomes dynamic
+        return torch.compile(function, mode=self.compile_mode, fullgraph=True, dynamic=False)
+
+    def unavailable(self, device: str) -> str | None:
+        """Why it cannot run on the device, or None."""
+        if not self.is_fused:
+            return None
+        backend = self.formulation.backend
+        if backend == "triton" and device == "cpu":
+            return "Triton's CPU interpreter is for tests, not for timing"
+        if device not in dispatch.PREFERENCE or backend not in dispatch.PREFERENCE[device]:
+            return f"{backend} has no kernels for {device}"
+        probe = torch.zeros((1, 1, 1, 1), device=device)
+        return dispatch.refusal(backend, Terms(teacher_logits=[probe]))
+
+
+PROVIDERS = {
+    provider.name: provider
+    for provider in (
+        Provider("official", Official),
+        Provider("best-eager", Best),
+        Provider("compile-official", Official, "default"),
+        Provider("compile-best", Best, "default"),
+        Provider("compile-official-max", Official, "max-autotune"),
+        Provider("compile-best-max", Best, "max-autotune"),
+        Provider("triton", Fused("triton")),
+        Provider("native", Fused("native")),
+    )
+}
+EAGER = ("official", "best-eager")
+COMPILED = ("compile-official", "compile-best")
+MAX_AUTOTUNE = ("compile-official-max", "compile-best-max")
+FUSED = ("native", "triton")

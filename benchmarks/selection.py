@@ -1,0 +1,143 @@
+"""Which cases and providers each size of the suite runs, most telling first, and in how much time."""
+
+import itertools
+from dataclasses import dataclass
+
+from benchmarks.providers import COMPILED, EAGER, FUSED, MAX_AUTOTUNE
+from benchmarks.workloads import LAYOUTS, Case
+
+SIZES = ("small", "standard", "full")
+# Minutes after which what is left is skipped.
+BUDGET = {
+    ("cpu", "small"): 3, ("cpu", "standard"): 14, ("cpu", "full"): 90,
+    ("cuda", "small"): 2, ("cuda", "standard"): 8, ("cuda", "full"): 30,
+}  # fmt: skip
+SECONDS_A_CASE = {"small": 0.3, "standard": 2.0, "full": 3.0}  # of timed rounds
+
+RETINANET, SMALL = "retinanet-800x1344", "retinanet-256x256"
+_ALL = (*EAGER, *COMPILED, *MAX_AUTOTUNE, *FUSED)
+_CPU = (*EAGER, *COMPILED, *FUSED)  # a CPU has nothing for max-autotune to choose from in these graphs
+_PLAIN = (*EAGER, *FUSED)
+_LEAN = (*EAGER, "compile-best", *FUSED)
+_HALF = ("bf16", "fp16")
+_OTHERS = ("fcos-800x1344", "rpn-800x1344", "yolo26n-640", "yolo26m-640")
+_YOLO = tuple(f"yolo26{scale}-640" for scale in "nsmlx")
+_HEADS = ("fcos-800x1344", "gfl-800x1344", "rpn-800x1344", *_YOLO)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The product of its fields."""
+
+    op: str
+    modes: tuple[str, ...]
+    workloads: tuple[str, ...]
+    batches: tuple[int, ...] = (1,)
+    dtypes: tuple[str, ...] = ("fp32",)
+    layouts: tuple[str, ...] = ("nchw",)
+    providers: tuple[str, ...] = _PLAIN
+
+    def cases(self) -> list[Case]:
+        axes = (self.modes, self.workloads, self.batches, self.dtypes, self.layouts)
+        return [Case(self.op, *values) for values in itertools.product(*axes)]
+
+
+_BOTH, _FORWARD = ("both",), ("forward",)
+_PARTS = [
+    Plan("head", _BOTH, (RETINANET,), (1,), ("fp32", "bf16"), LAYOUTS),
+    Plan("imitation", _BOTH, (RETINANET,), (1,), ("fp32", "bf16"), LAYOUTS),
+    Plan("mask", _FORWARD, (RETINANET,), (1,), ("fp32", "bf16"), LAYOUTS),
+]
+PLANS = {
+    ("cpu", "small"): [
+        Plan("loss", _BOTH, (SMALL,), providers=_LEAN),
+        Plan("loss", ("forward", "backward"), (SMALL,)),
+        Plan("loss", _BOTH, (SMALL,), (1,), ("bf16",), ("nhwc",)),
+        Plan("loss", _BOTH, ("ragged", "tiny")),
+        Plan("loss-masks", _BOTH, (SMALL,)),
+        Plan("head", _BOTH, (SMALL,)),
+        Plan("imitation", _BOTH, (SMALL,)),
+        Plan("mask", _FORWARD, (SMALL,)),
+    ],
+    ("cpu", "standard"): [
+        Plan("loss", _BOTH, (RETINANET,), (1,), ("fp32", "bf16"), LAYOUTS, _CPU),
+        Plan("loss", ("forward", "backward"), (RETINANET,), (1,), ("fp32", "bf16"), LAYOUTS),
+        Plan("loss-masks", _BOTH, (RETINANET,), (1,), ("fp32", "bf16")),
+        Plan("loss", _BOTH, (SMALL, "tiny"), providers=_LEAN),
+        Plan("loss", _BOTH, (RETINANET,), (2, 4)),
+        Plan("loss", _BOTH, _OTHERS),
+        *_PARTS,
+        Plan("head", _BOTH, (RETINANET,), providers=("compile-best",)),
+        Plan("imitation", _BOTH, (RETINANET,), providers=("compile-best",)),
+        Plan("mask", _FORWARD, (RETINANET,), providers=("compile-best",)),
+    ],
+    ("cpu", "full"): [
+        Plan("loss", ("both", "forward"), (RETINANET,), (1,), ("fp32", *_HALF), LAYOUTS, _ALL),
+        Plan("loss", ("backward",), (RETINANET,), (1,), ("fp32", *_HALF), LAYOUTS, _CPU),
+        Plan("loss-masks", ("both", "forward"), (RETINANET,), (1,), ("fp32", *_HALF), LAYOUTS),
+        Plan("loss", _BOTH, (SMALL, "ragged", "tiny"), (1,), ("fp32", "bf16"), LAYOUTS, _CPU),
+        Plan("loss", _BOTH, (RETINANET,), (2, 8, 16), ("fp32", "bf16"), LAYOUTS),
+        Plan("loss", _BOTH, _HEADS, (1,), ("fp32", "bf16")),
+        *(Plan(op, ("both", "forward"), (RETINANET,), (1,), ("fp32", *_HALF), LAYOUTS, _CPU)
+          for op in ("head", "imitation")),
+        Plan("mask", _FORWARD, (RETINANET,), (1,), ("fp32", *_HALF), LAYOUTS, _CPU),
+    ],
+    ("cuda", "small"): [
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16",), ("nchw",), (*_CPU, "compile-best-max")),
+        Plan("loss", ("forward", "backward"), (RETINANET,), (16,), ("bf16",)),
+        Plan("loss-masks", _BOTH, (RETINANET,), (16,), ("bf16",)),
+        Plan("loss", _BOTH, (SMALL, "tiny")),
+        Plan("mask", _FORWARD, (RETINANET,), (16,), ("bf16",)),
+    ],
+    ("cuda", "standard"): [
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, _LEAN),
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16", "fp32"), ("nchw",), ("compile-best-max",)),
+        Plan("loss", ("forward", "backward"), (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS),
+        Plan("loss-masks", _BOTH, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS),
+        Plan("loss", _BOTH, (SMALL, "tiny"), providers=(*_LEAN, "compile-best-max")),
+        Plan("loss", _BOTH, (RETINANET,), (1, 2, 8), ("bf16",)),
+        Plan("loss", _BOTH, _OTHERS, (16,), ("bf16",)),
+        *(Plan(op, ("both", "forward"), (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS)
+          for op in ("head", "imitation")),
+        Plan("mask", _FORWARD, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS),
+    ],
+    ("cuda", "full"): [
+        Plan("loss", ("both", "forward"), (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, _ALL),
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("fp16",), LAYOUTS, _ALL),
+        Plan("loss", ("backward",), (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, _LEAN),
+        Plan("loss-masks", ("both", "forward"), (RETINANET,), (16,), ("bf16", "fp32", "fp16"), LAYOUTS),
+        Plan("loss", _BOTH, (SMALL, "ragged", "tiny"), (1,), ("bf16", "fp32"), LAYOUTS, _LEAN),
+        Plan("loss", _BOTH, (RETINANET,), (1, 2, 8), ("bf16", "fp32"), LAYOUTS),
+        Plan("loss", _BOTH, _HEADS, (1, 16), ("bf16",), LAYOUTS),
+        *(Plan(op, ("both", "forward"), (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, _LEAN)
+          for op in ("head", "imitation")),
+        Plan("mask", _FORWARD, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, _LEAN),
+    ],
+}  # fmt: skip
+
+
+def pairs(ops: tuple[str, ...], size: str, device: str) -> list[tuple[Case, str]]:
+    """(case, provider) of every benchmark of the operations, each once."""
+    plans = [plan for plan in PLANS[device, size] if plan.op in ops]
+    found = ((case, name) for plan in plans for case in plan.cases() for name in plan.providers)
+    return list(dict.fromkeys(found))
+
+
+def races(size: str, device: str) -> list[tuple[Case, str]]:
+    """(case, allocator) of every comparison in which the providers take turns."""
+    if size == "small":
+        workload, batch, dtypes, layouts = SMALL, 1, ("fp32",), ("nchw",)
+    else:
+        workload, batch, dtypes, layouts = RETINANET, 1 if device == "cpu" else 16, ("fp32", "bf16"), LAYOUTS
+    both = Plan("loss", _BOTH, (workload,), (batch,), dtypes, layouts).cases()
+    forward = Plan("loss", _FORWARD, (workload,), (batch,), dtypes[:1], layouts[:1]).cases()
+    found = [(case, "default") for case in (both if size == "small" else both + forward)]
+    return found + [(case, "warm") for case in both if device == "cpu"]
+
+
+def rivals(size: str, device: str) -> tuple[str, ...]:
+    """Who takes turns with the fused backends in a race."""
+    if size == "small":
+        return EAGER if device == "cpu" else (*EAGER, "compile-best")
+    tuned = MAX_AUTOTUNE if device == "cuda" or size == "full" else ()
+    return (*EAGER, *COMPILED, *tuned)

@@ -1,0 +1,7 @@
+"""The richness map of the teacher's logits."""
+
+OPS = ("mask",)
+
+
+def test_mask(case, provider, measure):
+    measure(case, provider)

@@ -1,0 +1,65 @@
+"""Clocks for pytest-benchmark's ``timer=``, and the time a call costs the host."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+class CudaStamp:
+    """A point on the current CUDA stream; subtracting two gives the seconds of device time between them."""
+
+    def __init__(self):
+        self.event = torch.cuda.Event(enable_timing=True)
+        self.event.record()
+
+    def __sub__(self, start: "CudaStamp") -> float:
+        self.event.synchronize()
+        return start.event.elapsed_time(self.event) * 1e-3
+
+
+def cuda_clock() -> CudaStamp:
+    return CudaStamp()
+
+
+def clock(device: str) -> Callable:
+    """The clock that measures work on the device: device events on a GPU, perf_counter on a CPU."""
+    return cuda_clock if device == "cuda" else time.perf_counter
+
+
+def timed(now: Callable, run: Callable) -> float:
+    """Seconds of one run by the clock ``now``, as pytest-benchmark takes them."""
+    start = now()
+    run()
+    return now() - start
+
+
+def host_and_wall(setup: Callable, run: Callable, rounds: int = 20) -> tuple[float, float]:
+    """Median seconds until a call returns, and until its work on the GPU is done, from an idle GPU."""
+    host, wall = [], []
+    for _ in range(rounds):
+        setup()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        host.append(time.perf_counter() - start)
+        torch.cuda.synchronize()
+        wall.append(time.perf_counter() - start)
+    return statistics.median(host), statistics.median(wall)
+
+
+def launches(run: Callable) -> int | None:
+    """Kernels, copies and fills that one call puts on the GPU; None if the profiler sees no device."""
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
+        run()
+        torch.cuda.synchronize()
+    on_device = [
+        event
+        for event in recorded.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+    ]
+    return len(on_device) or None

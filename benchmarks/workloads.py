@@ -1,0 +1,192 @@
+"""What is timed: detector heads by name, one benchmark case, its bytes and its tensors.
+
+Everything here is arithmetic on shapes except :func:`make_inputs`.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LAYOUTS = ("nchw", "nhwc")
+OPS = ("mask", "imitation", "head", "loss", "loss-masks")
+MODES = ("forward", "backward", "both")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The shapes a detector gives the loss for one image.
+
+    Attributes:
+        sizes: (H, W) of each level, finest first.
+        feat_channels: D of each level, after adaptation to the teacher's.
+        logit_channels: K, anchors x classes.
+        cold: whether the caches are emptied before every timed run.
+    """
+
+    name: str
+    sizes: tuple[tuple[int, int], ...]
+    feat_channels: tuple[int, ...]
+    logit_channels: int
+    cold: bool = True
+
+    @property
+    def locations(self) -> int:
+        return sum(h * w for h, w in self.sizes)
+
+    @property
+    def feat_elements(self) -> int:
+        return sum(h * w * d for (h, w), d in zip(self.sizes, self.feat_channels, strict=True))
+
+    @property
+    def logit_elements(self) -> int:
+        return self.locations * self.logit_channels
+
+
+def _fpn(name: str, sizes, feat_channels: int, logit_channels: int) -> Workload:
+    return Workload(name, tuple(sizes), (feat_channels,) * len(sizes), logit_channels)
+
+
+def _yolo26(scale: str, *feat_channels: int) -> Workload:
+    """The three inputs of Ultralytics' Detect head at 640 x 640 for each scale of yolo26.yaml; 80 classes."""
+    return Workload(f"yolo26{scale}-640", ((80, 80), (40, 40), (20, 20)), feat_channels, 80)
+
+
+_P3_TO_P7 = ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))  # 800 x 1344 pixels, strides 8 to 128
+_P2_TO_P6 = ((200, 336), *_P3_TO_P7[:4])
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        _fpn("retinanet-800x1344", _P3_TO_P7, 256, 720),
+        _fpn("fcos-800x1344", _P3_TO_P7, 256, 80),
+        _fpn("gfl-800x1344", _P3_TO_P7, 256, 80),
+        _fpn("rpn-800x1344", _P2_TO_P6, 256, 3),
+        _yolo26("n", 64, 128, 256),
+        _yolo26("s", 128, 256, 512),
+        _yolo26("m", 256, 512, 512),
+        _yolo26("l", 256, 512, 512),
+        _yolo26("x", 384, 768, 768),
+        _fpn("retinanet-256x256", ((32, 32), (16, 16), (8, 8), (4, 4), (2, 2)), 256, 720),
+        _fpn("ragged", ((97, 131), (49, 67), (23, 31), (11, 17), (5, 9)), 100, 91),
+        # Its time is the overhead of a call, in a process that does little else.
+        Workload("tiny", ((4, 4), (2, 2), (1, 1)), (8, 8, 8), 8, cold=False),
+    )
+}
+
+# Bytes of one call as multiples of (C, F, M): a logit tensor, a feature tensor, a float32 map, each over
+# all levels. What an implementation has to move at least: arguments once, results once, and T twice where
+# gradients need N before T's second use. A backward alone has no such count: the fused one moves nothing.
+_TRAFFIC = {
+    ("mask", "forward"): (1, 0, 1),
+    ("imitation", "forward"): (0, 2, 1),
+    ("imitation", "both"): (0, 3, 1),
+    ("head", "forward"): (2, 0, 1),
+    ("head", "both"): (3, 0, 1),
+    ("loss", "forward"): (2, 2, 0),
+    ("loss", "both"): (4, 3, 0),
+    ("loss-masks", "forward"): (2, 2, 1),
+    ("loss-masks", "both"): (3, 3, 1),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time, whoever computes it."""
+
+    op: str
+    mode: str
+    workload: str
+    batch: int
+    dtype: str
+    layout: str
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.mode}-{self.workload}-b{self.batch}-{self.dtype}-{self.layout}"
+
+    @property
+    def shapes(self) -> Workload:
+        return WORKLOADS[self.workload]
+
+    @property
+    def logit_bytes(self) -> int:
+        return self.batch * self.shapes.logit_elements * DTYPES[self.dtype].itemsize
+
+    @property
+    def feat_bytes(self) -> int:
+        return self.batch * self.shapes.feat_elements * DTYPES[self.dtype].itemsize
+
+    @property
+    def map_bytes(self) -> int:
+        return self.batch * self.shapes.locations * 4
+
+    @property
+    def bytes_moved(self) -> int | None:
+        """Bytes that have to move; None where the count means nothing."""
+        factors = _TRAFFIC.get((self.op, self.mode))
+        if factors is None:
+            return None
+        sizes = (self.logit_bytes, self.feat_bytes, self.map_bytes)
+        return sum(factor * size for factor, size in zip(factors, sizes, strict=True))
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of what a call returns: the gradients, or the maps."""
+        if self.op == "mask":
+            return self.map_bytes
+        if self.mode == "forward":
+            return 0
+        wants_feats, wants_logits = self.op != "head", self.op != "imitation"
+        return wants_feats * self.feat_bytes + wants_logits * self.logit_bytes
+
+
+@dataclass
+class Inputs:
+    """The tensors of one case, a list over levels each; empty where the operation does not take them."""
+
+    student_feats: list[Tensor] = field(default_factory=list)
+    teacher_feats: list[Tensor] = field(default_factory=list)
+    student_logits: list[Tensor] = field(default_factory=list)
+    teacher_logits: list[Tensor] = field(default_factory=list)
+    masks: list[Tensor] = field(default_factory=list)
+
+    @property
+    def lists(self) -> tuple[list[Tensor], ...]:
+        return self.student_feats, self.teacher_feats, self.student_logits, self.teacher_logits, self.masks
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """The tensors that receive gradients."""
+        return self.student_feats + self.student_logits
+
+
+def make_inputs(case: Case, device: str, seed: int = 0) -> Inputs:
+    """Random tensors of the case; logits spread as a detector's are: most classes improbable, some sure."""
+    generator = torch.Generator(device).manual_seed(seed)
+    shapes = case.shapes
+
+    def random(channels: int, size, mean: float, spread: float) -> Tensor:
+        values = torch.randn((case.batch, channels, *size), generator=generator, device=device)
+        values = values.mul_(spread).add_(mean).to(DTYPES[case.dtype])
+        return values.contiguous(memory_format=torch.channels_last) if case.layout == "nhwc" else values
+
+    def logits() -> list[Tensor]:
+        return [random(shapes.logit_channels, size, -4.0, 2.0) for size in shapes.sizes]
+
+    def feats() -> list[Tensor]:
+        return [random(d, size, 0.0, 1.0) for size, d in zip(shapes.sizes, shapes.feat_channels, strict=True)]
+
+    inputs = Inputs()
+    if case.op in ("imitation", "loss", "loss-masks"):
+        inputs.student_feats, inputs.teacher_feats = feats(), feats()
+    if case.op in ("head", "loss", "loss-masks"):
+        inputs.student_logits = logits()
+    if case.op != "imitation":
+        inputs.teacher_logits = logits()
+    if case.op in ("imitation", "head", "loss-masks"):
+        maps = [torch.randn((case.batch, *s), generator=generator, device=device) for s in shapes.sizes]
+        inputs.masks = [values.sub_(2.0).sigmoid_() for values in maps]
+    for leaf in inputs.leaves:
+        leaf.requires_grad_(case.mode != "forward")
+    return inputs
