@@ -193,7 +193,7 @@ def candidates(split: str, size: int, rng: np.random.Generator) -> Iterator[tupl
         grey = Image.fromarray((inks[scan] * 255).astype(np.uint8))
         grey = grey.resize((side, side), Image.Resampling.BICUBIC)
         grey = grey.rotate(rng.uniform(-MAX_TURN, MAX_TURN), Image.Resampling.BICUBIC, expand=True)
-        ink = np.clip((np.asarray(grey, dtype=np.float32) / 255 - 0.3) * 1.8, 0, 1)
+        ink = np.clip((np.asarray(grey, dtype=np.float32) / 255 - 0.3) / 0.7, 0, 1)
         x, y, width, height = tight_box(ink)
         left, top = int(rng.integers(0, size - width + 1)), int(rng.integers(0, size - height + 1))
         placed = np.zeros((size, size), dtype=np.float32)
