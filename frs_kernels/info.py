@@ -1,0 +1,89 @@
+"""``python -m frs_kernels.info``: what runs here. Paste its output into a bug report.
+
+Versions, devices, how the native libraries were built, and for each backend whether it runs or why not.
+Everything is read without loading more than it must, so that it answers on a broken installation too.
+"""
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+import frs_kernels
+from frs_kernels.dispatch import BACKENDS
+
+BUILD_INFO = Path(__file__).with_name("build_info.json")
+
+
+def build_info() -> dict:
+    """How the native libraries were built (compiler, architectures, commit, ...); empty if none were."""
+    return json.loads(BUILD_INFO.read_text()) if BUILD_INFO.exists() else {}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what takes part, by name."""
+    return {
+        "frs_kernels": f"{frs_kernels.__version__} ({Path(frs_kernels.__file__).parent})",
+        "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
+        "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'no'}, ROCm {torch.version.hip or 'no'})",
+        "triton": _version("triton"),
+    }
+
+
+def devices() -> dict[str, str]:
+    """What the kernels could run on, by torch device."""
+    cores = len(os.sched_getaffinity(0))
+    found = {"cpu": f"{cores} cores, {torch.get_num_threads()} threads, {instruction_set()}"}
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        memory = device.total_memory / 2**30
+        found[f"cuda:{index}"] = f"{device.name}, sm_{device.major}{device.minor}, {memory:.0f} GiB"
+    return found
+
+
+def instruction_set() -> str:
+    """The instruction set whose CPU kernels this machine runs."""
+    try:
+        return importlib.import_module("frs_kernels._host").instruction_set()
+    except ImportError as error:
+        return f"instruction set unknown ({error})"
+
+
+def backends() -> dict[str, str]:
+    """For every backend "runs", or why it does not."""
+    return {name: backend.unavailable() or "runs" for name, backend in BACKENDS.items()}
+
+
+def report() -> str:
+    """All of it as text, one fact a line."""
+    build = {key: _text(value) for key, value in build_info().items() if value}
+    sections = {
+        "versions": versions(),
+        "devices": devices(),
+        "build": build
+        or {"none": "a pure Python installation (FRS_BUILD=none), or used from the source tree"},
+        "backends": backends(),
+    }
+    lines = []
+    for title, facts in sections.items():
+        lines += [title, *(f"  {name:<17}{fact}" for name, fact in facts.items())]
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _text(value) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+if __name__ == "__main__":
+    print(report())

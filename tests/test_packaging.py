@@ -1,0 +1,203 @@
+"""The build and what it makes: what setup.py decides and says, archives, libraries, frs_kernels.info."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import frs_kernels
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(frs_kernels.__file__).parent
+spec = importlib.util.spec_from_file_location("toolchain", ROOT / "csrc" / "toolchain.py")
+toolchain = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toolchain)
+
+
+def run(*command, **environment):
+    """The outcome of a command that runs in the environment with some variables changed."""
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, text=True, capture_output=True, timeout=300
+    )
+
+
+def build_with(preparation="pass", **environment):
+    """What a failing ``setup.py build_ext`` prints, run after ``preparation`` has changed the interpreter."""
+    program = (
+        f"{preparation}; import runpy, sys; sys.argv[1:] = ['-q', 'build_ext']; runpy.run_path('setup.py')"
+    )
+    done = run(sys.executable, "-c", program, **environment)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def torches(tmp_path):
+    """Folders to put on PYTHONPATH: a torch with CUDA and one without, as far as setup.py looks at it."""
+    for folder, cuda in (("cuda", "13.0"), ("cpu", None)):
+        (tmp_path / folder).mkdir()
+        lines = ["from types import SimpleNamespace", f"version = SimpleNamespace(cuda={cuda!r})"]
+        (tmp_path / folder / "torch.py").write_text("\n".join([*lines, "__version__ = '2.11.0'"]))
+    return {"cuda": str(tmp_path / "cuda"), "cpu": str(tmp_path / "cpu")}
+
+
+def test_without_torch_the_message_gives_the_command():
+    message = build_with("import sys; sys.modules['torch'] = None")
+    assert "no torch" in message and "    pip install --no-build-isolation .\n" in message
+
+
+def test_without_a_compiler_the_message_gives_both_ways_out(torches, tmp_path):
+    message = build_with(PATH=str(tmp_path), CXX="no-such-compiler", PYTHONPATH=torches["cpu"])
+    assert "no C++ compiler" in message and "no-such-compiler" in message
+    assert "apt-get install g++" in message and "FRS_BUILD=none" in message
+
+
+def test_cuda_asked_for_and_impossible_is_an_error(torches):
+    without_nvcc = "import sys; sys.path[:0] = ['csrc']; import toolchain; toolchain.find_nvcc = lambda: None"
+    message = build_with(without_nvcc, FRS_BUILD="cuda", PYTHONPATH=torches["cuda"])
+    assert "FRS_BUILD=cuda, but nvcc was not found" in message and "without CUDA" not in message
+    message = build_with(without_nvcc, FRS_BUILD="cuda", PYTHONPATH=torches["cpu"])
+    assert "nvcc was not found" in message and "torch 2.11.0 is a build without CUDA" in message
+
+
+def test_unknown_mode_and_old_setuptools_are_errors():
+    assert "one of auto, cuda, cpu, none" in build_with(FRS_BUILD="gpu")
+    assert "65.5.0 is too old" in build_with("import setuptools; setuptools.__version__ = '65.5.0'")
+
+
+def test_cuda_is_decided_on_toolkit_and_torch(monkeypatch):
+    with_cuda, without = (
+        types.SimpleNamespace(__version__="2.11.0", version=types.SimpleNamespace(cuda=cuda))
+        for cuda in ("13.0", None)
+    )
+    monkeypatch.setattr(toolchain, "find_nvcc", lambda: "/opt/cuda/bin/nvcc")
+    assert toolchain.lacks_for_cuda(with_cuda) == ""
+    assert toolchain.lacks_for_cuda(without) == "torch 2.11.0 is a build without CUDA"
+    monkeypatch.setattr(toolchain, "find_nvcc", lambda: None)
+    assert toolchain.lacks_for_cuda(without).count("nvcc was not found") == 1
+
+
+def test_architectures(monkeypatch):
+    def gpus(*capabilities):
+        cuda = types.SimpleNamespace(
+            device_count=lambda: len(capabilities), get_device_capability=capabilities.__getitem__
+        )
+        return types.SimpleNamespace(cuda=cuda)
+
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 9.0a;12.0+PTX")
+    assert toolchain.cuda_archs(gpus((9, 0))) == ["8.0", "9.0a", "12.0+PTX"]
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+    assert toolchain.cuda_archs(gpus((9, 0), (8, 0), (9, 0))) == ["8.0", "9.0"]
+    monkeypatch.setattr(toolchain, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setattr(toolchain, "output", lambda command: "compute_80\ncompute_86\ncompute_89\ncompute_90")
+    assert toolchain.cuda_archs(gpus()) == ["8.0", "8.6", "8.9", "9.0"]
+    assert toolchain.gencode("9.0a") == ["-gencode=arch=compute_90a,code=sm_90a"]
+    assert toolchain.gencode("12.0+PTX")[1] == "-gencode=arch=compute_120,code=compute_120"
+
+
+def test_jobs_are_bounded(monkeypatch):
+    monkeypatch.setenv("MAX_JOBS", "1")
+    assert toolchain.jobs() == 1
+    monkeypatch.setenv("MAX_JOBS", "1000000")
+    assert 1 <= toolchain.jobs() < 1000000
+
+
+def sources(folder):
+    """A copy of the tree as a clone has it: nothing that a build or a run made."""
+    made = shutil.ignore_patterns(
+        ".git", ".venv", "build", "dist", "*.egg-info", "*.so", "*.pyc", "build_info.json", "runs"
+    )
+    return shutil.copytree(ROOT, folder / "clone", ignore=made)
+
+
+def test_archives_of_a_build_of_nothing(tmp_path):
+    clone = sources(tmp_path)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(clone)]
+    done = run(*command, FRS_BUILD="none")
+    assert done.returncode == 0, done.stderr
+    version = frs_kernels.__version__
+    with zipfile.ZipFile(tmp_path / f"frs_kernels-{version}-py3-none-any.whl") as wheel:
+        names = wheel.namelist()
+        scripts = wheel.read(f"frs_kernels-{version}.dist-info/entry_points.txt").decode()
+        metadata = wheel.read(f"frs_kernels-{version}.dist-info/METADATA").decode()
+    modules = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("frs_*/**/*.py")]
+    assert set(modules) <= set(names)
+    assert not [name for name in names if name.endswith(".so") or name.split("/")[0] in ("tests", "csrc")]
+    assert "frs-train = frs_train.cli:main" in scripts
+    assert re.findall(r"^Requires-Dist: (\S+)$", metadata, re.M) == ["torch>=2.10"]
+    with tarfile.open(tmp_path / f"frs_kernels-{version}.tar.gz") as sdist:
+        packed = {name.partition("/")[2] for name in sdist.getnames()}
+    kernels = [path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*.[ch]*")]
+    assert {"setup.py", "csrc/toolchain.py", "LICENSE", *kernels, *modules} <= packed
+
+
+def library(name):
+    path = PACKAGE / name
+    if not path.exists():
+        pytest.skip(f"{name} is not built (FRS_BUILD=none)")
+    return path
+
+
+def test_build_info_describes_the_build():
+    library("_native_cpu.so")
+    info = json.loads((PACKAGE / "build_info.json").read_text())
+    assert info["target_abi"] == "0x020a000000000000" and info["mode"] in ("auto", "cuda", "cpu")
+    assert info["compiler"] and "baseline" in info["instruction_sets"]
+    assert bool(info["cuda_archs"]) == (PACKAGE / "_native_cuda.so").exists()
+
+
+def symbols(*arguments):
+    if not shutil.which("nm"):
+        pytest.skip("nm (binutils) is not installed")
+    return subprocess.run(
+        ["nm", "-C", *map(str, arguments)], text=True, capture_output=True, check=True
+    ).stdout
+
+
+def test_cpu_library_needs_the_stable_abi_alone():
+    undefined = symbols("-D", "--undefined-only", library("_native_cpu.so"))
+    assert "aoti_torch" in undefined or "torch_" in undefined
+    assert not re.findall(r"\b(?:at|c10)::.*", undefined)
+
+
+def test_no_instruction_set_leaks():
+    """An inline function that each instruction set emits under one name is linked once: from any of them."""
+    objects = sorted((ROOT / "build").glob(f"*{sys.implementation.cache_tag}/csrc/cpu/isa/*.x86_64_v*.o"))
+    if not objects:
+        pytest.skip("no objects of an x86-64 build under build/")
+    shared = [line for o in objects for line in symbols(o).splitlines() if re.search(r" [uVW] ", line)]
+    assert not [line for line in shared if "::x86_64_v" not in line and "DW.ref." not in line]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"not a library", "_native_cpu.so cannot be loaded by torch"), (None, "_native_cpu.so is not built")],
+)
+def test_import_and_info_survive_a_library_that_does_not_load(tmp_path, content, reason):
+    made = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "frs_kernels", ignore=made)
+    if content is not None:
+        (tmp_path / "frs_kernels" / "_native_cpu.so").write_bytes(content)
+    program = (
+        "import runpy, torch, frs_kernels as frs\n"
+        "logits = torch.randn(1, 3, 4, 5)\n"
+        "assert frs.frs_mask(logits).shape == (1, 4, 5)\n"
+        "print(frs.explain_backend(logits, logits, logits))\n"
+        "runpy.run_module('frs_kernels.info', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        text=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(reason) == 2, done.stdout
+    assert "eager            runs" in done.stdout and str(tmp_path) in done.stdout
