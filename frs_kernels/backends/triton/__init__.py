@@ -1,11 +1,72 @@
-"""The Triton kernels."""
+"""The Triton kernels: NVIDIA, AMD and Intel GPUs; on a CPU only in Triton's interpreter, for tests.
+
+``mask``, ``imitation`` and ``head`` hold the maths, ``tiles`` how a program finds its work, ``loss``,
+``reduce`` and ``scale`` the other kernels, ``plan`` how tensors become tiles, ``passes`` and ``operators``
+what the three registered operators launch. Triton is imported when the backend is first asked for.
+"""
+
+import functools
+import importlib.util
+
+import torch
+
+from frs_kernels.library import TRITON, triton_library
 
 NAME = "triton"
 
 
+@torch.compiler.assume_constant_result
 def unavailable() -> str | None:
-    return "the Triton kernels are not part of this version yet"
+    """Why the backend cannot run on this machine at all, or None."""
+    return _register_once()
 
 
 def refuses(terms) -> str | None:
+    """Why it cannot run for these arguments, or None."""
+    device = terms.tensors[0].device.type
+    if device == "cpu" and not interpreted():
+        return "Triton runs on CPU tensors only in its interpreter: start Python with TRITON_INTERPRET=1"
+    if device not in ("cuda", "xpu", "cpu"):
+        return f"there are no Triton kernels for {device} tensors"
     return None
+
+
+def namespace():
+    return getattr(torch.ops, TRITON)
+
+
+@torch.compiler.assume_constant_result
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, which is decided when they are first imported."""
+    import triton
+
+    return triton.knobs.runtime.interpret
+
+
+@functools.cache
+def _register_once() -> str | None:
+    """Registers the operators for the devices they can run on, or says why there is none."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"Triton cannot be imported: {error}"
+    gpus = [name for name in ("cuda", "xpu") if getattr(torch, name).is_available()]
+    if not gpus and not interpreted():
+        return "there is no GPU; for tests, Triton's interpreter runs with TRITON_INTERPRET=1"
+    if interpreted():
+        from frs_kernels.backends.triton.interpreter import mend
+
+        mend()
+    register(triton_library, [*gpus, *(["cpu"] if interpreted() else [])])
+    return None
+
+
+def register(library: torch.library.Library, devices: list[str]) -> None:
+    """Implements the three operators of ``library`` for these device types."""
+    from frs_kernels.backends.triton import operators
+
+    for name in ("mask", "loss", "scale_"):
+        for device in devices:
+            library.impl(name, getattr(operators, name), device.upper())

@@ -1,0 +1,132 @@
+"""The head term of one tile: sum S |p - q|^beta BCE(s, q), and its gradient.
+
+p = sigmoid(s), q = sigmoid(T), in a form without cancellation:
+    BCE(s, q) = |s| * (1 - q if s >= 0 else q) + log1p(exp(-|s|))
+The arithmetic counts here: two exponentials and one division an element (both sigmoids share it), and no
+logarithm: log1p(e) is summed as log1p of a product, q <- q (1 + e) + e, one FMA an element.
+"""
+
+import triton
+import triton.language as tl
+
+from frs_kernels.backends.triton.tiles import (
+    ALIGNED,
+    FLAGS,
+    block,
+    extent,
+    field,
+    grad_view,
+    student_view,
+    teacher_view,
+)
+
+_PADDING = tl.constexpr(-10000.0)  # as s and T: entropy and gradient of exactly 0, and no NaN
+_FACTORS = tl.constexpr(64)  # in one product: each is at most 2, so float32 holds 127
+
+
+@triton.jit
+def log1p(x, reciprocal):
+    """log(1 + x) for x >= 0 without losing a small x; ``reciprocal`` is 1 / (1 + x)."""
+    u = 1.0 + x
+    return tl.log(u) + (x - (u - 1.0)) * reciprocal
+
+
+@triton.jit
+def probabilities(s, t):
+    """p, q, the linear part of the entropy, e = exp(-|s|) and 1 / (1 + e)."""
+    e = tl.exp(-tl.abs(s))
+    e_t = tl.exp(-tl.abs(t))
+    u = 1.0 + e
+    u_t = 1.0 + e_t
+    both = 1.0 / (u * u_t)
+    reciprocal = both * u_t
+    large = both * u  # sigmoid(|t|)
+    small = e_t * large  # sigmoid(-|t|)
+    p = tl.where(s >= 0, reciprocal, e * reciprocal)
+    q = tl.where(t >= 0, large, small)
+    linear = tl.abs(s) * tl.where((s >= 0) != (t >= 0), large, small)
+    return p, q, linear, e, reciprocal
+
+
+@triton.jit
+def modulated(p, q, linear, e, reciprocal, BETA: tl.constexpr):
+    """|p - q|^beta * entropy and its derivative in s, taken as that of 0 where p == q."""
+    entropy = linear + log1p(e, reciprocal)
+    difference = p - q
+    distance = tl.abs(difference)
+    if BETA == 1:
+        below = tl.where(distance == 0, 0.0, 1.0)  # distance^(beta - 1)
+    elif BETA == 2:
+        below = distance
+    else:
+        below = tl.where(distance == 0, 0.0, tl.exp2((BETA - 1.0) * tl.log2(distance)))
+    power = below * distance
+    slope = tl.where(difference < 0, -BETA, BETA) * below * (e * reciprocal * reciprocal)
+    return power * entropy, power * difference + slope * entropy
+
+
+@triton.jit
+def cross_entropy(
+    table, level, image, first, last, location, factor, alive, term: tl.constexpr, VEC: tl.constexpr
+):
+    """(sum_c of the entropy of BL locations over channels [first, last), maximum of T over the same).
+
+    Stores ``factor`` times the derivative. A level that is not alive is not read: its sum and gradient
+    are 0. The maximum is that of padded values; only a caller that has no map yet uses it.
+    """
+    flags = field(table, FLAGS, level, term.ROWS)
+    channels, locations = extent(table, level, term, VEC)
+    s_pointer, s_c, s_l = student_view(table, level, image, flags, term, VEC)
+    t_pointer, t_c, t_l = teacher_view(table, level, image, flags, term, VEC)
+    if term.GRAD:
+        g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, VEC)
+    here = (location + tl.arange(0, term.BL) < locations)[None, :]
+    last = tl.minimum(last, channels)
+    total = tl.zeros([term.BC, term.BL], term.ACC)
+    peak = tl.full([term.BC, term.BL], float("-inf"), term.ACC)
+    for segment in range(first, last, _FACTORS * term.BC):
+        product = tl.zeros([term.BC, term.BL], term.ACC)
+        for c in range(segment, tl.minimum(last, segment + _FACTORS * term.BC), term.BC):
+            inside = (c + tl.arange(0, term.BC) < channels)[:, None] & here
+            s = tl.load(
+                block(s_pointer, c, location, s_c, s_l, term, VEC),
+                mask=inside & alive, other=_PADDING, eviction_policy="evict_first",
+            ).to(term.ACC)  # fmt: skip
+            t = tl.load(
+                block(t_pointer, c, location, t_c, t_l, term, VEC),
+                mask=inside & alive, other=_PADDING, eviction_policy="evict_first",
+            ).to(term.ACC)  # fmt: skip
+            peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)
+            p, q, linear, e, reciprocal = probabilities(s, t)
+            if term.BETA > 0:
+                value, derivative = modulated(p, q, linear, e, reciprocal, term.BETA)
+                total += value
+            else:
+                derivative = p - q
+                total += linear
+                product = product * (1.0 + e) + e
+            if term.GRAD:
+                gradient = (factor[None, :] * derivative).to(term.STUDENT)
+                tl.store(
+                    block(g_pointer, c, location, g_c, g_l, term, VEC), gradient,
+                    mask=inside, eviction_policy="evict_first",
+                )  # fmt: skip
+        if term.BETA == 0:
+            total += log1p(product, 1.0 / (1.0 + product))
+    return tl.sum(total, axis=0), peak
+
+
+@triton.jit
+def head(table, level, image, first, last, location, factor, alive, term: tl.constexpr):
+    """:func:`cross_entropy`, with wide accesses where the level allows them."""
+    if term.ALL_ALIGNED:
+        entropy, peak = cross_entropy(
+            table, level, image, first, last, location, factor, alive, term, term.VEC
+        )
+    elif (field(table, FLAGS, level, term.ROWS) & ALIGNED) != 0:
+        entropy, peak = cross_entropy(
+            table, level, image, first, last, location, factor, alive, term, term.VEC
+        )
+    else:
+        entropy, peak = cross_entropy(table, level, image, first, last, location, factor, alive, term, 1)
+    return entropy, peak

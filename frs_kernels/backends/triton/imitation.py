@@ -1,0 +1,78 @@
+"""The imitation term of one tile: sum S c (x - y)^2, and its gradient 2 S c (x - y)."""
+
+import triton
+import triton.language as tl
+
+from frs_kernels.backends.triton.tiles import (
+    ALIGNED,
+    CHANNEL_WEIGHT,
+    CHANNELS,
+    FLAGS,
+    block,
+    extent,
+    field,
+    grad_view,
+    student_view,
+    teacher_view,
+)
+
+
+@triton.jit
+def channel_factors(table, level, image, c, channels, term: tl.constexpr):
+    """c of BC channels of an image, as a column."""
+    pointer = field(table, CHANNEL_WEIGHT, level, term.ROWS).to(tl.pointer_type(term.ACC))
+    pointer += image * field(table, CHANNELS, level, term.ROWS)
+    i = c + tl.arange(0, term.BC)
+    return tl.load(pointer + i, mask=i < channels, other=0.0)[:, None]
+
+
+@triton.jit
+def squared_error(
+    table, level, image, first, last, location, factor, alive, term: tl.constexpr, VEC: tl.constexpr
+):
+    """sum_c c (x - y)^2 of BL locations over channels [first, last); stores 2 ``factor`` c (x - y).
+
+    A level that is not alive is not read: its error and gradient are 0.
+    """
+    flags = field(table, FLAGS, level, term.ROWS)
+    channels, locations = extent(table, level, term, VEC)
+    x_pointer, x_c, x_l = student_view(table, level, image, flags, term, VEC)
+    y_pointer, y_c, y_l = teacher_view(table, level, image, flags, term, VEC)
+    if term.GRAD:
+        g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, VEC)
+    here = (location + tl.arange(0, term.BL) < locations)[None, :]
+    error = tl.zeros([term.BC, term.BL], term.ACC)
+    for c in range(first, tl.minimum(last, channels), term.BC):
+        inside = (c + tl.arange(0, term.BC) < channels)[:, None] & here
+        x = tl.load(
+            block(x_pointer, c, location, x_c, x_l, term, VEC),
+            mask=inside & alive, other=0.0, eviction_policy="evict_first",
+        ).to(term.ACC)  # fmt: skip
+        y = tl.load(
+            block(y_pointer, c, location, y_c, y_l, term, VEC),
+            mask=inside & alive, other=0.0, eviction_policy="evict_first",
+        ).to(term.ACC)  # fmt: skip
+        difference = x - y
+        weighted = difference
+        if term.CHANNEL_WEIGHTS:
+            weighted *= channel_factors(table, level, image, c, tl.where(alive, channels, 0), term)
+        error += weighted * difference
+        if term.GRAD:
+            gradient = (2.0 * factor[None, :] * weighted).to(term.STUDENT)
+            tl.store(
+                block(g_pointer, c, location, g_c, g_l, term, VEC), gradient,
+                mask=inside, eviction_policy="evict_first",
+            )  # fmt: skip
+    return tl.sum(error, axis=0)
+
+
+@triton.jit
+def imitation(table, level, image, first, last, location, factor, alive, term: tl.constexpr):
+    """:func:`squared_error`, with wide accesses where the level allows them."""
+    if term.ALL_ALIGNED:
+        error = squared_error(table, level, image, first, last, location, factor, alive, term, term.VEC)
+    elif (field(table, FLAGS, level, term.ROWS) & ALIGNED) != 0:
+        error = squared_error(table, level, image, first, last, location, factor, alive, term, term.VEC)
+    else:
+        error = squared_error(table, level, image, first, last, location, factor, alive, term, 1)
+    return error

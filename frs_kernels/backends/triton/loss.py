@@ -1,0 +1,122 @@
+"""The two passes over features and logits: with the factors of every level known, or with nothing known."""
+
+import triton
+import triton.language as tl
+
+from frs_kernels.backends.triton.head import head
+from frs_kernels.backends.triton.imitation import imitation
+from frs_kernels.backends.triton.mask import peaks
+from frs_kernels.backends.triton.reduce import store_losses
+from frs_kernels.backends.triton.tiles import (
+    ALIGNED,
+    CHANNELS,
+    FLAGS,
+    LOCATIONS,
+    field,
+    largest,
+    location_weights,
+    place,
+    row_of,
+    sigmoid,
+    sum_range,
+)
+
+
+@triton.jit
+def level_factors(factors, at, ROWS: tl.constexpr):
+    """(of the loss, of the stored gradient, whether the level counts) from the table of reduce.py."""
+    return (
+        tl.load(factors + at),
+        tl.load(factors + 2 * ROWS + at),
+        tl.load(factors + 4 * ROWS + at) != 0,
+    )
+
+
+@triton.jit
+def imitation_partial(table, tile, steps, factors, term: tl.constexpr):
+    """What one tile adds to the feature loss."""
+    level = row_of(table, tile, term.ROWS)
+    image, first, location = place(table, level, tile, steps, term)
+    factor, slope, alive = level_factors(factors, level, term.ROWS)
+    locations = field(table, LOCATIONS, level, term.ROWS)
+    weights = location_weights(table, level, image, location, locations, alive, term)
+    last = first + steps * term.BC
+    error = imitation(table, level, image, first, last, location, slope * weights, alive, term)
+    return tl.where(alive, factor * tl.sum(weights * error, axis=0), 0.0)
+
+
+@triton.jit
+def head_partial(table, tile, steps, factors, term: tl.constexpr):
+    """What one tile adds to the head loss."""
+    level = row_of(table, tile, term.ROWS)
+    image, first, location = place(table, level, tile, steps, term)
+    factor, slope, alive = level_factors(factors, term.ROWS + level, term.ROWS)
+    locations = field(table, LOCATIONS, level, term.ROWS)
+    weights = location_weights(table, level, image, location, locations, alive, term)
+    last = first + steps * term.BC
+    entropy, _ = head(table, level, image, first, last, location, slope * weights, alive, term)
+    return tl.where(alive, factor * tl.sum(weights * entropy, axis=0), 0.0)
+
+
+@triton.jit(do_not_specialize=["head_tiles", "feat_tiles", "head_steps", "feat_steps"])
+def loss_kernel(
+    head_table, feat_table, factors, partials, counter, losses,
+    head_tiles, feat_tiles, head_steps, feat_steps,
+    head_term: tl.constexpr, feat_term: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Losses and gradients of all levels; a term that is None is absent.
+
+    The head's tiles come first and in reverse: the teacher's logits that the mask kernel read last are
+    still in the cache. The last program to finish (an integer counter says which) adds the partial sums,
+    always in the order of the tiles.
+    """
+    program = tl.program_id(0)
+    if feat_term is None:
+        partial = head_partial(head_table, head_tiles - 1 - program, head_steps, factors, head_term)
+    elif head_term is None:
+        partial = imitation_partial(feat_table, program, feat_steps, factors, feat_term)
+    elif program < head_tiles:
+        partial = head_partial(head_table, head_tiles - 1 - program, head_steps, factors, head_term)
+    else:
+        partial = imitation_partial(feat_table, program - head_tiles, feat_steps, factors, feat_term)
+    tl.store(partials + program, partial)
+    tl.debug_barrier()
+    before = tl.atomic_add(counter, 1, sem="acq_rel")
+    if before == head_tiles + feat_tiles - 1:
+        feature = sum_range(partials, head_tiles, head_tiles + feat_tiles, ACC)
+        store_losses(losses, feature, sum_range(partials, 0, head_tiles, ACC))
+
+
+@triton.jit
+def single_kernel(
+    head_table, feat_table, sums, errors, entropies,
+    head_term: tl.constexpr, feat_term: tl.constexpr, HEAD: tl.constexpr,
+):  # fmt: skip
+    """One pass where no gradient is wanted: sums of S, S * error and S * entropy over BL locations.
+
+    S is known only once all of the location's teacher logits are read; until then the terms are summed
+    unweighted. Without ``HEAD`` the head's table has teacher logits alone; ``feat_term`` may be None.
+    """
+    tile = tl.program_id(0)
+    level = row_of(head_table, tile, head_term.ROWS)
+    image, _, location = place(head_table, level, tile, None, head_term)
+    channels = field(head_table, CHANNELS, level, head_term.ROWS)
+    unused = tl.zeros([head_term.BL], head_term.ACC)
+    if HEAD:
+        entropy, peak = head(head_table, level, image, 0, channels, location, unused, True, head_term)
+        peak = largest(peak)
+    elif head_term.ALL_ALIGNED:
+        peak = peaks(head_table, level, image, location, head_term, head_term.VEC)
+    elif (field(head_table, FLAGS, level, head_term.ROWS) & ALIGNED) != 0:
+        peak = peaks(head_table, level, image, location, head_term, head_term.VEC)
+    else:
+        peak = peaks(head_table, level, image, location, head_term, 1)
+    inside = location + tl.arange(0, head_term.BL) < field(head_table, LOCATIONS, level, head_term.ROWS)
+    weights = tl.where(inside, sigmoid(peak), 0.0)
+    tl.store(sums + tile, tl.sum(weights, axis=0))
+    if HEAD:
+        tl.store(entropies + tile, tl.sum(weights * entropy, axis=0))
+    if feat_term is not None:
+        depth = field(feat_table, CHANNELS, level, feat_term.ROWS)
+        error = imitation(feat_table, level, image, 0, depth, location, unused, True, feat_term)
+        tl.store(errors + tile, tl.sum(weights * error, axis=0))

@@ -1,0 +1,70 @@
+"""The mask of all levels, S = sigmoid(max_k T_k), with the partial sums of S that N_l is made of."""
+
+import triton
+import triton.language as tl
+
+from frs_kernels.backends.triton.tiles import (
+    ALIGNED,
+    FLAGS,
+    LOCATIONS,
+    WEIGHT,
+    block,
+    extent,
+    field,
+    largest,
+    place,
+    row_of,
+    sigmoid,
+    teacher_view,
+)
+
+ADD = tl.constexpr(4096)  # weights that one program of weight_sums adds
+
+
+@triton.jit
+def peaks(table, level, image, location, term: tl.constexpr, VEC: tl.constexpr):
+    """max_k T_k of BL locations, NaN where a T_k is."""
+    flags = field(table, FLAGS, level, term.ROWS)
+    channels, locations = extent(table, level, term, VEC)
+    pointer, stride_c, stride_l = teacher_view(table, level, image, flags, term, VEC)
+    here = (location + tl.arange(0, term.BL) < locations)[None, :]
+    peak = tl.full([term.BC, term.BL], float("-inf"), term.ACC)
+    for c in range(0, channels, term.BC):
+        inside = (c + tl.arange(0, term.BC) < channels)[:, None] & here
+        t = tl.load(
+            block(pointer, c, location, stride_c, stride_l, term, VEC), mask=inside, other=float("-inf")
+        ).to(term.ACC)
+        peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)
+    return largest(peak)
+
+
+@triton.jit
+def mask_kernel(table, sums, term: tl.constexpr):
+    """Writes S of one image's BL locations, and their sum to ``sums`` unless that is None."""
+    tile = tl.program_id(0)
+    level = row_of(table, tile, term.ROWS)
+    image, _, location = place(table, level, tile, None, term)
+    if term.ALL_ALIGNED:
+        peak = peaks(table, level, image, location, term, term.VEC)
+    elif (field(table, FLAGS, level, term.ROWS) & ALIGNED) != 0:
+        peak = peaks(table, level, image, location, term, term.VEC)
+    else:
+        peak = peaks(table, level, image, location, term, 1)
+    locations = field(table, LOCATIONS, level, term.ROWS)
+    i = location + tl.arange(0, term.BL)
+    richness = tl.where(i < locations, sigmoid(peak), 0.0)
+    pointer = field(table, WEIGHT, level, term.ROWS).to(tl.pointer_type(term.ACC)) + image * locations
+    tl.store(pointer + i, richness, mask=i < locations)
+    if sums is not None:
+        tl.store(sums + tile, tl.sum(richness, axis=0))
+
+
+@triton.jit
+def weight_sums(table, sums, ROWS: tl.constexpr, ACC: tl.constexpr):
+    """The partial sums of given weights. Rows: (first program, address, number of weights)."""
+    tile = tl.program_id(0)
+    level = row_of(table, tile, ROWS, 3)
+    i = (tile - field(table, 0, level, ROWS, 3)) * ADD + tl.arange(0, ADD)
+    pointer = field(table, 1, level, ROWS, 3).to(tl.pointer_type(ACC))
+    weights = tl.load(pointer + i, mask=i < field(table, 2, level, ROWS, 3), other=0.0)
+    tl.store(sums + tile, tl.sum(weights, axis=0))

@@ -1,0 +1,212 @@
+"""How a program finds its work: the level table, tiles, addresses, and sums in a fixed order.
+
+A launch covers all levels. What it must know about them travels by value, as one tuple of 64-bit integers
+(a ``Row`` a level), so that a captured launch stays valid and nothing is copied to the device. Triton
+specialises integers in a tuple on 1, on divisibility by 16 and on their size, which would compile again
+for almost every image size of a multi-scale training; :func:`encode` makes each of them odd and larger
+than 2^32, so that all sizes share one compilation. What the compiler must know to emit wide accesses it
+is told explicitly (``VEC``), in code that runs only for levels where the host found it to be true.
+
+A tile has BC channels x BL locations in every layout; only the strides differ. One function serves all.
+"""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+
+class Row(NamedTuple):
+    """What kernels over [B, C, L] tensors know about one level. Addresses are 0 where there is no tensor."""
+
+    start: int  # first tile of the level in the launch
+    locations: int
+    channels: int
+    flags: int  # ALIGNED | CHANNEL_MAJOR
+    weight: int  # address of S [B, L]
+    channel_weight: int  # address of [B, C]
+    grad: int  # address of the dense gradient
+    student: int  # address
+    student_batch: int  # stride of the batch
+    student_stride: int  # stride of the one of channels and locations whose stride is not 1
+    teacher: int
+    teacher_batch: int
+    teacher_stride: int
+
+
+class Term(NamedTuple):
+    """What a kernel is compiled for: one term (imitation or head) of all levels."""
+
+    ROWS: int
+    LAYOUT: int
+    ALL_ALIGNED: bool  # then no code for narrow accesses
+    VEC: int  # elements of the narrowest dtype in 16 bytes
+    BC: int
+    BL: int
+    STUDENT: Any  # tl.dtype of student and gradient
+    TEACHER: Any
+    ACC: Any  # float32 or float64
+    INDEX: Any  # of offsets within a tile: int32, or int64 where one tile spans more than 2^31 elements
+    CHANNEL_WEIGHTS: bool
+    BETA: float  # a hyper-parameter: compiled in, so that 1 and 2 need no logarithm
+    GRAD: bool
+
+
+(
+    START, LOCATIONS, CHANNELS, FLAGS, WEIGHT, CHANNEL_WEIGHT, GRAD,
+    STUDENT, STUDENT_BATCH, STUDENT_STRIDE, TEACHER, TEACHER_BATCH, TEACHER_STRIDE,
+) = (tl.constexpr(i) for i in range(len(Row._fields)))  # fmt: skip
+WIDTH = tl.constexpr(len(Row._fields))
+
+LOCATION = tl.constexpr(0)  # location-major (NCHW): stride_l == 1
+CHANNEL = tl.constexpr(1)  # channel-major (channels_last): stride_c == 1
+MIXED = tl.constexpr(2)  # each level has its own; no wide accesses
+ALIGNED = tl.constexpr(1)
+CHANNEL_MAJOR = tl.constexpr(2)
+_BIAS = tl.constexpr(1 << 39)
+
+
+def encode(values) -> tuple[int, ...]:
+    """Integers 0 <= v < 2^61 as the kernels read them with :func:`field`."""
+    return tuple(2 * (value + _BIAS.value) + 1 for value in values)
+
+
+@triton.jit
+def field(table, column: tl.constexpr, row, ROWS: tl.constexpr, WIDTH: tl.constexpr = WIDTH):
+    """One entry of a table, int64. The row is known at run time only, so this is a chain of selects."""
+    value = table[column]
+    for i in tl.static_range(1, ROWS):
+        value = tl.where(row == i, table[i * WIDTH + column], value)
+    return (value >> 1) - _BIAS
+
+
+@triton.jit
+def row_of(table, tile, ROWS: tl.constexpr, WIDTH: tl.constexpr = WIDTH):
+    """The row whose tiles include ``tile``: the last that starts at or before it."""
+    row = 0
+    for i in tl.static_range(1, ROWS):
+        row += (tile >= (table[i * WIDTH] >> 1) - _BIAS).to(tl.int32)
+    return row
+
+
+@triton.jit
+def place(table, level, tile, steps, term: tl.constexpr):
+    """Decodes a tile: (image, first channel, first location). It has BL locations and ``steps * BC``
+    channels, or all channels if ``steps`` is None."""
+    tile = (tile - field(table, START, level, term.ROWS)).to(tl.int32)
+    blocks = tl.cdiv(field(table, LOCATIONS, level, term.ROWS), term.BL).to(tl.int32)
+    location = (tile % blocks).to(term.INDEX) * term.BL
+    image = tile // blocks
+    channel = tl.full([], 0, term.INDEX)
+    if steps is not None:
+        chunks = tl.cdiv(field(table, CHANNELS, level, term.ROWS), steps * term.BC).to(tl.int32)
+        channel = (image % chunks).to(term.INDEX) * (steps * term.BC)
+        image = image // chunks
+    return image.to(tl.int64), channel, location
+
+
+@triton.jit
+def extent(table, level, term: tl.constexpr, VEC: tl.constexpr):
+    """(channels, locations); of the contiguous one the compiler learns that it is a multiple of VEC."""
+    channels = field(table, CHANNELS, level, term.ROWS).to(term.INDEX)
+    locations = field(table, LOCATIONS, level, term.ROWS).to(term.INDEX)
+    if term.LAYOUT == LOCATION:
+        locations = locations // VEC * VEC
+    if term.LAYOUT == CHANNEL:
+        channels = channels // VEC * VEC
+    return channels, locations
+
+
+@triton.jit
+def strides(other, flags, term: tl.constexpr, VEC: tl.constexpr):
+    """(stride_c, stride_l) of a tensor whose one stride is 1 and whose other is ``other``."""
+    stride_c = other.to(term.INDEX) // VEC * VEC
+    stride_l = stride_c
+    if term.LAYOUT == LOCATION:
+        stride_l = tl.full([], 1, term.INDEX)
+    if term.LAYOUT == CHANNEL:
+        stride_c = tl.full([], 1, term.INDEX)
+    if term.LAYOUT == MIXED:
+        channel_major = (flags & CHANNEL_MAJOR) != 0
+        stride_c = tl.where(channel_major, 1, stride_c)
+        stride_l = tl.where(channel_major, stride_l, 1)
+    return stride_c, stride_l
+
+
+@triton.jit
+def student_view(table, level, image, flags, term: tl.constexpr, VEC: tl.constexpr):
+    """(pointer to the image, stride_c, stride_l)"""
+    pointer = field(table, STUDENT, level, term.ROWS).to(tl.pointer_type(term.STUDENT))
+    pointer += image * field(table, STUDENT_BATCH, level, term.ROWS)
+    stride_c, stride_l = strides(field(table, STUDENT_STRIDE, level, term.ROWS), flags, term, VEC)
+    return pointer, stride_c, stride_l
+
+
+@triton.jit
+def teacher_view(table, level, image, flags, term: tl.constexpr, VEC: tl.constexpr):
+    """(pointer to the image, stride_c, stride_l)"""
+    pointer = field(table, TEACHER, level, term.ROWS).to(tl.pointer_type(term.TEACHER))
+    pointer += image * field(table, TEACHER_BATCH, level, term.ROWS)
+    stride_c, stride_l = strides(field(table, TEACHER_STRIDE, level, term.ROWS), flags, term, VEC)
+    return pointer, stride_c, stride_l
+
+
+@triton.jit
+def grad_view(table, level, image, flags, term: tl.constexpr, VEC: tl.constexpr):
+    """(pointer to the image, stride_c, stride_l) of the gradient, which is dense."""
+    pointer = field(table, GRAD, level, term.ROWS).to(tl.pointer_type(term.STUDENT))
+    channels, locations = (
+        field(table, CHANNELS, level, term.ROWS),
+        field(table, LOCATIONS, level, term.ROWS),
+    )
+    other = locations
+    if term.LAYOUT == CHANNEL:
+        other = channels
+    if term.LAYOUT == MIXED:
+        other = tl.where((flags & CHANNEL_MAJOR) != 0, channels, locations)
+    stride_c, stride_l = strides(other, flags, term, VEC)
+    return pointer + image * channels * locations, stride_c, stride_l
+
+
+@triton.jit
+def block(pointer, channel, location, stride_c, stride_l, term: tl.constexpr, VEC: tl.constexpr):
+    """Pointers to BC channels x BL locations: the corner is a 64-bit address, the rest INDEX offsets."""
+    corner = pointer + (channel * stride_c.to(tl.int64) + location * stride_l.to(tl.int64))
+    if VEC > 1:
+        corner = tl.multiple_of(corner, 16)
+    c = tl.arange(0, term.BC).to(term.INDEX)[:, None]
+    i = tl.arange(0, term.BL).to(term.INDEX)[None, :]
+    return corner + (c * stride_c + i * stride_l)
+
+
+@triton.jit
+def location_weights(table, level, image, location, locations, alive, term: tl.constexpr):
+    """S of BL locations; 0 behind the last one, and everywhere in a level that does not count."""
+    pointer = field(table, WEIGHT, level, term.ROWS).to(tl.pointer_type(term.ACC))
+    pointer += image * field(table, LOCATIONS, level, term.ROWS) + location
+    i = tl.arange(0, term.BL).to(term.INDEX)
+    return tl.load(pointer + i, mask=(location + i < locations) & alive, other=0.0)
+
+
+@triton.jit
+def largest(values):
+    """The maximum over axis 0, NaN if there is one: a reduction by maximum alone may drop it."""
+    poisoned = tl.max((values != values).to(tl.int32), axis=0) > 0
+    return tl.where(poisoned, float("nan"), tl.max(values, axis=0))
+
+
+@triton.jit
+def sigmoid(x):
+    e = tl.exp(-tl.abs(x))
+    r = 1.0 / (1.0 + e)
+    return tl.where(x >= 0, r, e * r)
+
+
+@triton.jit
+def sum_range(pointer, first, last, ACC: tl.constexpr, BLOCK: tl.constexpr = 2048):
+    """The sum of pointer[first:last], in an order that depends on the range alone."""
+    total = tl.zeros([BLOCK], ACC)
+    for start in range(first, last, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        total += tl.load(pointer + i, mask=i < last, other=0.0, cache_modifier=".cg")
+    return tl.sum(total, axis=0)
