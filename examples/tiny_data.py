@@ -1,0 +1,48 @@
+"""Made-up detection data for the examples: rectangles of two colours, which are the two classes."""
+
+from pathlib import Path
+
+import torch
+from torchvision.io import write_png
+
+NAMES = ("red", "blue")
+
+
+def images_and_boxes(count: int, size: int = 64, seed: int = 0):
+    """(image [3, size, size] float in [0, 1], boxes [n, 4] as x1 y1 x2 y2, labels [n] from 0) a picture."""
+    random = torch.Generator().manual_seed(seed)
+    pictures = []
+    for _ in range(count):
+        image = torch.rand(3, size, size, generator=random) * 0.3
+        number = int(torch.randint(1, 4, (), generator=random))
+        corners = torch.randint(0, size // 2, (number, 2), generator=random)
+        sides = torch.randint(size // 8, size // 2, (number, 2), generator=random)
+        boxes = torch.cat([corners, corners + sides], dim=1)
+        labels = torch.randint(0, len(NAMES), (number,), generator=random)
+        for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
+            image[2 * label, y1:y2, x1:x2] = 0.9
+        pictures.append((image, boxes.float(), labels))
+    return pictures
+
+
+def torchvision_batch(count: int, size: int = 64, seed: int = 0):
+    """(images, targets) as torchvision's detectors take them: labels count from 1."""
+    pictures = images_and_boxes(count, size, seed)
+    targets = [{"boxes": boxes, "labels": labels + 1} for _, boxes, labels in pictures]
+    return [image for image, _, _ in pictures], targets
+
+
+def write_yolo_dataset(folder: Path, count: int = 8, size: int = 64) -> Path:
+    """Writes images and labels in YOLO format; returns the path of the data.yaml beside them."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for number, (image, boxes, labels) in enumerate(images_and_boxes(count, size)):
+        write_png((image * 255).byte(), str(folder / "images" / f"{number}.png"))
+        centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2 / size, (boxes[:, 2:] - boxes[:, :2]) / size
+        rows = torch.cat([labels[:, None], centres, sides], dim=1).tolist()
+        lines = [" ".join([str(int(label)), *(f"{v:.6f}" for v in box)]) for label, *box in rows]
+        (folder / "labels" / f"{number}.txt").write_text("\n".join(lines) + "\n")
+    path = folder / "data.yaml"
+    names = "\n".join(f"  {number}: {name}" for number, name in enumerate(NAMES))
+    path.write_text(f"path: {folder}\ntrain: images\nval: images\nnames:\n{names}\n")
+    return path

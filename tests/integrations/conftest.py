@@ -1,0 +1,32 @@
+"""Fixtures of the integration tests. What they need beside frs_kernels is skipped where it is missing."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_detector import TinyDetector
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+sys.path.insert(0, str(EXAMPLES))  # their made-up data serves the tests too
+os.environ.update(
+    YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false"
+)  # read when ultralytics is imported
+
+
+@pytest.fixture
+def student() -> TinyDetector:
+    torch.manual_seed(0)
+    return TinyDetector(8)
+
+
+@pytest.fixture
+def teacher() -> TinyDetector:
+    torch.manual_seed(1)
+    return TinyDetector(12)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(2))

@@ -1,0 +1,73 @@
+"""A real YOLO26 teacher and student under Ultralytics' own trainer, with random numbers for weights."""
+
+import contextlib
+from pathlib import Path
+
+import torch
+from tiny_data import write_yolo_dataset
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import DetectionModel
+
+STUDENT, TEACHER = "yolo26n.yaml", "yolo26s.yaml"
+
+
+def write_teacher(path: Path, classes: int = 2) -> Path:
+    """A teacher whose class scores and features are of the size that a trained one's are."""
+    torch.manual_seed(1)
+    model = DetectionModel(TEACHER, nc=classes, verbose=False)
+    head = model.model[-1]
+    with torch.no_grad():
+        for branch in (head.cv3, head.one2one_cv3):
+            for level in branch:
+                level[-1].bias.uniform_(-3, 1)
+    torch.save({"model": model}, path)
+    return path
+
+
+def settings(folder: Path, **others) -> dict:
+    """Overrides for a trainer, with the data and the teacher in ``folder``."""
+    if not (folder / "data").exists():
+        write_yolo_dataset(folder / "data")
+        write_teacher(folder / "teacher.pt")
+    return {
+        "model": STUDENT, "data": str(folder / "data" / "data.yaml"), "distill_model": str(folder / "teacher.pt"),
+        "epochs": 2, "imgsz": 64, "batch": 4, "nbs": 4, "optimizer": "SGD", "device": "cpu", "plots": False,
+        "val": False, "amp": False, "project": str(folder), "exist_ok": True, "workers": 0, "mosaic": 0.0,
+    } | others  # fmt: skip
+
+
+def prepared(trainer: DetectionTrainer) -> DetectionTrainer:
+    """The trainer as it is when its first epoch begins."""
+    trainer._setup_train()
+    trainer.epoch = 0
+    trainer._model_train()
+    return trainer
+
+
+def losses_and_gradients(model, batch, dtype: torch.dtype | None = None, scale: float = 1.0):
+    """(distillation loss, gradient of every parameter) of one batch, under autocast if there is a dtype."""
+    model.zero_grad(set_to_none=True)
+    cast = contextlib.nullcontext() if dtype is None else torch.autocast("cpu", dtype)
+    with cast:
+        loss, items = model(dict(batch))
+    (loss.sum() * scale).backward()
+    grads = {name: p.grad / scale for name, p in model.named_parameters() if p.grad is not None}
+    return items["dis_loss"].clone(), grads
+
+
+def assert_same_gradients(ours: dict, theirs: dict, exact: dict | None = None) -> None:
+    """All gradients together, and each one of the adapters', which the loss reaches first.
+
+    Without ``exact`` they agree to 1e-4. With it (theirs in float32) ours are no farther from theirs than
+    half precision takes theirs from there: a batch normalisation over few values makes much of the last bit.
+    """
+    assert ours.keys() == theirs.keys()
+    adapters = [[name] for name in theirs if "projector" in name]
+    for names in (list(theirs), *adapters):
+        error = _distance(ours, theirs, names)
+        allowed = 1e-4 * _distance(theirs, None, names) if exact is None else _distance(theirs, exact, names)
+        assert error <= allowed, f"{names[0]} and {len(names) - 1} others: {error:.3g}, allowed {allowed:.3g}"
+
+
+def _distance(some: dict, other: dict | None, names: list) -> torch.Tensor:
+    return torch.stack([(some[name] - (other[name] if other else 0)).norm() for name in names]).norm()
