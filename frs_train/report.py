@@ -22,16 +22,23 @@ from frs_train.report_figures import COLOURS, curves, masks
 
 SCORES = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR")
 STYLE = """
-:root { color-scheme: light; --line: #d9dde3; --dim: #5b6573; } body { font: 15px/1.5 system-ui, sans-serif;
-color: #1c2430; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; } h1 { font-size: 1.5rem; margin: 0 0
-.25rem } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem } p, figcaption, summary { color: var(--dim) }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums;
-font-size: .87rem } th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
-white-space: nowrap } th { font-weight: 600; border-bottom: 2px solid var(--line) } th:first-child,
-td:first-child, td.text { text-align: left } td.best { font-weight: 700; background: #eef6ee } i.swatch {
-display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em } figure { margin:
-0 0 1rem } img, svg { max-width: 100%; height: auto } pre { background: #f5f6f8; padding: .8rem; overflow-x:
-auto; font-size: .8rem }
+:root { color-scheme: light; --line: #d9dde3; --dim: #5b6573; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; }
+body { margin: 2rem auto; max-width: 1240px; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; }
+h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+p, figcaption, summary { color: var(--dim); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; }
+th, td { padding: .35rem .55rem; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; white-space: nowrap; }
+th { font-weight: 600; border-bottom: 2px solid var(--line); }
+th:first-child, td:first-child, td.text, .results th:nth-child(-n+3) { text-align: left; }
+td.best { font-weight: 700; background: #eef6ee; }
+i.swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em; }
+figure { margin: 0 0 1rem; }
+img { max-width: 100%; height: auto; }
+pre { background: #f5f6f8; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 """
 
 
@@ -118,10 +125,10 @@ def results_table(runs: Sequence[Run]) -> str:
     """Scores in per cent, size, time and memory; of several runs the best in each column is marked."""
     columns = [
         *((name, [scaled(run.result.get(name), 100) for run in runs], 1, max) for name in SCORES),
-        ("parameters, M", [scaled(run.result.get("parameters"), 1e-6) for run in runs], 2, None),
+        ("params, M", [scaled(run.result.get("parameters"), 1e-6) for run in runs], 2, None),
         ("iterations", [newest(run, "iteration") for run in runs], 0, None),
-        ("s / iteration", [newest(run, "seconds_per_iteration") for run in runs], 3, min),
-        ("peak memory, MB", [newest(run, "memory_mb") for run in runs], 0, min),
+        ("s / it", [newest(run, "seconds_per_iteration") for run in runs], 3, min),
+        ("peak MB", [newest(run, "memory_mb") for run in runs], 0, min),
     ]
     rows = []
     for number, run in enumerate(runs):
@@ -133,7 +140,8 @@ def results_table(runs: Sequence[Run]) -> str:
             cells.append(number_text(values[number], digits))
             marks.append(" class=best" if winner else "")
         rows.append("".join(f"<td{mark}>{cell}</td>" for mark, cell in zip(marks, cells, strict=True)))
-    return table(["run", "detector", "learns by", *(column[0] for column in columns)], rows)
+    titles = ["run", "detector", "learns by", *(column[0] for column in columns)]
+    return f'<div class="results">{table(titles, rows)}</div>'
 
 
 def table(head: Sequence[str], rows: Sequence[str]) -> str:

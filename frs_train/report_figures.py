@@ -53,13 +53,13 @@ def curves(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def line(axis: Axes, run: Run, points: list[tuple[float, float]], smoothing: float = 0.8) -> None:
-    """Values as they are, faint, under their exponential average."""
-    average, smooth = None, []
-    for iteration, value in points:
-        average = value if average is None else smoothing * average + (1 - smoothing) * value
-        smooth.append((iteration, average))
-    axis.plot(*_columns(points), color=run.colour, alpha=0.25, linewidth=1)
+def line(axis: Axes, run: Run, points: list[tuple[float, float]]) -> None:
+    """Values as they are, faint, under their mean over the neighbouring 4 per cent of the points."""
+    reach = len(points) // 50
+    values = [value for _, value in points]
+    near = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
+    smooth = [(x, sum(window) / len(window)) for (x, _), window in zip(points, near, strict=True)]
+    axis.plot(*_columns(points), color=run.colour, alpha=0.3, linewidth=1)
     axis.plot(*_columns(smooth), color=run.colour, linewidth=1.6)
 
 
@@ -96,16 +96,15 @@ def _mask_rows(
 ) -> Figure:
     """A row for each run: ground truth (in the first), detections, richest level."""
     height, width = seen[0][1].image.shape[:2]
-    figure = Figure((9, len(seen) * (3 * height / width + 0.35)), dpi=100, layout="constrained")
+    figure = Figure((7.5, len(seen) * (2.5 * height / width + 0.3)), dpi=140, layout="constrained")
+    scale = Normalize(0, max(float(richest(view).max()) for _, view in seen) or 1)
     for row, (run, view) in zip(figure.subplots(len(seen), 3, squeeze=False), seen, strict=True):
         keep = view.found["scores"] >= 0.3
         found = {key: value[keep] for key, value in view.found.items()}
         show_boxes(row[0], view.image, target, classes, "ground truth")
         show_boxes(row[1], view.image, found, classes, f"{run.name}: detections, score ≥ 0.3")
         heat = richest(view)
-        show_heat(
-            row[2], view.image, heat, Normalize(0, 1), f"{run.name}: highest S, at most {heat.max():.2f}"
-        )
+        show_heat(row[2], view.image, heat, scale, f"{run.name}: highest S, at most {heat.max():.2f}")
         for axis in row:
             axis.set_axis_off()
     return figure

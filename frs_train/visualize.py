@@ -106,14 +106,14 @@ def draw(
 
 def on_pixels(heat: Heat, height: int, width: int) -> np.ndarray:
     """The mask spread over an image's pixels [height, width]: each takes the nearest location's value."""
-    lines, columns = (
-        np.clip(np.round(np.arange(extent) / pitch).astype(int), 0, size - 1)
-        for extent, pitch, size in (
-            (height, heat.pitch[1], heat.values.shape[0]),
-            (width, heat.pitch[0], heat.values.shape[1]),
-        )
-    )
+    lines = _nearest(height, heat.pitch[1], heat.values.shape[0])
+    columns = _nearest(width, heat.pitch[0], heat.values.shape[1])
     return heat.values[lines[:, None], columns[None, :]]
+
+
+def _nearest(pixels: int, pitch: float, locations: int) -> np.ndarray:
+    """The location nearest to each pixel along one axis."""
+    return np.minimum(np.arange(pixels) / pitch + 0.5, locations - 1).astype(int)
 
 
 def richest(view: View) -> np.ndarray:

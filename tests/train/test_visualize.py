@@ -1,0 +1,105 @@
+"""Mask pictures: every level where it belongs on the image, one readable PNG an image."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_detectors import FAMILIES, seeded_on_one_thread, tiny
+
+from frs_kernels import reference
+from frs_train import visualize
+from frs_train.coco import read_coco
+from frs_train.data import CocoDetection
+from frs_train.digits import make_digits
+
+CLASSES = [str(d) for d in range(10)]
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with seeded_on_one_thread():
+        yield
+
+
+def target():
+    return {"boxes": torch.tensor([[4.0, 6, 40, 44]]), "labels": torch.tensor([3])}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heats_are_the_masks_of_the_logits(family):
+    detector = tiny(family, num_classes=10)
+    image = torch.rand(3, 64, 96)
+    view = visualize.look(detector, image)
+    logits = detector([image]).cls_logits
+    assert [heat.stride for heat in view.heats] == list(detector.strides)
+    for heat, level in zip(view.heats, logits, strict=True):
+        np.testing.assert_allclose(heat.values, reference.frs_mask(level)[0].detach().numpy(), rtol=1e-5)
+    assert set(view.found) == {"boxes", "scores", "labels"}
+    assert not detector.training
+
+
+def test_a_location_lies_where_its_stride_says_also_on_a_resized_image():
+    """The image is given at twice the size the detector sees, so a location is two strides of its pixels."""
+    view = visualize.look(tiny(min_size=(64,), max_size=128), torch.rand(3, 128, 192))
+    assert view.heats[0].pitch == (16.0, 16.0)
+    values = np.zeros((8, 12), dtype=np.float32)
+    values[3, 5] = 1
+    spread = visualize.on_pixels(visualize.Heat(8, values, (16.0, 16.0)), 128, 192)
+    ys, xs = np.nonzero(spread)
+    assert spread.shape == (128, 192)
+    assert (ys.mean(), xs.mean()) == pytest.approx((3 * 16, 5 * 16), abs=0.5)
+    assert len(ys) == 16 * 16
+
+
+def test_mask_peaks_where_a_trained_score_is():
+    """Logits raised at one location must show as the brightest place of that panel, and of the summary."""
+    detector = tiny(num_classes=10)
+    detector.model.head.classification_head.cls_logits.register_forward_hook(raise_one)
+    view = visualize.look(detector, torch.rand(3, 64, 64))
+    summary = visualize.richest(view)
+    y, x = np.unravel_index(summary.argmax(), summary.shape)
+    assert abs(y - 2 * 8) <= 4 and abs(x - 5 * 8) <= 4
+    figure = visualize.draw(view, target(), CLASSES)
+    shown = figure.axes[2].images[0].get_array()
+    assert np.asarray(shown)[16, 40].sum() > np.asarray(shown)[60, 4].sum() + 0.5
+
+
+def raise_one(module, inputs, output):
+    if output.shape[-1] == 8:
+        output[:, :, 2, 5] = 6.0
+    return output
+
+
+def test_figure_has_a_panel_for_boxes_detections_summary_and_each_level():
+    figure = visualize.draw(visualize.look(tiny(num_classes=10), torch.rand(3, 64, 64)), target(), CLASSES)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert titles[0] == "ground truth" and "detections" in titles[1] and "all levels" in titles[2]
+    assert [title.split(":")[0] for title in titles[3:]] == [f"stride {s}" for s in (8, 16, 32, 64, 128)]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["2"]
+
+
+def test_only_detections_from_the_score_up_are_drawn():
+    view = visualize.look(tiny(num_classes=10), torch.rand(3, 64, 64))
+    boxes = torch.tensor([[0.0, 0, 9, 9], [5, 5, 30, 30]])
+    found = {"boxes": boxes, "scores": torch.tensor([0.29, 0.7]), "labels": torch.tensor([1, 10])}
+    figure = visualize.draw(visualize.View(view.image, view.heats, found), target(), CLASSES, score=0.3)
+    assert [text.get_text() for text in figure.axes[1].texts] == ["9 0.70"]
+
+
+def test_one_png_an_image_named_as_the_image(tmp_path):
+    paths = make_digits(tmp_path / "data", train=0, val=3, size=64, seed=0)
+    dataset = CocoDetection(read_coco(paths["val"]), tmp_path / "data" / "images")
+    detector = tiny(num_classes=10)
+    written = visualize.write_pictures(detector, dataset, tmp_path / "out", torch.device("cpu"), limit=2)
+    assert [path.name for path in written] == ["val_000000.png", "val_000001.png"]
+    for path in written:
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        assert min(picture.shape[:2]) > 400 and picture.std() > 20
+    assert written[0].read_bytes() != written[1].read_bytes()
+
+
+def test_pixels_of_a_figure_are_an_image_for_tensorboard():
+    figure = visualize.draw(visualize.look(tiny(num_classes=10), torch.rand(3, 64, 64)), target(), CLASSES)
+    image = visualize.pixels(figure)
+    width, height = figure.get_size_inches() * figure.dpi
+    assert image.dtype == np.uint8 and image.shape == (int(height), int(width), 3)
