@@ -1,0 +1,123 @@
+"""The JSON of a run as objects, for tables and plots; and how two runs on one machine become one file."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.machine import ROOT, digests
+from benchmarks.providers import FUSED, PROVIDERS
+from benchmarks.workloads import Case
+
+
+@dataclass
+class Record:
+    """One provider on one case, by itself.
+
+    Attributes:
+        seconds: the median; of device time on a GPU.
+        extra: what the suite measured beside it, see benchmarks/README.md.
+    """
+
+    case: Case
+    provider: str
+    seconds: float
+    extra: dict
+
+
+@dataclass
+class Race:
+    """Several providers on one case, taking turns; ``turns`` holds each one's median, quartiles and rounds."""
+
+    case: Case
+    allocator: str
+    turns: dict[str, dict[str, float]]
+    copy_gbps: float
+
+    def seconds(self, provider: str) -> float:
+        return self.turns[provider]["median"]
+
+    @property
+    def ours(self) -> str:
+        return min((name for name in FUSED if name in self.turns), key=self.seconds)
+
+    @property
+    def best_compiled(self) -> str | None:
+        return min(
+            (name for name in self.turns if name.startswith("compile")), key=self.seconds, default=None
+        )
+
+    def speedup(self, provider: str) -> float:
+        return self.seconds(provider) / self.seconds(self.ours)
+
+    @property
+    def gbps(self) -> float:
+        return self.case.bytes_moved / self.seconds(self.ours) / 1e9
+
+
+class Run:
+    """One committed file: a machine, and what was measured on it."""
+
+    def __init__(self, file: Path, content: dict, root: Path = ROOT):
+        self.file, self.content = file, content
+        self.machine = content["machine_info"]
+        self.bandwidth = content["bandwidth_gbps"]
+        self.digests = content["digests"]
+        now = digests(self.machine["device"], root)
+        self.stale = {name: (then, now[name]) for name, then in self.digests.items() if now.get(name) != then}
+        self.singles: list[Record] = []
+        self.races: list[Race] = []
+        self.steps: list[dict] = []
+        for bench in content["benchmarks"]:
+            self._sort(bench)
+
+    @classmethod
+    def read(cls, file: Path, root: Path = ROOT) -> "Run":
+        return cls(file, json.loads(file.read_text()), root)
+
+    def _sort(self, bench: dict) -> None:
+        extra = bench["extra_info"]
+        if "step" in extra:
+            self.steps.append(extra)
+        elif "turns" in extra:
+            case = Case(**extra["case"])
+            self.races.append(Race(case, extra["allocator"], extra["turns"], extra["copy_gbps"]))
+        else:
+            record = Record(Case(**extra["case"]), extra["provider"], bench["stats"]["median"], extra)
+            self.singles.append(record)
+
+    @property
+    def source(self) -> str:
+        """The line under every table and plot: where its numbers come from, and whether they still hold."""
+        info = self.machine
+        kernels = ", ".join(f"{name} {digest}" for name, digest in self.digests.items())
+        versions = f"torch {info['torch']}" + (f", CUDA {info['cuda']}" if "cuda" in info else "")
+        mark = "STALE: the sources have changed since. " if self.stale else ""
+        return f"{mark}{self.file.name}: {info['name']}, {versions}, kernel sources {kernels}"
+
+    def cases(self, wanted: Callable[[Case], bool]) -> dict[Case, dict[str, Record]]:
+        """The single records of the cases wanted, in file order: case -> provider -> record."""
+        found: dict[Case, dict[str, Record]] = {}
+        for record in self.singles:
+            if wanted(record.case):
+                found.setdefault(record.case, {})[record.provider] = record
+        return found
+
+
+def providers_in(rows: Iterable[Iterable[str]]) -> list[str]:
+    """The providers that occur, in the suite's order."""
+    present = {name for row in rows for name in row}
+    return [name for name in PROVIDERS if name in present]
+
+
+def merge(older: dict | None, newer: dict) -> dict:
+    """The newer run, with the older one's benchmarks that it lacks, unless other kernel sources made them."""
+    if (
+        older is None
+        or older["digests"] != newer["digests"]
+        or older["machine_info"] != newer["machine_info"]
+    ):
+        return newer
+    replaced = {bench["fullname"] for bench in newer["benchmarks"]}
+    kept = [bench for bench in older["benchmarks"] if bench["fullname"] not in replaced]
+    return {**newer, "benchmarks": kept + newer["benchmarks"]}

@@ -1,0 +1,151 @@
+"""Markdown tables of a run. Every table ends in the line that says where its numbers come from."""
+
+from benchmarks.providers import FUSED
+from benchmarks.results import Race, Record, Run, providers_in
+from benchmarks.workloads import Case
+
+
+def table(heads: list[str], rows: list[list[str]], source: str) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", f"*{source}*", ""])
+
+
+def name(case: Case) -> str:
+    """A case in words, without its operation."""
+    layout = "NCHW" if case.layout == "nchw" else "channels_last"
+    mode = {"both": "forward + backward"}.get(case.mode, case.mode)
+    return f"{case.workload}, B={case.batch}, {case.dtype}, {layout}, {mode}"
+
+
+def time(seconds: float) -> str:
+    """Three significant digits, in ms or, below 0.1 ms, in us."""
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-4 else f"{seconds * 1e6:.3g} us"
+
+
+def megabytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e6:.1f}"
+
+
+def headline(run: Run) -> str:
+    """What the README shows: RetinaNet at 800x1344, the whole loss with gradients, side by side."""
+    rows = []
+    for race in run.races:
+        if (
+            race.case.mode == "both"
+            and race.case.workload == "retinanet-800x1344"
+            and race.allocator == "default"
+        ):
+            rows.append(_headline_row(run, race))
+    heads = [
+        "loss and gradients, RetinaNet 800x1344", "ours", "official eager", "best eager",
+        "best torch.compile", "of copy bandwidth", "memory added: ours / official",
+    ]  # fmt: skip
+    return table(heads, rows, run.source) if rows else ""
+
+
+def _headline_row(run: Run, race: Race) -> list[str]:
+    case, best = race.case, race.best_compiled
+    layout = "NCHW" if case.layout == "nchw" else "channels_last"
+    memory = {p: r.extra["peak_bytes"] for p, r in run.cases(lambda c: c == case).get(case, {}).items()}
+    return [
+        f"{run.machine['name']}, B={case.batch}, {case.dtype}, {layout}",
+        f"**{time(race.seconds(race.ours))}** ({race.ours})",
+        f"{race.speedup('official'):.1f}x slower",
+        f"{race.speedup('best-eager'):.1f}x slower",
+        f"{race.speedup(best):.1f}x slower" if best else "-",
+        f"{race.gbps / race.copy_gbps:.0%}",
+        f"{megabytes(memory.get(race.ours))} / {megabytes(memory.get('official'))} MB",
+    ]
+
+
+def races(run: Run) -> str:
+    """The comparisons in which the providers took turns."""
+    names = providers_in(race.turns for race in run.races)
+    warm = any(race.allocator == "warm" for race in run.races)
+    heads = ["whole loss", *(["malloc"] if warm else []), *names, "GB/s", "copy GB/s", "share"]
+    rows = []
+    for race in run.races:
+        cells = [_turn(race, each) for each in names]
+        share = f"{race.gbps / race.copy_gbps:.0%}"
+        numbers = [*cells, f"{race.gbps:.1f}", f"{race.copy_gbps:.1f}", share]
+        rows.append([name(race.case), *([race.allocator] if warm else []), *numbers])
+    return table(heads, rows, run.source)
+
+
+def _turn(race: Race, provider: str) -> str:
+    if provider not in race.turns:
+        return "-"
+    seconds = time(race.seconds(provider))
+    return f"**{seconds}**" if provider == race.ours else f"{seconds} ({race.speedup(provider):.1f}x)"
+
+
+def singles(run: Run, op: str) -> str:
+    """Each provider by itself on an operation's cases: time, and memory added at the peak."""
+    cases = run.cases(lambda case: case.op == op)
+    names = providers_in(cases.values())
+    rows = [
+        [name(case), *(_time_and_memory(records.get(p)) for p in names)] for case, records in cases.items()
+    ]
+    rows = [[*row, megabytes(case.result_bytes)] for row, case in zip(rows, cases, strict=True)]
+    return table([op, *names, "results, MB"], rows, run.source)
+
+
+def _time_and_memory(record: Record | None) -> str:
+    if record is None:
+        return "-"
+    peak = record.extra["peak_bytes"]
+    return time(record.seconds) + ("" if peak is None else f", {megabytes(peak)} MB")
+
+
+def bandwidth(run: Run) -> str:
+    """How close the fused backends come to this machine's memory bandwidth."""
+    rows = [
+        [f"{r.case.op}: {name(r.case)}", r.provider, megabytes(r.case.bytes_moved), f"{r.extra['gbps']:.1f}",
+         f"{r.extra['copy_share']:.0%}"]
+        for r in run.singles if r.provider in FUSED and "gbps" in r.extra and r.case.shapes.cold
+    ]  # fmt: skip
+    return table(["", "backend", "MB moved", "GB/s", "of copy"], rows, run.source)
+
+
+def gpu_details(run: Run) -> str:
+    """Launches, host time and wall time, where a GPU was measured."""
+    rows = [
+        [f"{r.case.op}: {name(r.case)}", r.provider, str(r.extra["launches"] or "-"), f"{r.extra['host_us']:.0f}",
+         f"{r.extra['wall_ms']:.3g}", f"{r.seconds * 1e3:.3g}"]
+        for r in run.singles if "launches" in r.extra
+    ]  # fmt: skip
+    return (
+        table(["", "provider", "launches", "host us", "wall ms", "device ms"], rows, run.source)
+        if rows
+        else ""
+    )
+
+
+def accuracy(run: Run) -> str:
+    """Largest relative error against float64 that each provider showed before it was timed."""
+    worst: dict[str, dict[str, float]] = {}
+    for record in run.singles:
+        row = worst.setdefault(record.provider, {})
+        for what, error in record.extra["errors"].items():
+            key = f"{what}, {record.case.dtype}"
+            row[key] = max(row.get(key, 0.0), error)
+    keys = sorted({key for row in worst.values() for key in row})
+    rows = [[p, *(f"{worst[p][key]:.1e}" if key in worst[p] else "-" for key in keys)]
+            for p in providers_in([worst])]  # fmt: skip
+    return table(["largest error", *keys], rows, run.source)
+
+
+def steps(run: Run) -> str:
+    """Whole training steps, taking turns."""
+    rows = []
+    for extra in run.steps:
+        ours = extra["turns"]["ours"]["median"]
+        for way, turn in extra["turns"].items():
+            ratio = f"{turn['median'] / ours:.2f}x"
+            rows.append(
+                [extra["step"], way, time(turn["median"]), ratio, megabytes(extra["peak_bytes"][way])]
+            )
+    return (
+        table(["training step", "way", "time", "of ours", "peak MB added"], rows, run.source) if rows else ""
+    )
