@@ -33,7 +33,6 @@ struct Sums {
 };
 
 struct Kernels {
-  const char* name;
   // S[l] = max_c sigmoid(T[c, l]) (accumulation type), sums[l / kRun] = sum of S over kRun locations.
   void (*mask)(const Block& block, void* S, double* sums);
   // sum of S[l] BCE(s[c, l], sigmoid(T[c, l])), and the gradient where it is wanted.
@@ -41,20 +40,20 @@ struct Kernels {
   // sum of S[l] channel_weight[c] (x[c, l] - y[c, l])^2, and the gradient where it is wanted.
   double (*imitation)(const Block& block);
   // Mask and losses in one pass, no gradient: `logits` and `feats` are the same locations with all channels;
-  // logits.student nullptr: no head term; feats.student nullptr: no imitation term. One result a kRun locations;
-  // a location-major block has at most kMaxSingle of them.
+  // logits.student nullptr: no head term; feats.student nullptr: no imitation term. One result a kRun
+  // locations; a location-major block has at most kMaxSingle of them.
   void (*single)(const Block& logits, const Block& feats, Sums* sums);
   // data[i] *= factor.
   void (*scale)(void* data, int64_t size, DType type, double factor);
 };
 
-#define FRS_DECLARE_KERNELS(isa)                    \
-  namespace isa {                                   \
-  void mask(const Block&, void*, double*);          \
-  double head(const Block&);                        \
-  double imitation(const Block&);                   \
-  void single(const Block&, const Block&, Sums*);   \
-  void scale(void*, int64_t, DType, double);        \
+#define FRS_DECLARE_KERNELS(isa)                  \
+  namespace isa {                                 \
+  void mask(const Block&, void*, double*);        \
+  double head(const Block&);                      \
+  double imitation(const Block&);                 \
+  void single(const Block&, const Block&, Sums*); \
+  void scale(void*, int64_t, DType, double);      \
   }
 FRS_DECLARE_KERNELS(baseline)
 FRS_DECLARE_KERNELS(x86_64_v3)

@@ -1,7 +1,8 @@
 // The operator `loss`: mask, losses and gradients of all levels in one parallel region.
 //
-// With gradients, or with S given, a level has units that make (or sum) its S, and units that take the losses and
-// gradients once the sum N_l is known. Without gradients and with S from the logits, mask and losses are one pass.
+// With gradients, or with S given, a level has units that make (or sum) its S, and units that take the losses
+// and gradients once the sum N_l is known. Without gradients and with S from the logits, mask and losses are
+// one pass.
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -58,8 +59,9 @@ class Loss {
  private:
   static constexpr int64_t kSerialElements = 1 << 15;  // too little to wake threads for
 
-  // Small levels first, so that their logits are still in the cache when the losses read them again; the largest
-  // level's losses begin where its mask ended, for the same reason. Features last, they need no cache.
+  // Small levels first, so that their logits are still in the cache when the losses read them again; the
+  // largest level's losses begin where its mask ended, for the same reason. Features last, they need no
+  // cache.
   void plan() {
     std::vector<int> order(p_.num_levels);
     for (int l = 0; l < p_.num_levels; ++l) order[l] = l;
@@ -94,7 +96,8 @@ class Loss {
     }
     elements_ += v.batch * v.locations * (logits ? v.logit_channels : 1);
     states_[l].weighed.start(static_cast<int64_t>(units_.size() - before));
-    if (units_.size() == before) states_[l].weighed.open();  // nothing to weigh: every Z_l that needs N_l is 0
+    if (units_.size() == before)
+      states_[l].weighed.open();  // nothing to weigh: every Z_l that needs N_l is 0
   }
 
   void plan_tiles(int l, Kind kind) {
@@ -160,7 +163,8 @@ class Loss {
     for (int64_t r = 0; r < runs_of(u.locations); ++r) run_sums_[u.first_run + r].weight = sums[r];
   }
 
-  // The losses and gradients of a block, or zero gradients where Z_l is 0. float16 gradients lack scale / Z_l.
+  // The losses and gradients of a block, or zero gradients where Z_l is 0. float16 gradients lack scale /
+  // Z_l.
   double run_tile(Block b, const Factor& factor, double (*kernel)(const Block&)) const {
     b.beta = p_.beta;
     b.factor = b.student_type == DType::f16 ? 1.0 : factor.value;
@@ -246,7 +250,8 @@ class Loss {
     S* pending = static_cast<S*>(p_.pending);
     for (int l = 0; l < p_.num_levels; ++l) {
       pending[l] = types_.student_feat == DType::f16 ? static_cast<S>(states_[l].feature.value) : 1;
-      pending[p_.num_levels + l] = types_.student_logit == DType::f16 ? static_cast<S>(states_[l].head.value) : 1;
+      pending[p_.num_levels + l] =
+          types_.student_logit == DType::f16 ? static_cast<S>(states_[l].head.value) : 1;
     }
   }
 
@@ -263,6 +268,8 @@ class Loss {
 
 }  // namespace
 
-void loss(const LossParams& params, const DTypes& types, const Threads& threads) { Loss(params, types, threads).run(); }
+void loss(const LossParams& params, const DTypes& types, const Threads& threads) {
+  Loss(params, types, threads).run();
+}
 
 }  // namespace frs::cpu

@@ -35,9 +35,9 @@ void scale(const Span* spans, int count, const void* factor, const void* pending
   std::vector<Piece> units;
   for (int i = 0; i < count; ++i) {
     const Span& s = spans[i];
-    const double product = s.type == DType::f64
-                               ? static_cast<const double*>(factor)[0] * static_cast<const double*>(pending)[i]
-                               : static_cast<const float*>(factor)[0] * static_cast<const float*>(pending)[i];
+    const double product =
+        s.type == DType::f64 ? static_cast<const double*>(factor)[0] * static_cast<const double*>(pending)[i]
+                             : static_cast<const float*>(factor)[0] * static_cast<const float*>(pending)[i];
     if (product == 1.0) continue;
     cut(s.size, kElements, [&](int64_t begin, int64_t length) {
       units.push_back({at(s.data, begin, size_of(s.type)), length, s.type, product});

@@ -37,8 +37,8 @@ void run_units(int64_t count, const Threads& threads, const Body& body) {
       &context);
 }
 
-// A number of units that others wait for. Whoever waits holds a later unit than all of these, so running threads have
-// taken them already: there is no deadlock, however few threads run.
+// A number of units that others wait for. Whoever waits holds a later unit than all of these, so running
+// threads have taken them already: there is no deadlock, however few threads run.
 class Countdown {
  public:
   void start(int64_t count) { left_.store(count, std::memory_order_relaxed); }
@@ -59,11 +59,13 @@ void cut(int64_t total, int64_t size, const Piece& piece) {
   for (int64_t begin = 0; begin < total; begin += size) piece(begin, std::min(size, total - begin));
 }
 
-inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+inline int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 inline int64_t runs_of(int64_t locations) { return (locations + kRun - 1) / kRun; }
 
-// A pass over all channels (mask, single): units of whole runs, whose number may follow the threads, because sums are
-// taken over runs. Long rows stream best; all threads need something to do.
+// A pass over all channels (mask, single): units of whole runs, whose number may follow the threads, because
+// sums are taken over runs. Long rows stream best; all threads need something to do.
 inline int64_t locations_per_pass(const Level& level, bool channel_major, int threads) {
   if (channel_major) return kRun;
   const int64_t share = level.batch * level.locations / (4 * threads);
@@ -76,10 +78,13 @@ struct Tile {
 };
 inline Tile tile_of(int64_t channels, int64_t locations, bool channel_major) {
   constexpr int64_t kElements = 1 << 17, kRow = 20480;
-  if (channel_major) return {std::max<int64_t>(channels, 1), std::max<int64_t>(1, kElements / 2 / std::max<int64_t>(channels, 1))};
+  if (channel_major)
+    return {std::max<int64_t>(channels, 1),
+            std::max<int64_t>(1, kElements / 2 / std::max<int64_t>(channels, 1))};
   const int64_t rows = std::max<int64_t>(1, (locations + kRow - 1) / kRow);
   const int64_t length = std::max<int64_t>(kRun, round_up((locations + rows - 1) / rows, kRun));
-  return {std::max<int64_t>(4, kElements / std::min(length, std::max<int64_t>(locations, 1)) / 4 * 4), length};
+  return {std::max<int64_t>(4, kElements / std::min(length, std::max<int64_t>(locations, 1)) / 4 * 4),
+          length};
 }
 
 inline const char* at(const TensorView& v, DType type, const Range& r) {

@@ -1,5 +1,6 @@
-// Vectors of floats as wide as the instruction set that this file is compiled for, and how they are loaded from and
-// stored to each element type. GCC's and Clang's vector extensions: the same source for every instruction set.
+// Vectors of floats as wide as the instruction set that this file is compiled for, and how they are loaded
+// from and stored to each element type. GCC's and Clang's vector extensions: the same source for every
+// instruction set.
 #pragma once
 
 #include <cstdint>
@@ -84,7 +85,8 @@ FRS_INLINE Floats load(const Half* p) {
 #elif defined(__F16C__)
   return _mm256_cvtph_ps(read<__m128i>(p));
 #else
-  // The exponent moves by 112 (a product, so that subnormals become normal); Inf and NaN keep all its bits set.
+  // The exponent moves by 112 (a product, so that subnormals become normal); Inf and NaN keep all its bits
+  // set.
   const Words h = __builtin_convertvector(read<Halves>(p), Words);
   const Words magnitude = (h & 0x7fff) << 13;
   const Words finite = bit_cast<Words>(bit_cast<Floats>(magnitude) * 0x1p112f);
@@ -109,7 +111,8 @@ FRS_INLINE void store(Half* p, Floats v) {
 #else
   const Words bits = bit_cast<Words>(v);
   const Words magnitude = bits & 0x7fffffff, sign = bits >> 16 & 0x8000;
-  const Words normal = (magnitude + 0xc8000fff + (magnitude >> 13 & 1)) >> 13;  // exponent - 112, ties to even
+  const Words normal =
+      (magnitude + 0xc8000fff + (magnitude >> 13 & 1)) >> 13;  // exponent - 112, ties to even
   const Words subnormal = bit_cast<Words>(bit_cast<Floats>(magnitude) + 0.5f) - 0x3f000000;
   const Words special = magnitude > 0x7f800000 ? Words{} + 0x7e00 : Words{} + 0x7c00;
   const Words finite = magnitude < 0x38800000 ? subnormal : normal;
@@ -118,8 +121,8 @@ FRS_INLINE void store(Half* p, Floats v) {
   memcpy(p, &h, sizeof(h));
 }
 
-// How much of a vector is there: all of it, or, at the end of a row, `count` elements. Lanes beyond them are loaded
-// as `fill` and not stored.
+// How much of a vector is there: all of it, or, at the end of a row, `count` elements. Lanes beyond them are
+// loaded as `fill` and not stored.
 struct Whole {};
 struct Part {
   int count;

@@ -6,8 +6,8 @@
 namespace frs::cpu::FRS_ISA {
 namespace {
 
-// Sums cross-entropies lane by lane. Each is linear + log1p(exp(-|s|)); the logarithms of up to kMaxTerms terms are
-// taken as one, of their product.
+// Sums cross-entropies lane by lane. Each is linear + log1p(exp(-|s|)); the logarithms of up to kMaxTerms
+// terms are taken as one, of their product.
 template <class V>
 struct PlainEntropy {
   static constexpr int kMaxTerms = 64;
@@ -40,7 +40,8 @@ struct FocalEntropy {
   FRS_INLINE V total() const { return value; }
 };
 
-// A logit whose terms are exactly 0, beside another such: exp(-128) counts as 0. Fills the lanes past the channels.
+// A logit whose terms are exactly 0, beside another such: exp(-128) counts as 0. Fills the lanes past the
+// channels.
 constexpr float kNoLogit = -128.0f;
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Head distillation: sum of S BCE(s, sigmoid(T)), and d/ds = factor S (sigmoid(s) - sigmoid(T)) in the same pass.
+// Head distillation: sum of S BCE(s, sigmoid(T)), and d/ds = factor S (sigmoid(s) - sigmoid(T)) in the same
+// pass.
 #include "../isa.h"
 #include "../vec.h"
 #include "entropy.h"
@@ -21,7 +22,8 @@ double head_rows(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& 
       const V w = load(weight + i, part);
       Entropy<V> entropy(b.beta);
       for (int r = 0; r < R; ++r) {
-        const V gradient = entropy.add(load(s + r * b.student_stride + i, part), load(t + r * b.teacher_stride + i, part));
+        const V gradient =
+            entropy.add(load(s + r * b.student_stride + i, part), load(t + r * b.teacher_stride + i, part));
         if (g != nullptr) store(g + r * b.grad_stride + i, part, w * factor * gradient);
       }
       segment += w * entropy.total();
@@ -37,9 +39,11 @@ double location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Bl
   int64_t c = 0;
   auto row = [&](auto* p, int64_t stride) { return p == nullptr ? p : p + c * stride; };
   for (; c + 4 <= b.channels; c += 4)
-    total += head_rows<4, Entropy>(row(s, b.student_stride), row(t, b.teacher_stride), row(g, b.grad_stride), weight, b);
+    total += head_rows<4, Entropy>(row(s, b.student_stride), row(t, b.teacher_stride), row(g, b.grad_stride),
+                                   weight, b);
   for (; c < b.channels; ++c)
-    total += head_rows<1, Entropy>(row(s, b.student_stride), row(t, b.teacher_stride), row(g, b.grad_stride), weight, b);
+    total += head_rows<1, Entropy>(row(s, b.student_stride), row(t, b.teacher_stride), row(g, b.grad_stride),
+                                   weight, b);
   return total;
 }
 

@@ -1,4 +1,5 @@
-// Feature imitation: sum of S c (x - y)^2, and d/dx = 2 factor S c (x - y) in the same pass. Also the in-place scale.
+// Feature imitation: sum of S c (x - y)^2, and d/dx = 2 factor S c (x - y) in the same pass. Also the
+// in-place scale.
 #include "../isa.h"
 #include "../vec.h"
 
@@ -33,16 +34,17 @@ double imitation_rows(const Ts* x, const Tt* y, Ts* g, const S* weight, const S*
 }
 
 template <class Ts, class Tt, class S>
-double location_major(const Ts* x, const Tt* y, Ts* g, const S* weight, const S* channel_weight, const Block& b) {
+double location_major(const Ts* x, const Tt* y, Ts* g, const S* weight, const S* channel_weight,
+                      const Block& b) {
   double total = 0.0;
   int64_t c = 0;
   auto row = [&](auto* p, int64_t stride) { return p == nullptr ? p : p + c * stride; };
   for (; c + 4 <= b.channels; c += 4)
-    total += imitation_rows<4>(row(x, b.student_stride), row(y, b.teacher_stride), row(g, b.grad_stride), weight,
-                               row(channel_weight, 1), b);
+    total += imitation_rows<4>(row(x, b.student_stride), row(y, b.teacher_stride), row(g, b.grad_stride),
+                               weight, row(channel_weight, 1), b);
   for (; c < b.channels; ++c)
-    total += imitation_rows<1>(row(x, b.student_stride), row(y, b.teacher_stride), row(g, b.grad_stride), weight,
-                               row(channel_weight, 1), b);
+    total += imitation_rows<1>(row(x, b.student_stride), row(y, b.teacher_stride), row(g, b.grad_stride),
+                               weight, row(channel_weight, 1), b);
   return total;
 }
 
@@ -89,7 +91,8 @@ void scale(void* data, int64_t size, DType type, double factor) {
     using T = std::remove_pointer_t<decltype(element)>;
     T* values = static_cast<T*>(data);
     const auto f = static_cast<typename Lane<T>::Scalar>(factor);
-    for_vectors<T>(0, size, [&](int64_t i, auto part) { store(values + i, part, load(values + i, part) * f); });
+    for_vectors<T>(0, size,
+                   [&](int64_t i, auto part) { store(values + i, part, load(values + i, part) * f); });
   });
 }
 

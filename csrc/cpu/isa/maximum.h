@@ -11,7 +11,8 @@ FRS_INLINE typename Lane<S>::V lowest() {
   return typename Lane<S>::V{} - static_cast<S>(INFINITY);
 }
 
-// A running maximum. A NaN in `value` stays there (no number is greater); one that comes in is noted in `nan`.
+// A running maximum. A NaN in `value` stays there (no number is greater); one that comes in is noted in
+// `nan`.
 template <class V>
 struct Maximum {
   V value;

@@ -1,5 +1,6 @@
-// Mask and losses in one pass over T, s, x and y, for calls that want no gradient: the maximum, the cross-entropies
-// and the squared differences of a location are gathered side by side, and S multiplies their sums at the end.
+// Mask and losses in one pass over T, s, x and y, for calls that want no gradient: the maximum, the
+// cross-entropies and the squared differences of a location are gathered side by side, and S multiplies their
+// sums at the end.
 #include "../isa.h"
 #include "../vec.h"
 #include "entropy.h"
@@ -109,7 +110,8 @@ void gather(const Block& logits, const Block& feats, Gathered<S>& out) {
       const auto* x = static_cast<const Ts*>(feats.student);
       const auto* y = static_cast<decltype(teacher)>(const_cast<void*>(feats.teacher));
       const auto* c = static_cast<const S*>(feats.channel_weight);
-      feats.channel_major ? gather_feat_locations(x, y, c, feats, out) : gather_feat_rows(x, y, c, feats, out);
+      feats.channel_major ? gather_feat_locations(x, y, c, feats, out)
+                          : gather_feat_rows(x, y, c, feats, out);
     }
   });
 }
@@ -126,7 +128,8 @@ void reduce(const Block& logits, const Block& feats, Sums* sums) {
   for (int64_t begin = 0; begin < locations; begin += kRun, ++sums) {
     *sums = {};
     for_vectors<S>(begin, begin + kRun < locations ? begin + kRun : locations, [&](int64_t i, auto part) {
-      const auto weight = sigmoid(load(found.maximum + i, part, -INFINITY));  // of no channels: sigmoid(-Inf) = 0
+      const auto weight =
+          sigmoid(load(found.maximum + i, part, -INFINITY));  // of no channels: sigmoid(-Inf) = 0
       sums->weight += sum(weight);
       sums->head += sum(weight * load(found.entropy + i, part));
       sums->feature += sum(weight * load(found.squares + i, part));
@@ -137,7 +140,8 @@ void reduce(const Block& logits, const Block& feats, Sums* sums) {
 }  // namespace
 
 void single(const Block& logits, const Block& feats, Sums* sums) {
-  logits.teacher_type == DType::f64 ? reduce<double>(logits, feats, sums) : reduce<float>(logits, feats, sums);
+  logits.teacher_type == DType::f64 ? reduce<double>(logits, feats, sums)
+                                    : reduce<float>(logits, feats, sums);
 }
 
 }  // namespace frs::cpu::FRS_ISA

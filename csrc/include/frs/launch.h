@@ -64,7 +64,5 @@ void loss(const LossParams& params, const DTypes& types, const Threads& threads)
 // spans[i].data[0..size) *= factor[0] * pending[i]; nothing is touched where the product is 1.
 void scale(const Span* spans, int count, const void* factor, const void* pending, const Threads& threads);
 
-const char* instruction_set();  // "default", "avx2" or "avx512": what the calls above run
-
 }  // namespace cpu
 }  // namespace frs

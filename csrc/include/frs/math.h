@@ -43,8 +43,9 @@ FRS_HOST_DEVICE double negative_abs(double x) { return -fabs(x); }
 
 FRS_HOST_DEVICE float to_float(int32_t n) { return static_cast<float>(n); }
 
-// e^x = 2^n e^r with n = round(x log2 e), |r| <= ln(2) / 2, and e^r a minimax polynomial (relative error 9e-8).
-// Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; n times the head of ln 2 is exact.
+// e^x = 2^n e^r with n = round(x log2 e), |r| <= ln(2) / 2, and e^r a minimax polynomial (relative error
+// 2e-9). Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; n times the head of ln 2 is
+// exact.
 template <class V>
 struct ExpParts {
   V fraction;        // e^r; NaN stays NaN
@@ -52,14 +53,16 @@ struct ExpParts {
 };
 template <class V>
 FRS_HOST_DEVICE ExpParts<V> exp_parts(V x) {
-  constexpr float kRound = 12582912.0f, kLog2E = 1.44269502f, kLn2Head = 0.693359375f, kLn2Tail = -2.12194440e-4f;
+  constexpr float kRound = 12582912.0f, kLog2E = 1.44269502f, kLn2Head = 0.693359375f,
+                  kLn2Tail = -2.12194440e-4f;
   const V shifted = x * kLog2E + kRound;
   const V n = shifted - kRound;
   const V r = (x - n * kLn2Head) - n * kLn2Tail;
-  V p = r * 8.290272142949391e-3f + 4.189815982904752e-2f;
-  p = p * r + 1.6667638128221626e-1f;
-  p = p * r + 4.999914783958385e-1f;
-  p = p * r + 9.999997063127078e-1f;
+  V p = r * 1.3843606748443502e-3f + 8.374195643626514e-3f;
+  p = p * r + 4.166800472622094e-2f;
+  p = p * r + 1.6666430800097812e-1f;
+  p = p * r + 4.9999994191643926e-1f;
+  p = p * r + 1.0f;
   p = p * r + 1.0f;
   return {p, bit_cast<Bits<V>>(shifted) - 0x4b400000};
 }
@@ -110,7 +113,7 @@ FRS_HOST_DEVICE V log1p(V x) {
   const V u = x + 1.0f;
   const V lost = x > 1.0f ? (x - u) + 1.0f : x - (u - 1.0f);
   const Bits<V> k = (bit_cast<Bits<V>>(u) - kSqrtHalf) >> 23;
-  const V shrink = power_of_two<V>(k > 126 ? 0 * k : -k);  // lost counts for nothing long before
+  const V shrink = power_of_two<V>(k > 126 ? Bits<V>{} - 126 : -k);  // lost counts for nothing long before
   const V m = bit_cast<V>(bit_cast<Bits<V>>(u) - (k << 23));
   const V f = (m - 1.0f) + lost * shrink;
   const V n = to_float(k);
@@ -127,20 +130,23 @@ struct Sigmoid {
   V value, complement, exp_abs;
 };
 template <class V>
-FRS_HOST_DEVICE Sigmoid<V> sigmoid_parts(V x) {
-  const V e = exp_nonpositive(negative_abs(x));
+FRS_HOST_DEVICE Sigmoid<V> sigmoid_of_exp(V x, V e) {  // e = exp(-|x|)
   const V large = 1.0f / (1.0f + e), small = e * large;
   const auto negative = bit_cast<Bits<V>>(x) < 0;
   return {negative ? small : large, negative ? large : small, e};
 }
 template <class V>
-FRS_HOST_DEVICE V sigmoid(V x) {
-  return sigmoid_parts(x).value;
+FRS_HOST_DEVICE Sigmoid<V> sigmoid_parts(V x) {
+  return sigmoid_of_exp(x, exp_nonpositive(negative_abs(x)));
+}
+template <class V>
+FRS_HOST_DEVICE V sigmoid(V x) {  // subnormal results included: one a location, it may cost a little more
+  return sigmoid_of_exp(x, exp(negative_abs(x))).value;
 }
 
 // Cross-entropy of sigmoid(s) against q = sigmoid(t): softplus(s) - q s = linear + log1p(exp_abs), with
-// linear = |s| sigmoid(-sign(s) t): nothing cancels, however large s is. Sums of log1p(e) over several e are one
-// log1p of a product: see log_product.
+// linear = |s| sigmoid(-sign(s) t): nothing cancels, however large s is. Sums of log1p(e) over several e are
+// one log1p of a product: see log_product.
 template <class V>
 struct CrossEntropy {
   V linear, exp_abs;
@@ -174,10 +180,17 @@ FRS_HOST_DEVICE V log_unit(V x) {
   const V n = to_float(k);
   return n * 0.693359375f + (f + (n * -2.12194440e-4f + log1p_reduced(f)));
 }
-FRS_HOST_DEVICE double log_unit(double x) { return ::log(x); }
+
+// x^y for 0 < x <= 1.
+template <class V>
+FRS_HOST_DEVICE V power_unit(V x, float y) {
+  return exp(y * log_unit(x));
+}
+FRS_HOST_DEVICE double power_unit(double x, double y) { return ::pow(x, y); }
 
 // Quality focal form |p - q|^beta bce, p = sigmoid(s), q = sigmoid(t). With d = |p - q| and w = d^(beta-1):
-// value = d w bce;  d/ds = d w (p - q) + beta w sign(p - q) p (1 - p) bce, whose second part is 0 where d == 0.
+// value = d w bce;  d/ds = d w (p - q) + beta w sign(p - q) p (1 - p) bce, whose second part is 0 where d ==
+// 0.
 template <class V>
 struct Focal {
   V value, gradient;
@@ -188,7 +201,7 @@ FRS_HOST_DEVICE Focal<V> focal_bce(V s, V t, Beta beta) {
   const CrossEntropy<V> h = cross_entropy(p, sigmoid_parts(t), s);
   const V entropy = h.linear + log1p(h.exp_abs);
   const V d = -negative_abs(h.gradient);
-  const V power = beta == 2 ? d : beta == 1 ? V{} + 1.0f : exp((beta - 1) * log_unit(d));
+  const V power = beta == 2 ? d : beta == 1 ? V{} + 1.0f : power_unit(d, beta - 1);
   const V w = d == 0.0f ? V{} : power;
   const V slope = h.gradient < 0.0f ? -w : w;
   return {d * w * entropy, d * w * h.gradient + beta * slope * p.value * p.complement * entropy};

@@ -1,0 +1,152 @@
+// The module _host: what Python can see of the C++ without torch. How it was built, the instruction set that
+// is picked, the scalar maths of frs/math.h (as each instruction set computes it), and the tiles of
+// frs/tiles.h.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cpu/cpuid.h"
+#include "frs/math.h"
+#include "frs/tiles.h"
+
+extern const char frs_build_info[];  // JSON, written by setup.py
+
+namespace frs {
+namespace {
+
+namespace py = pybind11;
+using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+struct Exp {
+  FRS_HOST_DEVICE float operator()(float x, float) const { return exp(x); }
+};
+struct ExpNonpositive {
+  FRS_HOST_DEVICE float operator()(float x, float) const { return exp_nonpositive(x); }
+};
+struct Log1p {
+  FRS_HOST_DEVICE float operator()(float x, float) const { return log1p(x); }
+};
+struct SigmoidOf {
+  FRS_HOST_DEVICE float operator()(float x, float) const { return sigmoid(x); }
+};
+struct Bce {
+  FRS_HOST_DEVICE float operator()(float s, float t) const { return bce(s, t); }
+};
+struct BceGradient {
+  FRS_HOST_DEVICE float operator()(float s, float t) const {
+    return cross_entropy(sigmoid_parts(s), sigmoid_parts(t), s).gradient;
+  }
+};
+
+template <class F>
+FRS_HOST_DEVICE void loop(const float* x, const float* y, float* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = F()(x[i], y[i]);
+}
+// The same source as each instruction set compiles it: with and without fused multiply-adds.
+template <class F>
+void loop_baseline(const float* x, const float* y, float* out, int64_t count) {
+  loop<F>(x, y, out, count);
+}
+#if defined(__x86_64__)
+template <class F>
+__attribute__((target("arch=x86-64-v3"))) void loop_avx2(const float* x, const float* y, float* out,
+                                                         int64_t count) {
+  loop<F>(x, y, out, count);
+}
+template <class F>
+__attribute__((target("arch=x86-64-v4"))) void loop_avx512(const float* x, const float* y, float* out,
+                                                           int64_t count) {
+  loop<F>(x, y, out, count);
+}
+#endif
+
+template <class F>
+Array map(Array x, Array y, const std::string& isa) {
+  if (x.size() != y.size()) throw py::value_error("x and y differ in size");
+  Array out(x.size());
+  auto run = loop_baseline<F>;
+#if defined(__x86_64__)
+  if (isa == "avx2" && cpu::best_isa() >= cpu::Isa::avx2) run = loop_avx2<F>;
+  if (isa == "avx512" && cpu::best_isa() >= cpu::Isa::avx512) run = loop_avx512<F>;
+#endif
+  if (run == loop_baseline<F> && isa != "default") throw py::value_error("this machine does not run " + isa);
+  run(x.data(), y.data(), out.mutable_data(), x.size());
+  return out;
+}
+
+template <class F>
+void define_unary(py::module_& m, const char* name) {
+  m.def(
+      name, [](Array x, const std::string& isa) { return map<F>(x, x, isa); }, py::arg("x"), py::arg("isa"));
+}
+template <class F>
+void define_binary(py::module_& m, const char* name) {
+  m.def(name, map<F>, py::arg("student"), py::arg("teacher"), py::arg("isa"));
+}
+
+using Term = std::tuple<uint32_t, uint32_t, uint32_t, bool>;  // batch, rows, columns, wide
+using PieceTuple = std::tuple<int, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>;
+
+// Every piece that the blocks and warps of a launch over `terms` find:
+// (term, batch, row_begin, row_end, column, lanes), in the order of blocks and warps.
+std::vector<PieceTuple> gpu_pieces(const std::vector<Term>& terms, uint32_t width) {
+  std::vector<tiles::Cut> cuts(terms.size());
+  std::vector<uint32_t> first(terms.size());
+  for (size_t i = 0; i < terms.size(); ++i) {
+    std::tie(cuts[i].batch, cuts[i].rows, cuts[i].columns, cuts[i].wide) = terms[i];
+  }
+  const int count = static_cast<int>(terms.size());
+  const uint32_t blocks = tiles::cut_terms(cuts.data(), first.data(), count, width);
+  std::vector<PieceTuple> pieces;
+  for (uint32_t block = 0; block < blocks; ++block) {
+    const int term = tiles::find_range(first.data(), count, block);
+    for (uint32_t warp = 0; warp < tiles::kWarps; ++warp) {
+      const tiles::Piece p = tiles::piece_of(cuts[term], block - first[term], warp, width);
+      pieces.emplace_back(term, p.batch, p.row_begin, p.row_end, p.column, cuts[term].lanes());
+    }
+  }
+  return pieces;
+}
+
+// The columns that each lane of a tile works on.
+template <bool kWide>
+std::vector<std::vector<uint32_t>> lane_columns(uint32_t tile_begin, uint32_t count, uint32_t lanes,
+                                                uint32_t width) {
+  std::vector<std::vector<uint32_t>> found(lanes);
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    const auto columns = tiles::columns_of<kWide>(tile_begin, count, lane, lanes, width);
+    for (uint32_t j = 0; j < width; ++j)
+      if (columns.has(j)) found[lane].push_back(columns.first + j * columns.step);
+  }
+  return found;
+}
+
+}  // namespace
+}  // namespace frs
+
+PYBIND11_MODULE(_host, m) {
+  using namespace frs;
+  m.def("build_info", [] { return std::string(frs_build_info); });
+  m.def("instruction_set", [] { return cpu::name_of(cpu::picked_isa()); });
+  m.def("instruction_sets", [] {  // those that this machine runs
+    std::vector<std::string> names;
+    for (cpu::Isa isa : {cpu::Isa::baseline, cpu::Isa::avx2, cpu::Isa::avx512})
+      if (isa <= cpu::best_isa()) names.emplace_back(cpu::name_of(isa));
+    return names;
+  });
+  define_unary<Exp>(m, "exp");
+  define_unary<ExpNonpositive>(m, "exp_nonpositive");
+  define_unary<Log1p>(m, "log1p");
+  define_unary<SigmoidOf>(m, "sigmoid");
+  define_binary<Bce>(m, "bce");
+  define_binary<BceGradient>(m, "bce_gradient");
+  m.def("gpu_pieces", gpu_pieces, py::arg("terms"), py::arg("width"));
+  m.def("lane_columns", [](uint32_t tile_begin, uint32_t count, uint32_t lanes, uint32_t width, bool wide) {
+    return wide ? lane_columns<true>(tile_begin, count, lanes, width)
+                : lane_columns<false>(tile_begin, count, lanes, width);
+  });
+}
