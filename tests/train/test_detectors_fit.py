@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_detectors import seeded_on_one_thread, tiny
+from tiny_detectors import batch, seeded_on_one_thread, tiny
 from torchvision.models import detection, mobilenet_v3_large, resnet18
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
@@ -170,3 +170,17 @@ def test_imagenet_weights_fill_the_whole_trunk(monkeypatch):
 def test_no_weights_means_no_download(monkeypatch):
     monkeypatch.setattr(pretrained, "_fetch", lambda weights: pytest.fail("tried to download"))
     load_weights(tiny())
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos", "faster-rcnn"])
+def test_losses_are_torchvisions_own(family):
+    """The parts run one by one give what torchvision's own forward gives, from the same random state."""
+    detector = tiny(family, backbone_norm="frozen", head_norm="none").train()
+    plain = torchvision_model(detector).train()
+    plain.transform.min_size = (64,)
+    images, targets = batch()
+    found = []
+    for run in (lambda: detector(images, targets, size=64).losses, lambda: plain(images, targets)):
+        torch.manual_seed(0)
+        found.append(sorted(loss.item() for loss in run().values()))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
