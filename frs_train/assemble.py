@@ -10,7 +10,7 @@ from frs_train import checkpoint
 from frs_train.coco import CocoFile, read_coco
 from frs_train.config import RunConfig
 from frs_train.data import CocoDetection, augmentation
-from frs_train.detectors import Detector, build_detector
+from frs_train.detectors import Detector, build_detector, coco_classes, from_torchvision, load_weights
 from frs_train.distiller import Distiller, Learner, inherit_head, prepare_teacher
 from frs_train.errors import UserError
 from frs_train.evaluate import matching
@@ -52,13 +52,13 @@ def make_learner(
     config: RunConfig, classes: list[str], device: torch.device, log: Log, fresh: bool
 ) -> Learner:
     """The student, alone or with its teacher, on the device. `fresh`: its weights are not about to be restored."""
-    student = build(config, classes, load_weights=fresh)
+    student = build(config, classes, fresh)
     distill = config.distill
     if distill is None or (distill.teacher is None and distill.method == "none"):
         return _placed(Learner(student), config, device)
     if distill.teacher is None:
         raise UserError("--teacher is missing: the run folder or checkpoint of a trained detector.")
-    teacher, teacher_classes = read_teacher(distill.teacher, classes, log)
+    teacher, teacher_classes = read_teacher(distill.teacher, log)
     same = teacher_classes == classes
     if fresh and distill.inherit_head and same and student.head_signature() == teacher.head_signature():
         log.say(f"The student's head starts from the teacher's: {inherit_head(student, teacher)} tensors.")
@@ -68,17 +68,21 @@ def make_learner(
     return _placed(Distiller(student, teacher, distill, same, log.warn), config, device)
 
 
-def build(config: RunConfig, classes: list[str], load_weights: bool = True) -> Detector:
-    """The detector of a configuration."""
+def build(config: RunConfig, classes: list[str], fresh: bool) -> Detector:
+    """The detector of a configuration, with the published weights it names if it is to start `fresh`."""
     try:
         detector = build_detector(config.detector, len(classes))
     except ValueError as error:
         raise UserError(f"The detector cannot be built: {error}.") from None
+    if fresh:
+        load_weights(detector)
     return detector
 
 
-def read_teacher(source: str, classes: list[str], log: Log) -> tuple[Detector, list[str]]:
-    """A teacher and its classes, from a run folder or checkpoint."""
+def read_teacher(source: str, log: Log) -> tuple[Detector, list[str]]:
+    """A teacher and its classes: from a run folder or checkpoint, or torchvision's COCO weights by name."""
+    if source.startswith("torchvision:"):
+        return from_torchvision(source.removeprefix("torchvision:")).eval(), coco_classes()
     return checkpoint.restore(checkpoint.read(Path(source), log.warn))
 
 
