@@ -1,6 +1,8 @@
-"""The training loop: `fit(config)` makes or resumes a run, and leaves its folder with everything to judge it by.
+"""The training loop: `fit(config)` makes or resumes a run, and leaves its folder with everything to judge
+it by.
 
-A run folder holds config.json, metrics.jsonl, checkpoint-*.pt (the newest `keep`) and, when it is done, result.json.
+A run folder holds config.json, metrics.jsonl, checkpoint-*.pt (the newest `keep`) and, when it is done,
+result.json.
 """
 
 from __future__ import annotations
@@ -107,9 +109,11 @@ class Run:
         return self._finish(timer)
 
     def step(self, module: nn.Module, batches) -> dict[str, Tensor]:
-        """One optimiser step on the next batches; returns the mean losses by name (not yet read from the device).
+        """One optimiser step on the next batches; returns the mean losses by name (not yet read from the
+        device).
 
-        Every random draw follows from seed, iteration and process, so nothing about the generators is ever saved.
+        Every random draw follows from seed, iteration and process, so nothing about the generators is ever
+        saved.
         """
         t = self.config.train
         torch.manual_seed(mix(t.seed, 3, self.iteration, distributed.rank()))
@@ -144,10 +148,9 @@ class Run:
             detector = self.ema.module if self.ema else self.detector
             found = evaluate(
                 detector, self.val_set, self.device,
-                workers=self.config.data.workers, step=lambda n: bar.advance(bar.task_ids[0], n * distributed.world()),
-            )  # fmt: skip
-        self.metrics.eval(self.iteration, found)
-        return found
+                workers=self.config.data.workers, step=lambda n: bar.advance(bar.task_ids[0], n *
+                distributed.world()), )  # fmt: skip self.metrics.eval(self.iteration, found)
+                self.metrics.masks(self.iteration, detector, self.val_set, self.device) return found
 
     def save(self) -> None:
         """A checkpoint of this iteration, by process 0."""
@@ -211,8 +214,8 @@ class Run:
         total = sum(named.values())
         if not math.isfinite(total):
             raise UserError(
-                f"The loss is {total} at iteration {self.iteration} ({named}). Lower --lr or add --clip 10; the last "
-                "good checkpoint is kept, go on with --resume."
+                f"The loss is {total} at iteration {self.iteration} ({named}). Lower --lr or add --clip 10; "
+                "the last good checkpoint is kept, go on with --resume."
             )
         record = {
             "lr": self.optimizer.param_groups[0]["lr"],

@@ -1,8 +1,8 @@
 """What a run leaves to read: `metrics.jsonl`, a progress bar, and TensorBoard by option.
 
 Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration`:
-    train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak; GPU memory where there is one)
-    eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}
+    train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak; GPU memory where there
+    is one) eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import resource
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -19,6 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from frs_train import distributed
 from frs_train.checkpoint import write_atomically
 from frs_train.errors import UserError
+
+if TYPE_CHECKING:
+    from frs_train.data import CocoDetection
+    from frs_train.detectors import Detector
 
 
 class Log:
@@ -38,8 +42,8 @@ class Log:
         self.console.print(f"warning: {text}", markup=False, style="yellow")
 
     def progress(self, total: int, done: int, what: str = "training") -> Progress:
-        """A bar with rate and time left, and the text given to `update(description=...)`. On a terminal it moves;
-        into a file or pipe nothing is drawn, and `Metrics` prints lines instead."""
+        """A bar with rate and time left, and the text given to `update(description=...)`. On a terminal it
+        moves; into a file or pipe nothing is drawn, and `Metrics` prints lines instead."""
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -85,6 +89,13 @@ class Metrics:
         self._write({"kind": "eval", "iteration": iteration, **record})
         self._scalars("eval", {k: v for k, v in record.items() if isinstance(v, float)}, iteration)
         self.log.say(f"[{iteration}/{self.total}]  {describe(record)}")
+
+    def masks(self, iteration: int, detector: Detector, dataset: CocoDetection, device: torch.device) -> None:
+        """Mask pictures for TensorBoard; nothing without it."""
+        if self.writer:
+            from frs_train.visualize import to_tensorboard
+
+            to_tensorboard(self.writer, detector, dataset, device, iteration)
 
     def _write(self, record: dict[str, Any]) -> None:
         if distributed.rank():

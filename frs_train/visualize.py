@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -25,6 +26,9 @@ from torch import Tensor
 
 from frs_train.data import CocoDetection, collate, to_device
 from frs_train.detectors import Detector
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 COLOURS = matplotlib.colormaps["inferno"]
 CLASSES = matplotlib.colormaps["tab10"]
@@ -173,6 +177,20 @@ def pictures(
         name = dataset.coco.images[index]["file_name"]
         figures.append(draw(look(detector, image), target, dataset.coco.classes, score, name))
     return figures
+
+
+def to_tensorboard(
+    writer: SummaryWriter,
+    detector: Detector,
+    dataset: CocoDetection,
+    device: torch.device,
+    iteration: int,
+    images: int = 2,
+) -> None:
+    """The first images of a data set as pictures `masks/<n>` of an iteration."""
+    shown = range(min(images, len(dataset)))
+    for number, figure in enumerate(pictures(detector, dataset, device, shown)):
+        writer.add_image(f"masks/{number}", pixels(figure), iteration, dataformats="HWC")
 
 
 def write_pictures(

@@ -103,3 +103,20 @@ def test_pixels_of_a_figure_are_an_image_for_tensorboard():
     image = visualize.pixels(figure)
     width, height = figure.get_size_inches() * figure.dpi
     assert image.dtype == np.uint8 and image.shape == (int(height), int(width), 3)
+
+
+def test_tensorboard_gets_the_pictures_of_an_iteration(tmp_path):
+    tensorboard = pytest.importorskip(
+        "torch.utils.tensorboard", reason="the extra `tensorboard` is not installed"
+    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    paths = make_digits(tmp_path / "data", train=0, val=3, size=64, seed=0)
+    dataset = CocoDetection(read_coco(paths["val"]), tmp_path / "data" / "images")
+    writer = tensorboard.SummaryWriter(str(tmp_path / "events"))
+    visualize.to_tensorboard(writer, tiny(num_classes=10), dataset, torch.device("cpu"), iteration=7)
+    writer.close()
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert events.Tags()["images"] == ["masks/0", "masks/1"]
+    (picture,) = events.Images("masks/1")
+    assert picture.step == 7 and picture.encoded_image_string.startswith(b"\x89PNG")
