@@ -35,8 +35,8 @@ import toolchain  # noqa: E402
 
 MODE = os.environ.get("FRS_BUILD", "auto")
 TARGET_ABI = "0x020a000000000000"  # torch 2.10
-CXX_FLAGS = "-O3 -fPIC -fvisibility=hidden -fno-math-errno -Wall -Wextra -Icsrc/include".split()
-NVCC_FLAGS = "-O3 -Icsrc/include -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra".split()
+CXX_FLAGS = "-O3 -fPIC -fvisibility=hidden -fno-math-errno -Wall -Wextra -Icsrc -Icsrc/include".split()
+NVCC_FLAGS = "-O3 -Icsrc -Icsrc/include -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra".split()
 ISAS = {"baseline": []}  # what any machine of this architecture runs; a better one is picked at run time
 if platform.machine() == "x86_64":
     ISAS |= {"x86_64_v3": ["-march=x86-64-v3"], "x86_64_v4": ["-march=x86-64-v4"]}

@@ -88,7 +88,7 @@ class Ninja:
     """A ninja file being written: `with Ninja(folder, cxx) as ninja: ninja.build(...)` runs it at the end."""
 
     def __init__(self, folder, cxx):
-        self.folder, self.text = folder, []
+        self.folder, self.text = folder, [f"builddir = {folder}"]
         for name, command in [
             ("cxx", f"{cxx} -MMD -MF $out.d $flags -c $in -o $out"),
             ("nvcc", f"{find_nvcc()} -MMD -MF $out.d $flags -c $in -o $out"),
