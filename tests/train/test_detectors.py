@@ -231,6 +231,7 @@ def test_head_convs_and_norms_are_options():
         ({"family": "yolo"}, "yolo"),
         ({"backbone": "vgg"}, "vgg"),
         ({"head_convs": 9}, "9"),
+        ({"anchor_size": 2}, "2"),
         ({"backbone_norm": "x"}, "x"),
     ],
 )
