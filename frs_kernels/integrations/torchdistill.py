@@ -176,8 +176,8 @@ def _logits(io_dict: dict, source: dict, feats: list[Tensor]) -> list[Tensor]:
     levels = class_logits(kept)
     if len(levels) != len(feats):
         raise ValueError(
-            f"{source['path']} gave {len(levels)} level(s) of logits, the features have {len(feats)}. A module "
-            "that is called once a level (cls_logits) keeps its last call only: take the head around it"
+            f"{source['path']} gave {len(levels)} level(s) of logits, the features have {len(feats)}. "
+            "A module that is called once a level (cls_logits) keeps its last call only: take its parent"
         )
     return levels
 

@@ -39,7 +39,7 @@ def test_a_new_forward_of_the_model_drops_what_the_last_one_left(student, images
 
 
 def test_pick_chooses_from_the_output(student, images):
-    """Heads of detectron2 (logits, deltas) and MMDetection (cls, reg, ...); effdet's class_net gives a list."""
+    """Heads of detectron2 (logits, deltas) and of MMDetection (cls, reg, ...)."""
     seen = Capture(student, logits=("bbox_head", lambda output: output[0]), feats=("neck", lambda d: d["p1"]))
     student(images)
     assert [x.shape[1] for x in seen["logits"]] == [6, 6, 6]

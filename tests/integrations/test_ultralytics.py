@@ -156,7 +156,7 @@ def test_warm_up_and_head_loss_go_on_after_a_resumed_checkpoint(folder):
 
 @pytest.mark.parametrize("mode", ["captured", pytest.param("default", marks=pytest.mark.slow)])
 def test_compile_is_kept_on(folder, monkeypatch, mode):
-    """ "captured" lets dynamo trace the networks and run them as they are, "default" compiles them for real."""
+    """With "captured" dynamo traces the networks and runs them as they are; "default" compiles for real."""
     if mode == "captured":
         backend = CompileCounter()
         compile_it = torch.nn.Module.compile

@@ -1,6 +1,5 @@
 """A small detector with the shape of any other: a pyramid of levels and a head shared between them."""
 
-import torch
 from torch import nn
 
 

@@ -30,7 +30,7 @@ def settings(folder: Path, **others) -> dict:
         write_yolo_dataset(folder / "data")
         write_teacher(folder / "teacher.pt")
     return {
-        "model": STUDENT, "data": str(folder / "data" / "data.yaml"), "distill_model": str(folder / "teacher.pt"),
+        "model": STUDENT, "distill_model": str(folder / "teacher.pt"), "data": str(folder / "data/data.yaml"),
         "epochs": 2, "imgsz": 64, "batch": 4, "nbs": 4, "optimizer": "SGD", "device": "cpu", "plots": False,
         "val": False, "amp": False, "project": str(folder), "exist_ok": True, "workers": 0, "mosaic": 0.0,
     } | others  # fmt: skip
