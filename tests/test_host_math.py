@@ -75,9 +75,9 @@ def test_cross_entropy_and_its_gradient(isa):
     student, teacher = pairs()
     s, t = student.astype(np.float64), teacher.astype(np.float64)
     exact = np.abs(s) * sigmoid(-np.sign(s) * t) + np.log1p(np.exp(-np.abs(s)))
-    loss, normal = host.bce(student, teacher, isa), exact > 1e-34  # below, terms are flushed to 0
+    loss, normal = host.bce(student, teacher, isa), exact > 1e-28  # below, terms are flushed to 0
     assert worst_ulp(loss[normal], exact[normal]) <= 5
-    assert (loss[~normal] <= 1e-34).all()
+    assert (loss[~normal] <= 1e-28).all()
     gradient = host.bce_gradient(student, teacher, isa)
     assert np.abs(gradient - (sigmoid(s) - sigmoid(t))).max() <= 2e-7
 
