@@ -1,4 +1,4 @@
-"""From a configuration to what the loop needs: data sets, and the detector that learns with its teacher."""
+"""From a configuration to what the loop needs: data sets, and the detector that learns, with its teacher."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from pathlib import Path
 import torch
 
 from frs_train import checkpoint
-from frs_train.coco import CocoFile, read_coco
-from frs_train.config import RunConfig
+from frs_train.coco import read_coco
+from frs_train.config import DetectorConfig, RunConfig
 from frs_train.data import CocoDetection, augmentation
-from frs_train.detectors import Detector, build_detector, coco_classes, from_torchvision, load_weights
+from frs_train.detectors import (
+    Detector,
+    build_detector,
+    coco_classes,
+    compatibility,
+    from_torchvision,
+    load_weights,
+)
 from frs_train.distiller import Distiller, Learner, inherit_head, prepare_teacher
 from frs_train.errors import UserError
 from frs_train.evaluate import matching
@@ -20,10 +27,8 @@ from frs_train.metrics import Log
 def open_data(config: RunConfig, log: Log) -> tuple[CocoDetection, CocoDetection]:
     """The training and the validation set, checked; what was found and left out is logged."""
     data = config.data
-    train, val = (
-        read_coco(_given(data.train_annotations, "train-annotations")),
-        read_coco(_given(data.val_annotations, "val-annotations")),
-    )
+    train = read_coco(_given(data.train_annotations, "train-annotations"))
+    val = read_coco(_given(data.val_annotations, "val-annotations"))
     log.say(train.summary())
     log.say(val.summary())
     if train.empty == len(train.images):
@@ -51,16 +56,20 @@ def _given(path: Path | None, option: str) -> Path:
 def make_learner(
     config: RunConfig, classes: list[str], device: torch.device, log: Log, fresh: bool
 ) -> Learner:
-    """The student, alone or with its teacher, on the device. `fresh`: its weights are not about to be restored."""
-    student = build(config, classes, fresh)
-    distill = config.distill
+    """The student, alone or with its teacher, on the device.
+
+    `fresh` is False if its weights are about to be restored: then published or inherited ones are not needed.
+    """
+    student, distill = build(config.detector, classes), config.distill
+    if fresh:
+        load_weights(student)
     if distill is None or (distill.teacher is None and distill.method == "none"):
         return _placed(Learner(student), config, device)
     if distill.teacher is None:
         raise UserError("--teacher is missing: the run folder or checkpoint of a trained detector.")
-    teacher, teacher_classes = read_teacher(distill.teacher, log)
+    teacher, teacher_classes = read_detector(distill.teacher, log)
     same = teacher_classes == classes
-    if fresh and distill.inherit_head and same and student.head_signature() == teacher.head_signature():
+    if fresh and distill.inherit_head and compatibility(teacher, student, same_classes=same).head_loss:
         log.say(f"The student's head starts from the teacher's: {inherit_head(student, teacher)} tensors.")
     if distill.method == "none":
         return _placed(Learner(student), config, device)
@@ -68,21 +77,20 @@ def make_learner(
     return _placed(Distiller(student, teacher, distill, same, log.warn), config, device)
 
 
-def build(config: RunConfig, classes: list[str], fresh: bool) -> Detector:
-    """The detector of a configuration, with the published weights it names if it is to start `fresh`."""
+def build(config: DetectorConfig, classes: list[str]) -> Detector:
+    """The detector of a configuration, with random weights."""
     try:
-        detector = build_detector(config.detector, len(classes))
+        return build_detector(config, len(classes))
     except ValueError as error:
         raise UserError(f"The detector cannot be built: {error}.") from None
-    if fresh:
-        load_weights(detector)
-    return detector
 
 
-def read_teacher(source: str, log: Log) -> tuple[Detector, list[str]]:
-    """A teacher and its classes: from a run folder or checkpoint, or torchvision's COCO weights by name."""
-    if source.startswith("torchvision:"):
-        return from_torchvision(source.removeprefix("torchvision:")).eval(), coco_classes()
+def read_detector(source: str, log: Log) -> tuple[Detector, list[str]]:
+    """A detector in evaluation mode and its classes: from a run folder, a checkpoint, or
+    `torchvision:NAME`."""
+    kind, _, name = source.partition(":")
+    if kind == "torchvision":
+        return from_torchvision(name).eval(), coco_classes()
     return checkpoint.restore(checkpoint.read(Path(source), log.warn))
 
 

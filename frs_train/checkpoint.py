@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, and read with `weights_only=True`.
 
-A file is a dictionary of plain types and tensors: `format`, `config` (see `config.to_dict`), `classes`, `iteration`,
-`model`, and for resuming `ema`, `loss`, `optimizer`, `scaler`. It has no RNG state, for every draw of an iteration is a
-function of the seed and the iteration (see `data`).
+A file is a dictionary of plain types and tensors: `format`, `config` (see `config.to_dict`), `classes`,
+`iteration`, `model`, and for resuming `ema`, `loss`, `optimizer`, `scaler`. It has no RNG state, for every
+draw of an iteration is a function of the seed and the iteration (see `data`).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         _remove(part)
         raise UserError(
-            f"{path} cannot be written: {error.strerror}. What was there before is unharmed. Make room or choose "
-            "another folder, then run the same command with --resume."
+            f"{path} cannot be written: {error.strerror}. What was there before is unharmed. Make room or "
+            "choose another folder, then run the same command with --resume."
         ) from None
 
 
@@ -50,7 +50,7 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        return  # a folder that cannot be written cannot be tidied either; the first error is the one to report
+        return  # what cannot be written cannot be tidied either; the first error is the one to report
 
 
 def _sync_folder(folder: Path) -> None:
@@ -98,7 +98,8 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest readable checkpoint of a run, or None if it has none at all. Damaged ones are named to `warn`.
+    """The newest readable checkpoint of a run, or None if it has none at all. Damaged ones are named to
+    `warn`.
 
     Raises `UserError` if there are checkpoints and none is readable.
     """
@@ -136,9 +137,13 @@ def config_of(content: dict[str, Any]) -> RunConfig:
 
 
 def restore(content: dict[str, Any]) -> tuple[Detector, list[str]]:
-    """The detector of a checkpoint (its moving average where it has one), in evaluation mode, and its classes."""
+    """The detector of a checkpoint (its moving average where it has one), in evaluation mode, and its
+    classes."""
     config = config_of(content).detector
-    detector = build_detector(config, len(content["classes"]))
+    try:
+        detector = build_detector(config, len(content["classes"]))
+    except ValueError as error:
+        raise UserError(f"The checkpoint's detector cannot be built: {error}.") from None
     load_weights(detector, content.get("ema") or content["model"], "the checkpoint")
     return detector.eval(), content["classes"]
 

@@ -62,7 +62,8 @@ def read_coco(path: Path) -> CocoFile:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise UserError(
-                f'{path} has no list "{key}". It must be a COCO detection file: images, annotations, categories.'
+                f'{path} has no list "{key}". It must be a COCO detection file: images, annotations and '
+                "categories."
             )
     images = _records(
         path, content["images"], "image", {"id": int, "file_name": str, "width": int, "height": int}
@@ -90,8 +91,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise UserError(f"Annotation file {path} is not UTF-8 text, so it is no JSON file.") from None
     except json.JSONDecodeError as error:
         raise UserError(
-            f"Annotation file {path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
-            "It may be cut off; write or download it again."
+            f"Annotation file {path} is not valid JSON: {error.msg} at line {error.lineno}, column "
+            f"{error.colno}. It may be cut off; write or download it again."
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"Annotation file {path} holds a JSON {type(content).__name__}, not a COCO object.")

@@ -1,7 +1,8 @@
-"""The one typed configuration of a run. It is saved as `config.json` beside the results and inside every checkpoint.
+"""The one typed configuration of a run. It is saved as `config.json` beside the results and inside every
+checkpoint.
 
-A command line, a recipe and a test all make the same `RunConfig`. Sizes are pixels, rates are per iteration (one
-optimiser step), probabilities are fractions.
+A command line, a recipe and a test all make the same `RunConfig`. Sizes are pixels, rates are per iteration
+(one optimiser step), probabilities are fractions.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ Method = Literal["none", "whole-map", "gt-box", "frs-feature", "frs-head", "frs"
 class DetectorConfig:
     """What a detector is. `build_detector(config, num_classes)` needs nothing else.
 
-    A detector resizes its images itself: in evaluation to `min_size[-1]`; in training to one `size` that the engine
-    draws from `min_size` each step and passes to `Detector.forward(images, targets, size=size)`, so that teacher and
-    student see the same pixels.
+    A detector resizes its images itself: in evaluation to `min_size[-1]`; in training to one `size` that
+    the engine draws from `min_size` each step and passes to `Detector.forward(images, targets, size=size)`,
+    so that teacher and student see the same pixels.
     """
 
     family: Annotated[Family, tyro.conf.arg(name="detector")] = "retinanet"
@@ -36,7 +37,8 @@ class DetectorConfig:
     backbone_width: float = 1.0
     """Multiplies the backbone's channels (64..512 for resnet18)."""
     trainable_layers: int = 5
-    """Backbone stages that train, counted from the top; 5 is all of them, torchvision's 3 keeps stem and stage 1."""
+    """Backbone stages that train, counted from the top; 5 is all of them, torchvision's 3 keeps stem and
+    stage 1."""
     fpn_width: int = 256
     """Channels of the FPN's levels, and of the heads' convolutions."""
     head_convs: int = 4
@@ -84,7 +86,8 @@ class TrainConfig:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
     lr_batch: int = 0
-    """Batch size that `lr` is meant for: the rate is scaled by batch_size / lr_batch. 0 takes `lr` as it is."""
+    """Batch size that `lr` is meant for: the rate is scaled by batch_size / lr_batch. 0 takes `lr` as it
+    is."""
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: Literal["steps", "one-cycle"] = "steps"
@@ -97,7 +100,8 @@ class TrainConfig:
     amp: Literal["none", "bf16", "fp16"] = "none"
     channels_last: bool = False
     ema: float = 0.0
-    """Decay of an exponential moving average of the weights, which is then what is evaluated; 0 keeps none."""
+    """Decay of an exponential moving average of the weights, which is then what is evaluated; 0 keeps
+    none."""
     seed: int = 0
     deterministic: bool = True
     """Deterministic kernels, so that a resumed run ends in the weights of an uninterrupted one."""

@@ -1,7 +1,8 @@
 """Images and boxes for a detector, in an order that is a pure function of the seed.
 
-Batch i of a run, and every random draw made for its images, depend on the seed and i alone: not on the number of
-loader processes, of training processes, or on where a run was interrupted. So a resumed run needs no saved state.
+Batch i of a run, and every random draw made for its images, depend on the seed and i alone: not on the
+number of loader processes, of training processes, or on where a run was interrupted. So a resumed run needs
+no saved state.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ Sample = tuple[Tensor, dict[str, Tensor]]
 class CocoDetection(Dataset):
     """The images of a `CocoFile` with their boxes.
 
-    Item (index, draw) is an image uint8 [3, H, W] and a target with `boxes` float32 [n, 4] (xyxy, pixels), `labels`
-    int64 [n] (1 is the first class) and `image_id`; crowd regions are left out. `draw` seeds the augmentation; None
-    applies none. A loader process cannot raise a clean error, so an unreadable image is returned as a `UserError`.
+    Item (index, draw) is an image uint8 [3, H, W] and a target with `boxes` float32 [n, 4] (xyxy, pixels),
+    `labels` int64 [n] (1 is the first class) and `image_id`; crowd regions are left out. `draw` seeds the
+    augmentation; None applies none. A loader process cannot raise a clean error, so an unreadable image is
+    returned as a `UserError`.
     """
 
     def __init__(self, coco: CocoFile, folder: Path, transform: v2.Transform | None = None):
@@ -40,8 +42,9 @@ class CocoDetection(Dataset):
         missing = [i["file_name"] for i in coco.images if not (folder / i["file_name"]).is_file()]
         if missing:
             raise UserError(
-                f"{len(missing)} of {len(coco.images)} images of {coco.path} are missing in {folder}, the first is "
-                f"{missing[0]}. Copy them there, or give the folder that their file names are relative to."
+                f"{len(missing)} of {len(coco.images)} images of {coco.path} are missing in {folder}, the "
+                f"first is {missing[0]}. Copy them there, or give the folder that their file names are "
+                "relative to."
             )
 
     def __len__(self) -> int:
@@ -78,19 +81,20 @@ class CocoDetection(Dataset):
 
 
 def read_image(path: Path, width: int, height: int) -> tv_tensors.Image:
-    """An RGB image, uint8 [3, height, width]. Raises `UserError` if the file is damaged or of another size."""
+    """An RGB image, uint8 [3, height, width]. Raises `UserError` if the file is damaged or of another
+    size."""
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(
-            f"Image {path} cannot be read: {error}. The file is missing, cut off or no image; replace it or remove its "
-            "record, then go on with --resume."
+            f"Image {path} cannot be read: {error}. The file is missing, cut off or no image; replace it or "
+            "remove its record, then go on with --resume."
         ) from None
     if image.size != (width, height):
         raise UserError(
-            f"Image {path} is {image.width} x {image.height} pixels, but its record says {width} x {height}. Its boxes "
-            "would be wrong: correct the record or the file."
+            f"Image {path} is {image.width} x {image.height} pixels, but its record says {width} x "
+            f"{height}. Its boxes would be wrong: correct the record or the file."
         )
     return tv_tensors.Image(v2.functional.pil_to_tensor(image))
 
@@ -117,8 +121,8 @@ def mix(*numbers: int) -> int:
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
     """Batches of (index, draw) for one process, from iteration `start` on.
 
-    Each iteration takes the next `batch_size` positions of an endless sequence of shuffled epochs. They are dealt
-    into world x accumulate equal parts; this process gets `accumulate` of them, one after the other.
+    Each iteration takes the next `batch_size` positions of an endless sequence of shuffled epochs. They are
+    dealt into world x accumulate equal parts; this process gets `accumulate` of them, one after the other.
     """
 
     def __init__(
@@ -134,8 +138,8 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
     ):
         if batch_size % (world * parts):
             raise UserError(
-                f"A batch of {batch_size} images cannot be dealt evenly to {world} processes x {parts} accumulated "
-                "parts. Choose --batch-size as a multiple of their product."
+                f"A batch of {batch_size} images cannot be dealt evenly to {world} processes x {parts} "
+                "accumulated parts. Choose --batch-size as a multiple of their product."
             )
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.start, self.stop, self.rank, self.parts = start, stop, rank, parts

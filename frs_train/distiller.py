@@ -1,7 +1,7 @@
 """One training step's losses: the student's own, and what it learns from a teacher.
 
-The teacher never sees autograd (evaluation, `inference_mode`, its own precision), the student's head runs once, and
-the imitation and head losses are one call of `frs_kernels.FRSDistillationLoss`.
+The teacher never sees autograd (evaluation, `inference_mode`, its own precision), the student's head runs
+once, and the imitation and head losses are one call of `frs_kernels.FRSDistillationLoss`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import frs_kernels as frs
 from frs_train import distributed
 from frs_train.config import DistillConfig
-from frs_train.detectors import Detector, Outputs, Target
+from frs_train.detectors import Detector, Outputs, Target, compatibility
 from frs_train.errors import UserError
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,8 +39,8 @@ class Learner(nn.Module):
 class Distiller(Learner):
     """A student that learns from the data and from a teacher.
 
-    Losses are the student's, and `frs_feature` and `frs_head` with weights and warm-up applied. The teacher is no
-    submodule: it is neither saved, nor trained, nor moved.
+    Losses are the student's, and `frs_feature` and `frs_head` with weights and warm-up applied. The teacher
+    is no submodule: it is neither saved, nor trained, nor moved.
 
     Raises:
         UserError: the two do not fit together.
@@ -59,19 +59,28 @@ class Distiller(Learner):
         self.teacher = _Unregistered(teacher)
         self.use_head = config.method in ("frs", "frs-head") and config.head_weight > 0
         self.use_feats = config.method != "frs-head"
-        same_classes = same_classes or student.family == "faster-rcnn"  # objectness knows no classes
-        if self.use_head and not (same_classes and student.head_signature() == teacher.head_signature()):
-            differ = "anchors or detector families" if same_classes else "class sets"
-            warn(f"The head loss is off: the {differ} of teacher and student differ. The feature loss stays.")
-            self.use_head = False
+        fit = compatibility(teacher, student, same_classes=same_classes)
+        if fit.message:
+            warn(fit.message)
+        self.use_head = self.use_head and fit.head_loss
         if not self.use_head and not self.use_feats:
             raise UserError(
-                "--method frs-head has nothing to do: the classification outputs of teacher and student do not fit. "
-                "Use the same detector, anchors and classes, or --method frs-feature."
+                "--method frs-head has nothing to learn from, for the classification outputs of teacher and "
+                "student do not fit. Use the same detector, anchors and classes, or --method frs-feature."
             )
-        self.levels = _shared_levels(student, teacher)
+        self.levels = fit.levels
         # With several processes the masks carry the normaliser (see _normalised).
         self.global_sum = distributed.world() > 1 and config.normalizer == "weight"
+        if config.backend not in ("auto", *frs.available_backends()):
+            raise UserError(
+                f"--backend {config.backend} cannot run here. Use auto or one of "
+                f"{', '.join(frs.available_backends())}; `python -m frs_kernels.info` says why."
+            )
+        if config.adapter == "identity" and self.use_feats and student.feat_channels != teacher.feat_channels:
+            raise UserError(
+                f"--adapter identity needs equal channels; the teacher has {teacher.feat_channels}, the "
+                f"student {student.feat_channels}. Use conv3x3, or another --fpn-width."
+            )
         self.loss = frs.FRSDistillationLoss(
             [
                 student.feat_channels[s] if self.use_feats else teacher.feat_channels[t]
@@ -118,7 +127,8 @@ class Distiller(Learner):
                 taught, targets, images, [self.teacher.module.strides[t] for _, t in self.levels]
             )
         else:
-            masks = [taught.masks[t] for _, t in self.levels]
+            # Autograd may keep a mask, but no tensor born in inference mode: copy these small ones.
+            masks = [taught.masks[t].clone() for _, t in self.levels]
         return _normalised(masks) if self.global_sum else masks
 
 
@@ -144,7 +154,8 @@ def prepare_teacher(
 
 
 def inherit_head(student: Detector, teacher: Detector) -> int:
-    """Copies every parameter of the teacher's heads that the student has in the same shape; returns how many."""
+    """Copies every parameter of the teacher's heads that the student has in the same shape; returns how
+    many."""
     theirs = teacher.state_dict()
     ours = student.state_dict()
     heads = [k for k in ours if any("head" in part for part in k.split("."))]
@@ -177,21 +188,7 @@ def _ratio(image: Tensor, height: int, width: int) -> list[float]:
 
 
 def _normalised(masks: list[Tensor]) -> list[Tensor]:
-    """Masks divided by the mean over processes of their sums, so that the mean of the processes' losses (which is
-    what DDP descends) is the loss of the whole batch in one process."""
+    """Masks divided by the mean over processes of their sums, so that the mean of the processes' losses
+    (which is what DDP descends) is the loss of the whole batch in one process."""
     sums = distributed.add(torch.stack([mask.sum() for mask in masks])) / distributed.world()
     return [torch.where(total > 0, mask / total, 0.0) for mask, total in zip(masks, sums, strict=True)]
-
-
-def _shared_levels(student: Detector, teacher: Detector) -> list[tuple[int, int]]:
-    """(student level, teacher level) of every stride that both pyramids have."""
-    shared = [
-        (student.strides.index(stride), teacher.strides.index(stride))
-        for stride in student.strides
-        if stride in teacher.strides
-    ]
-    if not shared:
-        raise UserError(
-            f"Teacher strides {teacher.strides} and student strides {student.strides} share no level."
-        )
-    return shared

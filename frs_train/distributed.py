@@ -14,7 +14,7 @@ from torch import Tensor
 
 def rank() -> int:
     """This process's number, 0 alone."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
 
 
 def world() -> int:

@@ -146,11 +146,15 @@ class Run:
         """Evaluates the weights (their moving average if there is one) and writes the line."""
         with self.log.progress(len(self.val_set), 0, "evaluating") as bar:
             detector = self.ema.module if self.ema else self.detector
-            found = evaluate(
-                detector, self.val_set, self.device,
-                workers=self.config.data.workers, step=lambda n: bar.advance(bar.task_ids[0], n *
-                distributed.world()), )  # fmt: skip self.metrics.eval(self.iteration, found)
-                self.metrics.masks(self.iteration, detector, self.val_set, self.device) return found
+
+            def done(images: int) -> None:
+                bar.advance(bar.task_ids[0], images * distributed.world())
+
+            workers = self.config.data.workers
+            found = evaluate(detector, self.val_set, self.device, workers=workers, step=done)
+        self.metrics.eval(self.iteration, found)
+        self.metrics.masks(self.iteration, detector, self.val_set, self.device)
+        return found
 
     def save(self) -> None:
         """A checkpoint of this iteration, by process 0."""

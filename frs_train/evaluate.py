@@ -38,8 +38,8 @@ def evaluate(
 ) -> dict[str, float | None | dict[str, float | None]]:
     """COCO metrics of a detector on a data set, as fractions; None where there is nothing to measure.
 
-    Returns `METRICS` and `classes`, the AP of each class by name. `step` is told of the images done. All processes
-    return the same. Leaves the detector in evaluation mode.
+    Returns `METRICS` and `classes`, the AP of each class by name. `step` is told of the images done. All
+    processes return the same. Leaves the detector in evaluation mode.
     """
     detector.eval()
     mine = range(distributed.rank(), len(dataset), distributed.world())

@@ -78,9 +78,10 @@ class Metrics:
         self._scalars("loss", record["losses"], iteration)
         self._scalars("train", {k: record[k] for k in ("loss", "lr", "seconds_per_iteration")}, iteration)
         losses = "  ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
-        text = f"loss {record['loss']:.4f}  {losses}  lr {record['lr']:.2e}  {record['seconds_per_iteration']:.3f} s/it"
+        rate = record["seconds_per_iteration"]
+        text = f"loss {record['loss']:.4f}  {losses}  lr {record['lr']:.2e}  {rate:.3f} s/it"
         if not self.log.console.is_terminal:
-            left = (self.total - iteration) * record["seconds_per_iteration"]
+            left = (self.total - iteration) * rate
             self.log.say(f"[{iteration}/{self.total}]  {text}  {int(left) // 60}:{int(left) % 60:02d} left")
         return text
 

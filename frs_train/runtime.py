@@ -1,4 +1,5 @@
-"""What surrounds a loop: signals that ask it to stop, deterministic kernels, and a clock that can be paused."""
+"""What surrounds a loop: signals that ask it to stop, deterministic kernels, and a clock that can be
+paused."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ import torch
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in a list instead of dying of them; a second one ends the process as usual."""
+    """Collects SIGTERM and SIGINT in a list instead of dying of them; a second one ends the process as
+    usual."""
     caught: list[int] = []
 
     def handler(number: int, _) -> None:

@@ -1,0 +1,201 @@
+"""The subcommands: each a typed set of options, and what it runs. Heavy imports wait until they are
+needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from frs_train.config import DataConfig, DetectorConfig, DistillConfig, RunConfig, TrainConfig
+from frs_train.errors import UserError
+from frs_train.metrics import Log, describe
+
+Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a plain detector (a teacher, or a student that learns alone)."""
+
+    out: Path
+    """Folder of the run."""
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    recipe: str | None = None
+    """Preset that the other options change; see docs/recipes.md."""
+    resume: bool = False
+    """Go on from the newest readable checkpoint in the run folder."""
+
+    def run(self, log: Log) -> None:
+        from frs_train.engine import fit
+
+        fit(RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}), log)
+
+
+@dataclass(frozen=True)
+class Distill(Train):
+    """Train a student with a teacher, by FRS or by one of the baselines (--method)."""
+
+    distill: DistillConfig = field(default_factory=DistillConfig)
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a run or a checkpoint with pycocotools; the metrics are printed as JSON."""
+
+    checkpoint: Positional[str]
+    """Run folder (its newest checkpoint), checkpoint file, or torchvision:NAME."""
+    annotations: Path
+    images: Path
+    batch_size: int = 8
+    workers: int = 2
+    device: str = "auto"
+
+    def run(self, log: Log) -> None:
+        from frs_train import assemble, distributed
+        from frs_train.evaluate import evaluate
+
+        device = distributed.pick_device(self.device)
+        with distributed.group(device):
+            detector, classes = assemble.read_detector(self.checkpoint, log)
+            data = assemble.open_eval(self.annotations, self.images, classes, self.checkpoint, log)
+            with log.progress(len(data), 0, "evaluating") as bar:
+
+                def done(images: int) -> None:
+                    bar.advance(bar.task_ids[0], images * distributed.world())
+
+                detector.to(device)
+                found = evaluate(
+                    detector, data, device, batch_size=self.batch_size, workers=self.workers, step=done
+                )
+            log.say(describe(found))
+            if distributed.rank() == 0:
+                print(json.dumps(found))
+
+
+@dataclass(frozen=True)
+class Visualize:
+    """Draw what a detector finds rich: its FRS masks level by level, beside boxes and detections, a PNG an
+    image."""
+
+    checkpoint: Positional[str]
+    """Run folder (its newest checkpoint), checkpoint file, or torchvision:NAME."""
+    annotations: Path
+    images: Path
+    out: Path
+    """Folder of the PNGs."""
+    limit: int = 16
+    """Images to draw, from the first on; 0 draws all."""
+    score: float = 0.3
+    """Least score of a detection that is drawn."""
+    device: str = "auto"
+
+    def run(self, log: Log) -> None:
+        from frs_train import assemble, distributed
+        from frs_train.visualize import write_pictures
+
+        device = distributed.pick_device(self.device)
+        detector, classes = assemble.read_detector(self.checkpoint, log)
+        data = assemble.open_eval(self.annotations, self.images, classes, self.checkpoint, log)
+        limit = self.limit or None
+        paths = write_pictures(detector.to(device), data, self.out, device, limit=limit, score=self.score)
+        log.say(f"Wrote {len(paths)} pictures to {self.out}.")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Render runs side by side as one self-contained HTML page."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders."""
+    out: Path = Path("report.html")
+    images: int = 2
+    """Validation images whose masks are drawn; 0 draws none."""
+
+    def run(self, log: Log) -> None:
+        from frs_train.report import write_report
+
+        log.say(f"Wrote {write_report(self.runs, self.out, images=self.images)}.")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the student alone, as a state dict that torchvision's own model loads with strict=True."""
+
+    checkpoint: Positional[str]
+    """Run folder (its newest checkpoint), checkpoint file, or torchvision:NAME."""
+    out: Path
+    """File to write; FILE.json beside it names the classes in the order of their labels."""
+
+    def run(self, log: Log) -> None:
+        import torch
+
+        from frs_train import assemble
+        from frs_train.checkpoint import write_atomically
+        from frs_train.detectors import torchvision_state_dict
+
+        detector, classes = assemble.read_detector(self.checkpoint, log)
+        try:
+            state = torchvision_state_dict(detector)
+        except ValueError as error:
+            raise UserError(f"{self.checkpoint} cannot be exported: {error}.") from None
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self.out, buffer.getvalue())
+        names = json.dumps({"classes": ["__background__", *classes]}, indent=2)
+        write_atomically(self.out.with_name(self.out.name + ".json"), names.encode())
+        log.say(f"Wrote {self.out}: {detector.family}, {len(classes)} classes, labels from 1.")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Distil a small detector here and now: digits, teacher, student without and with FRS, and what came of
+    it."""
+
+    out: Path = Path("runs/demo")
+    iterations: int = 1000
+    """Of each student."""
+    seed: int = 0
+
+    def run(self, log: Log) -> None:
+        from frs_train.demo import demo
+
+        demo(self.out, self.iterations, self.seed, log)
+
+
+@dataclass(frozen=True)
+class MakeDigits:
+    """Make the digits data set: real scans of handwritten digits in composed scenes on real photographs."""
+
+    out: Positional[Path]
+    train: int = 400
+    """Training images."""
+    val: int = 100
+    """Validation images."""
+    size: int = 128
+    """Side of an image in pixels."""
+    seed: int = 0
+
+    def run(self, log: Log) -> None:
+        from frs_train.digits import make_digits
+
+        make_digits(self.out, self.train, self.val, self.size, self.seed)
+        log.say(f"Wrote {self.train} + {self.val} images and their annotations to {self.out}.")
+
+
+COMMANDS = {
+    "train": Train,
+    "distill": Distill,
+    "eval": Eval,
+    "visualize": Visualize,
+    "report": Report,
+    "export": Export,
+    "demo": Demo,
+    "make-digits": MakeDigits,
+}
