@@ -1,4 +1,5 @@
 // The native operators on CPU tensors. The schemas are defined in frs_kernels/library.py.
+#include "cpu_memory.h"
 #include "levels.h"
 
 namespace frs::bind {
@@ -24,10 +25,12 @@ std::tuple<Tensor, Tensor, Tensors, Tensors> loss(
     double divisor, const std::optional<Tensor>& divisor_tensor, double feat_scale,
     const std::optional<Tensor>& feat_scale_tensor, double head_scale,
     const std::optional<Tensor>& head_scale_tensor, double beta, bool feat_grad, bool head_grad) {
+  if (feat_grad || head_grad) begin_gradients();
   const LossCall call =
       prepare_loss({student_feats, teacher_feats, student_logits, teacher_logits, weights, channel_weights,
                     normalizer, divisor, divisor_tensor, feat_scale, feat_scale_tensor, head_scale,
-                    head_scale_tensor, beta, feat_grad, head_grad});
+                    head_scale_tensor, beta, feat_grad, head_grad},
+                   empty_gradient);
   cpu::loss(call.params, call.types, threads());
   return {*call.losses, *call.pending, call.feat_grads, call.logit_grads};
 }
