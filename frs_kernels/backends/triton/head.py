@@ -80,21 +80,22 @@ def cross_entropy(
     t_pointer, t_c, t_l = teacher_view(table, level, image, flags, term, VEC)
     if term.GRAD:
         g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, VEC)
-    here = (location + tl.arange(0, term.BL) < locations)[None, :]
+    i = location + tl.arange(0, term.BL)
+    here, readable = (i < locations)[None, :], (i < tl.where(alive, locations, 0))[None, :]
     last = tl.minimum(last, channels)
-    total = tl.zeros([term.BC, term.BL], term.ACC)
+    total = tl.full([term.BC, term.BL], 0.0, term.ACC)
     peak = tl.full([term.BC, term.BL], float("-inf"), term.ACC)
     for segment in range(first, last, _FACTORS * term.BC):
-        product = tl.zeros([term.BC, term.BL], term.ACC)
+        product = tl.full([term.BC, term.BL], 0.0, term.ACC)
         for c in range(segment, tl.minimum(last, segment + _FACTORS * term.BC), term.BC):
-            inside = (c + tl.arange(0, term.BC) < channels)[:, None] & here
+            inside = (c + tl.arange(0, term.BC) < channels)[:, None]
             s = tl.load(
                 block(s_pointer, c, location, s_c, s_l, term, VEC),
-                mask=inside & alive, other=_PADDING, eviction_policy="evict_first",
+                mask=inside & readable, other=_PADDING, eviction_policy="evict_first",
             ).to(term.ACC)  # fmt: skip
             t = tl.load(
                 block(t_pointer, c, location, t_c, t_l, term, VEC),
-                mask=inside & alive, other=_PADDING, eviction_policy="evict_first",
+                mask=inside & readable, other=_PADDING, eviction_policy="evict_first",
             ).to(term.ACC)  # fmt: skip
             peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)
             p, q, linear, e, reciprocal = probabilities(s, t)
@@ -109,7 +110,7 @@ def cross_entropy(
                 gradient = (factor[None, :] * derivative).to(term.STUDENT)
                 tl.store(
                     block(g_pointer, c, location, g_c, g_l, term, VEC), gradient,
-                    mask=inside, eviction_policy="evict_first",
+                    mask=inside & here, eviction_policy="evict_first",
                 )  # fmt: skip
         if term.BETA == 0:
             total += log1p(product, 1.0 / (1.0 + product))

@@ -40,17 +40,18 @@ def squared_error(
     y_pointer, y_c, y_l = teacher_view(table, level, image, flags, term, VEC)
     if term.GRAD:
         g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, VEC)
-    here = (location + tl.arange(0, term.BL) < locations)[None, :]
-    error = tl.zeros([term.BC, term.BL], term.ACC)
+    i = location + tl.arange(0, term.BL)
+    here, readable = (i < locations)[None, :], (i < tl.where(alive, locations, 0))[None, :]
+    error = tl.full([term.BC, term.BL], 0.0, term.ACC)
     for c in range(first, tl.minimum(last, channels), term.BC):
-        inside = (c + tl.arange(0, term.BC) < channels)[:, None] & here
+        inside = (c + tl.arange(0, term.BC) < channels)[:, None]
         x = tl.load(
             block(x_pointer, c, location, x_c, x_l, term, VEC),
-            mask=inside & alive, other=0.0, eviction_policy="evict_first",
+            mask=inside & readable, other=0.0, eviction_policy="evict_first",
         ).to(term.ACC)  # fmt: skip
         y = tl.load(
             block(y_pointer, c, location, y_c, y_l, term, VEC),
-            mask=inside & alive, other=0.0, eviction_policy="evict_first",
+            mask=inside & readable, other=0.0, eviction_policy="evict_first",
         ).to(term.ACC)  # fmt: skip
         difference = x - y
         weighted = difference
@@ -61,7 +62,7 @@ def squared_error(
             gradient = (2.0 * factor[None, :] * weighted).to(term.STUDENT)
             tl.store(
                 block(g_pointer, c, location, g_c, g_l, term, VEC), gradient,
-                mask=inside, eviction_policy="evict_first",
+                mask=inside & here, eviction_policy="evict_first",
             )  # fmt: skip
     return tl.sum(error, axis=0)
 

@@ -101,7 +101,7 @@ def single_kernel(
     level = row_of(head_table, tile, head_term.ROWS)
     image, _, location = place(head_table, level, tile, None, head_term)
     channels = field(head_table, CHANNELS, level, head_term.ROWS)
-    unused = tl.zeros([head_term.BL], head_term.ACC)
+    unused = tl.full([head_term.BL], 0.0, head_term.ACC)
     if HEAD:
         entropy, peak = head(head_table, level, image, 0, channels, location, unused, True, head_term)
         peak = largest(peak)

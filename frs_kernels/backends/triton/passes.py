@@ -108,7 +108,7 @@ class LossCall:
     def _ranges(self, bounds: list[int]) -> tuple[int, ...]:
         """The table of reduce.py."""
         feats, logits = self._counts(self.feats), self._counts(self.head)
-        rows = zip(bounds, bounds[1:], feats, logits, strict=True)
+        rows = zip(bounds[:-1], bounds[1:], feats, logits, strict=True)
         return encode(v for row in rows for v in row)
 
     def _counts(self, part: Levels | None) -> list[int]:

@@ -19,7 +19,7 @@ COLUMNS = tl.constexpr(4)
 @triton.jit
 def number(high, low, tensor, ACC: tl.constexpr):
     """A number from the host times an optional one on the device."""
-    value = high.to(ACC) + low.to(ACC)
+    value = tl.cast(high, ACC) + tl.cast(low, ACC)
     if tensor is not None:
         value *= tl.load(tensor)
     return value

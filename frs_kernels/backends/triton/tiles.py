@@ -185,7 +185,7 @@ def location_weights(table, level, image, location, locations, alive, term: tl.c
     pointer = field(table, WEIGHT, level, term.ROWS).to(tl.pointer_type(term.ACC))
     pointer += image * field(table, LOCATIONS, level, term.ROWS) + location
     i = tl.arange(0, term.BL).to(term.INDEX)
-    return tl.load(pointer + i, mask=(location + i < locations) & alive, other=0.0)
+    return tl.load(pointer + i, mask=location + i < tl.where(alive, locations, 0), other=0.0)
 
 
 @triton.jit
@@ -205,7 +205,7 @@ def sigmoid(x):
 @triton.jit
 def sum_range(pointer, first, last, ACC: tl.constexpr, BLOCK: tl.constexpr = 2048):
     """The sum of pointer[first:last], in an order that depends on the range alone."""
-    total = tl.zeros([BLOCK], ACC)
+    total = tl.full([BLOCK], 0.0, ACC)
     for start in range(first, last, BLOCK):
         i = start + tl.arange(0, BLOCK)
         total += tl.load(pointer + i, mask=i < last, other=0.0, cache_modifier=".cg")
