@@ -10,8 +10,6 @@ from benchmarks.measure import Call, rounds_for
 from benchmarks.providers import PROVIDERS
 from benchmarks.workloads import Case, make_inputs
 
-_ORDER = ("test_race", "test_loss", "test_head", "test_imitation", "test_mask", "test_step")
-
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -38,19 +36,23 @@ def pytest_generate_tests(metafunc):
     elif "allocator" in metafunc.fixturenames:
         races = selection.races(size, device)
         metafunc.parametrize("case, allocator", races, ids=[f"{case}-{kind}" for case, kind in races])
+    elif "step" in metafunc.fixturenames:
+        metafunc.parametrize("step", metafunc.module.STEPS[device, size], ids=str)
 
 
 def pytest_collection_modifyitems(config, items):
     """The most telling first; what changes the allocator for good last. Every item gets clock and group."""
 
+    files = list(selection.SHARES)
+
     def rank(item):
         warm = _parameter(item, "allocator") == "warm"
-        return warm, _ORDER.index(item.path.stem) if item.path.stem in _ORDER else len(_ORDER)
+        return warm, files.index(item.path.stem)
 
     items.sort(key=rank)
     clock = timers.clock(config.stash[_DEVICE])
     for item in items:
-        group = str(_parameter(item, "case") or item.path.stem)
+        group = str(_parameter(item, "case") or _parameter(item, "step"))
         item.add_marker(pytest.mark.benchmark(timer=clock, group=group, disable_gc=True))
 
 
@@ -60,8 +62,9 @@ def _parameter(item, name: str):
 
 def pytest_runtest_setup(item):
     minutes = selection.BUDGET[item.config.stash[_DEVICE], item.config.getoption("size")]
+    minutes *= sum(selection.SHARES[name] for name in {other.path.stem for other in item.session.items})
     if time.monotonic() - item.config.stash[_STARTED] > 60 * minutes:
-        pytest.skip(f"the {minutes} minutes of this size are spent")
+        pytest.skip(f"the {minutes:.1f} minutes that this size has for these files are spent")
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +101,7 @@ def prepare(device, flush):
         call = Call(case, provider, inputs, device, flush)
         return call, call.check(), call.warm_up()
 
+    torch._dynamo.reset()  # else the ninth shape falls back to eager, and the second becomes dynamic
     try:
         yield prepare_
     finally:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 
+import frs_kernels
+from frs_kernels.library import load_native
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's mallopt
 
 
@@ -30,7 +33,7 @@ def _peak_cuda(run: Callable) -> int:
 
 def _peak_resident(run: Callable) -> int | None:
     gc.collect()
-    release_free_memory()
+    _release_kept_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
     except OSError:
@@ -45,11 +48,14 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def release_free_memory() -> None:
-    """Gives freed heap memory back to the system, so that the next call pays for and shows what it takes."""
+def _release_kept_memory() -> None:
+    """Gives back what malloc and the native kernels keep, so that the next call shows all it takes."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
+    if load_native("cpu") is None:
+        library = Path(frs_kernels.__file__).with_name("_native_cpu.so")
+        ctypes.CDLL(str(library)).frs_release_gradient_memory()
 
 
 def keep_freed_memory() -> bool:

@@ -37,7 +37,8 @@ def _bars(axes, groups: list[str], series: dict[str, list[float | None]], unit: 
     width = 0.8 / max(1, len(series))
     for index, (name, values) in enumerate(series.items()):
         places = [place + index * width for place, value in enumerate(values) if value is not None]
-        axes.bar(places, [v for v in values if v is not None], width, label=name, color=_COLOURS[name])
+        bars = axes.bar(places, [v for v in values if v is not None], width, label=name, color=_COLOURS[name])
+        axes.bar_label(bars, fmt="%.3g", fontsize=5)
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(groups))], groups, fontsize=7)
     axes.set_ylabel(unit)
     axes.legend(fontsize=7)
@@ -50,8 +51,7 @@ def _time(run: Run, axes) -> bool:
     series = {
         name: [race.seconds(name) * 1e3 if name in race.turns else None for race in races] for name in names
     }
-    axes.set_yscale("log")
-    return _bars(axes, [f"{r.case.dtype} {r.case.layout}\n{r.allocator}" for r in races], series, "ms (log)")
+    return _bars(axes, [f"{r.case.dtype} {r.case.layout}\n{r.allocator}" for r in races], series, "ms")
 
 
 def _memory(run: Run, axes) -> bool:
@@ -75,7 +75,8 @@ def _roofline(run: Run, axes) -> bool:
         if records:
             moved, reached = zip(*((r.case.bytes_moved / 1e6, r.extra["gbps"]) for r in records), strict=True)
             axes.scatter(moved, reached, label=name, color=_COLOURS[name], s=18)
-    for name, gbps in run.bandwidth.items():
+    for name in ("copy", "memcpy") if "memcpy" in run.bandwidth else ("copy",):
+        gbps = run.bandwidth[name]
         axes.axhline(gbps, linewidth=0.8, color="#666666")
         axes.annotate(name, (1.0, gbps), xycoords=("axes fraction", "data"), fontsize=7)
     axes.set_xscale("log")

@@ -147,11 +147,10 @@ class Provider:
         return isinstance(self.formulation, Fused)
 
     def build(self, op: str) -> Callable:
-        """The function to time. Compiling happens at its first call, afresh for every case."""
+        """The function to time. Compiling happens at its first call."""
         function = _over_lists(self.formulation, op)
         if self.compile_mode is None:
             return function
-        torch._dynamo.reset()  # else the ninth shape falls back to eager, and the second becomes dynamic
         return torch.compile(function, mode=self.compile_mode, fullgraph=True, dynamic=False)
 
     def unavailable(self, device: str) -> str | None:

@@ -43,10 +43,10 @@ def tables_of(run: Run) -> str:
 
 
 _SIDE_BY_SIDE = """\
-The providers take turns, so that whatever else the machine does meets all alike. Medians; in brackets, how many
-times slower than ours. `malloc`: "default" is what a process has, "warm" keeps freed memory, as a caching
-allocator would. GB/s counts what has to move at least; "share" is that over a copy's, whose turn came in every
-round too.
+The providers take turns, so that whatever else the machine does meets all alike. Medians; in brackets, how
+many times slower than ours. `malloc`: "default" is what a process has, "warm" keeps freed memory, as caching
+allocators do. GB/s counts what has to move at least; "share" is that over a copy's GB/s, whose turn came in
+every round too.
 """
 _ACCURACY = "||out - truth|| / ||truth|| against float64, checked before anything is timed.\n"
 
@@ -75,22 +75,19 @@ def _banner(run: Run) -> str:
 
 def _machine(run: Run) -> str:
     info, commit = run.machine, run.content["commit_info"]
-    facts = [
-        f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in info.items() if value and key != "build"
-    ]
-    build = [f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in info["build"].items() if value]
     dirty = " with local changes" if commit.get("dirty") else ""
     lines = [
         f"- [{run.file.name}](../../benchmarks/results/{run.file.name}), size {run.content['size']}, "
         f"{run.content['datetime'][:10]}, commit {str(commit.get('id'))[:12]}{dirty}",
-        "- " + "; ".join(facts),
-        *(["- build: " + "; ".join(build)] if build else []),
+        "- " + _listed({key: value for key, value in info.items() if key != "build"}),
+        *(["- build: " + _listed(info["build"])] if info["build"] else []),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _plain(value) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _listed(facts: dict) -> str:
+    words = {key: ", ".join(map(str, v)) if isinstance(v, list) else v for key, v in facts.items() if v}
+    return "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in words.items())
 
 
 def index(runs: list[Run]) -> str:
@@ -98,9 +95,8 @@ def index(runs: list[Run]) -> str:
     for run in runs:
         state = "**stale**" if run.stale else "current"
         counts = f"{len(run.races)} comparisons, {len(run.singles)} single benchmarks"
-        lines.append(
-            f"- [{run.machine['name']}]({run.file.stem}.md), {run.content['datetime'][:10]}: {counts}; {state}"
-        )
+        link = f"[{run.machine['name']}]({run.file.stem}.md)"
+        lines.append(f"- {link}, {run.content['datetime'][:10]}: {counts}; {state}")
     return "\n".join(lines + ([] if runs else ["Nothing is measured yet."])) + "\n"
 
 

@@ -27,7 +27,7 @@ class Record:
 
 @dataclass
 class Race:
-    """Several providers on one case, taking turns; ``turns`` holds each one's median, quartiles and rounds."""
+    """Several providers on one case, taking turns: each one's median, quartiles and rounds."""
 
     case: Case
     allocator: str

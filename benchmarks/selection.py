@@ -12,6 +12,11 @@ BUDGET = {
     ("cpu", "small"): 3, ("cpu", "standard"): 14, ("cpu", "full"): 90,
     ("cuda", "small"): 2, ("cuda", "standard"): 8, ("cuda", "full"): 30,
 }  # fmt: skip
+# Of that, the share of each file, so that a session of some of them knows its time.
+SHARES = {
+    "test_race": 0.35, "test_loss": 0.35, "test_step": 0.1, "test_head": 0.07, "test_imitation": 0.07,
+    "test_mask": 0.06,
+}  # fmt: skip
 SECONDS_A_CASE = {"small": 0.3, "standard": 2.0, "full": 3.0}  # of timed rounds
 
 RETINANET, SMALL = "retinanet-800x1344", "retinanet-256x256"

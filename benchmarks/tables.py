@@ -29,14 +29,9 @@ def megabytes(count: int | None) -> str:
 
 def headline(run: Run) -> str:
     """What the README shows: RetinaNet at 800x1344, the whole loss with gradients, side by side."""
-    rows = []
-    for race in run.races:
-        if (
-            race.case.mode == "both"
-            and race.case.workload == "retinanet-800x1344"
-            and race.allocator == "default"
-        ):
-            rows.append(_headline_row(run, race))
+    wanted = ("retinanet-800x1344", "both", "default")
+    races = [race for race in run.races if (race.case.workload, race.case.mode, race.allocator) == wanted]
+    rows = [_headline_row(run, race) for race in races]
     heads = [
         "loss and gradients, RetinaNet 800x1344", "ours", "official eager", "best eager",
         "best torch.compile", "of copy bandwidth", "memory added: ours / official",
@@ -85,9 +80,9 @@ def singles(run: Run, op: str) -> str:
     cases = run.cases(lambda case: case.op == op)
     names = providers_in(cases.values())
     rows = [
-        [name(case), *(_time_and_memory(records.get(p)) for p in names)] for case, records in cases.items()
+        [name(case), *(_time_and_memory(records.get(p)) for p in names), megabytes(case.result_bytes)]
+        for case, records in cases.items()
     ]
-    rows = [[*row, megabytes(case.result_bytes)] for row, case in zip(rows, cases, strict=True)]
     return table([op, *names, "results, MB"], rows, run.source)
 
 
@@ -111,8 +106,8 @@ def bandwidth(run: Run) -> str:
 def gpu_details(run: Run) -> str:
     """Launches, host time and wall time, where a GPU was measured."""
     rows = [
-        [f"{r.case.op}: {name(r.case)}", r.provider, str(r.extra["launches"] or "-"), f"{r.extra['host_us']:.0f}",
-         f"{r.extra['wall_ms']:.3g}", f"{r.seconds * 1e3:.3g}"]
+        [f"{r.case.op}: {name(r.case)}", r.provider, str(r.extra["launches"] or "-"),
+         f"{r.extra['host_us']:.0f}", f"{r.extra['wall_ms']:.3g}", f"{r.seconds * 1e3:.3g}"]
         for r in run.singles if "launches" in r.extra
     ]  # fmt: skip
     return (

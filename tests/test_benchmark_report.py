@@ -1,0 +1,122 @@
+"""The benchmark report: tables and plots from a small run, staleness, and how runs are merged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import machine, report
+from benchmarks.results import Run, merge
+from benchmarks.workloads import Case
+
+
+def _bench(name, extra, median):
+    return {"name": name, "fullname": f"benchmarks/{name}", "extra_info": extra, "stats": {"median": median}}
+
+
+def _run(root: Path, digest: str | None = None) -> dict:
+    case = Case("loss", "both", "retinanet-800x1344", 1, "fp32", "nchw")
+    times = {"official": 300, "best-eager": 150, "compile-best": 60, "native": 10, "copy": 9}
+    turns = {name: {"median": ms / 1e3} for name, ms in times.items()}
+    race = {"case": vars(case), "turns": turns, "allocator": "default", "copy_gbps": 35.0}
+    single = {
+        "case": vars(case), "errors": {"values": 1e-8, "grads": 2e-7}, "result_bytes": case.result_bytes,
+        "gbps": 32.7, "copy_share": 0.93, "bytes_moved": case.bytes_moved,
+    }  # fmt: skip
+    official = {**single, "provider": "official", "peak_bytes": 303_000_000}
+    native = {**single, "provider": "native", "peak_bytes": 87_500_000}
+    return {
+        "machine_info": {"device": "cpu", "name": "Some CPU", "torch": "2.11.0", "build": {"commit": "abc"}},
+        "commit_info": {"id": "0123456789abcdef", "dirty": False},
+        "datetime": "2026-01-02T00:00:00",
+        "bandwidth_gbps": {"copy": 35.0, "read": 38.0},
+        "digests": {"native-cpu": digest or machine.digests("cpu", root)["native-cpu"]},
+        "size": "standard",
+        "benchmarks": [
+            _bench("race", race, 0.01), _bench("official", official, 0.31), _bench("native", native, 0.011)
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository with one result, one kernel source and a README."""
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    (tmp_path / "csrc/cpu").mkdir(parents=True)
+    (tmp_path / "csrc/cpu/mask.cpp").write_text("// one\n")
+    (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    (tmp_path / "benchmarks/results/cpu-some.json").write_text(json.dumps(_run(tmp_path)))
+    return tmp_path
+
+
+def test_report_writes_page_plots_index_and_headline(root):
+    assert set(report.write(root)) == {"docs/results/README.md", "docs/results/cpu-some.md", "README.md"}
+    page = (root / "docs/results/cpu-some.md").read_text()
+    assert "| **10 ms** |" in page and "300 ms (30.0x)" in page and "60 ms (6.0x)" in page
+    assert "310 ms, 303.0 MB" in page and "11 ms, 87.5 MB" in page
+    assert "cpu-some-time.png" in page and (root / "docs/results/cpu-some-time.png").stat().st_size > 5000
+    readme = (root / "README.md").read_text()
+    assert readme.startswith("before\n") and readme.endswith("after\n") and "old" not in readme
+    assert "**10 ms** (native) | 30.0x slower | 15.0x slower | 6.0x slower | 93% | 87.5 / 303.0 MB" in readme
+    assert "stale" not in (page + readme).lower()
+
+
+def test_every_table_and_plot_names_its_source(root):
+    report.write(root)
+    page = (root / "docs/results/cpu-some.md").read_text()
+    digest = machine.digests("cpu", root)["native-cpu"]
+    source = f"*cpu-some.json: Some CPU, torch 2.11.0, kernel sources native-cpu {digest}*"
+    shown = page.count("|---|") + page.count("![")
+    assert shown >= 4 and page.count(source) == shown
+
+
+def test_numbers_are_stale_once_a_kernel_source_has_changed(root):
+    report.write(root)
+    assert report.write(root, check=True) == []
+    (root / "csrc/cpu/mask.cpp").write_text("// two\n")
+    assert set(report.write(root, check=True)) == {
+        "docs/results/README.md", "docs/results/cpu-some.md", "README.md"
+    }  # fmt: skip
+    report.write(root)
+    page = (root / "docs/results/cpu-some.md").read_text()
+    assert "> **Stale.**" in page and "*STALE" in page and "*STALE" in (root / "README.md").read_text()
+
+
+def test_cuda_sources_leave_cpu_numbers_current(root):
+    (root / "csrc/cuda").mkdir()
+    (root / "csrc/cuda/mask.cu").write_text("// new\n")
+    assert not Run.read(root / "benchmarks/results/cpu-some.json", root).stale
+
+
+def test_readme_without_markers_is_an_error(root):
+    (root / "README.md").write_text("no table wanted\n")
+    with pytest.raises(ValueError, match="headline:begin"):
+        report.write(root)
+
+
+def test_without_results_the_headline_says_so():
+    text = report.with_headline(f"{report.BEGIN}\n{report.END}\n", [])
+    assert "Not measured yet." in text
+
+
+def test_merge_keeps_what_the_newer_run_lacks(tmp_path):
+    older, newer = _run(tmp_path, "d1"), _run(tmp_path, "d1")
+    newer["benchmarks"] = [_bench("official", newer["benchmarks"][1]["extra_info"], 0.5)]
+    merged = merge(older, newer)["benchmarks"]
+    assert sorted((b["name"], b["stats"]["median"]) for b in merged) == [
+        ("native", 0.011), ("official", 0.5), ("race", 0.01)
+    ]  # fmt: skip
+
+
+def test_merge_drops_numbers_of_other_sources(tmp_path):
+    older, newer = _run(tmp_path, "d1"), _run(tmp_path, "d2")
+    newer["benchmarks"] = newer["benchmarks"][:1]
+    assert merge(older, newer) == newer
+
+
+def test_a_committed_result_names_no_path_and_no_host():
+    for file in (machine.ROOT / "benchmarks/results").glob("*.json"):
+        content = json.loads(file.read_text())
+        assert "node" not in content["machine_info"]
+        words = json.dumps([content["machine_info"], content["commit_info"]])
+        assert "/home/" not in words and "/tmp/" not in words

@@ -1,0 +1,180 @@
+"""The benchmark suite itself: byte counts, who computes what, the clock and the memory."""
+
+import itertools
+
+import pytest
+import torch
+
+from benchmarks import machine, memory, selection, timers, truth
+from benchmarks.measure import Call
+from benchmarks.providers import EAGER, PROVIDERS
+from benchmarks.workloads import DTYPES, LAYOUTS, MODES, OPS, WORKLOADS, Case, make_inputs
+
+TINY = Case("loss", "both", "tiny", 2, "fp32", "nchw")
+
+
+def test_bytes_of_retinanet_are_those_of_its_tensors():
+    """Counted by hand: 22,400 + 5 smaller maps' locations; 4 C + 3 F with C = 64.5 MB, F = 22.9 MB."""
+    case = Case("loss", "both", "retinanet-800x1344", 1, "fp32", "nchw")
+    locations = 100 * 168 + 50 * 84 + 25 * 42 + 13 * 21 + 7 * 11
+    assert case.logit_bytes == locations * 720 * 4
+    assert case.feat_bytes == locations * 256 * 4
+    assert case.bytes_moved == locations * 4 * (4 * 720 + 3 * 256)
+    assert case.result_bytes == locations * 4 * (720 + 256)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bytes_moved_are_at_least_arguments_and_results(op, dtype):
+    """Each argument once and each result once; T a second time only where the loss needs N first."""
+    case = Case(op, "forward" if op == "mask" else "both", "ragged", 2, dtype, "nchw")
+    inputs = make_inputs(case, "cpu")
+    arguments = sum(t.nbytes for levels in inputs.lists for t in levels)
+    again = sum(t.nbytes for t in inputs.teacher_logits) if op == "loss" else 0
+    assert case.bytes_moved == arguments + case.result_bytes + again
+    grads = sum(t.nbytes for t in inputs.leaves)
+    assert case.result_bytes == (case.map_bytes if op == "mask" else grads)
+
+
+def test_a_backward_has_no_byte_count():
+    assert Case("loss", "backward", "tiny", 1, "fp32", "nchw").bytes_moved is None
+
+
+def test_yolo_levels_are_thirds_of_the_image_grid():
+    for scale in "nsmlx":
+        assert WORKLOADS[f"yolo26{scale}-640"].locations == 80 * 80 + 40 * 40 + 20 * 20
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_inputs_have_the_layout_of_their_case(layout):
+    case = Case("loss", "both", "ragged", 1, "bf16", layout)
+    for tensor in make_inputs(case, "cpu").student_logits:
+        assert tensor.is_contiguous(memory_format=torch.channels_last) == (layout == "nhwc")
+        assert tensor.requires_grad and tensor.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("device, size", selection.PLANS)
+def test_every_selected_benchmark_is_known_and_selected_once(device, size):
+    pairs = selection.pairs(OPS, size, device)
+    assert len(pairs) == len(set(pairs)) > 0
+    for case, name in pairs:
+        assert name in PROVIDERS and case.workload in WORKLOADS and case.mode in MODES
+        assert case.mode == "forward" or case.op != "mask"
+    assert (device, size) in selection.BUDGET and selection.races(size, device)
+
+
+def test_the_shares_of_the_time_are_those_of_the_files():
+    files = {file.stem for file in (machine.ROOT / "benchmarks").glob("test_*.py")}
+    assert set(selection.SHARES) == files
+    assert sum(selection.SHARES.values()) == pytest.approx(1.0)
+
+
+def _call(case, name):
+    return Call(case, PROVIDERS[name], make_inputs(case, "cpu"), "cpu", flush=lambda: None)
+
+
+CASES = [
+    Case(op, mode, "tiny", 2, dtype, layout)
+    for op, mode, dtype, layout in itertools.product(OPS, MODES, DTYPES, LAYOUTS)
+    if mode == "forward" or op != "mask"
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_eager_and_native_agree_with_float64(case):
+    names = [name for name in (*EAGER, "native") if PROVIDERS[name].unavailable("cpu") is None]
+    for name in names:
+        found = _call(case, name).check()
+        assert set(found) == ({"values"} if case.mode == "forward" else {"values", "grads"})
+
+
+def test_the_truth_does_not_depend_on_how_it_is_cut_into_images():
+    """Against the published formulation on the whole batch, in float64 itself."""
+    expected = truth.truth(TINY, "cpu")
+    inputs = make_inputs(TINY, "cpu")
+    students = [t.detach().double().requires_grad_() for t in inputs.leaves]
+    x, s = students[:3], students[3:]
+    y, t = ([z.double() for z in levels] for levels in (inputs.teacher_feats, inputs.teacher_logits))
+    loss = PROVIDERS["official"].formulation.loss(x, y, s, t)
+    grads = torch.autograd.grad(loss, students)
+    assert loss.item() == pytest.approx(expected.values[0].item(), rel=1e-12)
+    for ours, theirs in zip(expected.grads, grads, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_a_wrong_result_is_not_timed():
+    call = _call(TINY, "best-eager")
+    call._function = lambda x, y, s, t, m: 1.001 * PROVIDERS["best-eager"].build("loss")(x, y, s, t, m)
+    with pytest.raises(AssertionError, match="best-eager, loss-both-tiny.*off by"):
+        call.check()
+
+
+def test_nan_is_not_timed():
+    call = _call(TINY, "best-eager")
+    call._function = lambda x, y, s, t, m: float("nan") * PROVIDERS["best-eager"].build("loss")(x, y, s, t, m)
+    with pytest.raises(AssertionError):
+        call.check()
+
+
+def test_triton_is_not_timed_in_its_interpreter():
+    assert "interpreter" in PROVIDERS["triton"].unavailable("cpu")
+
+
+def test_peak_memory_sees_torch_and_c_allocations_alike():
+    """Some 48 MB that torch allocates, and as much by malloc behind its back; both freed in the call."""
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+    libc.free.argtypes = (ctypes.c_void_p,)
+    size = 48 << 20
+
+    def by_malloc():
+        block = libc.malloc(size)
+        ctypes.memset(block, 1, size)
+        libc.free(block)
+
+    for run in (lambda: torch.ones(size, dtype=torch.uint8), by_malloc):
+        peak = memory.peak_added(run, "cpu")
+        if peak is None:
+            pytest.skip("this kernel does not let a process reset its memory's high-water mark")
+        assert 0.98 * size < peak < 1.1 * size
+    assert memory.peak_added(lambda: None, "cpu") < 0.1 * size
+
+
+def test_peak_memory_of_native_counts_gradients_it_keeps_between_calls():
+    if PROVIDERS["native"].unavailable("cpu"):
+        pytest.skip("the native CPU kernels are not built")
+    case = Case("loss", "both", "ragged", 2, "fp32", "nchw")
+    call = _call(case, "native")
+    call.warm_up()
+    peak = call.peak_memory()
+    if peak is None:
+        pytest.skip("this kernel does not let a process reset its memory's high-water mark")
+    assert 0.95 * case.result_bytes < peak < 1.25 * case.result_bytes
+
+
+class _FakeEvent:
+    now = 0.0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.at = _FakeEvent.now
+
+    def synchronize(self):
+        self.waited = True
+
+    def elapsed_time(self, end):
+        assert end.waited
+        return end.at - self.at
+
+
+def test_cuda_clock_gives_seconds_of_device_time(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", _FakeEvent)
+
+    def run():
+        _FakeEvent.now += 25.0  # ms
+
+    assert timers.timed(timers.clock("cuda"), run) == pytest.approx(0.025)
