@@ -94,7 +94,8 @@ class TrainConfig:
     lr_steps: tuple[float, ...] = (8 / 12, 11 / 12)
     """Fractions of the run after which `steps` divides the rate by 10."""
     lr_warmup: int = 500
-    """Iterations of linear rise from lr / 1000 (`steps` only)."""
+    """Iterations of rising rate: linear from lr / 1000 (`steps`), or a cosine from lr / 25 (`one-cycle`,
+    there a quarter of the run at most)."""
     clip: float = 0.0
     """Largest gradient norm; 0 does not clip."""
     amp: Literal["none", "bf16", "fp16"] = "none"

@@ -70,6 +70,9 @@ class Run:
     def fit(self, stop: list[int]) -> dict[str, Any]:
         """The loop. `stop` receives the number of a signal that asks to stop."""
         t = self.config.train
+        finished = self._finished()
+        if finished:
+            return finished
         if distributed.rank() == 0:
             checkpoint.write_atomically(
                 self.config.out / "config.json", json.dumps(to_dict(self.config), indent=2).encode()
@@ -229,6 +232,14 @@ class Run:
             "memory_mb": round(peak_memory_mb(self.device), 1),
         }
         return self.metrics.train(self.iteration, record)
+
+    def _finished(self) -> dict[str, Any] | None:
+        """The result of a run that has nothing left to do."""
+        path = self.config.out / "result.json"
+        if self.iteration < self.total or not path.exists():
+            return None
+        self.log.say(f"{self.config.out} is finished already.")
+        return json.loads(path.read_text())
 
     def _finish(self, timer: Timer) -> dict[str, Any]:
         found = self.evaluate()

@@ -23,13 +23,13 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 def learning_rate(config: TrainConfig, iteration: int, total: int) -> float:
     """The rate of an iteration (from 0) of a run of `total`."""
     peak = config.lr * (config.batch_size / config.lr_batch if config.lr_batch else 1.0)
-    done = iteration / total
-    if config.schedule == "one-cycle":  # cosine up from 1/25 over a tenth of the run, cosine down to 1/1000
-        if done < 0.1:
-            return _cosine(peak / 25, peak, done / 0.1)
-        return _cosine(peak, peak / 1000, (done - 0.1) / 0.9)
+    if config.schedule == "one-cycle":  # cosine up from 1/25, cosine down to 1/1000
+        rise = min(config.lr_warmup, total // 4)
+        if iteration < rise:
+            return _cosine(peak / 25, peak, iteration / rise)
+        return _cosine(peak, peak / 1000, (iteration - rise) / (total - rise))
     warmup = min(1.0, 0.001 + 0.999 * iteration / config.lr_warmup) if config.lr_warmup else 1.0
-    return peak * warmup * 0.1 ** sum(done >= step for step in config.lr_steps)
+    return peak * warmup * 0.1 ** sum(iteration >= step * total for step in config.lr_steps)
 
 
 def _cosine(start: float, end: float, done: float) -> float:

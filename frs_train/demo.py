@@ -1,0 +1,171 @@
+"""`frs-train demo`: does distilling by feature richness help, here, today? Two students, one teacher, one
+table.
+
+The teacher ships with the package (`digits_teacher.pt`, its weights in fp16), for a detector that learns
+from scratch needs longer than a demo may take. `python -m frs_train.demo OUT` makes it anew: the digits,
+the training, the file. Both students start from the same weights and the teacher's head, see the same
+images in the same order for the same number of iterations; one of them also learns from the teacher's
+features and head.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from frs_train import checkpoint, distributed
+from frs_train.assemble import open_eval, read_detector
+from frs_train.config import DataConfig, DetectorConfig, DistillConfig, RunConfig, TrainConfig
+from frs_train.digits import make_digits
+from frs_train.engine import fit
+from frs_train.evaluate import METRICS, evaluate
+from frs_train.metrics import Log
+from frs_train.report import read_runs, write_report
+from frs_train.report_figures import curves
+from frs_train.visualize import write_pictures
+
+TEACHER = Path(str(files("frs_train"))) / "digits_teacher.pt"
+SIZE = 96
+TEACHER_DETECTOR = DetectorConfig(
+    family="fcos", backbone="resnet18", backbone_width=0.5, fpn_width=64, head_convs=2, min_size=(SIZE,)
+)
+TEACHER_TRAIN = TrainConfig(
+    iterations=3500,
+    batch_size=16,
+    optimizer="adamw",
+    lr=2e-3,
+    weight_decay=0.05,
+    schedule="one-cycle",
+    clip=10.0,
+    eval_every=1000,
+    checkpoint_every=250,
+    log_every=50,
+)
+STUDENT_DETECTOR = replace(TEACHER_DETECTOR, backbone="resnet10", backbone_width=0.25)
+STUDENT_TRAIN = replace(TEACHER_TRAIN, batch_size=8, eval_every=250, lr_warmup=100)
+DISTILL = DistillConfig(feat_weight=0.05, head_weight=0.2, warmup_iters=100, inherit_head=True)
+ARMS = {"student": "none", "student-frs": "frs"}
+
+
+def demo(out: Path, iterations: int, seed: int, log: Log) -> dict[str, dict[str, Any]]:
+    """Runs the demonstration in the folder `out` and returns the results by name; run again, it goes on."""
+    data = digits(out / "digits", train=1600, val=300, seed=seed, log=log)
+    results = {"teacher": judge_teacher(data, log)}
+    train = replace(STUDENT_TRAIN, iterations=iterations, seed=seed)
+    for name, method in ARMS.items():
+        log.say(f"{name}: {iterations} iterations, distillation: {method}.")
+        distill = replace(DISTILL, method=method, teacher=str(TEACHER))
+        run = RunConfig(out / name, STUDENT_DETECTOR, data, train, distill, resume=True)
+        results[name] = fit(run, log)
+    write_results(out, results, data, log)
+    return results
+
+
+def digits(folder: Path, train: int, val: int, seed: int, log: Log) -> DataConfig:
+    """The digits data set, made if it is not there."""
+    if not (folder / "val.json").exists():
+        log.say(f"Making {train} + {val} images of real digit scans in composed scenes in {folder}.")
+        make_digits(folder, train, val, SIZE, seed)
+    return DataConfig(
+        folder / "train.json", folder / "images", folder / "val.json", folder / "images", flip=0.0, jitter=0.2
+    )
+
+
+def judge_teacher(data: DataConfig, log: Log) -> dict[str, Any]:
+    """The teacher's numbers on the validation images."""
+    device = distributed.pick_device("auto")
+    detector, classes = read_detector(str(TEACHER), log)
+    validation = open_eval(data.val_annotations, data.val_images, classes, "the teacher", log)
+    found = evaluate(detector.to(device), validation, device)
+    return {
+        **found,
+        "parameters": sum(p.numel() for p in detector.parameters()),
+        "seconds_per_iteration": None,
+    }
+
+
+def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfig, log: Log) -> None:
+    """The table (results.md, results.json), curves, mask pictures and the report, and a word on who won."""
+    verdict = compare(results)
+    rows = [[name, *map(cell, row(found))] for name, found in results.items()]
+    log.console.print(as_table(rows))
+    log.say(verdict)
+    head = ["", *COLUMNS]
+    lines = [head, ["---"] * len(head), *rows]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    checkpoint.write_atomically(out / "results.md", f"{text}\n\n{verdict}\n".encode())
+    checkpoint.write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
+    detector, classes = read_detector(str(TEACHER), log)
+    validation = open_eval(data.val_annotations, data.val_images, classes, "the teacher", log)
+    write_pictures(detector, validation, out / "masks", torch.device("cpu"), limit=4)
+    runs = [out / name for name in ARMS]
+    write_report(runs, out / "report.html")
+    curves(read_runs(runs)).savefig(out / "curves.png")
+    log.say(f"Wrote results.md, curves.png, masks/*.png and report.html to {out}.")
+
+
+COLUMNS = ("mAP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "parameters", "s/iteration")
+
+
+def row(found: dict[str, Any]) -> list[float | int | None]:
+    """A result as numbers in the order of `COLUMNS`; AP in per cent."""
+    scores = [found[name] for name in list(METRICS)[:6]]
+    return [
+        *(None if s is None else 100 * s for s in scores),
+        found["parameters"],
+        found["seconds_per_iteration"],
+    ]
+
+
+def cell(value: float | int | None) -> str:
+    """A number as people read it."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if value >= 1 else f"{value:.3f}"
+
+
+def as_table(rows: list[list[str]]) -> Table:
+    """The rows for a terminal."""
+    table = Table("", *COLUMNS)
+    for line in rows:
+        table.add_row(*line)
+    return table
+
+
+def compare(results: dict[str, dict[str, Any]]) -> str:
+    """Who won, in a sentence."""
+    alone, taught = (100 * results[name]["AP"] for name in ARMS)
+    gain = taught - alone
+    word = "helped" if gain >= 0.5 else "hurt" if gain <= -0.5 else "made no difference to speak of"
+    return f"With FRS {taught:.1f} mAP, without {alone:.1f} ({gain:+.1f}): on this run FRS {word}."
+
+
+def make_teacher(out: Path, log: Log) -> Path:
+    """Makes the shipped teacher: digits, training, and `digits_teacher.pt` in the folder `out`."""
+    data = digits(out / "digits", train=6000, val=300, seed=0, log=log)
+    fit(RunConfig(out / "run", TEACHER_DETECTOR, data, TEACHER_TRAIN, resume=True), log)
+    return pack(out / "run", out / TEACHER.name, log)
+
+
+def pack(run: Path, path: Path, log: Log) -> Path:
+    """A checkpoint without what only resuming needs, its weights in fp16."""
+    content = checkpoint.read(run, log.warn)
+    model = {k: v.half() if v.is_floating_point() else v for k, v in content["model"].items()}
+    config = {**content["config"], "out": "", "data": DataConfig().__dict__}
+    small = {k: content[k] for k in ("format", "classes", "iteration")} | {"config": config, "model": model}
+    buffer = io.BytesIO()
+    torch.save(small, buffer)
+    checkpoint.write_atomically(path, buffer.getvalue())
+    return path
+
+
+if __name__ == "__main__":
+    print(make_teacher(Path(sys.argv[1]), Log()))

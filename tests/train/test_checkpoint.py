@@ -1,0 +1,86 @@
+"""Checkpoints: whole or not at all, the newest readable one, plain tensors only."""
+
+import os
+import zipfile
+
+import pytest
+import torch
+from tiny_runs import run_config
+
+from frs_train import checkpoint
+from frs_train.config import DistillConfig, RunConfig, from_dict, to_dict
+from frs_train.errors import UserError
+
+
+def content(value=0.0):
+    return {"config": {}, "classes": ["a"], "model": {"w": torch.full((1000,), value)}}
+
+
+def test_saved_files_load_with_weights_only(tmp_path):
+    path = checkpoint.save(tmp_path, 7, content(3.0), keep=2)
+    raw = torch.load(path, weights_only=True)
+    assert raw["iteration"] == 7 and torch.equal(raw["model"]["w"], torch.full((1000,), 3.0))
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for iteration in (5, 50, 500, 5000):
+        checkpoint.save(tmp_path, iteration, content(), keep=2)
+    names = [path.name for path in checkpoint.checkpoints(tmp_path)]
+    assert names == ["checkpoint-00005000.pt", "checkpoint-00000500.pt"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, damage):
+    checkpoint.save(tmp_path, 1, content(1.0), keep=2)
+    path = checkpoint.save(tmp_path, 2, content(2.0), keep=2)
+    raw = bytearray(path.read_bytes())
+    if damage == "flip":
+        with zipfile.ZipFile(path) as archive:
+            start = max(archive.infolist(), key=lambda part: part.file_size).header_offset
+        raw[start + 2000] ^= 1
+    path.write_bytes({"cut": raw[: len(raw) // 2], "flip": raw, "empty": b""}[damage])
+    warnings = []
+    assert checkpoint.newest(tmp_path, warnings.append)["iteration"] == 1
+    assert len(warnings) == 1 and path.name in warnings[0]
+
+
+def test_no_readable_checkpoint_is_an_error_and_none_at_all_is_not(tmp_path):
+    assert checkpoint.newest(tmp_path, print) is None
+    checkpoint.save(tmp_path, 1, content(), keep=1).write_bytes(b"")
+    with pytest.raises(UserError, match="None of the 1 checkpoints"):
+        checkpoint.newest(tmp_path, lambda warning: None)
+
+
+def test_writing_leaves_the_old_file_if_it_is_killed_before_the_end(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    checkpoint.write_atomically(path, b"old")
+
+    def killed(_, __):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    torch.save({"format": checkpoint.FORMAT, "evil": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match="evil.pt is damaged, or no checkpoint"):
+        checkpoint.load(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_configuration_survives_json(digits, tmp_path):
+    config = run_config(digits, tmp_path, distill=DistillConfig(teacher="t"), detector={"min_size": (64, 96)})
+    assert from_dict(RunConfig, to_dict(config)) == config
+
+
+def test_a_configuration_of_another_version_is_refused(digits, tmp_path):
+    saved = {"config": {**to_dict(run_config(digits, tmp_path)), "novelty": 1}, "classes": ["a"]}
+    with pytest.raises(UserError, match="novelty"):
+        checkpoint.config_of(saved)

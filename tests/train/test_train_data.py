@@ -1,0 +1,120 @@
+"""Order and augmentation as pure functions of the seed; boxes that follow their images."""
+
+import json
+
+import pytest
+import torch
+from tiny_runs import data_of
+
+from frs_train.coco import degenerate, read_coco
+from frs_train.config import DataConfig
+from frs_train.data import CocoDetection, TrainingOrder, augmentation, loader, mix, to_device
+from frs_train.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def order(rank=0, world=1, start=0, stop=6, parts=1, seed=0):
+    return list(TrainingOrder(10, 4, seed, start, stop, rank, world, parts))
+
+
+def test_every_epoch_shows_every_image_once():
+    indices = [index for batch in order(stop=5) for index, _ in batch]
+    assert sorted(indices[:10]) == sorted(indices[10:20]) == list(range(10))
+    assert indices[:10] != indices[10:20]
+
+
+def test_no_two_draws_are_equal():
+    draws = [draw for batch in order() for _, draw in batch]
+    assert len(set(draws)) == len(draws)
+
+
+def test_resuming_goes_on_where_the_order_stopped():
+    assert order(start=3) == order()[3:]
+
+
+def test_processes_and_parts_share_the_same_batches():
+    whole = order()
+    ranks = [order(rank, 2) for rank in range(2)]
+    assert [sum(shares, []) for shares in zip(*ranks, strict=True)] == whole
+    parts = order(parts=2)
+    assert [parts[i] + parts[i + 1] for i in range(0, len(parts), 2)] == whole
+
+
+def test_seeds_differ():
+    assert order(seed=0) != order(seed=1)
+
+
+def test_uneven_batches_are_refused():
+    with pytest.raises(UserError, match="4 images cannot be dealt evenly to 3"):
+        order(world=3)
+
+
+def test_mixed_seeds_spread():
+    seeds = {mix(a, b) for a in range(50) for b in range(50)}
+    assert len(seeds) == 2500 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_is_the_same_with_any_number_of_workers(digits, workers):
+    data = data_of(digits)
+    dataset = CocoDetection(read_coco(data.train_annotations), data.train_images, augmentation(data))
+    batches = [[(0, 11), (1, 12)], [(2, 13), (0, 14)]]
+    expected = [[dataset[item] for item in batch] for batch in batches]
+    torch.manual_seed(99)
+    for batch, wanted in zip(loader(dataset, batches, workers, CPU), expected, strict=True):
+        images, targets = to_device(batch, CPU)
+        for image, target, (raw, boxes) in zip(images, targets, wanted, strict=True):
+            assert torch.equal(image, raw.float() / 255) and torch.equal(target["boxes"], boxes["boxes"])
+
+
+def test_augmenting_leaves_the_global_generator_alone(digits):
+    data = data_of(digits)
+    dataset = CocoDetection(read_coco(data.train_annotations), data.train_images, augmentation(data))
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    dataset[0, 123]
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_boxes_follow_a_flip(digits):
+    data = data_of(digits)
+    coco = read_coco(data.train_annotations)
+    flipped = CocoDetection(coco, data.train_images, augmentation(DataConfig(flip=1.0)))
+    plain_image, plain = flipped[0, None]
+    image, target = flipped[0, 1]
+    width = image.shape[-1]
+    assert torch.equal(image, plain_image.flip(-1))
+    assert torch.equal(target["boxes"][:, [0, 2]], width - plain["boxes"][:, [2, 0]])
+    assert torch.equal(target["boxes"][:, [1, 3]], plain["boxes"][:, [1, 3]])
+
+
+def test_labels_are_places_in_the_list_of_classes(digits, tmp_path):
+    content = json.loads((digits / "train.json").read_text())
+    known = {category["id"]: category["name"] for category in content["categories"]}
+    (tmp_path / "train.json").write_text(json.dumps({**content, "categories": content["categories"][::-1]}))
+    coco = read_coco(tmp_path / "train.json")
+    dataset = CocoDetection(coco, digits / "images")
+    for index, image in enumerate(coco.images):
+        names = [coco.classes[label - 1] for label in dataset[index, None][1]["labels"]]
+        assert names == [
+            known[a["category_id"]] for a in content["annotations"] if a["image_id"] == image["id"]
+        ]
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ([0, 0, 10, 10], False),
+        ([-5, -5, 6, 6], False),
+        ([9, 9, 50, 50], False),
+        ([10, 0, 5, 5], True),
+        ([-5, 0, 5, 5], True),
+        ([1, 1, 0, 5], True),
+        ([1, 1, 5, -5], True),
+        ([1, float("inf"), 5, 5], True),
+    ],
+)
+def test_degenerate(box, expected):
+    assert degenerate(box, 10, 10) is expected
