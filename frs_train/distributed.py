@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from frs_train.errors import UserError
+
 
 def rank() -> int:
     """This process's number, 0 alone."""
@@ -37,9 +39,14 @@ def group(device: torch.device) -> Iterator[None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device a name means; `auto` is this process's GPU if there is one."""
+    """The device a name means; `auto` is this process's GPU if there is one. Raises `UserError` if it is not
+    there."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--device {name} cannot be used: {reason}") from None
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

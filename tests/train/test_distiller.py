@@ -1,0 +1,172 @@
+"""One step of every method: which losses there are, what the teacher is spared, how often the head runs."""
+
+import pytest
+import torch
+from tiny_detectors import batch, tiny
+
+import frs_kernels as frs
+from frs_train.config import DistillConfig
+from frs_train.distiller import Distiller, box_masks, inherit_head, prepare_teacher
+from frs_train.errors import UserError
+
+IMAGES, TARGETS = batch()
+EXPECTED = {
+    "whole-map": {"frs_feature"},
+    "gt-box": {"frs_feature"},
+    "frs-feature": {"frs_feature"},
+    "frs-head": {"frs_head"},
+    "frs": {"frs_feature", "frs_head"},
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def distiller(student=None, teacher=None, warn=None, same_classes=True, **options):
+    student, teacher = student or tiny("fcos"), teacher or tiny("fcos", fpn_width=24)
+    config = DistillConfig(**{"warmup_iters": 0, "feat_weight": 1.0, "head_weight": 1.0, **options})
+    prepare_teacher(teacher, student, config, torch.device("cpu"))
+    warnings = []
+    made = Distiller(student, teacher, config, same_classes, warn or warnings.append)
+    assert warn is not None or warnings == []
+    return made.train()
+
+
+@pytest.mark.parametrize("method", EXPECTED)
+def test_losses_of_each_method(method):
+    learner = distiller(method=method)
+    losses = learner(IMAGES, TARGETS, 64)
+    own = set(learner.student(IMAGES, TARGETS, size=64).losses)
+    assert set(losses) - own == EXPECTED[method]
+    sum(losses.values()).backward()
+    assert all(
+        p.grad is not None for p in learner.parameters() if p.requires_grad
+    )  # or DDP would wait for them
+
+
+@pytest.mark.parametrize("method", EXPECTED)
+def test_losses_are_those_of_the_reference(method):
+    learner = distiller(method=method, feat_weight=0.3, head_weight=0.7)
+    losses = learner(IMAGES, TARGETS, 64)
+    teacher, student = learner.teacher.module, learner.student
+    with torch.no_grad():
+        taught, out = teacher(IMAGES, size=64), student(IMAGES, TARGETS, size=64)
+        feats = learner.loss.adapter(out.feats) if learner.use_feats else None
+        masks = {
+            "whole-map": lambda: [torch.ones_like(f[:, 0]) for f in taught.feats],
+            "gt-box": lambda: box_masks(taught, TARGETS, IMAGES, list(teacher.strides)),
+        }.get(method, lambda: frs.reference.frs_mask(taught.cls_logits))()
+        expected = frs.reference.frs_loss(
+            feats,
+            taught.feats if learner.use_feats else None,
+            taught.cls_logits,
+            out.cls_logits if learner.use_head else None,
+            masks=masks,
+            feat_weight=0.3,
+            head_weight=0.7,
+        )
+    if "frs_feature" in losses:
+        torch.testing.assert_close(losses["frs_feature"].detach(), expected.feature)
+    if "frs_head" in losses:
+        torch.testing.assert_close(losses["frs_head"].detach(), expected.head)
+
+
+def test_heads_run_once_and_the_teacher_without_autograd():
+    learner = distiller()
+    runs = {"student": 0, "teacher": 0}
+
+    def count(name):
+        def hook(module, inputs, output):
+            runs[name] += 1
+            if name == "teacher":
+                assert torch.is_inference_mode_enabled() and output.is_inference()
+
+        return hook
+
+    learner.student.model.head.classification_head.cls_logits.register_forward_hook(count("student"))
+    learner.teacher.module.model.head.classification_head.cls_logits.register_forward_hook(count("teacher"))
+    before = [p.clone() for p in learner.teacher.module.parameters()]
+    sum(learner(IMAGES, TARGETS, 64).values()).backward()
+    levels = len(learner.levels)
+    assert runs == {"student": levels, "teacher": levels}
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.teacher.module.parameters(), strict=True))
+
+
+def test_the_teacher_is_no_part_of_the_learner():
+    learner = distiller()
+    theirs = {id(p) for p in learner.teacher.module.parameters()}
+    assert theirs.isdisjoint(id(p) for p in learner.parameters())
+    learner.train()
+    assert not learner.teacher.module.training
+    assert {key.split(".")[0] for key in learner.state_dict()} == {"student", "loss"}
+
+
+def test_warm_up_is_linear_and_saved():
+    learner = distiller(warmup_iters=4)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        values = [float(learner(IMAGES, TARGETS, 64)["frs_feature"]) for _ in range(3)]
+    assert values[0] == 0 and values[2] == pytest.approx(2 * values[1], rel=1e-4)
+    assert learner.state_dict()["loss.iteration"] == 3
+
+
+def test_another_family_teaches_features_only_and_says_so():
+    warnings = []
+    learner = distiller(teacher=tiny("retinanet"), warn=warnings.append)
+    assert "frs_head" not in learner(IMAGES, TARGETS, 64)
+    assert len(warnings) == 1 and "head loss is off" in warnings[0]
+
+
+def test_two_stage_teachers_share_the_strides_that_both_have():
+    learner = distiller(teacher=tiny("faster-rcnn"), warn=lambda text: None)
+    strides = [(learner.student.strides[s], learner.teacher.module.strides[t]) for s, t in learner.levels]
+    assert strides == [(8, 8), (16, 16), (32, 32), (64, 64)]
+    assert learner(IMAGES, TARGETS, 64)["frs_feature"] > 0
+
+
+def test_other_classes_turn_the_head_loss_off():
+    warnings = []
+    learner = distiller(same_classes=False, warn=warnings.append)
+    assert not learner.use_head and "different classes" in warnings[0]
+
+
+def test_unknown_backend():
+    with pytest.raises(UserError, match="--backend warp cannot run here"):
+        distiller(backend="warp")
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_the_teacher_may_run_in_half_precision(amp):
+    exact = distiller()
+    half = distiller(exact.student, exact.teacher.module, teacher_amp=amp, teacher_channels_last=True)
+    half.loss.load_state_dict(exact.loss.state_dict())
+    with torch.no_grad():
+        expected, found = exact(IMAGES, TARGETS, 64), half(IMAGES, TARGETS, 64)
+    for name in ("frs_feature", "frs_head"):
+        torch.testing.assert_close(found[name], expected[name], rtol=0.02, atol=1e-3)
+
+
+def test_inheriting_copies_the_head_where_it_fits():
+    teacher, student = tiny("fcos"), tiny("fcos", num_classes=3, backbone_width=0.5)
+    body = {k: v.clone() for k, v in student.state_dict().items() if "head" not in k}
+    assert inherit_head(student, teacher) > 0
+    for key, value in student.state_dict().items():
+        assert torch.equal(value, teacher.state_dict()[key] if "head" in key else body[key])
+    wider = tiny("fcos", num_classes=4)
+    inherit_head(wider, teacher)
+    name = "model.head.classification_head.cls_logits.weight"
+    assert wider.state_dict()[name].shape[0] == 4
+
+
+def test_box_masks_mark_the_locations_inside():
+    detector = tiny("fcos").eval()
+    image = torch.rand(3, 32, 64)  # resized by 2 to 64 x 128
+    boxes = torch.tensor([[8.0, 4.0, 24.0, 20.0]])  # 16, 8, 48, 40 after resizing
+    taught = detector([image], size=64)
+    masks = box_masks(taught, [{"boxes": boxes}], [image], list(detector.strides))
+    expected = torch.zeros(8, 16)
+    expected[1:5, 2:6] = 1
+    assert torch.equal(masks[0][0], expected)
+    assert [m.shape[-2:] for m in masks] == [f.shape[-2:] for f in taught.feats]

@@ -1,0 +1,209 @@
+"""The loop: it learns, it can be killed at any moment, and its options mean what they say."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_runs import quiet_fit, run_config
+
+from frs_train import checkpoint, metrics
+from frs_train.config import DistillConfig, TrainConfig
+from frs_train.errors import Stopped, UserError
+from frs_train.optim import learning_rate
+
+
+def weights(out):
+    return checkpoint.newest(out, print)["model"]
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def losses(out):
+    return [line["loss"] for line in metrics.read(out / "metrics.jsonl") if line["kind"] == "train"]
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos"])
+def test_training_reduces_the_loss(digits, tmp_path, family):
+    result = quiet_fit(run_config(digits, tmp_path, detector={"family": family}, iterations=40))
+    values = losses(tmp_path)
+    assert sum(values[-5:]) < 0.9 * sum(values[:5])
+    assert result["iterations"] == 40 and 0 <= result["AP"] <= 1
+
+
+def test_distillation_warms_up_and_reduces_the_feature_loss(digits, teacher, tmp_path):
+    distill = DistillConfig(teacher=str(teacher), feat_weight=0.1, head_weight=1.0, warmup_iters=2)
+    quiet_fit(run_config(digits, tmp_path, distill=distill, iterations=40))
+    lines = [line["losses"] for line in metrics.read(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
+    assert lines[0]["frs_feature"] == lines[0]["frs_head"] == 0  # the first step of the warm-up
+    values = [line["frs_feature"] for line in lines[2:]]
+    assert sum(values[-5:]) < 0.9 * sum(values[:5])
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"amp": "fp16"}, {"accumulate": 2}])
+def test_a_resumed_run_ends_in_the_same_weights(digits, teacher, tmp_path, options):
+    distill = DistillConfig(teacher=str(teacher), warmup_iters=4)
+    whole = run_config(digits, tmp_path / "whole", distill=distill, iterations=5, **options)
+    quiet_fit(whole)
+    half = replace(whole, out=tmp_path / "half", train=replace(whole.train, checkpoint_every=2, keep=9))
+    quiet_fit(half)
+    for path in checkpoint.checkpoints(half.out)[:-1]:
+        path.unlink()  # as if the run had been killed after iteration 2
+    quiet_fit(half, resume=True)
+    one, other = (checkpoint.newest(run.out, print) for run in (whole, half))
+    assert_same(one["model"], other["model"])
+    assert_same(one["loss"], other["loss"])
+    if one["ema"]:
+        assert_same(one["ema"], other["ema"])
+    assert losses(whole.out) == losses(half.out)
+
+
+def start(folder, out, iterations, *more):
+    """A training in a process of its own that saves after every iteration."""
+    command = (
+        f"-m frs_train train --detector fcos --train-annotations {folder}/train.json "
+        f"--train-images {folder}/images --val-annotations {folder}/val.json --val-images {folder}/images "
+        f"--backbone resnet10 --backbone-width 0.25 --fpn-width 16 --head-convs 1 --min-size 64 "
+        f"--iterations {iterations} --batch-size 4 --workers 1 --device cpu --threads 1 --log-every 1 "
+        f"--checkpoint-every 1 --jitter 0.2 --out {out}"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *command.split(), *more], stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def wait_for_checkpoint(process, out):
+    deadline = time.monotonic() + 120
+    while not checkpoint.checkpoints(out):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "no checkpoint in two minutes"
+        time.sleep(0.02)
+
+
+def test_killed_and_resumed_it_ends_in_the_same_weights(digits, tmp_path):
+    whole = start(digits, tmp_path / "whole", 8)
+    killed = start(digits, tmp_path / "killed", 8)
+    wait_for_checkpoint(killed, tmp_path / "killed")
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    resumed = start(digits, tmp_path / "killed", 8, "--resume")
+    assert resumed.wait() == 0, resumed.stderr.read()
+    assert whole.wait() == 0, whole.stderr.read()
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+
+
+def test_sigterm_saves_and_exits(digits, tmp_path):
+    process = start(digits, tmp_path / "run", 100000, "--checkpoint-every", "100000")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in errors and "--resume" in errors
+    saved = checkpoint.newest(tmp_path / "run", print)
+    assert 1 <= saved["iteration"] < 100000 and str(saved["iteration"]) in errors
+
+
+def test_a_signal_during_fit_stops_it(digits, tmp_path, monkeypatch):
+    def hit(self, iteration, record):
+        if iteration == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return ""
+
+    monkeypatch.setattr(metrics.Metrics, "train", hit)
+    with pytest.raises(Stopped) as stopped:
+        quiet_fit(run_config(digits, tmp_path))
+    assert stopped.value.code == 143 and checkpoint.newest(tmp_path, print)["iteration"] == 2
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_finished_run_is_not_run_again(digits, teacher):
+    before = (teacher / "metrics.jsonl").read_bytes()
+    result = quiet_fit(run_config(digits, teacher), resume=True)
+    assert result == json.loads((teacher / "result.json").read_text())
+    assert (teacher / "metrics.jsonl").read_bytes() == before
+
+
+def test_accumulating_parts_is_the_same_as_one_batch(digits, tmp_path):
+    for parts in (1, 2):  # RetinaNet's losses are means over images
+        config = run_config(digits, tmp_path / str(parts), accumulate=parts, detector={"family": "retinanet"})
+        quiet_fit(config)
+    assert losses(tmp_path / "1") == pytest.approx(losses(tmp_path / "2"), rel=1e-4)
+
+
+def test_several_scales_are_drawn(digits, tmp_path, monkeypatch):
+    from frs_train.detectors import Detector
+
+    seen, forward = [], Detector.forward
+
+    def spy(self, images, targets=None, *, size=None, masks=False):
+        seen.append(size)
+        return forward(self, images, targets, size=size, masks=masks)
+
+    monkeypatch.setattr(Detector, "forward", spy)
+    quiet_fit(run_config(digits, tmp_path, detector={"min_size": (48, 64)}, iterations=8))
+    assert set(seen) == {48, 64}
+
+
+@pytest.mark.parametrize("options", [{"amp": "bf16"}, {"channels_last": True}, {"clip": 0.1}])
+def test_options_change_little_but_the_path(digits, tmp_path, options):
+    quiet_fit(run_config(digits, tmp_path / "plain"))
+    quiet_fit(run_config(digits, tmp_path / "option", **options))
+    plain, option = losses(tmp_path / "plain"), losses(tmp_path / "option")
+    assert option[0] == pytest.approx(plain[0], rel=0.02)
+    assert option != plain or "clip" not in options
+
+
+def test_the_moving_average_is_what_is_evaluated(digits, tmp_path):
+    quiet_fit(run_config(digits, tmp_path, ema=0.5))
+    saved = checkpoint.newest(tmp_path, print)
+    detector, _ = checkpoint.restore(saved)
+    assert_same(detector.state_dict(), saved["ema"])
+    key = next(k for k in saved["ema"] if k.endswith("conv1.weight"))
+    assert not torch.equal(saved["ema"][key], saved["model"][key])
+
+
+def test_metrics_forget_what_will_be_written_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"kind": "train", "iteration": i}) for i in (1, 2, 3)]
+    path.write_text("\n".join(lines) + '\n{"kind": "tr')
+    from frs_train.metrics import Log, Metrics
+
+    Metrics(tmp_path, Log(quiet=True), 9, False).forget_after(2)
+    assert [r["iteration"] for r in metrics.read(path)] == [1, 2]
+
+
+def test_learning_rates():
+    steps = TrainConfig(lr=1.0, lr_warmup=10, lr_batch=16, batch_size=32)
+    assert learning_rate(steps, 0, 120) == pytest.approx(0.002)
+    assert learning_rate(steps, 10, 120) == pytest.approx(2.0)
+    assert learning_rate(steps, 80, 120) == pytest.approx(0.2)
+    assert learning_rate(steps, 119, 120) == pytest.approx(0.02)
+    cycle = TrainConfig(lr=1.0, lr_warmup=10, schedule="one-cycle")
+    rates = [learning_rate(cycle, i, 120) for i in range(120)]
+    assert rates[0] == pytest.approx(0.04) and max(rates) == rates[10] == 1.0 and rates[-1] < 0.01
+    assert learning_rate(cycle, 1, 8) < 1.0 == learning_rate(cycle, 2, 8)  # a quarter of a short run
+
+
+def test_compiling_the_teacher_is_an_option_of_the_command_line():
+    from frs_train.cli import parse
+
+    command = parse("distill --out x --teacher t --teacher-compile".split())
+    assert command.distill.teacher_compile and command.distill.method == "frs"
+
+
+def test_unknown_device_is_an_error_of_the_user(digits, tmp_path):
+    with pytest.raises(UserError, match="device"):
+        quiet_fit(run_config(digits, tmp_path, device="nonsense"))
