@@ -95,7 +95,7 @@ def judge_teacher(data: DataConfig, log: Log) -> dict[str, Any]:
 def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfig, log: Log) -> None:
     """The table (results.md, results.json), curves, mask pictures and the report, and a word on who won."""
     verdict = compare(results)
-    rows = [[name, *map(cell, row(found))] for name, found in results.items()]
+    rows = [[name, *cells(found)] for name, found in results.items()]
     log.console.print(as_table(rows))
     log.say(verdict)
     head = ["", *COLUMNS]
@@ -115,21 +115,15 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfi
 COLUMNS = ("mAP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "parameters", "s/iteration")
 
 
-def row(found: dict[str, Any]) -> list[float | int | None]:
-    """A result as numbers in the order of `COLUMNS`; AP in per cent."""
+def cells(found: dict[str, Any]) -> list[str]:
+    """A result as text in the order of `COLUMNS`; AP in per cent."""
     scores = [found[name] for name in list(METRICS)[:6]]
+    seconds = found["seconds_per_iteration"]
     return [
-        *(None if s is None else 100 * s for s in scores),
-        found["parameters"],
-        found["seconds_per_iteration"],
+        *("-" if score is None else f"{100 * score:.1f}" for score in scores),
+        f"{found['parameters']:,}",
+        "-" if seconds is None else f"{seconds:.3f}",
     ]
-
-
-def cell(value: float | int | None) -> str:
-    """A number as people read it."""
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if value >= 1 else f"{value:.3f}"
 
 
 def as_table(rows: list[list[str]]) -> Table:
