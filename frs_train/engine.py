@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -69,7 +70,6 @@ class Run:
 
     def fit(self, stop: list[int]) -> dict[str, Any]:
         """The loop. `stop` receives the number of a signal that asks to stop."""
-        t = self.config.train
         finished = self._finished()
         if finished:
             return finished
@@ -78,40 +78,45 @@ class Run:
                 self.config.out / "config.json", json.dumps(to_dict(self.config), indent=2).encode()
             )
         self.metrics.forget_after(self.iteration)
-        module = self._wrapped()
+        timer = Timer(self.iteration)
+        with self.log.progress(self.total, self.iteration) as bar:
+            self._loop(stop, timer, lambda **news: bar.update(bar.task_ids[0], **news))
+        return self._finish(timer)
+
+    def _loop(self, stop: list[int], timer: Timer, tell: Callable[..., None]) -> None:
+        t = self.config.train
+        module, batches = self._wrapped(), self._batches()
+        while self.iteration < self.total:
+            try:
+                losses = self.step(module, batches)
+            except UserError:
+                self.save()
+                raise
+            self.iteration += 1
+            last = self.iteration == self.total
+            save = last or (t.checkpoint_every and self.iteration % t.checkpoint_every == 0)
+            if save or self.iteration % t.log_every == 0:  # so that what is saved has been found finite
+                tell(description=self._report(losses, timer))
+            tell(completed=self.iteration)
+            signal = distributed.any_of(stop[-1] if stop else 0)
+            if save or signal:
+                self.save()
+            if signal:
+                text = f"Stopped by signal {signal} at iteration {self.iteration}; saved."
+                raise Stopped(text, 128 + signal)
+            if t.eval_every and self.iteration % t.eval_every == 0 and not last:
+                with timer.paused():
+                    self.evaluate()
+
+    def _batches(self) -> Iterator:
+        t = self.config.train
         order = TrainingOrder(
             len(self.train_set), t.batch_size, t.seed, self.iteration, self.total,
             distributed.rank(), distributed.world(), t.accumulate,
         )  # fmt: skip
-        batches = iter(loader(self.train_set, order, self.config.data.workers, self.device))
-        timer = Timer(self.iteration)
-        with self.log.progress(self.total, self.iteration) as bar:
-            while self.iteration < self.total:
-                try:
-                    losses = self.step(module, batches)
-                except UserError:
-                    self.save()
-                    raise
-                self.iteration += 1
-                last = self.iteration == self.total
-                if last or self.iteration % t.log_every == 0:
-                    text = self._report(losses, timer)
-                    bar.update(bar.task_ids[0], description=text)
-                bar.update(bar.task_ids[0], completed=self.iteration)
-                signal = distributed.any_of(stop[-1] if stop else 0)
-                if signal:
-                    self.save()
-                    raise Stopped(
-                        f"Stopped by signal {signal} at iteration {self.iteration}; saved.", 128 + signal
-                    )
-                if last or (t.checkpoint_every and self.iteration % t.checkpoint_every == 0):
-                    self.save()
-                if t.eval_every and self.iteration % t.eval_every == 0 and not last:
-                    with timer.paused():
-                        self.evaluate()
-        return self._finish(timer)
+        return iter(loader(self.train_set, order, self.config.data.workers, self.device))
 
-    def step(self, module: nn.Module, batches) -> dict[str, Tensor]:
+    def step(self, module: nn.Module, batches: Iterator) -> dict[str, Tensor]:
         """One optimiser step on the next batches; returns the mean losses by name (not yet read from the
         device).
 
