@@ -112,15 +112,15 @@ std::vector<PieceTuple> gpu_pieces(const std::vector<Term>& terms, uint32_t widt
   return pieces;
 }
 
-// The columns that each lane of a tile works on.
-template <bool kWide>
+// The columns that each lane of a tile works on: wide (kStep == 1) or narrow (kStep == lanes).
+template <uint32_t kStep>
 std::vector<std::vector<uint32_t>> lane_columns(uint32_t tile_begin, uint32_t count, uint32_t lanes,
                                                 uint32_t width) {
   std::vector<std::vector<uint32_t>> found(lanes);
   for (uint32_t lane = 0; lane < lanes; ++lane) {
-    const auto columns = tiles::columns_of<kWide>(tile_begin, count, lane, lanes, width);
+    const auto columns = tiles::columns_of<kStep>(tile_begin, count, lane, width);
     for (uint32_t j = 0; j < width; ++j)
-      if (columns.has(j)) found[lane].push_back(columns.first + j * columns.step);
+      if (columns.has(j)) found[lane].push_back(columns.first + j * kStep);
   }
   return found;
 }
@@ -146,7 +146,7 @@ PYBIND11_MODULE(_host, m) {
   define_binary<BceGradient>(m, "bce_gradient");
   m.def("gpu_pieces", gpu_pieces, py::arg("terms"), py::arg("width"));
   m.def("lane_columns", [](uint32_t tile_begin, uint32_t count, uint32_t lanes, uint32_t width, bool wide) {
-    return wide ? lane_columns<true>(tile_begin, count, lanes, width)
-                : lane_columns<false>(tile_begin, count, lanes, width);
+    return wide ? lane_columns<1>(tile_begin, count, lanes, width)
+                : lane_columns<tiles::kWarp>(tile_begin, count, tiles::kWarp, width);
   });
 }

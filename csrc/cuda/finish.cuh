@@ -12,7 +12,8 @@ __device__ __forceinline__ Acc scalar(const Scalar& s) {
   return s.device == nullptr ? value : value * *static_cast<const Acc*>(s.device);
 }
 
-// Z_l of a term. All threads of the block call it: the sums of the tiles are added up here, in one fixed order.
+// Z_l of a term. All threads of the block call it: the sums of the tiles are added up here, in one fixed
+// order.
 template <class Acc>
 __device__ __forceinline__ Acc divisor(const LossTable& table, int level, const tiles::Cut& cut) {
   switch (table.normalizer) {
@@ -26,8 +27,11 @@ __device__ __forceinline__ Acc divisor(const LossTable& table, int level, const 
       break;
   }
   const uint32_t first = table.first_tile[level];
-  const Acc n = block_sum_of(static_cast<const Acc*>(table.tile_sums) + first, table.first_tile[level + 1] - first);
-  return table.normalizer == Normalizer::weight ? n : static_cast<Acc>(cut.channels()) * n + static_cast<Acc>(1e-9);
+  const Acc n =
+      block_sum_of(static_cast<const Acc*>(table.tile_sums) + first, table.first_tile[level + 1] - first);
+  return table.normalizer == Normalizer::weight
+             ? n
+             : static_cast<Acc>(cut.channels()) * n + static_cast<Acc>(1e-9);
 }
 
 template <class Acc>

@@ -1,4 +1,5 @@
-// The head term, element by element: the cross-entropy of sigmoid(s) against sigmoid(T), plain or quality-focal.
+// The head term, element by element: the cross-entropy of sigmoid(s) against sigmoid(T), plain or
+// quality-focal.
 #pragma once
 
 #include "frs/math.h"
@@ -6,7 +7,8 @@
 
 namespace frs::cuda {
 
-// e^-|x|, and 1/x for 1 <= x <= 4, in one instruction of the special function unit each. Under g++, as frs/math.h.
+// e^-|x|, and 1/x for 1 <= x <= 4, in one instruction of the special function unit each. Under g++, as
+// frs/math.h.
 FRS_DEVICE float exp_negative_abs(float x) {
 #ifdef __CUDA_ARCH__
   float y;
@@ -36,17 +38,19 @@ FRS_DEVICE Acc flip_by_sign(Acc value, Acc sign) {
   return bit_cast<Acc>(bit_cast<Bits<Acc>>(value) ^ (bit_cast<Bits<Acc>>(sign) & kSign));
 }
 
-// With a = 1 + e^-|s|, b = 1 + e^-|T| and one reciprocal r = 1 / (a b), sigmoid(|s|) = b r and sigmoid(|T|) = a r:
-//   cross-entropy   |s| sigmoid(-sign(s) T) + log1p(e^-|s|); the logarithms of a location are one, of a product
-//   gradient        sigmoid(s) - sigmoid(T) = sign(s) (same sign ? e^-|T| - e^-|s| : 1 - e^-|s| e^-|T|) r
+// With a = 1 + e^-|s|, b = 1 + e^-|T| and one reciprocal r = 1 / (a b), sigmoid(|s|) = b r and sigmoid(|T|) =
+// a r:
+//   cross-entropy   |s| sigmoid(-sign(s) T) + log1p(e^-|s|); the logarithms of a location are one, of a
+//   product gradient        sigmoid(s) - sigmoid(T) = sign(s) (same sign ? e^-|T| - e^-|s| : 1 - e^-|s|
+//   e^-|T|) r
 // in which nothing cancels where both are saturated, and which is exactly 0 where s == T.
 template <class Acc>
 struct Head {
   static constexpr bool kChannelWeighted = false;
-  // 16 elements of each side in flight in every thread: arithmetic needs the registers here.
   template <class C>
-  static constexpr int kRows = 16 / C::kWidth;
-  static constexpr int kMaxFactors = 64;  // of at most 2 each, in a product that must stay a float
+  static constexpr int kRows =
+      C::kWidth > 4 ? C::kRows / 2 : C::kRows;  // the arithmetic of 8 elements needs them
+  static constexpr int kMaxFactors = 64;        // of at most 2 each, in a product that must stay a float
 
   struct Sums {
     Acc linear = 0, product = 0;
@@ -54,7 +58,8 @@ struct Head {
 
   explicit FRS_DEVICE Head(double) {}
   FRS_DEVICE Acc add(Acc s, Acc t, Acc, Sums& sums) const {
-    const Acc es = exp_negative_abs(s), et = exp_negative_abs(t), a = 1 + es, b = 1 + et, r = reciprocal(a * b);
+    const Acc es = exp_negative_abs(s), et = exp_negative_abs(t), a = 1 + es, b = 1 + et,
+              r = reciprocal(a * b);
     const bool same_sign = (bit_cast<Bits<Acc>>(s) ^ bit_cast<Bits<Acc>>(t)) >= 0;
     sums.linear += -negative_abs(s) * ((same_sign ? et : Acc(1)) * (a * r));
     sums.product = log_product(sums.product, es);
@@ -92,7 +97,7 @@ template <class Acc>
 struct NoHead {
   static constexpr int kMaxFactors = 1 << 30;
   template <class C>
-  static constexpr int kRows = 32 / C::kWords;
+  static constexpr int kRows = 2 * C::kRows;
   struct Sums {};
 };
 

@@ -8,9 +8,8 @@ namespace frs::cuda {
 template <class Acc>
 struct Imitation {
   static constexpr bool kChannelWeighted = true;
-  // Rows loaded before the first is used: 4 runs of 16 bytes of each side in flight in every thread.
   template <class C>
-  static constexpr int kRows = 16 / C::kWords;
+  static constexpr int kRows = C::kRows;
 
   struct Sums {
     Acc squares = 0;

@@ -9,8 +9,9 @@ namespace {
 template <class C>
 __global__ void __launch_bounds__(kThreads) score_kernel(const __grid_constant__ ScoreTable table) {
   using Acc = typename C::Acc;
-  constexpr uint32_t kTile = tiles::score_tile(C::kWidth);
-  __shared__ __align__(16) Acc score[kTile];
+  using Scores = Scorer<Reuse::soon, NoHead<Acc>, C>;
+  constexpr uint32_t kTile = Scores::kTile;
+  __shared__ __align__(16) Acc score[kTile], best_of[Scores::kGroups][kTile];
   if (blockIdx.x == 0 && threadIdx.x == 0 && table.counter != nullptr) *table.counter = 0;
 
   const int level = tiles::find_range(table.first_tile, table.num_levels, blockIdx.x);
@@ -20,7 +21,7 @@ __global__ void __launch_bounds__(kThreads) score_kernel(const __grid_constant__
   const C codec(DType::f32);
   const Side& teacher = table.teacher[level];
   const NoHead<Acc> none;
-  Scorer<Reuse::soon, NoHead<Acc>, C>{none, codec, codec, teacher, teacher, cut, tile, score}.run();
+  Scores{none, codec, codec, teacher, teacher, cut, tile, score, best_of, nullptr}.run();
 
   const uint32_t location = tile.location + threadIdx.x;
   const Acc s = threadIdx.x < kTile ? score[threadIdx.x] : Acc(0);
@@ -64,7 +65,8 @@ cudaError_t detail::launch_scores(const ScoreTable& table, uint32_t tiles, DType
 
 cudaError_t detail::launch_weight_sums(const WeightTable& table, uint32_t tiles, bool double_precision,
                                        cudaStream_t stream) {
-  return launch(double_precision ? weight_sum_kernel<double> : weight_sum_kernel<float>, tiles, table, stream);
+  return launch(double_precision ? weight_sum_kernel<double> : weight_sum_kernel<float>, tiles, table,
+                stream);
 }
 
 cudaError_t mask(const Level* levels, int num_levels, DType teacher_logit, cudaStream_t stream) {

@@ -1,7 +1,7 @@
 // How a call of `loss` is laid out: which kernels, which pieces, which memory. Host code only.
-#include "plan.h"
-
 #include <cstdint>
+
+#include "plan.h"
 
 namespace frs::cuda {
 namespace {
@@ -35,8 +35,8 @@ void fill_term(Term& term, tiles::Cut& cut, const Level& level, bool head, DType
   const bool present = t.data != nullptr;
   cut = cut_of(present ? level.batch : 0, head ? level.logit_channels : level.feat_channels, level.locations,
                location_major);
-  cut.wide = cut.columns % width == 0 && aligned(term.student, cut, student) && aligned(term.teacher, cut, teacher) &&
-             aligned(term.gradient, cut, student) &&
+  cut.wide = cut.columns % width == 0 && aligned(term.student, cut, student) &&
+             aligned(term.teacher, cut, teacher) && aligned(term.gradient, cut, student) &&
              aligned(location_major ? term.location_weight : term.channel_weight);
 }
 
@@ -124,7 +124,8 @@ LossPlan plan_loss(const LossParams& p, const DTypes& types) {
 
   const uint32_t width = run_width(plan.codec);
   for (int l = 0; l < levels; ++l) {
-    fill_term(table.terms[l], table.cuts[l], p.levels[l], false, types.student_feat, types.teacher_feat, width);
+    fill_term(table.terms[l], table.cuts[l], p.levels[l], false, types.student_feat, types.teacher_feat,
+              width);
     fill_term(table.terms[levels + l], table.cuts[levels + l], p.levels[l], true, types.student_logit,
               types.teacher_logit, width);
   }

@@ -1,4 +1,5 @@
-// Sums and maxima over the threads of a warp or block, always in the same order: the same input, the same bits.
+// Sums and maxima over the threads of a warp or block, always in the same order: the same input, the same
+// bits.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -26,7 +27,8 @@ __device__ __forceinline__ T nan_max(T a, T b) {
 // Over each group of `lanes` neighbouring lanes (a power of two); every lane of the warp takes part.
 template <class T>
 __device__ __forceinline__ T group_max(T v, uint32_t lanes) {
-  for (uint32_t offset = lanes / 2; offset > 0; offset /= 2) v = nan_max(v, __shfl_xor_sync(kAllLanes, v, offset));
+  for (uint32_t offset = lanes / 2; offset > 0; offset /= 2)
+    v = nan_max(v, __shfl_xor_sync(kAllLanes, v, offset));
   return v;
 }
 
@@ -49,7 +51,8 @@ __device__ __forceinline__ T block_sum(T v) {
   return v;
 }
 
-// The sum of values[0..count) that other blocks, of this launch or an earlier one, have written; in every thread.
+// The sum of values[0..count) that other blocks, of this launch or an earlier one, have written; in every
+// thread.
 template <class T>
 __device__ __forceinline__ T block_sum_of(const T* values, uint32_t count) {
   T v = 0;

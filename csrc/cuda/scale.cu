@@ -7,7 +7,8 @@ namespace {
 
 using tiles::kThreads;
 constexpr int kMaxSpans = kMaxTerms;
-constexpr uint32_t kBlocks = 1024;  // several for every multiprocessor, and quick to return where all factors are 1
+constexpr uint32_t kBlocks =
+    1024;  // several for every multiprocessor, and quick to return where all factors are 1
 
 struct ScaleTable {
   Span spans[kMaxSpans];
@@ -50,7 +51,8 @@ __global__ void __launch_bounds__(kThreads) scale_kernel(const __grid_constant__
     char* data = static_cast<char*>(span.data);
     const int64_t runs = reinterpret_cast<uintptr_t>(data) % 16 == 0 ? span.size / C::kWidth : 0;
 #pragma unroll 2
-    for (int64_t r = first; r < runs; r += stride) scale_run(codec, data + r * C::kWidth * codec.bytes(), factor);
+    for (int64_t r = first; r < runs; r += stride)
+      scale_run(codec, data + r * C::kWidth * codec.bytes(), factor);
     for (int64_t e = runs * C::kWidth + first; e < span.size; e += stride) {
       scale_one(codec, data + e * codec.bytes(), factor);
     }
@@ -59,7 +61,8 @@ __global__ void __launch_bounds__(kThreads) scale_kernel(const __grid_constant__
 
 }  // namespace
 
-cudaError_t scale(const Span* spans, int count, const void* factor, const void* pending, cudaStream_t stream) {
+cudaError_t scale(const Span* spans, int count, const void* factor, const void* pending,
+                  cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   for (int begin = 0; begin < count && error == cudaSuccess; begin += kMaxSpans) {
     const bool double_precision = spans[begin].type == DType::f64;
@@ -76,8 +79,8 @@ cudaError_t scale(const Span* spans, int count, const void* factor, const void* 
     const int64_t wanted = (largest + 2 * kThreads - 1) / (2 * kThreads);
     const uint32_t blocks = wanted < kBlocks ? static_cast<uint32_t>(wanted) : kBlocks;
     if (blocks == 0) continue;
-    error = detail::launch(double_precision ? scale_kernel<Codec<DType::f64>> : scale_kernel<AnyCodec>, blocks, table,
-                           stream);
+    error = detail::launch(double_precision ? scale_kernel<Codec<DType::f64>> : scale_kernel<AnyCodec>,
+                           blocks, table, stream);
   }
   return error;
 }

@@ -1,23 +1,23 @@
 // The scores of a tile of locations: S = sigmoid(max_k T_k), and with them, in the same pass, the head term.
 #pragma once
 
+#include <type_traits>
+
 #include "head.cuh"
 #include "reduce.cuh"
 #include "stream.cuh"
 
 namespace frs::cuda {
 
-// A block's work: `score` (shared memory, one tile long) gets S of the locations from tile.location on, 0 beyond
-// the last one. Returns this thread's share of the tile's S * head term, if HeadLoss is not NoHead.
+// A block's work: `score` (shared memory, one tile long) gets S of the locations from tile.location on, 0
+// beyond the last one. Returns this thread's share of the tile's S * head term, if HeadLoss is not NoHead.
 template <Reuse kReuse, class HeadLoss, class C>
 struct Scorer {
   using Acc = typename C::Acc;
-  static constexpr int kWidth = C::kWidth, kRows = HeadLoss::template kRows<C>;
+  static constexpr int kWidth = C::kWidth;
   static constexpr bool kHead = !std::is_same_v<HeadLoss, NoHead<Acc>>;
-  static constexpr uint32_t kTile = tiles::score_tile(kWidth), kLanes = kTile / kWidth, kGroups = kThreads / kLanes;
-  // A location gets this many elements in one turn of a loop, and may have so many turns before its sums are folded.
-  template <int kElements>
-  static constexpr uint32_t kTurns = HeadLoss::kMaxFactors / kElements;
+  static constexpr uint32_t kTile = tiles::score_tile(kWidth), kLanes = kTile / kWidth,
+                            kGroups = kThreads / kLanes;
 
   const HeadLoss& loss;
   const C &student, &teacher;
@@ -25,44 +25,65 @@ struct Scorer {
   const Cut& cut;
   const tiles::ScoreTile tile;
   Acc* score;
+  Acc (*best_of)[kTile];  // shared memory: kGroups rows
+  Ring<C>* ring;          // not needed without a head term
 
-  // Rows are channels: 16 bytes of neighbouring locations to a lane, the channels dealt out to groups of lanes.
+  // The next elements of locations: best[j] is the largest logit so far, sums[j] the head term.
+  template <class Best, class Sums>
+  FRS_DEVICE void add_run(const uint32_t* s, const uint32_t* t, const Best& best, const Sums& sums) const {
+    Acc x[kWidth], y[kWidth];
+    teacher.unpack(t, y);
+    if constexpr (kHead) student.unpack(s, x);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      best(j) = nan_max(best(j), y[j]);
+      if constexpr (kHead) loss.add(x[j], y[j], 1, sums(j));
+    }
+  }
+
+  // Rows are channels: 16 bytes of neighbouring locations to a lane, the channels dealt out to groups of
+  // lanes.
+  template <bool kWide>
   FRS_DEVICE Acc location_major() const {
-    __shared__ Acc best_of[kGroups][kTile];
+    constexpr uint32_t kStep = kWide ? 1 : kLanes;
+    constexpr int kRows = kRowsAtOnce<HeadLoss, C, kWide>;
     const uint32_t group = threadIdx.x / kLanes;
-    const Columns columns =
-        tiles::columns_of(tile.location, cut.columns, threadIdx.x % kLanes, kLanes, kWidth, cut.wide);
+    const auto columns = tiles::columns_of<kStep>(tile.location, cut.columns, threadIdx.x % kLanes, kWidth);
+    Cursor t_at = Cursor::at(teacher, teacher_side, tile.batch, group, kGroups, columns);
+    Cursor s_at = Cursor::at(student, student_side, tile.batch, group, kGroups, columns);
+    const int count = columns.has(0) ? rows_between(group, cut.rows, kGroups) : 0;
+
     Acc best[kWidth];
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) best[j] = -INFINITY;
     typename HeadLoss::Sums sums[kWidth];
-    uint32_t turn = 0;
-    for (uint32_t row = group; row < cut.rows; row += kRows * kGroups) {
-      uint32_t t[kRows][C::kWords], s[kRows][C::kWords];
-      load_rows<kReuse>(teacher, t, teacher_side, tile.batch, row, kGroups, cut.rows, columns);
-      if constexpr (kHead) load_rows<kReuse>(student, s, student_side, tile.batch, row, kGroups, cut.rows, columns);
-#pragma unroll
-      for (int u = 0; u < kRows; ++u) {
-        Acc y[kWidth], x[kWidth];
-        teacher.unpack(t[u], y);
-        if constexpr (kHead) student.unpack(s[u], x);
-#pragma unroll
-        for (int j = 0; j < kWidth; ++j) {
-          best[j] = nan_max(best[j], y[j]);
-          if constexpr (kHead) loss.add(x[j], y[j], 1, sums[j]);
-        }
-      }
+    int rows = 0;
+    auto add = [&](const uint32_t* s, const uint32_t* t) {
+      add_run(s, t, [&](int j) -> Acc& { return best[j]; }, [&](int j) -> auto& { return sums[j]; });
       if constexpr (kHead) {
-        if (++turn % kTurns<kRows> == 0) {
+        if (++rows % HeadLoss::kMaxFactors == 0) {
 #pragma unroll
           for (int j = 0; j < kWidth; ++j) loss.fold(sums[j]);
         }
       }
+    };
+    if constexpr (kHead && kWide) {
+      walk_rows(*ring, count, student, s_at.data, s_at.stride, teacher, t_at.data, t_at.stride, add);
+    } else {
+      for_rows<kRows, kWide && C::kFrequent>(count, [&](auto checked, int left) {
+        uint32_t t[kRows][C::kWords], s[kRows][C::kWords];
+        load_rows<kReuse, decltype(checked)::value>(teacher, t, t_at, left, columns);
+        if constexpr (kHead) load_rows<kReuse, decltype(checked)::value>(student, s, s_at, left, columns);
+#pragma unroll
+        for (int u = 0; u < kRows; ++u) add(s[u], t[u]);
+        t_at = t_at.plus(kRows);
+        s_at = s_at.plus(kRows);
+      });
     }
 
     const uint32_t first = columns.first - tile.location;
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) best_of[group][first + j * columns.step] = best[j];
+    for (int j = 0; j < kWidth; ++j) best_of[group][first + j * kStep] = best[j];
     __syncthreads();
     if (threadIdx.x < kTile) {
       Acc m = best_of[0][threadIdx.x];
@@ -74,43 +95,44 @@ struct Scorer {
     Acc total = 0;
     if constexpr (kHead) {
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) total += score[first + j * columns.step] * loss.value(sums[j]);
+      for (int j = 0; j < kWidth; ++j) total += score[first + j * kStep] * loss.value(sums[j]);
     }
     return total;
   }
 
-  // Rows are locations: `lanes` lanes walk along the channels of one, 32 / lanes locations to a warp at a time.
+  // Rows are locations: `lanes` lanes walk along the channels of one, 32 / lanes locations to a warp at a
+  // time.
+  template <bool kWide>
   FRS_DEVICE Acc channel_major() const {
+    constexpr int kRows = kRowsAtOnce<HeadLoss, C, kWide>;
     const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const uint32_t lanes = cut.lanes(), step = kWarps * cut.rows_per_step();
-    const uint32_t end = tile.location + kTile;
-    const uint32_t row_end = end < cut.rows ? end : cut.rows;
+    const uint32_t end = tile.location + kTile, row_end = end < cut.rows ? end : cut.rows;
     Acc total = 0;
     for (uint32_t base = tile.location + warp * cut.rows_per_step(); base < end; base += kRows * step) {
       const uint32_t row = base + (lane >> cut.lanes_log2);
+      const int left = rows_between(row, row_end, step);
       Acc best[kRows];
 #pragma unroll
       for (int u = 0; u < kRows; ++u) best[u] = -INFINITY;
       typename HeadLoss::Sums sums[kRows];
-      uint32_t turn = 0;
+      int runs = 0;
       for (uint32_t column = 0; column < cut.columns; column += lanes * kWidth) {
-        const Columns columns = tiles::columns_of(column, cut.columns, lane & (lanes - 1), lanes, kWidth, cut.wide);
+        const auto columns =
+            tiles::columns_of<kWide ? 1 : kWarp>(column, cut.columns, lane & (lanes - 1), kWidth);
         uint32_t t[kRows][C::kWords], s[kRows][C::kWords];
-        load_rows<kReuse>(teacher, t, teacher_side, tile.batch, row, step, row_end, columns);
-        if constexpr (kHead) load_rows<kReuse>(student, s, student_side, tile.batch, row, step, row_end, columns);
+        load_rows<kReuse, true>(teacher, t, Cursor::at(teacher, teacher_side, tile.batch, row, step, columns),
+                                left, columns);
+        if constexpr (kHead) {
+          load_rows<kReuse, true>(
+              student, s, Cursor::at(student, student_side, tile.batch, row, step, columns), left, columns);
+        }
 #pragma unroll
         for (int u = 0; u < kRows; ++u) {
-          Acc y[kWidth], x[kWidth];
-          teacher.unpack(t[u], y);
-          if constexpr (kHead) student.unpack(s[u], x);
-#pragma unroll
-          for (int j = 0; j < kWidth; ++j) {
-            best[u] = nan_max(best[u], y[j]);
-            if constexpr (kHead) loss.add(x[j], y[j], 1, sums[u]);
-          }
+          add_run(s[u], t[u], [&](int) -> Acc& { return best[u]; }, [&](int) -> auto& { return sums[u]; });
         }
         if constexpr (kHead) {
-          if (++turn % kTurns<kWidth> == 0) {
+          if (++runs % (HeadLoss::kMaxFactors / kWidth) == 0) {
 #pragma unroll
             for (int u = 0; u < kRows; ++u) loss.fold(sums[u]);
           }
@@ -120,7 +142,7 @@ struct Scorer {
       for (int u = 0; u < kRows; ++u) {
         const uint32_t r = row + u * step;
         const Acc m = group_max(best[u], lanes);
-        const Acc s = r < row_end ? sigmoid(m) : Acc(0);
+        const Acc s = u < left ? sigmoid(m) : Acc(0);
         if constexpr (kHead) total += s * loss.value(sums[u]);
         if (r < end && (lane & (lanes - 1)) == 0) score[r - tile.location] = s;
       }
@@ -129,7 +151,10 @@ struct Scorer {
     return total;
   }
 
-  FRS_DEVICE Acc run() const { return cut.location_major ? location_major() : channel_major(); }
+  FRS_DEVICE Acc run() const {
+    if (cut.location_major) return cut.wide ? location_major<true>() : location_major<false>();
+    return cut.wide ? channel_major<true>() : channel_major<false>();
+  }
 };
 
 }  // namespace frs::cuda

@@ -9,12 +9,12 @@ namespace {
 
 // This thread's share of the tile's S * imitation term, S being score[0..kTile) of the block's locations.
 template <class C>
-__device__ __forceinline__ typename C::Acc imitation_share(const LossTable& table, int level,
+__device__ __forceinline__ typename C::Acc imitation_share(Ring<C>& ring, const LossTable& table, int level,
                                                            const tiles::ScoreTile& tile,
                                                            const typename C::Acc* score) {
   using Acc = typename C::Acc;
   const Term& term = table.terms[level];
-  const Cut& cut = table.cuts[level];
+  Cut cut = table.cuts[level];
   if (cut.batch == 0) return 0;
   const C student(table.student_type[0]), teacher(table.teacher_type[0]);
   const Acc* channel = static_cast<const Acc*>(term.channel_weight);
@@ -24,31 +24,28 @@ __device__ __forceinline__ typename C::Acc imitation_share(const LossTable& tabl
   auto least = [](uint32_t a, uint32_t b) { return a < b ? a : b; };
 
   const uint32_t begin = warp * cut.rows_per_piece + (cut.location_major ? 0 : tile.location);
-  Piece piece{tile.batch, least(begin, cut.rows), least(begin + cut.rows_per_piece, cut.rows), tile.location};
+  Piece piece{tile.batch, least(begin, cut.rows), least(begin + cut.rows_per_piece, cut.rows), 0};
   const Imitation<Acc> loss;
-  if (cut.location_major) return stream<Imitation<Acc>, true>(loss, student, teacher, term, cut, piece, weight, channel, 1);
+  // Location-major: one column tile, cut off where `score` ends (a warp's narrow columns would reach beyond).
+  if (cut.location_major) cut.columns = least(cut.columns, tile.location + tiles::score_tile(C::kWidth));
+  const uint32_t end = cut.location_major ? tile.location + 1 : cut.columns;
   Acc share = 0;
-  for (piece.column = 0; piece.column < cut.columns; piece.column += cut.lanes() * C::kWidth) {
-    share += stream<Imitation<Acc>, false>(loss, student, teacher, term, cut, piece, weight, channel, 1);
+  for (piece.column = cut.location_major ? tile.location : 0; piece.column < end;) {
+    share += stream(ring, loss, student, teacher, term, cut, piece, weight, channel, Acc(1));
+    piece.column += cut.lanes() * C::kWidth;
   }
   return share;
 }
 
-template <class C, class HeadLoss>
-__device__ __forceinline__ typename C::Acc head_share(const LossTable& table, int index, const tiles::ScoreTile& tile,
-                                                      typename C::Acc* score) {
-  using Acc = typename C::Acc;
+// Fills `score`; returns this thread's share of the tile's S * head term (0 without a head term).
+template <class HeadLoss, class C>
+__device__ __forceinline__ typename C::Acc head_share(
+    Ring<C>& ring, const HeadLoss& loss, const LossTable& table, int index, const tiles::ScoreTile& tile,
+    typename C::Acc* score, typename C::Acc (*best_of)[tiles::score_tile(C::kWidth)]) {
   const Term& term = table.terms[index];
   const C student(table.student_type[1]), teacher(table.teacher_type[1]);
-  if (term.student.data == nullptr) {
-    const NoHead<Acc> none;
-    return Scorer<Reuse::never, NoHead<Acc>, C>{none,         student, teacher, term.student,
-                                                term.teacher, table.cuts[index], tile, score}
-        .run();
-  }
-  const HeadLoss loss(table.beta);
-  return Scorer<Reuse::never, HeadLoss, C>{loss, student, teacher, term.student, term.teacher, table.cuts[index],
-                                           tile, score}
+  return Scorer<Reuse::never, HeadLoss, C>{
+      loss, student, teacher, term.student, term.teacher, table.cuts[index], tile, score, best_of, &ring}
       .run();
 }
 
@@ -64,7 +61,9 @@ __device__ __forceinline__ Acc level_loss(const LossTable& table, int level, int
 template <class C, class HeadLoss>
 __global__ void __launch_bounds__(kThreads, 2) single_pass_kernel(const __grid_constant__ LossTable table) {
   using Acc = typename C::Acc;
-  __shared__ __align__(16) Acc score[tiles::score_tile(C::kWidth)];
+  constexpr uint32_t kTile = tiles::score_tile(C::kWidth);
+  __shared__ __align__(16) Acc score[kTile], best_of[kThreads * C::kWidth / kTile][kTile];
+  __shared__ Ring<C> ring;
   const int levels = table.num_levels;
   const uint32_t tiles = table.first_tile[levels];
   Acc* tile_sums = static_cast<Acc*>(table.tile_sums);
@@ -74,9 +73,13 @@ __global__ void __launch_bounds__(kThreads, 2) single_pass_kernel(const __grid_c
     const int level = tiles::find_range(table.first_tile, levels, blockIdx.x);
     const auto tile = tiles::score_tile_of(blockIdx.x - table.first_tile[level],
                                            table.cuts[levels + level].locations(), C::kWidth);
-    const Acc head = block_sum(head_share<C, HeadLoss>(table, levels + level, tile, score));
-    const Acc feature = block_sum(imitation_share<C>(table, level, tile, score));
-    const Acc n = block_sum(threadIdx.x < tiles::score_tile(C::kWidth) ? score[threadIdx.x] : Acc(0));
+    const int index = levels + level;
+    const Acc head =
+        table.terms[index].student.data == nullptr
+            ? head_share(ring, NoHead<Acc>(), table, index, tile, score, best_of)
+            : block_sum(head_share(ring, HeadLoss(table.beta), table, index, tile, score, best_of));
+    const Acc feature = block_sum(imitation_share(ring, table, level, tile, score));
+    const Acc n = block_sum(threadIdx.x < kTile ? score[threadIdx.x] : Acc(0));
     if (threadIdx.x == 0) {
       tile_sums[blockIdx.x] = n;
       feature_sums[blockIdx.x] = feature;
@@ -111,7 +114,8 @@ cudaError_t detail::launch_single_pass(const LossPlan& plan, cudaStream_t stream
     case static_cast<int>(DType::f64):
       return with(focal ? single_pass_kernel<F64, FocalHead<double>> : single_pass_kernel<F64, Head<double>>);
     default:
-      return with(focal ? single_pass_kernel<AnyCodec, FocalHead<float>> : single_pass_kernel<AnyCodec, Head<float>>);
+      return with(focal ? single_pass_kernel<AnyCodec, FocalHead<float>>
+                        : single_pass_kernel<AnyCodec, Head<float>>);
   }
 }
 

@@ -1,91 +1,122 @@
 // One pass over a term: student and teacher in, loss and gradient out, with the weight of each location.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
+#include "ring.cuh"
 #include "table.h"
-#include "vec.cuh"
 
 namespace frs::cuda {
 
 using tiles::Columns, tiles::Cut, tiles::kWarp, tiles::Piece;
 
-// Runs of the rows row, row + step, ... below row_end. Nothing is used before all loads have been issued.
-template <Reuse kReuse, class C, int kRows>
-FRS_DEVICE void load_rows(const C& codec, uint32_t (&words)[kRows][C::kWords], const Side& side, uint32_t batch,
-                          uint32_t row, uint32_t step, uint32_t row_end, const Columns& columns) {
-  const char* p = static_cast<const char*>(side.data) +
-                  (batch * side.batch_stride + row * side.row_stride + columns.first) * codec.bytes();
-  const int64_t stride = step * side.row_stride * codec.bytes();
+// Rows of a batch of loads. Narrow ones are many single-element accesses already.
+template <class Loss, class C, bool kWide>
+constexpr int kRowsAtOnce = kWide           ? Loss::template kRows<C>
+                            : C::kWidth < 8 ? 8 / C::kWidth
+                                            : 1;
+
+// A lane's place in a tensor: its first column in some row, and how far on the row `step` rows later is.
+struct Cursor {
+  char* data;
+  int64_t stride;
+
+  template <class C, uint32_t kStep>
+  static FRS_DEVICE Cursor at(const C& codec, const Side& side, uint32_t batch, uint32_t row, uint32_t step,
+                              const Columns<kStep>& columns) {
+    return {static_cast<char*>(side.data) +
+                (batch * side.batch_stride + row * side.row_stride + columns.first) * codec.bytes(),
+            step * side.row_stride * codec.bytes()};
+  }
+  FRS_DEVICE Cursor plus(int rows) const { return {data + rows * stride, stride}; }
+};
+
+// The lane's runs in kRows rows, `left` of which are there; all of them if not kChecked.
+template <Reuse kReuse, bool kChecked, class C, int kRows, uint32_t kStep>
+FRS_DEVICE void load_rows(const C& codec, uint32_t (&words)[kRows][C::kWords], const Cursor& cursor, int left,
+                          const Columns<kStep>& columns) {
 #pragma unroll
-  for (int u = 0; u < kRows; ++u) codec.neutral(words[u]);
-  if (columns.wide) {
-#pragma unroll
-    for (int u = 0; u < kRows; ++u) {
-      if (columns.first < columns.count && row + u * step < row_end) {
-        codec.template load_run<kReuse>(words[u], p + u * stride);
-      }
-    }
-  } else {
-#pragma unroll
-    for (int u = 0; u < kRows; ++u) {
+  for (int u = 0; u < kRows; ++u) {
+    const char* p = cursor.data + u * cursor.stride;
+    if constexpr (kChecked) codec.neutral(words[u]);
+    if constexpr (kStep == 1) {
+      if (!kChecked || (u < left && columns.has(0))) codec.template load_run<kReuse>(words[u], p);
+    } else {
 #pragma unroll
       for (int j = 0; j < C::kWidth; ++j) {
-        if (columns.first + j * columns.step < columns.count && row + u * step < row_end) {
-          codec.template load_one<kReuse>(words[u], j, p + u * stride + j * columns.step * codec.bytes());
+        if (u < left && columns.has(j)) {
+          codec.template load_one<kReuse>(words[u], j, p + j * kStep * codec.bytes());
         }
       }
     }
   }
 }
 
-template <class C>
-FRS_DEVICE void store_row(const C& codec, const Side& side, uint32_t batch, uint32_t row, const Columns& columns,
-                          const typename C::Acc* v) {
-  char* p = static_cast<char*>(side.data) +
-            (batch * side.batch_stride + row * side.row_stride + columns.first) * codec.bytes();
-  if (columns.wide) {
-    if (columns.first < columns.count) codec.store_run(p, v);
+template <class C, uint32_t kStep>
+FRS_DEVICE void store_row(const C& codec, char* p, const Columns<kStep>& columns, const typename C::Acc* v) {
+  if constexpr (kStep == 1) {
+    codec.store_run(p, v);
   } else {
 #pragma unroll
     for (int j = 0; j < C::kWidth; ++j) {
-      if (columns.first + j * columns.step < columns.count) {
-        codec.store_one(p + j * columns.step * codec.bytes(), v[j]);
-      }
+      if (columns.has(j)) codec.store_one(p + j * kStep * codec.bytes(), v[j]);
     }
   }
 }
 
-// factors[0..count) of the lane's columns; 1 where there are none (nullptr), 0 outside. With wide columns they are
-// aligned like the runs.
-template <int kWidth, class Acc>
-FRS_DEVICE void load_factors(Acc* v, const Acc* factors, const Columns& columns) {
-  if (factors != nullptr && columns.wide && columns.first < columns.count) {
+// Calls batch(checked, left) for `count` rows, kRows at a time: unchecked as long as there are so many
+// (kChecks is false_type), checked for the rest; always checked if !kFast.
+template <int kRows, bool kFast, class Batch>
+FRS_DEVICE void for_rows(int count, const Batch& batch) {
+  if constexpr (kFast) {
+    for (; count >= kRows; count -= kRows) batch(std::false_type(), kRows);
+    if (count > 0) batch(std::true_type(), count);
+  } else {
+    for (; count > 0; count -= kRows) batch(std::true_type(), count);
+  }
+}
+
+// How many of the rows row, row + step, ... lie below row_end.
+FRS_DEVICE int rows_between(uint32_t row, uint32_t row_end, uint32_t step) {
+  return row < row_end ? static_cast<int>((row_end - row + step - 1) / step) : 0;
+}
+
+// factors[0..count) of the lane's columns; 1 where there are none (nullptr), 0 outside. With wide columns
+// they are aligned like the runs.
+template <int kWidth, class Acc, uint32_t kStep>
+FRS_DEVICE void load_factors(Acc* v, const Acc* factors, const Columns<kStep>& columns) {
+#pragma unroll
+  for (int j = 0; j < kWidth; ++j) v[j] = columns.has(j) ? 1 : 0;
+  if (factors == nullptr) return;
+  if constexpr (kStep == 1) {
     constexpr int kQuad = 16 / sizeof(Acc);
 #pragma unroll
     for (int j = 0; j < kWidth; j += kQuad) {
-      const auto quad = *reinterpret_cast<const uint4*>(factors + columns.first + j);
-      memcpy(v + j, &quad, sizeof(quad));
+      if (columns.has(0)) memcpy(v + j, __builtin_assume_aligned(factors + columns.first + j, 16), 16);
     }
-    return;
-  }
+  } else {
 #pragma unroll
-  for (int j = 0; j < kWidth; ++j) {
-    const uint32_t column = columns.first + j * columns.step;
-    v[j] = column >= columns.count ? Acc(0) : factors == nullptr ? Acc(1) : factors[column];
+    for (int j = 0; j < kWidth; ++j) {
+      if (columns.has(j)) v[j] = factors[columns.first + j * kStep];
+    }
   }
 }
 
-// What a warp sums up over its piece: location_weight * loss, times `scale`, which the gradients it writes (where
-// the term has any) carry too. `location_weight` and `channel_weight` (nullptr: 1) are those of the piece's entry.
-template <class Loss, bool kLocationMajor, class C>
-FRS_DEVICE typename C::Acc stream(const Loss& loss, const C& student, const C& teacher, const Term& term,
-                                  const Cut& cut, const Piece& piece, const typename C::Acc* location_weight,
+// What a warp sums up over its piece: location_weight * loss, times `scale`, which the gradients it writes
+// (where the term has any) carry too. `location_weight` and `channel_weight` (nullptr: 1) are those of the
+// piece's entry.
+template <class Loss, bool kLocationMajor, bool kWide, class C>
+FRS_DEVICE typename C::Acc stream(Ring<C>& ring, const Loss& loss, const C& student, const C& teacher,
+                                  const Term& term, const Cut& cut, const Piece& piece,
+                                  const typename C::Acc* location_weight,
                                   const typename C::Acc* channel_weight, typename C::Acc scale) {
   using Acc = typename C::Acc;
-  constexpr int kWidth = C::kWidth, kRows = Loss::template kRows<C>;
-  const uint32_t lane = threadIdx.x % kWarp, step = cut.rows_per_step();
-  const Columns columns =
-      tiles::columns_of(piece.column, cut.columns, lane & (cut.lanes() - 1), cut.lanes(), kWidth, cut.wide);
-  const Acc* row_factors = kLocationMajor ? channel_weight : location_weight;
+  constexpr int kWidth = C::kWidth;
+  const uint32_t lane = threadIdx.x % kWarp, step = kWide ? cut.rows_per_step() : 1;
+  const auto columns = tiles::columns_of<kWide ? 1 : kWarp>(piece.column, cut.columns,
+                                                            kWide ? lane & (cut.lanes() - 1) : lane, kWidth);
+  if (!columns.has(0)) return 0;
 
   Acc column_factor[kWidth];
   if (kLocationMajor || Loss::kChannelWeighted) {
@@ -96,32 +127,48 @@ FRS_DEVICE typename C::Acc stream(const Loss& loss, const C& student, const C& t
     for (int j = 0; j < kWidth; ++j) column_factor[j] *= scale;
   }
 
+  uint32_t row = piece.row_begin + (kWide ? lane >> cut.lanes_log2 : 0);
+  Cursor s_at = Cursor::at(student, term.student, piece.batch, row, step, columns);
+  Cursor t_at = Cursor::at(teacher, term.teacher, piece.batch, row, step, columns);
+  Cursor g_at = Cursor::at(student, term.gradient, piece.batch, row, step, columns);
+  const Acc* row_factors = kLocationMajor ? channel_weight : location_weight;
+  const bool stores = term.gradient.data != nullptr;
   Acc total = 0;
   typename Loss::Sums sums[kLocationMajor ? kWidth : 1];
-  for (uint32_t row = piece.row_begin + (lane >> cut.lanes_log2); row < piece.row_end; row += kRows * step) {
-    uint32_t s[kRows][C::kWords], t[kRows][C::kWords];
-    load_rows<Reuse::never>(student, s, term.student, piece.batch, row, step, piece.row_end, columns);
-    load_rows<Reuse::never>(teacher, t, term.teacher, piece.batch, row, step, piece.row_end, columns);
-#pragma unroll
-    for (int u = 0; u < kRows; ++u) {
-      const uint32_t r = row + u * step;
-      const bool inside = r < piece.row_end;
-      Acc row_factor = inside ? 1 : 0;
-      if ((!kLocationMajor || Loss::kChannelWeighted) && inside && row_factors != nullptr) row_factor = row_factors[r];
-      if constexpr (!kLocationMajor) row_factor *= scale;
 
-      Acc x[kWidth], y[kWidth];
-      student.unpack(s[u], x);
-      teacher.unpack(t[u], y);
-      if constexpr (!kLocationMajor) sums[0] = {};
+  auto one_row = [&](const uint32_t* s, const uint32_t* t) {
+    Acc row_factor = 1;
+    if ((!kLocationMajor || Loss::kChannelWeighted) && row_factors != nullptr) row_factor = row_factors[row];
+    if constexpr (!kLocationMajor) {
+      row_factor *= scale;
+      sums[0] = {};
+    }
+    Acc x[kWidth], y[kWidth];
+    student.unpack(s, x);
+    teacher.unpack(t, y);
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) {
-        const Acc derivative =
-            loss.add(x[j], y[j], kLocationMajor ? row_factor : column_factor[j], sums[kLocationMajor ? j : 0]);
-        x[j] = derivative * (kLocationMajor ? column_factor[j] : row_factor);
-      }
-      if constexpr (!kLocationMajor) total += row_factor * loss.value(sums[0]);
-      if (term.gradient.data != nullptr && inside) store_row(student, term.gradient, piece.batch, r, columns, x);
+    for (int j = 0; j < kWidth; ++j) {
+      const Acc channel_factor = kLocationMajor ? row_factor : column_factor[j];
+      const Acc derivative = loss.add(x[j], y[j], channel_factor, sums[kLocationMajor ? j : 0]);
+      x[j] = derivative * (kLocationMajor ? column_factor[j] : row_factor);
+    }
+    if constexpr (!kLocationMajor) total += row_factor * loss.value(sums[0]);
+    if (stores) store_row(student, g_at.data, columns, x);
+    row += step;
+    g_at = g_at.plus(1);
+  };
+  if constexpr (kWide) {
+    walk_rows(ring, rows_between(row, piece.row_end, step), student, s_at.data, s_at.stride, teacher,
+              t_at.data, t_at.stride, one_row);
+  } else {
+#pragma unroll 1
+    while (row < piece.row_end) {
+      uint32_t s[1][C::kWords], t[1][C::kWords];
+      load_rows<Reuse::never, true>(student, s, s_at, 1, columns);
+      load_rows<Reuse::never, true>(teacher, t, t_at, 1, columns);
+      one_row(s[0], t[0]);
+      s_at = s_at.plus(1);
+      t_at = t_at.plus(1);
     }
   }
   if constexpr (kLocationMajor) {
@@ -131,15 +178,31 @@ FRS_DEVICE typename C::Acc stream(const Loss& loss, const C& student, const C& t
   return total;
 }
 
+template <class Loss, class C>
+FRS_DEVICE typename C::Acc stream(Ring<C>& ring, const Loss& loss, const C& student, const C& teacher,
+                                  const Term& term, const Cut& cut, const Piece& piece,
+                                  const typename C::Acc* location_weight,
+                                  const typename C::Acc* channel_weight, typename C::Acc scale) {
+  auto with = [&](auto location_major, auto wide) {
+    return stream<Loss, location_major.value, wide.value>(ring, loss, student, teacher, term, cut, piece,
+                                                          location_weight, channel_weight, scale);
+  };
+  using std::true_type, std::false_type;
+  if (cut.location_major) return cut.wide ? with(true_type(), true_type()) : with(true_type(), false_type());
+  return cut.wide ? with(false_type(), true_type()) : with(false_type(), false_type());
+}
+
 // Zeros, where a level has no weight at all.
-template <class C>
+template <bool kWide, class C>
 FRS_DEVICE void clear_gradient(const C& codec, const Term& term, const Cut& cut, const Piece& piece) {
   const typename C::Acc zeros[C::kWidth] = {};
   const uint32_t lane = threadIdx.x % kWarp;
-  const Columns columns =
-      tiles::columns_of(piece.column, cut.columns, lane & (cut.lanes() - 1), cut.lanes(), C::kWidth, cut.wide);
-  for (uint32_t row = piece.row_begin + (lane >> cut.lanes_log2); row < piece.row_end; row += cut.rows_per_step()) {
-    store_row(codec, term.gradient, piece.batch, row, columns, zeros);
+  const auto columns =
+      tiles::columns_of<kWide ? 1 : kWarp>(piece.column, cut.columns, lane & (cut.lanes() - 1), C::kWidth);
+  if (!columns.has(0)) return;
+  const uint32_t step = cut.rows_per_step();
+  for (uint32_t row = piece.row_begin + (lane >> cut.lanes_log2); row < piece.row_end; row += step) {
+    store_row(codec, Cursor::at(codec, term.gradient, piece.batch, row, step, columns).data, columns, zeros);
   }
 }
 

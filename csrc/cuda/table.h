@@ -1,4 +1,5 @@
-// What the launchers hand to the kernels, by value: the levels of frs/params.h seen as matrices, cut into pieces.
+// What the launchers hand to the kernels, by value: the levels of frs/params.h seen as matrices, cut into
+// pieces.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,7 @@ struct Side {
 
 // One term of one level: matrices [batch, rows, columns], see tiles.h.
 struct Term {
-  Side student, teacher, gradient;       // absent: data is nullptr
+  Side student, teacher, gradient;        // absent: data is nullptr
   const void* location_weight = nullptr;  // [batch, locations] in the accumulation type
   const void* channel_weight = nullptr;   // [batch, channels] in the accumulation type, or nullptr
 };
@@ -45,7 +46,8 @@ struct WeightTable {
   unsigned* counter = nullptr;
 };
 
-// Work of the loss kernel and of the single-pass kernel. Terms: imitation of every level, then head of every level.
+// Work of the loss kernel and of the single-pass kernel. Terms: imitation of every level, then head of every
+// level.
 struct LossTable {
   Term terms[kMaxTerms];
   tiles::Cut cuts[kMaxTerms];

@@ -1,4 +1,5 @@
-// Runs of neighbouring elements as they lie in memory, and their conversion to and from the accumulation type.
+// Runs of neighbouring elements as they lie in memory, and their conversion to and from the accumulation
+// type.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -13,7 +14,8 @@ namespace frs::cuda {
 
 #define FRS_DEVICE __device__ __forceinline__
 
-// Whether what is read will be wanted again soon (kept in the L2 like anything else) or not (first to be evicted).
+// Whether what is read will be wanted again soon (kept in the L2 like anything else) or not (first to be
+// evicted).
 enum class Reuse { soon, never };
 
 template <Reuse kReuse, class T>
@@ -31,10 +33,14 @@ FRS_DEVICE void store_quad(void* p, const uint32_t* word) {
   __stcs(static_cast<uint4*>(p), make_uint4(word[0], word[1], word[2], word[3]));
 }
 
-// A codec reads and writes runs of kWidth elements of one type, kWords 32-bit words:
-//   bytes()                of one element
-//   neutral(word)          the run of elements that lie outside the tensor: -2^15 in every type. As a logit its
-//                          sigmoid and its every term of the loss are 0; as a feature of both sides it differs by 0
+// The most common types have code of their own for the rows that need no check; kFrequent says which.
+// A codec reads and writes runs of kWidth elements of one type, kWords 32-bit words. A thread has kRows of
+// them of each tensor in flight where arithmetic leaves it the registers.
+//   bytes()                of one element                        quads()   16-byte accesses of a run
+//   neutral(word)          the run of elements that lie outside the tensor: -2^15 in every type. As a logit
+//   its
+//                          sigmoid and its every term of the loss are 0; as a feature of both sides it
+//                          differs by 0
 //   load_run(word, p)      one run, p aligned to 16 bytes        load_one(word, j, p)   element j of a run
 //   unpack(word, v)        to the accumulation type
 //   store_run(p, v)        one run, p aligned to 16 bytes        store_one(p, v)        one element
@@ -44,9 +50,11 @@ struct Codec;
 template <>
 struct Codec<DType::f32> {
   using Acc = float;
-  static constexpr int kWidth = 4, kWords = 4;
+  static constexpr int kWidth = 4, kWords = 4, kRows = 4;
+  static constexpr bool kFrequent = true;
 
   explicit FRS_DEVICE Codec(DType) {}
+  static FRS_DEVICE int quads() { return 1; }
   static FRS_DEVICE int64_t bytes() { return 4; }
   static FRS_DEVICE void neutral(uint32_t* word) {
     for (int j = 0; j < 4; ++j) word[j] = 0xC7000000;
@@ -73,9 +81,11 @@ struct Codec<DType::f32> {
 template <>
 struct Codec<DType::f64> {
   using Acc = double;
-  static constexpr int kWidth = 2, kWords = 4;
+  static constexpr int kWidth = 2, kWords = 4, kRows = 2;
+  static constexpr bool kFrequent = false;
 
   explicit FRS_DEVICE Codec(DType) {}
+  static FRS_DEVICE int quads() { return 1; }
   static FRS_DEVICE int64_t bytes() { return 8; }
   static FRS_DEVICE void neutral(uint32_t* word) { word[0] = word[2] = 0, word[1] = word[3] = 0xC0E00000; }
   template <Reuse kReuse>
@@ -102,9 +112,11 @@ struct Codec<DType::f64> {
 template <class Half>
 struct Codec16 {
   using Acc = float;
-  static constexpr int kWidth = 8, kWords = 4;
+  static constexpr int kWidth = 8, kWords = 4, kRows = 4;
+  static constexpr bool kFrequent = true;
 
   explicit FRS_DEVICE Codec16(DType) {}
+  static FRS_DEVICE int quads() { return 1; }
   static FRS_DEVICE int64_t bytes() { return 2; }
   static FRS_DEVICE void neutral(uint32_t* word) {
     for (int j = 0; j < 4; ++j) word[j] = Half::kNeutral;
@@ -145,7 +157,9 @@ struct Float16 {
     return __half2float(__ushort_as_half(static_cast<unsigned short>(word)));
   }
   static FRS_DEVICE float high(uint32_t word) { return low(word >> 16); }
-  static FRS_DEVICE uint32_t pack(float low, float high) { return bit_cast<uint32_t>(__floats2half2_rn(low, high)); }
+  static FRS_DEVICE uint32_t pack(float low, float high) {
+    return bit_cast<uint32_t>(__floats2half2_rn(low, high));
+  }
 };
 template <>
 struct Codec<DType::bf16> : Codec16<Bfloat16> {
@@ -156,18 +170,21 @@ struct Codec<DType::f16> : Codec16<Float16> {
   using Codec16::Codec16;
 };
 
-// float32, bfloat16 or float16, known at run time only: for lists whose types differ from each other. The branches
-// are the same for all threads. A run has the 8 elements of the 16-bit types, so that the lists walk in step.
+// float32, bfloat16 or float16, known at run time only: for lists whose types differ from each other. The
+// branches are the same for all threads. A run has the 8 elements of the 16-bit types, so that the lists walk
+// in step.
 struct AnyCodec {
   using Acc = float;
   using F32 = Codec<DType::f32>;
   using F16 = Codec<DType::f16>;
   using Bf16 = Codec<DType::bf16>;
-  static constexpr int kWidth = 8, kWords = 8;
+  static constexpr int kWidth = 8, kWords = 8, kRows = 2;
+  static constexpr bool kFrequent = false;
   DType type;
 
   explicit FRS_DEVICE AnyCodec(DType type) : type(type) {}
   FRS_DEVICE bool wide() const { return type == DType::f32; }
+  FRS_DEVICE int quads() const { return wide() ? 2 : 1; }
   FRS_DEVICE int64_t bytes() const { return wide() ? 4 : 2; }
   FRS_DEVICE void neutral(uint32_t* word) const {
     const uint32_t bits = wide() ? 0xC7000000 : type == DType::f16 ? Float16::kNeutral : Bfloat16::kNeutral;

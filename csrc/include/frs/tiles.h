@@ -1,8 +1,9 @@
-// How ragged levels are cut into equal pieces of work for the blocks and warps of a GPU. Plain arithmetic, shared
-// by the launchers, the kernels and (through the module _host) the tests.
+// How ragged levels are cut into equal pieces of work for the blocks and warps of a GPU. Plain arithmetic,
+// shared by the launchers, the kernels and (through the module _host) the tests.
 //
-// One term of one level (student, teacher and gradient) is, for every batch entry, a matrix whose columns lie next
-// to each other in memory: location-major [rows = channels, columns = locations], channel-major the other way round.
+// One term of one level (student, teacher and gradient) is, for every batch entry, a matrix whose columns lie
+// next to each other in memory: location-major [rows = channels, columns = locations], channel-major the
+// other way round.
 #pragma once
 
 #include <cstdint>
@@ -17,27 +18,31 @@ constexpr uint32_t kThreads = kWarp * kWarps;
 
 FRS_HOST_DEVICE constexpr uint32_t ceil_div(uint32_t a, uint32_t b) { return a / b + (a % b != 0); }
 
-// The columns that one lane works on: first + j * step for j < width, as far as they are below `count`.
-// Wide: `width` neighbours in one aligned 16-byte access, all of them inside or none.
-// Narrow: neighbouring lanes take neighbouring columns, so that single-element accesses coalesce too.
+// The columns that one lane works on: first + j * kStep for j < width, as far as they are below `count`.
+// Wide, kStep == 1: `width` neighbours in one aligned 16-byte access, all of them inside or none.
+// Narrow, kStep == the number of lanes: neighbouring lanes take neighbouring columns, so that single-element
+// accesses coalesce too.
+template <uint32_t kStep>
 struct Columns {
-  uint32_t first, step, count;
-  bool wide;
+  uint32_t first, count;
+
+  FRS_HOST_DEVICE bool has(uint32_t j) const { return (kStep == 1 ? first : first + j * kStep) < count; }
 };
-FRS_HOST_DEVICE Columns columns_of(uint32_t tile_begin, uint32_t count, uint32_t lane, uint32_t lanes, uint32_t width,
-                                   bool wide) {
-  return {tile_begin + (wide ? lane * width : lane), wide ? 1 : lanes, count, wide};
+template <uint32_t kStep>
+FRS_HOST_DEVICE Columns<kStep> columns_of(uint32_t tile_begin, uint32_t count, uint32_t lane,
+                                          uint32_t width) {
+  return {tile_begin + (kStep == 1 ? lane * width : lane), count};
 }
 
-// The pieces of one term of one level. A warp's piece is a tile of columns in a range of rows of one batch entry;
-// its lanes stand side by side, `lanes` to a row, 32 / lanes rows at a time.
+// The pieces of one term of one level. A warp's piece is a tile of columns in a range of rows of one batch
+// entry; its lanes stand side by side, `lanes` to a row, 32 / lanes rows at a time.
 struct Cut {
   uint32_t batch = 0, rows = 0, columns = 0;
   uint32_t column_tiles = 0;    // tiles of lanes * width columns
   uint32_t rows_per_piece = 0;  // a multiple of 32 / lanes
   uint8_t lanes_log2 = 5;
-  bool wide = false;            // the accesses of every tensor of the term, see Columns
-  bool location_major = true;   // rows are channels and columns locations, or else the other way round
+  bool wide = false;           // the accesses of every tensor of the term, see Columns
+  bool location_major = true;  // rows are channels and columns locations, or else the other way round
 
   FRS_HOST_DEVICE uint32_t channels() const { return location_major ? rows : columns; }
   FRS_HOST_DEVICE uint32_t locations() const { return location_major ? columns : rows; }
@@ -59,14 +64,16 @@ FRS_HOST_DEVICE Piece piece_of(const Cut& cut, uint32_t block, uint32_t warp, ui
   const uint32_t entry = unit / pieces;
   if (entry >= cut.batch) return {0, 0, 0, 0};
   const uint32_t left = cut.rows - row;
-  return {entry, row, row + (left < cut.rows_per_piece ? left : cut.rows_per_piece), tile * (width << cut.lanes_log2)};
+  return {entry, row, row + (left < cut.rows_per_piece ? left : cut.rows_per_piece),
+          tile * (width << cut.lanes_log2)};
 }
 
 // As many lanes to a row as leave at most a fifth of them idle; failing that, the number that idles least.
+// Narrow columns are always dealt to a whole warp: their step is known at compile time then.
 inline uint8_t choose_lanes(uint32_t columns, uint32_t width, bool wide) {
   uint8_t best = 5;
   double best_use = 0;
-  for (uint8_t log2 = 5; log2 >= (wide ? 2 : 4) && best_use < 0.8; --log2) {
+  for (uint8_t log2 = 5; wide && log2 >= 2 && best_use < 0.8; --log2) {
     const uint32_t tile = width << log2;
     const double use = columns / (static_cast<double>(ceil_div(columns, tile)) * tile);
     if (use > best_use) {
@@ -104,7 +111,8 @@ inline uint32_t cut_terms(Cut* cuts, uint32_t* first_block, int count, uint32_t 
   return blocks;
 }
 
-// The last i < count with first[i] <= index: where `index` falls among consecutive ranges, some of them empty.
+// The last i < count with first[i] <= index: where `index` falls among consecutive ranges, some of them
+// empty.
 FRS_HOST_DEVICE int find_range(const uint32_t* first, int count, uint32_t index) {
   int found = 0;
   for (int i = 1; i < count; ++i) {
@@ -113,7 +121,8 @@ FRS_HOST_DEVICE int find_range(const uint32_t* first, int count, uint32_t index)
   return found;
 }
 
-// Score tiles: a block takes `score_tile(width)` neighbouring locations of one batch entry, with all their channels.
+// Score tiles: a block takes `score_tile(width)` neighbouring locations of one batch entry, with all their
+// channels.
 FRS_HOST_DEVICE constexpr uint32_t score_tile(uint32_t width) { return width >= 4 ? 128 : kWarp * width; }
 
 struct ScoreTile {

@@ -1,0 +1,109 @@
+// The native operators on CUDA tensors: on the device of the tensors and its current stream, with all memory
+// from torch's allocator. The schemas are defined in frs_kernels/library.py.
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+
+#include "cuda/launch.h"
+#include "levels.h"
+
+namespace frs::bind {
+namespace {
+
+// Makes the tensors' device the current one for as long as it lives.
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor& any)
+      : index_(any.get_device_index()), on_cuda_(any.is_cuda()), guard_(index_) {}
+
+  cudaStream_t stream() const {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+    return static_cast<cudaStream_t>(stream);
+  }
+
+  void check(const Tensors& tensors, const char* name) const {
+    for (const Tensor& t : tensors) check(t, name);
+  }
+  void check(const std::optional<Tensor>& t, const char* name) const {
+    if (t.has_value()) check(*t, name);
+  }
+  void check(const Tensor& t, const char* name) const {
+    STD_TORCH_CHECK(t.get_device_index() == index_ && t.is_cuda() == on_cuda_, name,
+                    ": all tensors of a call must be on one device");
+  }
+
+ private:
+  int32_t index_;
+  bool on_cuda_;
+  torch::stable::accelerator::DeviceGuard guard_;
+};
+
+void check_sizes(const Level* levels, int count) {
+  constexpr int64_t kLimit = int64_t{1} << 31;
+  for (const Level* v = levels; v < levels + count; ++v) {
+    STD_TORCH_CHECK(
+        v->batch < kLimit && v->locations < kLimit && v->feat_channels < kLimit && v->logit_channels < kLimit,
+        "level ", v - levels, ": batch, channels and locations must each be below 2^31");
+  }
+}
+
+Tensors mask(const Tensors& teacher_logits) {
+  if (teacher_logits.empty()) return {};
+  const OnDevice device(teacher_logits[0]);
+  device.check(teacher_logits, "teacher_logits");
+  const MaskCall call = prepare_mask(teacher_logits);
+  check_sizes(call.levels.data(), call.num_levels);
+  STD_CUDA_CHECK(cuda::mask(call.levels.data(), call.num_levels, call.type, device.stream()));
+  return call.masks;
+}
+
+std::tuple<Tensor, Tensor, Tensors, Tensors> loss(
+    const Tensors& student_feats, const Tensors& teacher_feats, const Tensors& student_logits,
+    const Tensors& teacher_logits, const Tensors& weights, const Tensors& channel_weights, int64_t normalizer,
+    double divisor, const std::optional<Tensor>& divisor_tensor, double feat_scale,
+    const std::optional<Tensor>& feat_scale_tensor, double head_scale,
+    const std::optional<Tensor>& head_scale_tensor, double beta, bool feat_grad, bool head_grad) {
+  const Tensors& any = !student_feats.empty() ? student_feats : student_logits;
+  STD_TORCH_CHECK(!any.empty(), "student_feats and student_logits: one of them must be given");
+  const OnDevice device(any[0]);
+  device.check(student_feats, "student_feats");
+  device.check(teacher_feats, "teacher_feats");
+  device.check(student_logits, "student_logits");
+  device.check(teacher_logits, "teacher_logits");
+  device.check(weights, "weights");
+  device.check(channel_weights, "channel_weights");
+  device.check(divisor_tensor, "divisor_tensor");
+  device.check(feat_scale_tensor, "feat_scale_tensor");
+  device.check(head_scale_tensor, "head_scale_tensor");
+
+  const LossCall call =
+      prepare_loss({student_feats, teacher_feats, student_logits, teacher_logits, weights, channel_weights,
+                    normalizer, divisor, divisor_tensor, feat_scale, feat_scale_tensor, head_scale,
+                    head_scale_tensor, beta, feat_grad, head_grad});
+  check_sizes(call.params.levels, call.params.num_levels);
+  cuda::LossPlan plan = cuda::plan_loss(call.params, call.types);
+  const Tensor workspace =
+      torch::stable::new_empty(any[0], {static_cast<int64_t>(plan.workspace)}, ScalarType::Byte);
+  STD_CUDA_CHECK(cuda::loss(plan, workspace.mutable_data_ptr(), device.stream()));
+  return {*call.losses, *call.pending, call.feat_grads, call.logit_grads};
+}
+
+void scale_(const Tensors& grads, const Tensor& factor, const Tensor& pending) {
+  if (grads.empty()) return;
+  const OnDevice device(grads[0]);
+  device.check(grads, "grads");
+  device.check(factor, "factor");
+  device.check(pending, "pending");
+  const ScaleCall call = prepare_scale(grads, factor, pending);
+  STD_CUDA_CHECK(cuda::scale(call.spans.data(), static_cast<int>(call.spans.size()), call.factor,
+                             call.pending, device.stream()));
+}
+
+}  // namespace
+}  // namespace frs::bind
+
+STABLE_TORCH_LIBRARY_IMPL(frs_kernels, CUDA, m) {
+  m.impl("mask", TORCH_BOX(&frs::bind::mask));
+  m.impl("loss", TORCH_BOX(&frs::bind::loss));
+  m.impl("scale_", TORCH_BOX(&frs::bind::scale_));
+}

@@ -1,0 +1,33 @@
+// The binding of the CUDA kernels over the emulator: the same operators, as frs_kernels_emulated, on CPU
+// tensors.
+#define USE_CUDA
+#define aoti_torch_get_current_cuda_stream emulated_current_stream
+#define aoti_torch_create_device_guard emulated_create_guard
+#define aoti_torch_delete_device_guard emulated_delete_guard
+#define torch_c10_cuda_check_msg emulated_check
+#define torch_c10_cuda_free_error_msg emulated_free
+
+#include <torch/csrc/stable/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#undef STABLE_TORCH_LIBRARY_IMPL
+#define STABLE_TORCH_LIBRARY_IMPL(library, key, m) \
+  _STABLE_TORCH_LIBRARY_IMPL(frs_kernels_emulated, CPU, m, C10_UID)
+
+extern "C" {
+AOTITorchError emulated_current_stream(int32_t, void** stream) {
+  *stream = nullptr;
+  return 0;
+}
+AOTITorchError emulated_create_guard(int32_t, DeviceGuardHandle* guard) {
+  *guard = nullptr;
+  return 0;
+}
+AOTITorchError emulated_delete_guard(DeviceGuardHandle) { return 0; }
+AOTITorchError emulated_check(int32_t, const char*, const char*, uint32_t, bool, char** message) {
+  *message = nullptr;  // no launch of the emulator fails
+  return 0;
+}
+void emulated_free(char*) {}
+}
+
+#include "bind/cuda.cpp"

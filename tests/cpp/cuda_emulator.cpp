@@ -1,0 +1,155 @@
+// The fibers behind cuda_shim/cuda_runtime.h.
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "cuda_runtime.h"
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulator {
+namespace {
+
+constexpr size_t kStack = 128 << 10;
+constexpr unsigned kWarp = 32, kThreads = 256;
+
+struct Copy {
+  void* target;
+  const void* source;
+  size_t size;
+};
+
+enum class State { ready, at_block_barrier, at_warp_barrier, done };
+
+struct Fiber {
+  std::unique_ptr<char[]> stack;  // none before the fiber has run for the first time
+  jmp_buf resume;
+  State state = State::done;
+  uint64_t deposits[2] = {};  // of shuffles in turn: nobody overwrites what a slower lane has still to read
+  unsigned shuffles = 0;
+  std::deque<std::vector<Copy>> groups;  // of copies under way, the newest last
+};
+
+std::mutex one_launch;
+std::vector<Fiber> fibers;
+jmp_buf scheduler;
+unsigned current = 0;
+const std::function<void()>* body = nullptr;
+
+void wait(State state) {
+  fibers[current].state = state;
+  if (_setjmp(fibers[current].resume) == 0) _longjmp(scheduler, 1);
+}
+
+void run_blocks() {  // one turn a block
+  for (;;) {
+    (*body)();
+    wait(State::done);
+  }
+}
+
+// Runs a fiber until it waits. A context only starts it: its switches cost system calls.
+void resume(Fiber& fiber) {
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber.stack != nullptr) _longjmp(fiber.resume, 1);
+  fiber.stack.reset(new char[kStack]);
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fiber.stack.get();
+  context.uc_stack.ss_size = kStack;
+  makecontext(&context, run_blocks, 0);
+  setcontext(&context);
+}
+
+void start(Fiber& fiber) {
+  fiber.state = State::ready;
+  fiber.shuffles = 0;
+  fiber.groups.assign(1, {});
+}
+
+// Lets the fibers of [begin, end) go on if all of them that are not done wait in `state`.
+bool release(State state, unsigned begin, unsigned end) {
+  bool any = false;
+  for (unsigned i = begin; i < end; ++i) {
+    if (fibers[i].state != state && fibers[i].state != State::done) return false;
+    any |= fibers[i].state == state;
+  }
+  for (unsigned i = begin; i < end; ++i) {
+    if (fibers[i].state == state) fibers[i].state = State::ready;
+  }
+  return any;
+}
+
+// Each turn runs the fibers in another direction: what works in one order only is a race.
+void run_block() {
+  for (Fiber& fiber : fibers) start(fiber);
+  for (unsigned turn = blockIdx.x;; ++turn) {
+    bool ran = false;
+    for (unsigned n = 0; n < kThreads; ++n) {
+      const unsigned i = turn % 2 ? kThreads - 1 - n : n;
+      if (fibers[i].state != State::ready) continue;
+      current = i;
+      threadIdx = {i, 0, 0};
+      resume(fibers[i]);
+      ran = true;
+    }
+    bool released = release(State::at_block_barrier, 0, kThreads);
+    for (unsigned warp = 0; warp < kThreads; warp += kWarp) {
+      released |= release(State::at_warp_barrier, warp, warp + kWarp);
+    }
+    if (ran || released) continue;
+    for (const Fiber& fiber : fibers) {
+      if (fiber.state == State::done) continue;
+      fprintf(stderr, "threads of block %u wait for threads that do not come\n", blockIdx.x);
+      abort();
+    }
+    return;
+  }
+}
+
+}  // namespace
+
+void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
+  const std::lock_guard<std::mutex> lock(one_launch);
+  if (fibers.empty()) fibers = std::vector<Fiber>(kThreads);  // they never move
+  if (block.x != kThreads) abort();
+  body = &kernel;
+  gridDim = grid;
+  blockDim = block;
+  for (uint32_t i = 0; i < grid.x; ++i) {
+    blockIdx = {i, 0, 0};
+    run_block();
+  }
+}
+
+void block_barrier() { wait(State::at_block_barrier); }
+
+uint64_t exchange(uint64_t value, unsigned mask) {
+  const unsigned self = current, turn = fibers[self].shuffles++ % 2;
+  fibers[self].deposits[turn] = value;
+  wait(State::at_warp_barrier);
+  return fibers[self ^ mask].deposits[turn];
+}
+
+void copy_later(void* target, const void* source, size_t size) {
+  memset(target, 0xFF, size);  // NaN in every type
+  fibers[current].groups.back().push_back({target, source, size});
+}
+
+void commit_copies() { fibers[current].groups.emplace_back(); }
+
+void wait_for_copies(unsigned groups_left) {
+  auto& groups = fibers[current].groups;
+  while (groups.size() > groups_left + 1) {  // the last one is open
+    for (const Copy& copy : groups.front()) memcpy(copy.target, copy.source, copy.size);
+    groups.pop_front();
+  }
+}
+
+}  // namespace emulator
