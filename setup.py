@@ -71,7 +71,7 @@ class BuildNative(build_ext):
         what = f"CPU and CUDA kernels ({';'.join(self.archs)})" if self.archs else "CPU kernels only"
         why = f", {lacks}" if MODE == "auto" and lacks else ""
         print(f"frs-kernels: FRS_BUILD={MODE}, torch {self.torch.__version__}: {what}{why}", flush=True)
-        skipped = [] if self.archs and Path("csrc/bind/cuda.cpp").exists() else [LIBRARIES[1]]
+        skipped = [] if self.archs else [LIBRARIES[1]]
         if not Path(sysconfig.get_path("include"), "Python.h").exists():
             print(
                 "frs-kernels: no Python.h (Debian: python3-dev), so no _host, which only tests and info use"
