@@ -97,9 +97,12 @@ def prepare(device, flush):
         reason = provider.unavailable(device)
         if reason:
             pytest.skip(f"{provider.name}: {reason}")
-        inputs = make_inputs(case, device) if inputs is None else inputs
-        call = Call(case, provider, inputs, device, flush)
-        return call, call.check(), call.warm_up()
+        try:
+            inputs = make_inputs(case, device) if inputs is None else inputs
+            call = Call(case, provider, inputs, device, flush)
+            return call, call.check(), call.warm_up()
+        except torch.OutOfMemoryError:
+            pytest.skip(f"{provider.name} needs more memory than this GPU has")
 
     torch._dynamo.reset()  # else the ninth shape falls back to eager, and the second becomes dynamic
     try:
@@ -114,11 +117,8 @@ def measure(prepare, benchmark, copier, device, seconds):
     """measure(case, provider): checks, times and describes one benchmark."""
 
     def measure_(case: Case, provider) -> None:
-        try:
-            call, errors, once = prepare(case, provider)
-            peak = call.peak_memory()
-        except torch.OutOfMemoryError:
-            pytest.skip(f"{provider.name} needs more memory than this GPU has")
+        call, errors, once = prepare(case, provider)
+        peak = call.peak_memory()
         benchmark.pedantic(call.run, setup=call.setup, rounds=rounds_for(once, seconds), warmup_rounds=1)
         benchmark.extra_info.update(
             case=vars(case), provider=provider.name, errors=errors, peak_bytes=peak,
