@@ -8,6 +8,7 @@ no saved state.
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def loader(dataset: CocoDetection, batches: Sampler | list, workers: int, device
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
 
 
@@ -182,8 +183,12 @@ def collate(samples: list[Sample | UserError]) -> list[Sample] | UserError:
     return next((s for s in samples if isinstance(s, UserError)), samples)
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
+    """One thread a loader process; and deaf to the signals by which a launcher or terminal asks the whole
+    group to stop: the training process still needs its last batches, and ends its loaders itself."""
     torch.set_num_threads(1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def to_device(

@@ -78,7 +78,11 @@ def start(folder, out, iterations, *more):
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, *command.split(), *more], stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, *command.split(), *more],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
 
 
@@ -108,7 +112,7 @@ def test_sigterm_saves_and_exits(digits, tmp_path):
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as torchrun, a scheduler or a terminal does: the loaders too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in errors and "--resume" in errors
