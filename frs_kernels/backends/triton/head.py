@@ -16,6 +16,7 @@ from frs_kernels.backends.triton.tiles import (
     extent,
     field,
     grad_view,
+    largest,
     student_view,
     teacher_view,
 )
@@ -67,34 +68,35 @@ def modulated(p, q, linear, e, reciprocal, BETA: tl.constexpr):
 
 @triton.jit
 def cross_entropy(
-    table, level, image, first, last, location, factor, alive, term: tl.constexpr, VEC: tl.constexpr
+    table, level, image, first, last, location, factor, alive, term: tl.constexpr, WIDE: tl.constexpr
 ):
     """(sum_c of the entropy of BL locations over channels [first, last), maximum of T over the same).
 
     Stores ``factor`` times the derivative. A level that is not alive is not read: its sum and gradient
     are 0. The maximum is that of padded values; only a caller that has no map yet uses it.
     """
+    BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
     flags = field(table, FLAGS, level, term.ROWS)
-    channels, locations = extent(table, level, term, VEC)
-    s_pointer, s_c, s_l = student_view(table, level, image, flags, term, VEC)
-    t_pointer, t_c, t_l = teacher_view(table, level, image, flags, term, VEC)
+    channels, locations = extent(table, level, term, WIDE)
+    s_pointer, s_c, s_l = student_view(table, level, image, flags, term, WIDE)
+    t_pointer, t_c, t_l = teacher_view(table, level, image, flags, term, WIDE)
     if term.GRAD:
-        g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, VEC)
+        g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, WIDE)
     i = location + tl.arange(0, term.BL)
     here, readable = (i < locations)[None, :], (i < tl.where(alive, locations, 0))[None, :]
     last = tl.minimum(last, channels)
-    total = tl.full([term.BC, term.BL], 0.0, term.ACC)
-    peak = tl.full([term.BC, term.BL], float("-inf"), term.ACC)
-    for segment in range(first, last, _FACTORS * term.BC):
-        product = tl.full([term.BC, term.BL], 0.0, term.ACC)
-        for c in range(segment, tl.minimum(last, segment + _FACTORS * term.BC), term.BC):
-            inside = (c + tl.arange(0, term.BC) < channels)[:, None]
+    total = tl.full([BC, term.BL], 0.0, term.ACC)
+    peak = tl.full([BC, term.BL], float("-inf"), term.ACC)
+    for segment in range(first, last, _FACTORS * BC):
+        product = tl.full([BC, term.BL], 0.0, term.ACC)
+        for c in range(segment, tl.minimum(last, segment + _FACTORS * BC), BC):
+            inside = (c + tl.arange(0, BC) < channels)[:, None]
             s = tl.load(
-                block(s_pointer, c, location, s_c, s_l, term, VEC),
+                block(s_pointer, c, location, s_c, s_l, term, WIDE),
                 mask=inside & readable, other=_PADDING, eviction_policy="evict_first",
             ).to(term.ACC)  # fmt: skip
             t = tl.load(
-                block(t_pointer, c, location, t_c, t_l, term, VEC),
+                block(t_pointer, c, location, t_c, t_l, term, WIDE),
                 mask=inside & readable, other=_PADDING, eviction_policy="evict_first",
             ).to(term.ACC)  # fmt: skip
             peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)
@@ -109,25 +111,21 @@ def cross_entropy(
             if term.GRAD:
                 gradient = (factor[None, :] * derivative).to(term.STUDENT)
                 tl.store(
-                    block(g_pointer, c, location, g_c, g_l, term, VEC), gradient,
+                    block(g_pointer, c, location, g_c, g_l, term, WIDE), gradient,
                     mask=inside & here, eviction_policy="evict_first",
                 )  # fmt: skip
         if term.BETA == 0:
             total += log1p(product, 1.0 / (1.0 + product))
-    return tl.sum(total, axis=0), peak
+    return tl.sum(total, axis=0), largest(peak)
 
 
 @triton.jit
 def head(table, level, image, first, last, location, factor, alive, term: tl.constexpr):
     """:func:`cross_entropy`, with wide accesses where the level allows them."""
     if term.ALL_ALIGNED:
-        entropy, peak = cross_entropy(
-            table, level, image, first, last, location, factor, alive, term, term.VEC
-        )
+        entropy, peak = cross_entropy(table, level, image, first, last, location, factor, alive, term, True)
     elif (field(table, FLAGS, level, term.ROWS) & ALIGNED) != 0:
-        entropy, peak = cross_entropy(
-            table, level, image, first, last, location, factor, alive, term, term.VEC
-        )
+        entropy, peak = cross_entropy(table, level, image, first, last, location, factor, alive, term, True)
     else:
-        entropy, peak = cross_entropy(table, level, image, first, last, location, factor, alive, term, 1)
+        entropy, peak = cross_entropy(table, level, image, first, last, location, factor, alive, term, False)
     return entropy, peak

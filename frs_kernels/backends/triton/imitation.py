@@ -18,50 +18,52 @@ from frs_kernels.backends.triton.tiles import (
 
 
 @triton.jit
-def channel_factors(table, level, image, c, channels, term: tl.constexpr):
+def channel_factors(table, level, image, c, channels, term: tl.constexpr, WIDE: tl.constexpr):
     """c of BC channels of an image, as a column."""
+    BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
     pointer = field(table, CHANNEL_WEIGHT, level, term.ROWS).to(tl.pointer_type(term.ACC))
     pointer += image * field(table, CHANNELS, level, term.ROWS)
-    i = c + tl.arange(0, term.BC)
+    i = c + tl.arange(0, BC)
     return tl.load(pointer + i, mask=i < channels, other=0.0)[:, None]
 
 
 @triton.jit
 def squared_error(
-    table, level, image, first, last, location, factor, alive, term: tl.constexpr, VEC: tl.constexpr
+    table, level, image, first, last, location, factor, alive, term: tl.constexpr, WIDE: tl.constexpr
 ):
     """sum_c c (x - y)^2 of BL locations over channels [first, last); stores 2 ``factor`` c (x - y).
 
     A level that is not alive is not read: its error and gradient are 0.
     """
+    BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
     flags = field(table, FLAGS, level, term.ROWS)
-    channels, locations = extent(table, level, term, VEC)
-    x_pointer, x_c, x_l = student_view(table, level, image, flags, term, VEC)
-    y_pointer, y_c, y_l = teacher_view(table, level, image, flags, term, VEC)
+    channels, locations = extent(table, level, term, WIDE)
+    x_pointer, x_c, x_l = student_view(table, level, image, flags, term, WIDE)
+    y_pointer, y_c, y_l = teacher_view(table, level, image, flags, term, WIDE)
     if term.GRAD:
-        g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, VEC)
+        g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, WIDE)
     i = location + tl.arange(0, term.BL)
     here, readable = (i < locations)[None, :], (i < tl.where(alive, locations, 0))[None, :]
-    error = tl.full([term.BC, term.BL], 0.0, term.ACC)
-    for c in range(first, tl.minimum(last, channels), term.BC):
-        inside = (c + tl.arange(0, term.BC) < channels)[:, None]
+    error = tl.full([BC, term.BL], 0.0, term.ACC)
+    for c in range(first, tl.minimum(last, channels), BC):
+        inside = (c + tl.arange(0, BC) < channels)[:, None]
         x = tl.load(
-            block(x_pointer, c, location, x_c, x_l, term, VEC),
+            block(x_pointer, c, location, x_c, x_l, term, WIDE),
             mask=inside & readable, other=0.0, eviction_policy="evict_first",
         ).to(term.ACC)  # fmt: skip
         y = tl.load(
-            block(y_pointer, c, location, y_c, y_l, term, VEC),
+            block(y_pointer, c, location, y_c, y_l, term, WIDE),
             mask=inside & readable, other=0.0, eviction_policy="evict_first",
         ).to(term.ACC)  # fmt: skip
         difference = x - y
         weighted = difference
         if term.CHANNEL_WEIGHTS:
-            weighted *= channel_factors(table, level, image, c, tl.where(alive, channels, 0), term)
+            weighted *= channel_factors(table, level, image, c, tl.where(alive, channels, 0), term, WIDE)
         error += weighted * difference
         if term.GRAD:
             gradient = (2.0 * factor[None, :] * weighted).to(term.STUDENT)
             tl.store(
-                block(g_pointer, c, location, g_c, g_l, term, VEC), gradient,
+                block(g_pointer, c, location, g_c, g_l, term, WIDE), gradient,
                 mask=inside & here, eviction_policy="evict_first",
             )  # fmt: skip
     return tl.sum(error, axis=0)
@@ -71,9 +73,9 @@ def squared_error(
 def imitation(table, level, image, first, last, location, factor, alive, term: tl.constexpr):
     """:func:`squared_error`, with wide accesses where the level allows them."""
     if term.ALL_ALIGNED:
-        error = squared_error(table, level, image, first, last, location, factor, alive, term, term.VEC)
+        error = squared_error(table, level, image, first, last, location, factor, alive, term, True)
     elif (field(table, FLAGS, level, term.ROWS) & ALIGNED) != 0:
-        error = squared_error(table, level, image, first, last, location, factor, alive, term, term.VEC)
+        error = squared_error(table, level, image, first, last, location, factor, alive, term, True)
     else:
-        error = squared_error(table, level, image, first, last, location, factor, alive, term, 1)
+        error = squared_error(table, level, image, first, last, location, factor, alive, term, False)
     return error

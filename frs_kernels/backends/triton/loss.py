@@ -13,7 +13,6 @@ from frs_kernels.backends.triton.tiles import (
     FLAGS,
     LOCATIONS,
     field,
-    largest,
     location_weights,
     place,
     row_of,
@@ -104,13 +103,12 @@ def single_kernel(
     unused = tl.full([head_term.BL], 0.0, head_term.ACC)
     if HEAD:
         entropy, peak = head(head_table, level, image, 0, channels, location, unused, True, head_term)
-        peak = largest(peak)
     elif head_term.ALL_ALIGNED:
-        peak = peaks(head_table, level, image, location, head_term, head_term.VEC)
+        peak = peaks(head_table, level, image, location, head_term, True)
     elif (field(head_table, FLAGS, level, head_term.ROWS) & ALIGNED) != 0:
-        peak = peaks(head_table, level, image, location, head_term, head_term.VEC)
+        peak = peaks(head_table, level, image, location, head_term, True)
     else:
-        peak = peaks(head_table, level, image, location, head_term, 1)
+        peak = peaks(head_table, level, image, location, head_term, False)
     inside = location + tl.arange(0, head_term.BL) < field(head_table, LOCATIONS, level, head_term.ROWS)
     weights = tl.where(inside, sigmoid(peak), 0.0)
     tl.store(sums + tile, tl.sum(weights, axis=0))

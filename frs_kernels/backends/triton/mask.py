@@ -22,17 +22,18 @@ ADD = tl.constexpr(4096)  # weights that one program of weight_sums adds
 
 
 @triton.jit
-def peaks(table, level, image, location, term: tl.constexpr, VEC: tl.constexpr):
+def peaks(table, level, image, location, term: tl.constexpr, WIDE: tl.constexpr):
     """max_k T_k of BL locations, NaN where a T_k is."""
+    BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
     flags = field(table, FLAGS, level, term.ROWS)
-    channels, locations = extent(table, level, term, VEC)
-    pointer, stride_c, stride_l = teacher_view(table, level, image, flags, term, VEC)
+    channels, locations = extent(table, level, term, WIDE)
+    pointer, stride_c, stride_l = teacher_view(table, level, image, flags, term, WIDE)
     here = (location + tl.arange(0, term.BL) < locations)[None, :]
-    peak = tl.full([term.BC, term.BL], float("-inf"), term.ACC)
-    for c in range(0, channels, term.BC):
-        inside = (c + tl.arange(0, term.BC) < channels)[:, None] & here
+    peak = tl.full([BC, term.BL], float("-inf"), term.ACC)
+    for c in range(0, channels, BC):
+        inside = (c + tl.arange(0, BC) < channels)[:, None] & here
         t = tl.load(
-            block(pointer, c, location, stride_c, stride_l, term, VEC), mask=inside, other=float("-inf")
+            block(pointer, c, location, stride_c, stride_l, term, WIDE), mask=inside, other=float("-inf")
         ).to(term.ACC)
         peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)
     return largest(peak)
@@ -45,11 +46,11 @@ def mask_kernel(table, sums, term: tl.constexpr):
     level = row_of(table, tile, term.ROWS)
     image, _, location = place(table, level, tile, None, term)
     if term.ALL_ALIGNED:
-        peak = peaks(table, level, image, location, term, term.VEC)
+        peak = peaks(table, level, image, location, term, True)
     elif (field(table, FLAGS, level, term.ROWS) & ALIGNED) != 0:
-        peak = peaks(table, level, image, location, term, term.VEC)
+        peak = peaks(table, level, image, location, term, True)
     else:
-        peak = peaks(table, level, image, location, term, 1)
+        peak = peaks(table, level, image, location, term, False)
     locations = field(table, LOCATIONS, level, term.ROWS)
     i = location + tl.arange(0, term.BL)
     richness = tl.where(i < locations, sigmoid(peak), 0.0)

@@ -31,6 +31,9 @@ DTYPES = {
 }
 NUM_WARPS = 4
 _INT32 = 2**31 - 1
+# Accesses of one element need an address each: their code takes fewer channels at a time, or its registers
+# would limit the occupancy of the wide code beside it.
+_NARROWER = 4
 _PROGRAMS = 8192  # a launch should have: about eight waves on the largest GPUs
 
 
@@ -128,6 +131,7 @@ class Levels:
             ALL_ALIGNED=self.layout != MIXED.value and all(self.aligned(i) for i in live),
             VEC=self.vector(),
             BC=tile.BC,
+            NARROW_BC=max(1, tile.BC // _NARROWER),
             BL=tile.BL,
             STUDENT=DTYPES[(self.students or self.teachers)[0].dtype],
             TEACHER=DTYPES[self.teachers[0].dtype],

@@ -5,7 +5,7 @@ A launch covers all levels. What it must know about them travels by value, as on
 specialises integers in a tuple on 1, on divisibility by 16 and on their size, which would compile again
 for almost every image size of a multi-scale training; :func:`encode` makes each of them odd and larger
 than 2^32, so that all sizes share one compilation. What the compiler must know to emit wide accesses it
-is told explicitly (``VEC``), in code that runs only for levels where the host found it to be true.
+is told explicitly (``VEC``), in code (``WIDE``) that runs only for levels where the host found it to be true.
 
 A tile has BC channels x BL locations in every layout; only the strides differ. One function serves all.
 """
@@ -42,6 +42,7 @@ class Term(NamedTuple):
     ALL_ALIGNED: bool  # then no code for narrow accesses
     VEC: int  # elements of the narrowest dtype in 16 bytes
     BC: int
+    NARROW_BC: int  # channels at a time in the code for levels that are not aligned
     BL: int
     STUDENT: Any  # tl.dtype of student and gradient
     TEACHER: Any
@@ -106,8 +107,9 @@ def place(table, level, tile, steps, term: tl.constexpr):
 
 
 @triton.jit
-def extent(table, level, term: tl.constexpr, VEC: tl.constexpr):
+def extent(table, level, term: tl.constexpr, WIDE: tl.constexpr):
     """(channels, locations); of the contiguous one the compiler learns that it is a multiple of VEC."""
+    VEC: tl.constexpr = term.VEC if WIDE else 1
     channels = field(table, CHANNELS, level, term.ROWS).to(term.INDEX)
     locations = field(table, LOCATIONS, level, term.ROWS).to(term.INDEX)
     if term.LAYOUT == LOCATION:
@@ -118,8 +120,9 @@ def extent(table, level, term: tl.constexpr, VEC: tl.constexpr):
 
 
 @triton.jit
-def strides(other, flags, term: tl.constexpr, VEC: tl.constexpr):
+def strides(other, flags, term: tl.constexpr, WIDE: tl.constexpr):
     """(stride_c, stride_l) of a tensor whose one stride is 1 and whose other is ``other``."""
+    VEC: tl.constexpr = term.VEC if WIDE else 1
     stride_c = other.to(term.INDEX) // VEC * VEC
     stride_l = stride_c
     if term.LAYOUT == LOCATION:
@@ -134,25 +137,25 @@ def strides(other, flags, term: tl.constexpr, VEC: tl.constexpr):
 
 
 @triton.jit
-def student_view(table, level, image, flags, term: tl.constexpr, VEC: tl.constexpr):
+def student_view(table, level, image, flags, term: tl.constexpr, WIDE: tl.constexpr):
     """(pointer to the image, stride_c, stride_l)"""
     pointer = field(table, STUDENT, level, term.ROWS).to(tl.pointer_type(term.STUDENT))
     pointer += image * field(table, STUDENT_BATCH, level, term.ROWS)
-    stride_c, stride_l = strides(field(table, STUDENT_STRIDE, level, term.ROWS), flags, term, VEC)
+    stride_c, stride_l = strides(field(table, STUDENT_STRIDE, level, term.ROWS), flags, term, WIDE)
     return pointer, stride_c, stride_l
 
 
 @triton.jit
-def teacher_view(table, level, image, flags, term: tl.constexpr, VEC: tl.constexpr):
+def teacher_view(table, level, image, flags, term: tl.constexpr, WIDE: tl.constexpr):
     """(pointer to the image, stride_c, stride_l)"""
     pointer = field(table, TEACHER, level, term.ROWS).to(tl.pointer_type(term.TEACHER))
     pointer += image * field(table, TEACHER_BATCH, level, term.ROWS)
-    stride_c, stride_l = strides(field(table, TEACHER_STRIDE, level, term.ROWS), flags, term, VEC)
+    stride_c, stride_l = strides(field(table, TEACHER_STRIDE, level, term.ROWS), flags, term, WIDE)
     return pointer, stride_c, stride_l
 
 
 @triton.jit
-def grad_view(table, level, image, flags, term: tl.constexpr, VEC: tl.constexpr):
+def grad_view(table, level, image, flags, term: tl.constexpr, WIDE: tl.constexpr):
     """(pointer to the image, stride_c, stride_l) of the gradient, which is dense."""
     pointer = field(table, GRAD, level, term.ROWS).to(tl.pointer_type(term.STUDENT))
     channels, locations = (
@@ -164,17 +167,18 @@ def grad_view(table, level, image, flags, term: tl.constexpr, VEC: tl.constexpr)
         other = channels
     if term.LAYOUT == MIXED:
         other = tl.where((flags & CHANNEL_MAJOR) != 0, channels, locations)
-    stride_c, stride_l = strides(other, flags, term, VEC)
+    stride_c, stride_l = strides(other, flags, term, WIDE)
     return pointer + image * channels * locations, stride_c, stride_l
 
 
 @triton.jit
-def block(pointer, channel, location, stride_c, stride_l, term: tl.constexpr, VEC: tl.constexpr):
+def block(pointer, channel, location, stride_c, stride_l, term: tl.constexpr, WIDE: tl.constexpr):
     """Pointers to BC channels x BL locations: the corner is a 64-bit address, the rest INDEX offsets."""
     corner = pointer + (channel * stride_c.to(tl.int64) + location * stride_l.to(tl.int64))
-    if VEC > 1:
+    if WIDE:
         corner = tl.multiple_of(corner, 16)
-    c = tl.arange(0, term.BC).to(term.INDEX)[:, None]
+    BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
+    c = tl.arange(0, BC).to(term.INDEX)[:, None]
     i = tl.arange(0, term.BL).to(term.INDEX)[None, :]
     return corner + (c * stride_c + i * stride_l)
 
