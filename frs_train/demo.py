@@ -51,7 +51,7 @@ TEACHER_TRAIN = TrainConfig(
 )
 STUDENT_DETECTOR = replace(TEACHER_DETECTOR, backbone="resnet10", backbone_width=0.25)
 STUDENT_TRAIN = replace(TEACHER_TRAIN, batch_size=8, eval_every=250, lr_warmup=100)
-DISTILL = DistillConfig(feat_weight=0.05, head_weight=0.2, warmup_iters=100, inherit_head=True)
+DISTILL = DistillConfig(feat_weight=0.003, head_weight=0.3, warmup_iters=100, inherit_head=True)
 ARMS = {"student": "none", "student-frs": "frs"}
 
 
