@@ -151,14 +151,14 @@ def _moved(what: str) -> RuntimeError:
 def _head_loss(model, level: int, score: Tensor, scale: float, backend: str) -> Tensor:
     """The weighted cross-entropy between class scores at one level, averaged over the head's branches."""
     try:
-        levels = len(model._teacher_feats) - 1  # one a level, then the output of the head
-        neck = [model._teacher_feats[i] for i in range(levels)]
-        heads = model._student_feats[levels], model._teacher_feats[levels]
+        # Keyed by level or by layer, as the version has it: the features in order, then what the head gave.
+        *neck, teacher_head = (value for _, value in sorted(model._teacher_feats.items()))
+        *_, student_head = (value for _, value in sorted(model._student_feats.items()))
         branches = [
-            [model.decouple_outputs(head, branch=branch)["scores"] for head in heads]
+            [model.decouple_outputs(head, branch=branch)["scores"] for head in (student_head, teacher_head)]
             for branch in ("one2many", "one2one")
         ]
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _moved(f"keeps the outputs of its heads elsewhere ({error!r})") from error
     sizes = [feat.shape[-2] * feat.shape[-1] for feat in neck]
     losses = []
