@@ -20,6 +20,7 @@ struct Block {
   int64_t student_stride = 0, teacher_stride = 0, grad_stride = 0;
   const void* weight = nullptr;          // S   [locations], accumulation type
   const void* channel_weight = nullptr;  // [channels], accumulation type; nullptr: 1 (imitation only)
+  bool streamed = false;                 // dx or ds is written past the caches; see streamable in schedule.h
   double factor = 1.0;                   // scale / Z_l, what the gradient is multiplied by
   double beta = 0.0;                     // head only
 };

@@ -111,7 +111,11 @@ class Loss {
           units_.push_back({{l, image, channel, count, location, locations}, kind, 0});
         });
       });
-    elements_ += v.batch * v.locations * channels;
+    const int64_t elements = v.batch * v.locations * channels;
+    elements_ += elements;
+    const bool grad = (kind == Kind::head ? v.logit_grad : v.feat_grad).data != nullptr;
+    const DType type = kind == Kind::head ? types_.student_logit : types_.student_feat;
+    if (grad) grad_bytes_ += elements * static_cast<int64_t>(size_of(type));
   }
 
   void run_unit(int64_t i) {
@@ -168,6 +172,7 @@ class Loss {
   double run_tile(Block b, const Factor& factor, double (*kernel)(const Block&)) const {
     b.beta = p_.beta;
     b.factor = b.student_type == DType::f16 ? 1.0 : factor.value;
+    b.streamed = grad_bytes_ > kStreamedBytes && streamable(b);
     if (!factor.zero) return kernel(b);
     if (b.grad == nullptr) return 0.0;
     const size_t size = size_of(b.student_type);
@@ -260,7 +265,7 @@ class Loss {
   const Threads& threads_;
   bool single_ = false;
   std::vector<Unit> units_;
-  int64_t elements_ = 0, runs_ = 0;
+  int64_t elements_ = 0, runs_ = 0, grad_bytes_ = 0;
   std::unique_ptr<LevelState[]> states_;
   std::vector<double> unit_sums_;  // of head and imitation units
   std::vector<Sums> run_sums_;     // of weigh and single units, one a run of locations

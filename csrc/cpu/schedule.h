@@ -96,6 +96,17 @@ inline char* at(void* values, int64_t index, size_t size) {
   return values == nullptr ? nullptr : static_cast<char*>(values) + index * static_cast<int64_t>(size);
 }
 
+// Gradients that together are larger than this leave the caches before anything reads them again.
+constexpr int64_t kStreamedBytes = 16 << 20;
+
+// Streaming stores write eight elements at a time: every row of the gradient has to begin at a multiple of
+// that.
+inline bool streamable(const Block& b) {
+  const int64_t alignment = 8 * static_cast<int64_t>(size_of(b.student_type));
+  const int64_t stride = b.grad_stride * static_cast<int64_t>(size_of(b.student_type));
+  return b.grad != nullptr && (reinterpret_cast<uintptr_t>(b.grad) | stride) % alignment == 0;
+}
+
 // The logits of a range as the kernels take them, S included where there is one.
 inline Block logit_block(const Level& level, const Range& r, const DTypes& types) {
   const bool channel_major = !logit_location_major(level);

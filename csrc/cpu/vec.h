@@ -9,7 +9,7 @@
 
 #include "frs/launch.h"
 
-#if defined(__F16C__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -30,6 +30,24 @@ typedef uint16_t Halves __attribute__((vector_size(FRS_LANES * 2)));
 
 #define FRS_INLINE inline __attribute__((always_inline))
 FRS_INLINE Floats to_float(Ints n) { return __builtin_convertvector(n, Floats); }
+FRS_INLINE Floats at_least(Floats x, float low) {  // NaN stays NaN
+#if defined(__AVX512F__)
+  return _mm512_maskz_max_ps(0xffff, Floats{} + low, x);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(Floats{} + low, x);
+#else
+  return x < low ? Floats{} + low : x;
+#endif
+}
+FRS_INLINE Floats if_negative(Floats x, Floats a, Floats b) {  // by the sign bit
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  return _mm256_blendv_ps(b, a, x);
+#else
+  Ints bits;
+  memcpy(&bits, &x, sizeof(bits));
+  return bits < 0 ? a : b;
+#endif
+}
 
 }  // namespace frs
 
@@ -96,11 +114,15 @@ FRS_INLINE Floats load(const Half* p) {
 
 FRS_INLINE void store(float* p, Floats v) { memcpy(p, &v, sizeof(v)); }
 FRS_INLINE void store(double* p, double v) { *p = v; }
-FRS_INLINE void store(BFloat16* p, Floats v) {  // to nearest, ties to even; NaN stays one
-  const Words bits = bit_cast<Words>(v);
-  const Words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  const Words nan = bits >> 16 | 0x40;
-  const Halves h = __builtin_convertvector(v == v ? rounded : nan, Halves);
+FRS_INLINE void store(BFloat16* p, Floats v) {  // to nearest, ties to even; any NaN becomes the quiet one
+  const Words bits = v == v ? bit_cast<Words>(v) : Words{} + 0x7fc00000;
+  const Words bf16 = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const __m256i pairs = _mm256_packus_epi32((__m256i)bf16, (__m256i)bf16);
+  const __m128i h = _mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0x08));
+#else
+  const Halves h = __builtin_convertvector(bf16, Halves);
+#endif
   memcpy(p, &h, sizeof(h));
 }
 FRS_INLINE void store(Half* p, Floats v) {
@@ -119,6 +141,31 @@ FRS_INLINE void store(Half* p, Floats v) {
   const Halves h = __builtin_convertvector((magnitude >= 0x47800000 ? special : finite) | sign, Halves);
 #endif
   memcpy(p, &h, sizeof(h));
+}
+
+// A store past the caches, for gradients that no cache would hold anyway: it spares reading the lines first.
+// In pieces of eight elements, to which p is aligned; stream_fence ends a series of them.
+template <class T>
+FRS_INLINE void stream(T* p, typename Lane<T>::V v) {
+#if defined(__AVX2__)
+  if constexpr (!std::is_same_v<T, double>) {
+    T lanes[FRS_LANES];
+    store(lanes, v);
+    for (int i = 0; i < FRS_LANES; i += 8) {
+      if constexpr (sizeof(T) == 4)
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(p + i), read<__m256i>(lanes + i));
+      else
+        _mm_stream_si128(reinterpret_cast<__m128i*>(p + i), read<__m128i>(lanes + i));
+    }
+    return;
+  }
+#endif
+  store(p, v);
+}
+FRS_INLINE void stream_fence() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
 }
 
 // How much of a vector is there: all of it, or, at the end of a row, `count` elements. Lanes beyond them are
@@ -154,6 +201,14 @@ FRS_INLINE void store(T* p, Part part, Floats v) {
   for (int i = 0; i < part.count; ++i) p[i] = lanes[i];
 }
 FRS_INLINE void store(double* p, Part, double v) { *p = v; }
+template <class T, class V>
+FRS_INLINE void put(T* p, Whole, V v, bool streamed) {
+  streamed ? stream(p, v) : store(p, v);
+}
+template <class T, class V>
+FRS_INLINE void put(T* p, Part part, V v, bool) {
+  store(p, part, v);
+}
 
 // body(i, Whole or Part) over the vectors of [begin, end).
 template <class T, class Body>

@@ -7,11 +7,12 @@
 namespace frs::cpu::FRS_ISA {
 namespace {
 
+constexpr int64_t kRows = 8;        // rows whose logarithms are taken as one
 constexpr int64_t kSegment = 1024;  // float sums are carried over to double after so many locations
 
-// s, t, g [R, locations] with rows `b.*_stride` apart; S [locations].
-template <int R, template <class> class Entropy, class Ts, class Tt, class S>
-double head_rows(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b) {
+// s, t, g [rows, locations] with rows `b.*_stride` apart, rows <= kRows; S [locations].
+template <template <class> class Entropy, class Ts, class Tt, class S>
+double head_rows(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows, const Block& b) {
   using V = typename Lane<Ts>::V;
   const S factor = static_cast<S>(b.factor);
   double total = 0.0;
@@ -19,12 +20,17 @@ double head_rows(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& 
     const int64_t end = begin + kSegment < b.locations ? begin + kSegment : b.locations;
     V segment{};
     for_vectors<Ts>(begin, end, [&](int64_t i, auto part) {
-      const V w = load(weight + i, part);
+      const V w = load(weight + i, part), slope = w * factor;
       Entropy<V> entropy(b.beta);
-      for (int r = 0; r < R; ++r) {
-        const V gradient =
-            entropy.add(load(s + r * b.student_stride + i, part), load(t + r * b.teacher_stride + i, part));
-        if (g != nullptr) store(g + r * b.grad_stride + i, part, w * factor * gradient);
+      const Ts* student = s + i;
+      const Tt* teacher = t + i;
+      Ts* grad = g + i;
+      for (int64_t r = 0; r < rows; ++r) {
+        const V gradient = entropy.add(load(student, part), load(teacher, part));
+        if (g != nullptr) put(grad, part, slope * gradient, b.streamed);
+        student += b.student_stride;
+        teacher += b.teacher_stride;
+        grad += b.grad_stride;
       }
       segment += w * entropy.total();
     });
@@ -36,14 +42,11 @@ double head_rows(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& 
 template <template <class> class Entropy, class Ts, class Tt, class S>
 double location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b) {
   double total = 0.0;
-  int64_t c = 0;
-  auto row = [&](auto* p, int64_t stride) { return p == nullptr ? p : p + c * stride; };
-  for (; c + 4 <= b.channels; c += 4)
-    total += head_rows<4, Entropy>(row(s, b.student_stride), row(t, b.teacher_stride), row(g, b.grad_stride),
-                                   weight, b);
-  for (; c < b.channels; ++c)
-    total += head_rows<1, Entropy>(row(s, b.student_stride), row(t, b.teacher_stride), row(g, b.grad_stride),
-                                   weight, b);
+  for (int64_t c = 0; c < b.channels; c += kRows) {
+    const int64_t rows = c + kRows < b.channels ? kRows : b.channels - c;
+    total += head_rows<Entropy>(s + c * b.student_stride, t + c * b.teacher_stride,
+                                g == nullptr ? g : g + c * b.grad_stride, weight, rows, b);
+  }
   return total;
 }
 
@@ -61,7 +64,7 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
       Entropy<V> entropy(b.beta);
       for_vectors<Ts>(begin, end, [&](int64_t i, auto part) {
         const V gradient = entropy.add(load(s + i, part, kNoLogit), load(t + i, part, kNoLogit));
-        if (g != nullptr) store(g + i, part, factor * gradient);
+        if (g != nullptr) put(g + i, part, factor * gradient, b.streamed);
       });
       location += entropy.total();
     }
@@ -76,7 +79,7 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
 }  // namespace
 
 double head(const Block& b) {
-  return with_types(b.student_type, b.teacher_type, [&](auto* student, auto* teacher) {
+  const double total = with_types(b.student_type, b.teacher_type, [&](auto* student, auto* teacher) {
     using Ts = std::remove_pointer_t<decltype(student)>;
     using Tt = std::remove_pointer_t<decltype(teacher)>;
     const Ts* s = static_cast<const Ts*>(b.student);
@@ -89,6 +92,8 @@ double head(const Block& b) {
     return b.channel_major ? channel_major<PlainEntropy>(s, t, g, weight, b)
                            : location_major<PlainEntropy>(s, t, g, weight, b);
   });
+  if (b.streamed) stream_fence();
+  return total;
 }
 
 }  // namespace frs::cpu::FRS_ISA

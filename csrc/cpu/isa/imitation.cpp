@@ -24,7 +24,7 @@ double imitation_rows(const Ts* x, const Tt* y, Ts* g, const S* weight, const S*
         const V d = load(x + r * b.student_stride + i, part) - load(y + r * b.teacher_stride + i, part);
         const V cd = c == nullptr ? d : d * c[r];
         squares += cd * d;
-        if (g != nullptr) store(g + r * b.grad_stride + i, part, w * factor * cd);
+        if (g != nullptr) put(g + r * b.grad_stride + i, part, w * factor * cd, b.streamed);
       }
       segment += w * squares;
     });
@@ -60,7 +60,7 @@ double channel_major(const Ts* x, const Tt* y, Ts* g, const S* weight, const S* 
       const V d = load(x + i, part) - load(y + i, part);
       const V cd = c == nullptr ? d : d * load(c + i, part);
       squares += cd * d;
-      if (g != nullptr) store(g + i, part, factor * cd);
+      if (g != nullptr) put(g + i, part, factor * cd, b.streamed);
     });
     total += w * sum(squares);
     x += b.student_stride;
@@ -73,7 +73,7 @@ double channel_major(const Ts* x, const Tt* y, Ts* g, const S* weight, const S* 
 }  // namespace
 
 double imitation(const Block& b) {
-  return with_types(b.student_type, b.teacher_type, [&](auto* student, auto* teacher) {
+  const double total = with_types(b.student_type, b.teacher_type, [&](auto* student, auto* teacher) {
     using Ts = std::remove_pointer_t<decltype(student)>;
     using Tt = std::remove_pointer_t<decltype(teacher)>;
     using S = typename Lane<Ts>::Scalar;
@@ -84,6 +84,8 @@ double imitation(const Block& b) {
     const S* c = static_cast<const S*>(b.channel_weight);
     return b.channel_major ? channel_major(x, y, g, weight, c, b) : location_major(x, y, g, weight, c, b);
   });
+  if (b.streamed) stream_fence();
+  return total;
 }
 
 void scale(void* data, int64_t size, DType type, double factor) {

@@ -41,20 +41,24 @@ FRS_HOST_DEVICE V negative_abs(V x) {  // -|x|
 }
 FRS_HOST_DEVICE double negative_abs(double x) { return -fabs(x); }
 
+// The operations that vectors have their own instructions for (csrc/cpu/vec.h).
 FRS_HOST_DEVICE float to_float(int32_t n) { return static_cast<float>(n); }
+FRS_HOST_DEVICE float at_least(float x, float low) { return low > x ? low : x; }  // NaN stays NaN
+FRS_HOST_DEVICE float if_negative(float x, float a, float b) { return bit_cast<int32_t>(x) < 0 ? a : b; }
+FRS_HOST_DEVICE double if_negative(double x, double a, double b) { return bit_cast<int64_t>(x) < 0 ? a : b; }
 
 // e^x = 2^n e^r with n = round(x log2 e), |r| <= ln(2) / 2, and e^r a minimax polynomial (relative error
-// 2e-9). Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; n times the head of ln 2 is
-// exact.
+// 2e-9). Adding 1.5 * 2^23 + 127 rounds to an integer and leaves n + 127 in the low bits, where the exponent
+// field is one shift away; n times the head of ln 2 is exact.
 template <class V>
 struct ExpParts {
-  V fraction;        // e^r; NaN stays NaN
-  Bits<V> exponent;  // n
+  V fraction;      // e^r; NaN stays NaN
+  Bits<V> biased;  // n + 127 in the low nine bits, others above
 };
 template <class V>
 FRS_HOST_DEVICE ExpParts<V> exp_parts(V x) {
-  constexpr float kRound = 12582912.0f, kLog2E = 1.44269502f, kLn2Head = 0.693359375f,
-                  kLn2Tail = -2.12194440e-4f;
+  constexpr float kRound = 12582912.0f + 127.0f, kLog2E = 1.44269502f;
+  constexpr float kLn2Head = 0.693359375f, kLn2Tail = -2.12194440e-4f;
   const V shifted = x * kLog2E + kRound;
   const V n = shifted - kRound;
   const V r = (x - n * kLn2Head) - n * kLn2Tail;
@@ -64,19 +68,20 @@ FRS_HOST_DEVICE ExpParts<V> exp_parts(V x) {
   p = p * r + 4.9999994191643926e-1f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  return {p, bit_cast<Bits<V>>(shifted) - 0x4b400000};
+  return {p, bit_cast<Bits<V>>(shifted)};
 }
 template <class V>
-FRS_HOST_DEVICE V power_of_two(Bits<V> n) {  // 2^n for -127 (then 0) <= n <= 128 (then Inf)
-  return bit_cast<V>((n + 127) << 23);
+FRS_HOST_DEVICE V
+power_of_two(Bits<V> biased) {  // 2^(biased - 127) for 0 (then 0) <= biased <= 255 (then Inf)
+  return bit_cast<V>(biased << 23);
 }
 
 // e^x for x <= 0. Results below the normal range are 0.
 template <class V>
 FRS_HOST_DEVICE V exp_nonpositive(V x) {
-  constexpr float kLowest = -88.0f;  // rounds to 2^-127, whose bits are those of 0
-  const ExpParts<V> parts = exp_parts<V>(x < kLowest ? V{} + kLowest : x);
-  return parts.fraction * power_of_two<V>(parts.exponent);
+  const ExpParts<V> parts =
+      exp_parts<V>(at_least(x, -88.0f));  // -88 rounds to 2^-127, whose bits are those of 0
+  return parts.fraction * power_of_two<V>(parts.biased);
 }
 FRS_HOST_DEVICE double exp_nonpositive(double x) { return ::exp(x); }
 
@@ -86,8 +91,8 @@ FRS_HOST_DEVICE V exp(V x) {
   V y = x < -110.0f ? V{} - 110.0f : x;
   y = y > 90.0f ? V{} + 90.0f : y;
   const ExpParts<V> parts = exp_parts<V>(y);
-  const Bits<V> half = parts.exponent >> 1;
-  return parts.fraction * power_of_two<V>(half) * power_of_two<V>(parts.exponent - half);
+  const Bits<V> n = parts.biased - (0x4b400000 + 127), half = n >> 1;
+  return parts.fraction * power_of_two<V>(half + 127) * power_of_two<V>(n - half + 127);
 }
 FRS_HOST_DEVICE double exp(double x) { return ::exp(x); }
 
@@ -113,7 +118,7 @@ FRS_HOST_DEVICE V log1p(V x) {
   const V u = x + 1.0f;
   const V lost = x > 1.0f ? (x - u) + 1.0f : x - (u - 1.0f);
   const Bits<V> k = (bit_cast<Bits<V>>(u) - kSqrtHalf) >> 23;
-  const V shrink = power_of_two<V>(k > 126 ? Bits<V>{} - 126 : -k);  // lost counts for nothing long before
+  const V shrink = power_of_two<V>(k > 126 ? Bits<V>{} + 1 : 127 - k);  // lost counts for nothing long before
   const V m = bit_cast<V>(bit_cast<Bits<V>>(u) - (k << 23));
   const V f = (m - 1.0f) + lost * shrink;
   const V n = to_float(k);
@@ -132,8 +137,7 @@ struct Sigmoid {
 template <class V>
 FRS_HOST_DEVICE Sigmoid<V> sigmoid_of_exp(V x, V e) {  // e = exp(-|x|)
   const V large = 1.0f / (1.0f + e), small = e * large;
-  const auto negative = bit_cast<Bits<V>>(x) < 0;
-  return {negative ? small : large, negative ? large : small, e};
+  return {if_negative(x, small, large), if_negative(x, large, small), e};
 }
 template <class V>
 FRS_HOST_DEVICE Sigmoid<V> sigmoid_parts(V x) {
@@ -154,8 +158,7 @@ struct CrossEntropy {
 };
 template <class V>
 FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(const Sigmoid<V>& p, const Sigmoid<V>& q, V s) {
-  const auto negative = bit_cast<Bits<V>>(s) < 0;
-  return {-negative_abs(s) * (negative ? q.value : q.complement), p.exp_abs, p.value - q.value};
+  return {-negative_abs(s) * if_negative(s, q.value, q.complement), p.exp_abs, p.value - q.value};
 }
 
 // prod(1 + e_i) - 1 grown by one factor, without losing small e_i: log1p of it is the sum of log1p(e_i).
