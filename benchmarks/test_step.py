@@ -17,7 +17,8 @@ from benchmarks.measure import rounds_for
 from benchmarks.providers import Official
 from frs_kernels import FeatureAdapter, split_levels
 
-pytest.importorskip("torchvision", reason="a training step needs frs_train and torchvision")
+for module in ("torchvision", "tyro"):
+    pytest.importorskip(module, reason=f"a training step needs frs_train, which needs {module}")
 
 from frs_train.config import DetectorConfig, DistillConfig  # noqa: E402
 from frs_train.detectors import build_detector  # noqa: E402
