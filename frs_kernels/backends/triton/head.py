@@ -13,9 +13,11 @@ from frs_kernels.backends.triton.tiles import (
     ALIGNED,
     FLAGS,
     block,
+    decay,
     extent,
     field,
     grad_view,
+    inverse,
     largest,
     student_view,
     teacher_view,
@@ -35,11 +37,11 @@ def log1p(x, reciprocal):
 @triton.jit
 def probabilities(s, t):
     """p, q, the linear part of the entropy, e = exp(-|s|) and 1 / (1 + e)."""
-    e = tl.exp(-tl.abs(s))
-    e_t = tl.exp(-tl.abs(t))
+    e = decay(s)
+    e_t = decay(t)
     u = 1.0 + e
     u_t = 1.0 + e_t
-    both = 1.0 / (u * u_t)
+    both = inverse(u * u_t)
     reciprocal = both * u_t
     large = both * u  # sigmoid(|t|)
     small = e_t * large  # sigmoid(-|t|)

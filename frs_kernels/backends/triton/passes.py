@@ -15,9 +15,12 @@ from frs_kernels.backends.triton.tiles import encode
 _WEIGHT, _WEIGHT_CHANNELS, _BATCH, _NUMEL = range(4)  # levels.NORMALIZERS
 
 
-def launch_mask(logits: Levels, maps: list[int], acc: torch.dtype, sums) -> None:
-    """Fills the maps at these addresses; ``sums(n)`` allocates n partial sums to fill as well."""
-    tile = plan.mask_tile(logits, acc)
+def launch_mask(logits: Levels, maps: list[int], acc: torch.dtype, sums):
+    """Fills the maps at these addresses, and the partial sums that ``sums(n)`` allocates, if not None.
+
+    Returns the bounds of each level's partial sums, and the sums.
+    """
+    tile = plan.mask_tile(logits.layout, max(logits.channels), acc)
     starts, tiles = plan.starts(plan.location_tiles(logits, tile))
     partials = sums(tiles) if sums else None
     if tiles:
@@ -62,18 +65,18 @@ class LossCall:
     def single_pass(self) -> tuple[Tensor, Tensor]:
         """The same without gradients: every input is read once, and S is known only at the end."""
         parts = [part for part in (self.logits, self.feats) if part]
-        shapes = plan.single_tiles(parts, self.acc)
-        starts, tiles = plan.starts(plan.location_tiles(self.logits, shapes[0]))
+        tile = plan.single_tile([part.layout for part in parts], self.acc)
+        starts, tiles = plan.starts(plan.location_tiles(self.logits, tile))
         partials = self._empty(3, max(tiles, 1)).unbind()
         errors, entropies = (partials[1] if self.feats else None), (partials[2] if self.head else None)
         nowhere = [0] * self.rows
         if tiles:
             single_kernel[(tiles,)](
                 self.logits.table(starts, nowhere),
-                self.feats.table(starts, nowhere) if self.feats else None,
+                self.feats.table(starts, nowhere, self._channel_weights()) if self.feats else None,
                 partials[0], errors, entropies,
-                head_term=self.logits.term(shapes[0], self.acc, beta=self.beta),
-                feat_term=self.feats.term(shapes[1], self.acc) if self.feats else None,
+                head_term=self.logits.term(tile, self.acc, beta=self.beta),
+                feat_term=self._feat_term(tile) if self.feats else None,
                 HEAD=self.head is not None, num_warps=NUM_WARPS,
             )  # fmt: skip
         losses, pending = self._empty(3), self._empty(2, self.rows)
@@ -121,22 +124,26 @@ class LossCall:
 
     def _launch_loss(self, factors: Tensor, counter: Tensor, losses: Tensor, maps: list[int]) -> None:
         parts = [part for part in (self.head, self.feats) if part]
-        shapes = [plan.loss_tile(part, self.acc) for part in parts]
+        shapes = [plan.loss_tile(part.layout, max(part.channels), self.acc) for part in parts]
         steps = plan.steps(list(zip(parts, shapes, strict=True)))
-        extras = {"beta": self.beta}, {"channel_weights": bool(self.channel_weights)}
-        factors_of_channels = [c.data_ptr() for c in self.channel_weights] or None
         tables, terms, counts, chosen = [None, None], [None, None], [0, 0], [0, 0]
         for part, shape, step in zip(parts, shapes, steps, strict=True):
             is_feat = part is self.feats
             starts, counts[is_feat] = plan.starts(plan.chunk_tiles(part, shape, step))
-            tables[is_feat] = part.table(starts, maps, factors_of_channels if is_feat else None)
-            terms[is_feat] = part.term(shape, self.acc, **extras[is_feat])
+            tables[is_feat] = part.table(starts, maps, self._channel_weights() if is_feat else None)
+            terms[is_feat] = self._feat_term(shape) if is_feat else part.term(shape, self.acc, beta=self.beta)
             chosen[is_feat] = step
         if sum(counts):
             loss_kernel[(sum(counts),)](
                 *tables, factors, self._empty(sum(counts)), counter, losses, *counts, *chosen,
                 head_term=terms[0], feat_term=terms[1], ACC=DTYPES[self.acc], num_warps=NUM_WARPS,
             )  # fmt: skip
+
+    def _channel_weights(self) -> list[int] | None:
+        return [c.data_ptr() for c in self.channel_weights] or None
+
+    def _feat_term(self, tile: plan.Shape):
+        return self.feats.term(tile, self.acc, channel_weights=bool(self.channel_weights))
 
 
 def _half(part: Levels | None) -> bool:

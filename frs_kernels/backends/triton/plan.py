@@ -8,6 +8,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -29,7 +30,7 @@ DTYPES = {
     torch.bfloat16: tl.bfloat16,
     torch.float64: tl.float64,
 }
-NUM_WARPS = 4
+NUM_WARPS = 2 if torch.version.hip else 4  # 128 threads
 _INT32 = 2**31 - 1
 # Accesses of one element need an address each: their code takes fewer channels at a time, or its registers
 # would limit the occupancy of the wide code beside it.
@@ -162,23 +163,29 @@ class Levels:
         return encode(v for level, row in enumerate(rows) for v in self.row(level, *row))
 
 
-def loss_tile(levels: Levels, acc: torch.dtype) -> Shape:
-    """16 elements a thread of 4 warps: 64 bytes of two bfloat16 tensors in flight, 70 to 100 registers."""
-    elements = 1024 if acc == torch.float64 else 2048
-    return _tile(levels.layout, max(levels.channels), elements, 16)
+def _elements(count: int, acc: torch.dtype) -> int:
+    """Elements of a tile: fewer where each takes two registers; more in the interpreter, which takes
+    milliseconds for a program of any size."""
+    if acc == torch.float64:
+        count //= 2
+    return 8 * count if triton.knobs.runtime.interpret else count
 
 
-def mask_tile(levels: Levels, acc: torch.dtype) -> Shape:
-    """Twice as much of the one tensor that is read, over fewer locations: more programs."""
-    elements = 1024 if acc == torch.float64 else 4096
-    return _tile(levels.layout, max(levels.channels), elements, 64 if acc != torch.float64 else 16)
+def loss_tile(order: int, channels: int, acc: torch.dtype) -> Shape:
+    """8 elements a thread: one 16-byte access of bfloat16, in 64 to 96 registers."""
+    return _tile(order, channels, _elements(1024, acc), 8)
 
 
-def single_tiles(levels: list[Levels], acc: torch.dtype) -> list[Shape]:
-    """The two terms of the single pass share the locations of a tile."""
-    locations = 32 if any(part.layout != LOCATION.value for part in levels) else 64
-    elements = 1024 if acc == torch.float64 else 2048
-    return [Shape(elements // locations, locations) for _ in levels]
+def mask_tile(order: int, channels: int, acc: torch.dtype) -> Shape:
+    """32 elements a thread of the one tensor that is read, over few locations: many programs."""
+    return _tile(order, channels, _elements(4096, acc), 64)
+
+
+def single_tile(orders: list[int], acc: torch.dtype) -> Shape:
+    """For both terms of the single pass, which share the locations of a tile."""
+    elements = _elements(1024, acc)
+    rows = 16 if all(order == LOCATION.value for order in orders) else 32
+    return Shape(rows, elements // rows)
 
 
 def location_tiles(levels: Levels, tile: Shape) -> list[int]:

@@ -6,7 +6,7 @@ import triton.language as tl
 from frs_kernels.backends.triton.tiles import field, row_of
 
 PROGRAMS = 2048  # enough to fill any GPU; few enough that 2048 programs which find a factor of 1 cost little
-SPAN = tl.constexpr(4096)  # elements that a program takes at a time
+SPAN = tl.constexpr(2048)  # elements that a program takes at a time
 # Columns: first span of the tensor, address, elements, its entry of ``pending``.
 SPAN_START, ADDRESS, ELEMENTS, ENTRY = (tl.constexpr(i) for i in range(4))
 COLUMNS = tl.constexpr(4)

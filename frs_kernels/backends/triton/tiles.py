@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
+from triton.language.extra import libdevice
 
 
 class Row(NamedTuple):
@@ -65,6 +66,9 @@ MIXED = tl.constexpr(2)  # each level has its own; no wide accesses
 ALIGNED = tl.constexpr(1)
 CHANNEL_MAJOR = tl.constexpr(2)
 _BIAS = tl.constexpr(1 << 39)
+# The device library's float32 exp and division that skip subnormal results: a third fewer instructions for
+# the same two units in the last place. The interpreter does not have them.
+FAST = tl.constexpr(not triton.knobs.runtime.interpret)
 
 
 def encode(values) -> tuple[int, ...]:
@@ -200,9 +204,29 @@ def largest(values):
 
 
 @triton.jit
+def decay(x):
+    """exp(-|x|)"""
+    if x.dtype == tl.float32 and FAST:
+        e = libdevice.fast_expf(-tl.abs(x))
+    else:
+        e = tl.exp(-tl.abs(x))
+    return e
+
+
+@triton.jit
+def inverse(x):
+    """1 / x for an x that is neither very large nor very small."""
+    if x.dtype == tl.float32 and FAST:
+        r = libdevice.fast_dividef(1.0, x)
+    else:
+        r = 1.0 / x
+    return r
+
+
+@triton.jit
 def sigmoid(x):
-    e = tl.exp(-tl.abs(x))
-    r = 1.0 / (1.0 + e)
+    e = decay(x)
+    r = inverse(1.0 + e)
     return tl.where(x >= 0, r, e * r)
 
 
