@@ -12,6 +12,9 @@
 #include "cuda_runtime.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
+extern "C" {
+int emulated_launches = 0;
+}
 
 namespace emulator {
 namespace {
@@ -117,6 +120,7 @@ void run_block() {
 
 void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
   const std::lock_guard<std::mutex> lock(one_launch);
+  ++emulated_launches;
   if (fibers.empty()) fibers = std::vector<Fiber>(kThreads);  // they never move
   if (block.x != kThreads) abort();
   body = &kernel;

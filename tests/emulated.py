@@ -1,0 +1,72 @@
+"""The CUDA kernels on the CPU: built by g++ over tests/cpp/cuda_shim, as a backend named "emulated"."""
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from frs_kernels import library
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "cuda-emulated"
+NAMESPACE = "frs_kernels_emulated"
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-Wall", "-Wno-attributes", "-Wno-unknown-pragmas"]
+FLAGS += [f"-I{ROOT / path}" for path in ("tests/cpp/cuda_shim", "csrc", "csrc/include")]
+
+NAME = "emulated"
+
+
+def unavailable() -> str | None:
+    return None if shutil.which("g++") and (ROOT / "csrc").exists() else "needs g++ and the sources"
+
+
+def refuses(terms) -> str | None:
+    return None if terms.tensors[0].device.type == "cpu" else "runs on the CPU"
+
+
+def namespace():
+    load()
+    return getattr(torch.ops, NAMESPACE)
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """Builds what has changed, and registers the operators."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    base = Path(torch.__file__).parent
+    stable = ["-isystem", f"{base}/include", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+    kernels = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+    jobs = [(source, ["-x", "c++"]) for source in kernels]
+    jobs += [(ROOT / "tests/cpp/cuda_emulator.cpp", []), (ROOT / "tests/cpp/cuda_emulated.cpp", stable)]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        objects = list(pool.map(lambda job: _compile(*job), jobs))
+    target = BUILD / "emulated.so"
+    if not target.exists() or target.stat().st_mtime < max(o.stat().st_mtime for o in objects):
+        _run(["g++", "-shared", *map(str, objects), f"-L{base}/lib", "-ltorch_cpu", "-o", str(target)])
+    load.library = library._define(NAMESPACE)  # lives as long as its operators
+    torch.ops.load_library(target)
+    return ctypes.CDLL(str(target))
+
+
+def launches() -> int:
+    """How many kernels and memsets have been launched so far."""
+    return ctypes.c_int.in_dll(load(), "emulated_launches").value
+
+
+def _compile(source: Path, flags: list[str]) -> Path:
+    target = BUILD / f"{source.name}.o"
+    inputs = [source, *(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.cuh")]
+    inputs += [*(ROOT / "tests/cpp").rglob("*.h"), ROOT / "csrc/bind/cuda.cpp"]
+    if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in inputs):
+        _run(["g++", *FLAGS, *flags, "-c", str(source), "-o", str(target)])
+    return target
+
+
+def _run(command: list[str]):
+    done = subprocess.run(command, text=True, capture_output=True)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-4000:]}"

@@ -1,0 +1,110 @@
+"""The CUDA kernels without a GPU: the real sources, run by tests/cpp on the CPU, pass every backend's tests.
+
+What this cannot show is what the compiler for the GPU makes of them and how fast that is: see
+test_cuda_build.py and, on a GPU, test_cuda.py.
+"""
+
+import emulated
+import pytest
+import test_head
+import test_imitation
+import test_loss
+import test_mask
+import torch
+from cases import LONG_SIZES, Target, compare, tensors
+
+import frs_kernels as frs
+from frs_kernels import dispatch
+
+if (reason := emulated.unavailable()) is not None:
+    pytest.skip(reason, allow_module_level=True)
+
+HEADS = ("teacher_logits", "student_logits")
+WRT = ("student_feats", "student_logits")
+
+
+@pytest.fixture
+def target(monkeypatch) -> Target:
+    monkeypatch.setitem(dispatch.BACKENDS, "emulated", emulated)
+    monkeypatch.setattr(torch, "compile", _not_emulated)
+    return Target("emulated", "cpu")
+
+
+def _not_emulated(*args, **kwargs):
+    pytest.skip("what torch.compile sees of an operator is the same for every device")
+
+
+def _tests_of(module):
+    found = {name: staticmethod(value) for name, value in vars(module).items() if name.startswith("test_")}
+    return type(module.__name__, (), found)
+
+
+TestMask = _tests_of(test_mask)
+TestImitation = _tests_of(test_imitation)
+TestHead = _tests_of(test_head)
+TestLoss = _tests_of(test_loss)
+
+
+def guarded(values: list[torch.Tensor], offset: int) -> list[torch.Tensor]:
+    """The same values in views that begin ``offset`` elements into memory full of NaN."""
+    views = []
+    for value in values:
+        flat = torch.full((value.numel() + 64,), float("nan"), dtype=value.dtype)
+        view = torch.as_strided(flat, value.size(), value.stride(), offset)
+        views.append(view.copy_(value))
+    return views
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("offset", [0, 1, 8])
+def test_any_alignment_and_nothing_beyond_the_tensors(target, dtype, layout, offset):
+    base = test_loss.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype, layout=layout)
+    views = {name: guarded(values, offset) for name, values in base.items()}
+    losses, grads = compare(frs.frs_loss, target, views, WRT)
+    assert all(loss.isfinite() for loss in losses)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("locations", [(8, 16), (7, 11)])
+def test_sums_over_many_channels_stay_in_range(target, layout, locations):
+    """Each logit of 0 doubles the product whose logarithm is the loss: 2^3000 is far beyond a float."""
+    base = test_loss.arguments(4, 3000, sizes=(locations,), layout=layout, batch=1)
+    base["student_logits"] = [torch.zeros_like(t) for t in base["student_logits"]]
+    compare(frs.frs_loss, target, base, WRT)
+    compare(frs.frs_loss, target, base, ())
+
+
+def test_at_most_three_launches_forward_and_one_backward(target):
+    base = test_loss.arguments(8, 12, sizes=LONG_SIZES)
+    leaves = {name: [t.clone().requires_grad_(name in WRT) for t in base[name]] for name in base}
+
+    def launched(function):
+        before = emulated.launches()
+        result = function()
+        return result, emulated.launches() - before
+
+    masks, count = launched(lambda: frs.frs_mask(base["teacher_logits"], backend="emulated"))
+    assert count == 1
+    result, count = launched(lambda: frs.frs_loss(**leaves, backend="emulated"))
+    assert count == 2
+    _, count = launched(lambda: result.total.backward())
+    assert count == 1
+    for normalizer in ("weight", "numel"):
+        _, count = launched(
+            lambda n=normalizer: frs.frs_loss(**leaves, masks=masks, normalizer=n, backend="emulated")
+        )
+        assert count == 2
+    with torch.no_grad():
+        _, count = launched(lambda: frs.frs_loss(**base, backend="emulated"))
+    assert count == 2
+
+
+def test_small_and_large_calls_are_cut_differently(target):
+    """Above tiles.h: kEnoughBlocks blocks, a warp takes longer pieces."""
+    logits = {name: tensors(96, sizes=((96, 128),), batch=4, seed=i) for i, name in enumerate(HEADS)}
+    weight = [torch.ones(4, 96, 128)]
+    compare(frs.weighted_bce, target, {
+        "student_logits": logits["student_logits"], "teacher_logits": logits["teacher_logits"]
+    }, ("student_logits",), weight=weight)  # fmt: skip
