@@ -2,14 +2,16 @@
 
     python examples/ultralytics_measure_step.py --student yolo26n.yaml --teacher yolo26s.yaml --batch 16
 
-Steps of the two alternate, so that both see the same clock speeds and neighbours; times are medians with the
-quartiles beside them. Memory is the peak above what model and optimiser state hold: measured per step by the
-CUDA allocator, and on a CPU (where PyTorch does not count) as the peak of a process of its own (Linux). Both networks start from random numbers: that changes neither.
+Steps of the two alternate, so that both see the same clock speeds and neighbours; times are medians with
+the quartiles beside them. Memory is the peak above what is held between steps: counted by the CUDA
+allocator, and on a CPU (where PyTorch does not count) for a process of its own (Linux). Both networks
+start from random numbers: that changes neither.
 """
 
 import argparse
 import contextlib
 import multiprocessing
+import os
 import statistics
 import time
 from pathlib import Path
@@ -21,6 +23,8 @@ from ultralytics.nn.tasks import DetectionModel
 
 from frs_kernels.integrations.ultralytics import use_frs_kernels
 
+# For glibc's malloc: what is freed goes back to the system at once, so that held memory is used memory.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 KINDS = {"ultralytics": contextlib.nullcontext, "frs_kernels": use_frs_kernels}
 
 
@@ -105,6 +109,7 @@ def main() -> None:
                 seconds[kind].append(spent)
                 peaks[kind].append(peak)
     if options.device == "cpu":
+        os.environ.update(GIVE_BACK)
         context = multiprocessing.get_context("spawn")
         for kind in KINDS:
             answer = context.Queue()
