@@ -73,9 +73,7 @@ class BuildNative(build_ext):
         print(f"frs-kernels: FRS_BUILD={MODE}, torch {self.torch.__version__}: {what}{why}", flush=True)
         skipped = [] if self.archs else [LIBRARIES[1]]
         if not Path(sysconfig.get_path("include"), "Python.h").exists():
-            print(
-                "frs-kernels: no Python.h (Debian: python3-dev), so no _host, which only tests and info use"
-            )
+            print("frs-kernels: no Python.h (Debian: python3-dev), so no _host: only tests and info use it")
             skipped.append(LIBRARIES[2])
         self.extensions = [e for e in self.extensions if e.name not in skipped]
 
