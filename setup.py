@@ -51,9 +51,7 @@ class BuildNative(build_ext):
 
     def run(self):
         os.chdir(ROOT)
-        self.build_temp = (
-            f"build/{self.plat_name}-{sys.implementation.cache_tag}"  # shared by all ways to build
-        )
+        self.build_temp = f"build/{self.plat_name}-{sys.implementation.cache_tag}"  # for all ways to build
         if self.extensions:
             self.decide()
         leftovers = set(LIBRARIES) - {extension.name for extension in self.extensions or []}
@@ -83,16 +81,14 @@ class BuildNative(build_ext):
         for folder in [temp, Path(targets[LIBRARIES[0]]).parent]:
             folder.mkdir(parents=True, exist_ok=True)
         with toolchain.Ninja(temp, self.cxx) as ninja:
-            (temp / "build_info.cpp").write_text(f'extern const char frs_build_info[] = R"({info})";\n')
+            (temp / "build_info.cpp").write_text(f'extern const char frs_build_info[] = R"-({info})-";\n')
             self.plan(ninja, targets)
         Path(targets[LIBRARIES[0]]).with_name("build_info.json").write_text(info + "\n")
 
     def plan(self, ninja, targets):
         """Which file is compiled how, and which library it goes into."""
         base = Path(self.torch.__file__).parent
-        standard = (
-            "-std=c++20" if self.torch.__version__ >= (2, 13) else "-std=c++17"
-        )  # what its headers want
+        standard = "-std=c++20" if self.torch.__version__ >= (2, 13) else "-std=c++17"  # its headers' wish
         stable = ["-isystem", f"{base}/include", f"-DTORCH_TARGET_VERSION={TARGET_ABI}", standard]
         plain = [*CXX_FLAGS, "-std=c++17", *shlex.split(os.environ.get("CXXFLAGS", ""))]
 
