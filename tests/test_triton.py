@@ -1,0 +1,227 @@
+"""The Triton kernels beyond what every backend must do.
+
+Without a GPU they run in Triton's interpreter, which has to be asked for before Triton is imported: one
+test starts a second pytest for that, over the tests of every backend and this file.
+"""
+
+import itertools
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import LONG_SIZES, Target, compare, evaluate, maps, tensors
+from conftest import INTERPRETED
+from test_loss import WRT, arguments
+
+import frs_kernels as frs
+from frs_kernels import dispatch
+from frs_kernels.backends import triton as backend
+
+pytest.importorskip("triton")
+HERE = Path(__file__).parent
+EVERY_BACKEND = ("mask", "imitation", "head", "loss", "registration")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(INTERPRETED, reason="this is the process that the test starts")
+def test_every_backends_tests_in_the_interpreter():
+    files = [str(HERE / f"test_{name}.py") for name in (*EVERY_BACKEND, "triton")]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "not gpu", "-p", "no:cacheprovider", *files],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    assert "passed" in run.stdout.splitlines()[-1]
+
+
+def test_importing_the_package_does_not_import_the_kernels():
+    check = "import sys, frs_kernels; assert 'frs_kernels.backends.triton.tiles' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=HERE.parent)
+
+
+def test_without_triton_the_others_still_run():
+    check = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch, frs_kernels as frs\n"
+        "report = frs.explain_backend(None, None, torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))\n"
+        "assert 'not installed' in report.reasons['triton'], report"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=HERE.parent)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter runs on CPU tensors")
+def test_cpu_tensors_are_refused_outside_the_interpreter():
+    reason = dispatch.refusal("triton", dispatch.Terms(teacher_logits=tensors(3)))
+    assert "TRITON_INTERPRET=1" in reason
+
+
+def test_all_sizes_share_one_compilation():
+    """Triton specialises integers on 1, on divisibility by 16 and on 32 or 64 bits: encoded, on nothing."""
+    from triton._C.libtriton import native_specialize_impl
+    from triton.backends.compiler import BaseBackend
+
+    from frs_kernels.backends.triton.tiles import encode
+
+    values = encode([0, 1, 2, 16, 4200, 16800, 2**31, 2**40, 2**56])
+    types, keys = native_specialize_impl(BaseBackend, values, False, True, True)
+    assert set(types) == {"i64"} and set(keys) == {""}
+
+
+def on_meta(shape, order="locations", dtype=torch.bfloat16):
+    from frs_kernels.backends.triton.plan import Levels
+
+    tensor = torch.empty(shape, dtype=dtype, device="meta")
+    if order == "channels":
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    return Levels([tensor], [tensor], [])
+
+
+def test_offsets_are_64_bit_where_32_do_not_reach():
+    from frs_kernels.backends.triton.plan import Shape
+
+    assert not on_meta((16, 720, 100, 168)).wide(Shape(8, 128))
+    assert not on_meta((64, 720, 400, 672)).wide(Shape(8, 128)), (
+        "a large batch is no reason: bases are 64-bit"
+    )
+    assert on_meta((1, 16, 2**14, 2**15)).wide(Shape(8, 128)), "8 channels span more than 2^31 elements"
+    assert on_meta((1, 2**24, 16, 16), "channels").wide(Shape(64, 128))
+
+
+def test_alignment_is_that_of_every_run():
+    assert on_meta((2, 720, 100, 168)).aligned(0)
+    assert on_meta((2, 720, 50, 84)).aligned(0)
+    assert not on_meta((2, 720, 25, 42)).aligned(0), "1050 bfloat16 are no multiple of 16 bytes"
+    assert not on_meta((2, 720, 13, 21)).aligned(0)
+    assert on_meta((2, 720, 13, 21), "channels").aligned(0)
+    assert not on_meta((2, 9 * 91, 13, 21), "channels").aligned(0)
+    assert on_meta((2, 6, 25, 42), dtype=torch.float64).aligned(0)
+
+
+def test_one_odd_level_of_one_location_does_not_cost_the_layout():
+    from frs_kernels.backends.triton.plan import Levels
+    from frs_kernels.backends.triton.tiles import CHANNEL, LOCATION, MIXED
+
+    last = tensors(16, layout="rows", sizes=[(6, 8), (3, 4), (1, 1)])
+    assert Levels([], last, []).layout == CHANNEL.value and Levels([], last, []).aligned(2)
+    assert Levels([], tensors(16), []).layout == LOCATION.value
+    mixed = [tensors(16, layout="channels_last")[0], tensors(16)[1]]
+    assert Levels([], mixed, []).layout == MIXED.value
+
+
+# What follows runs kernels: in the interpreter, or on a GPU.
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The names of the kernels launched so far."""
+    from frs_kernels.backends.triton import operators, passes
+
+    class Recorder:
+        def __init__(self, kernel, names):
+            self.kernel, self.names = kernel, names
+
+        def __getitem__(self, grid):
+            self.names.append(self.kernel.__name__)
+            return self.kernel[grid]
+
+    names = []
+    for module, kernel in itertools.product(
+        (operators, passes), ("mask", "loss", "single", "factors", "finish", "scale")
+    ):
+        kernel += "_kernel"
+        if hasattr(module, kernel):
+            monkeypatch.setattr(module, kernel, Recorder(getattr(module, kernel), names))
+    return names
+
+
+def of_triton(target: Target):
+    if target.backend != "triton":
+        pytest.skip("about the Triton backend")
+
+
+def test_launches_a_phase(target, launches):
+    of_triton(target)
+    base = arguments(device=target.device)
+    evaluate(frs.frs_loss, base, WRT, backend="triton")
+    assert launches == ["mask_kernel", "factors_kernel", "loss_kernel", "scale_kernel"]
+    launches.clear()
+    evaluate(frs.frs_loss, base, (), backend="triton")
+    assert launches == ["single_kernel", "finish_kernel"]
+    launches.clear()
+    given = maps(device=target.device)
+    evaluate(frs.frs_loss, base, WRT, masks=given, normalizer="batch", backend="triton")
+    assert launches == ["factors_kernel", "loss_kernel", "scale_kernel"]
+
+
+@pytest.mark.parametrize("wrt", [WRT, ()])
+def test_levels_of_different_layouts(target, wrt):
+    of_triton(target)
+    one, other = (arguments(layout=layout, device=target.device) for layout in ("nchw", "channels_last"))
+    mixed = {name: [one[name][0], *other[name][1:]] for name in one}
+    compare(frs.frs_loss, target, mixed, wrt)
+    other["student_feats"], other["teacher_feats"] = one["student_feats"], one["teacher_feats"]
+    compare(frs.frs_loss, target, other, wrt)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_64_bit_offsets_give_the_same(target, layout, monkeypatch):
+    of_triton(target)
+    from frs_kernels.backends.triton.plan import Levels
+
+    base = arguments(33, 47, sizes=LONG_SIZES, layout=layout, device=target.device)
+    expected, expected_grads = evaluate(frs.frs_loss, base, WRT, backend="triton")
+    monkeypatch.setattr(Levels, "wide", lambda self, tile: True)
+    actual, grads = evaluate(frs.frs_loss, base, WRT, backend="triton")
+    assert all(map(torch.equal, actual, expected))
+    assert all(map(torch.equal, grads, expected_grads))
+
+
+def test_aligned_and_unaligned_code_agree(target, monkeypatch):
+    of_triton(target)
+    from frs_kernels.backends.triton.plan import Levels
+
+    base = arguments(16, 32, sizes=[(8, 16), (4, 8)], device=target.device)
+    expected, expected_grads = evaluate(frs.frs_loss, base, WRT, backend="triton")
+    monkeypatch.setattr(Levels, "aligned", lambda self, level: False)
+    actual, grads = evaluate(frs.frs_loss, base, WRT, backend="triton")
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(grads, expected_grads)
+
+
+def test_teachers_of_zero_batch_stride(target):
+    """One teacher map for the whole batch, expanded rather than copied."""
+    of_triton(target)
+    base = arguments(device=target.device)
+    for name in ("teacher_feats", "teacher_logits"):
+        base[name] = [t[:1].expand_as(t) for t in base[name]]
+    expected, _ = evaluate(frs.frs_loss, {k: [t.contiguous() for t in v] for k, v in base.items()}, ())
+    actual = frs.frs_loss(**base, backend="triton")
+    torch.testing.assert_close(tuple(actual), tuple(expected))
+
+
+def test_a_change_of_the_scale_is_exact_in_float64(target):
+    """Triton passes Python floats in float32; ours arrive whole."""
+    of_triton(target)
+    base = arguments(dtype=torch.float64, device=target.device)
+    compare(frs.frs_loss, target, base, WRT, feat_weight=0.1, head_weight=1 / 3, normalizer=0.7)
+
+
+def test_more_channels_than_one_product_holds(target):
+    """A product of the head term is closed before it can overflow: 600 factors of 2 here."""
+    of_triton(target)
+    zeros = [torch.zeros(1, 600 * 8, 2, 3, device=target.device)]
+    loss = frs.frs_loss(None, None, zeros, zeros, backend="triton").total
+    torch.testing.assert_close(loss.item(), 600 * 8 * math.log(2), rtol=1e-6, atol=0)
+
+
+def test_backend_states(target):
+    of_triton(target)
+    assert backend.unavailable() is None
+    assert "triton" in frs.available_backends()
