@@ -1,8 +1,8 @@
 # `make demo` and `make test` from a fresh clone, on Linux with Python >= 3.10 and a C++ compiler: each sets up
 # all it needs in .venv. A CUDA GPU and nvcc are used where they are. FRS_BUILD etc.: see setup.py.
 
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 CPP := $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
@@ -39,7 +39,7 @@ abi-check: wheel  # one build, loaded by several releases of torch (gigabytes of
 	@touch $@
 
 .venv/installed: requirements.txt
-	@test -n "$(PYTHON)" || { echo "No Python >= 3.10 on PATH. Install one, or: make PYTHON=/path/to/python3"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.14 on PATH. Install one, or: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.path.insert(0, "csrc"); import toolchain; toolchain.find_cxx()'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
