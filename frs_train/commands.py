@@ -65,14 +65,10 @@ class Eval:
         with distributed.group(device):
             detector, classes = assemble.read_detector(self.checkpoint, log)
             data = assemble.open_eval(self.annotations, self.images, classes, self.checkpoint, log)
-            with log.progress(len(data), 0, "evaluating") as bar:
-
-                def done(images: int) -> None:
-                    bar.advance(bar.task_ids[0], images * distributed.world())
-
+            with log.progress(len(data), 0, "evaluating") as tell:
                 detector.to(device)
                 found = evaluate(
-                    detector, data, device, batch_size=self.batch_size, workers=self.workers, step=done
+                    detector, data, device, batch_size=self.batch_size, workers=self.workers, tell=tell
                 )
             log.say(describe(found))
             if distributed.rank() == 0:

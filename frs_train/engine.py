@@ -79,8 +79,8 @@ class Run:
             )
         self.metrics.forget_after(self.iteration)
         timer = Timer(self.iteration)
-        with self.log.progress(self.total, self.iteration) as bar:
-            self._loop(stop, timer, lambda **news: bar.update(bar.task_ids[0], **news))
+        with self.log.progress(self.total, self.iteration, "training") as tell:
+            self._loop(stop, timer, tell)
         return self._finish(timer)
 
     def _loop(self, stop: list[int], timer: Timer, tell: Callable[..., None]) -> None:
@@ -96,7 +96,7 @@ class Run:
             last = self.iteration == self.total
             save = last or (t.checkpoint_every and self.iteration % t.checkpoint_every == 0)
             if save or self.iteration % t.log_every == 0:  # so that what is saved has been found finite
-                tell(description=self._report(losses, timer))
+                tell(**self._report(losses, timer))
             tell(completed=self.iteration)
             signal = distributed.any_of(stop[-1] if stop else 0)
             if save or signal:
@@ -152,14 +152,11 @@ class Run:
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluates the weights (their moving average if there is one) and writes the line."""
-        with self.log.progress(len(self.val_set), 0, "evaluating") as bar:
+        with self.log.progress(len(self.val_set), 0, "evaluating") as tell:
             detector = self.ema.module if self.ema else self.detector
 
-            def done(images: int) -> None:
-                bar.advance(bar.task_ids[0], images * distributed.world())
-
             workers = self.config.data.workers
-            found = evaluate(detector, self.val_set, self.device, workers=workers, step=done)
+            found = evaluate(detector, self.val_set, self.device, workers=workers, tell=tell)
         self.metrics.eval(self.iteration, found)
         self.metrics.masks(self.iteration, detector, self.val_set, self.device)
         return found
@@ -220,7 +217,7 @@ class Run:
             self.learner, device_ids=[self.device.index] if self.device.type == "cuda" else None
         )
 
-    def _report(self, losses: dict[str, Tensor], timer: Timer) -> str:
+    def _report(self, losses: dict[str, Tensor], timer: Timer) -> dict[str, str]:
         values = distributed.add(torch.stack(list(losses.values())).float()) / distributed.world()
         named = dict(zip(losses, values.tolist(), strict=True))
         total = sum(named.values())

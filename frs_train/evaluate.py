@@ -34,11 +34,12 @@ def evaluate(
     *,
     batch_size: int = 8,
     workers: int = 0,
-    step: Callable[[int], None] = lambda images: None,
+    tell: Callable[..., None] = lambda **news: None,
 ) -> dict[str, float | None | dict[str, float | None]]:
     """COCO metrics of a detector on a data set, as fractions; None where there is nothing to measure.
 
-    Returns `METRICS` and `classes`, the AP of each class by name. `step` is told of the images done. All
+    Returns `METRICS` and `classes`, the AP of each class by name. `tell`
+    hears of the progress (see `Log.progress`). All
     processes return the same. Leaves the detector in evaluation mode.
     """
     detector.eval()
@@ -51,7 +52,7 @@ def evaluate(
         images, targets = to_device(batch, device)
         for found, target in zip(detector.detect(images), targets, strict=True):
             results += coco_results(found, int(target["image_id"]), dataset.coco)
-        step(len(images))
+        tell(advance=len(images) * distributed.world())
     everyone = [result for part in distributed.gather(results) for result in part]
     return summarise(dataset.coco, everyone)
 

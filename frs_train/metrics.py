@@ -1,20 +1,23 @@
 """What a run leaves to read: `metrics.jsonl`, a progress bar, and TensorBoard by option.
 
 Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration`:
-    train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak; GPU memory where there
-    is one) eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}
+    train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak; a GPU's if any)
+    eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from frs_train import distributed
 from frs_train.checkpoint import write_atomically
@@ -32,6 +35,19 @@ class Log:
         self.console = Console(
             stderr=True, highlight=False, quiet=quiet or distributed.rank() > 0, soft_wrap=True
         )
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn(
+                "{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            ),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            expand=True,
+        )
 
     def say(self, text: str) -> None:
         """One line."""
@@ -41,19 +57,23 @@ class Log:
         """One line that should not be overlooked."""
         self.console.print(f"warning: {text}", markup=False, style="yellow")
 
-    def progress(self, total: int, done: int, what: str = "training") -> Progress:
-        """A bar with rate and time left, and the text given to `update(description=...)`. On a terminal it
-        moves; into a file or pipe nothing is drawn, and `Metrics` prints lines instead."""
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        bar.add_task(what, total=total, completed=done)
-        return bar
+    @contextlib.contextmanager
+    def progress(self, total: int, done: int, what: str) -> Iterator[Callable[..., None]]:
+        """A bar as long as the block lasts, below that of a block around it: what, how much, rate, time left.
+
+        Yields a function that takes `advance` or `completed` (a count), and `text` and `rate` (shown as they
+        are). On a terminal the bar moves; into a file or pipe nothing is drawn, and `Metrics` prints lines.
+        """
+        with contextlib.ExitStack() as stack:
+            if not self.bar.live.is_started:
+                stack.enter_context(self.bar)
+            task = self.bar.add_task(what, total=total, completed=done, text="", rate="")
+            stack.callback(self.bar.remove_task, task)
+
+            def tell(*, advance: float | None = None, completed: float | None = None, **fields: str) -> None:
+                self.bar.update(task, advance=advance, completed=completed, **fields)
+
+            yield tell
 
 
 class Metrics:
@@ -72,18 +92,19 @@ class Metrics:
         kept = [r for r in read(self.path) if r["iteration"] <= iteration]
         write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in kept).encode())
 
-    def train(self, iteration: int, record: dict[str, Any]) -> str:
-        """Writes a `train` line; returns it as text for people."""
+    def train(self, iteration: int, record: dict[str, Any]) -> dict[str, str]:
+        """Writes a `train` line; returns it as `text` and `rate` for a progress bar."""
         self._write({"kind": "train", "iteration": iteration, **record})
         self._scalars("loss", record["losses"], iteration)
         self._scalars("train", {k: record[k] for k in ("loss", "lr", "seconds_per_iteration")}, iteration)
-        losses = "  ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
-        rate = record["seconds_per_iteration"]
-        text = f"loss {record['loss']:.4f}  {losses}  lr {record['lr']:.2e}  {rate:.3f} s/it"
+        parts = "  ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
+        text, seconds = f"loss {record['loss']:.4f}  {parts}", record["seconds_per_iteration"]
+        rate = f"{seconds:.3f} s/it"
         if not self.log.console.is_terminal:
-            left = (self.total - iteration) * rate
-            self.log.say(f"[{iteration}/{self.total}]  {text}  {int(left) // 60}:{int(left) % 60:02d} left")
-        return text
+            left = int((self.total - iteration) * seconds)
+            text += f"  lr {record['lr']:.2e}"
+            self.log.say(f"[{iteration}/{self.total}]  {text}  {rate}  {left // 60}:{left % 60:02d} left")
+        return {"text": text, "rate": rate}
 
     def eval(self, iteration: int, record: dict[str, Any]) -> None:
         """Writes an `eval` line."""

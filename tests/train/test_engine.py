@@ -124,7 +124,7 @@ def test_a_signal_during_fit_stops_it(digits, tmp_path, monkeypatch):
     def hit(self, iteration, record):
         if iteration == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return ""
+        return {}
 
     monkeypatch.setattr(metrics.Metrics, "train", hit)
     with pytest.raises(Stopped) as stopped:
