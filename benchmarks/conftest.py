@@ -63,6 +63,8 @@ def _parameter(item, name: str):
 def pytest_runtest_setup(item):
     minutes = selection.BUDGET[item.config.stash[_DEVICE], item.config.getoption("size")]
     minutes *= sum(selection.SHARES[name] for name in {other.path.stem for other in item.session.items})
+    if _parameter(item.session.items[-1], "allocator") == "warm" != _parameter(item, "allocator"):
+        minutes *= 1 - selection.RESERVED
     if time.monotonic() - item.config.stash[_STARTED] > 60 * minutes:
         pytest.skip(f"the {minutes:.1f} minutes that this size has for these files are spent")
 
@@ -119,7 +121,7 @@ def measure(prepare, benchmark, copier, device, seconds):
     def measure_(case: Case, provider) -> None:
         call, errors, once = prepare(case, provider)
         peak = call.peak_memory()
-        benchmark.pedantic(call.run, setup=call.setup, rounds=rounds_for(once, seconds), warmup_rounds=1)
+        benchmark.pedantic(call.run, setup=call.setup, rounds=rounds_for(once, seconds))
         benchmark.extra_info.update(
             case=vars(case), provider=provider.name, errors=errors, peak_bytes=peak,
             result_bytes=case.result_bytes, bytes_moved=case.bytes_moved,

@@ -46,7 +46,7 @@ class Call:
             assert error <= limit, f"{who}: {what} are off by {error:.1e}, more than {limit:.0e}"
         return found
 
-    def warm_up(self, rounds: int = 3) -> float:
+    def warm_up(self, rounds: int = 2) -> float:
         """Runs it a few times; seconds of the last, by the clock that will time it."""
         now = timers.clock(self.device)
         for _ in range(rounds):

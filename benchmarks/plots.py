@@ -41,8 +41,9 @@ def _bars(axes, groups: list[str], series: dict[str, list[float | None]], unit: 
         axes.bar_label(bars, fmt="%.3g", fontsize=5)
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(groups))], groups, fontsize=7)
     axes.set_ylabel(unit)
-    axes.legend(fontsize=7)
-    return bool(groups)
+    if series:
+        axes.legend(fontsize=7)
+    return bool(series)
 
 
 def _time(run: Run, axes) -> bool:
