@@ -17,11 +17,11 @@ class Head(nn.Module):
 
     def __init__(self, channels: int, classes: int):
         super().__init__()
-        self.cls = nn.Conv2d(channels, classes, 3, padding=1)
-        self.reg = nn.Conv2d(channels, 4, 3, padding=1)
+        self.cls_logits = nn.Conv2d(channels, classes, 3, padding=1)
+        self.boxes = nn.Conv2d(channels, 4, 3, padding=1)
 
     def forward(self, feats):
-        return [self.cls(x) for x in feats], [self.reg(x) for x in feats]
+        return [self.cls_logits(x) for x in feats], [self.boxes(x) for x in feats]
 
 
 class Detector(nn.Module):

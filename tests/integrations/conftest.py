@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_detector import TinyDetector
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))  # their made-up data serves the tests too
 os.environ.update(
     YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false"
 )  # read when ultralytics is imported
+
+
+from tiny_detector import TinyDetector  # noqa: E402
 
 
 @pytest.fixture

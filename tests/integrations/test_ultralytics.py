@@ -155,6 +155,7 @@ def test_warm_up_and_head_loss_go_on_after_a_resumed_checkpoint(folder):
     assert type(student.model).__name__ == "DetectionModel"
 
 
+@pytest.mark.slow
 def test_compile_is_kept_on(folder, monkeypatch):
     """Both networks are traced, forward and backward, with their hooks; the code generator is left out."""
     compile_it, backend = torch.nn.Module.compile, CompileCounterWithBackend("aot_eager")

@@ -1,5 +1,6 @@
 """A small detector with the shape of any other: a pyramid of levels and a head shared between them."""
 
+from mmdetection_style import Head
 from torch import nn
 
 
@@ -17,18 +18,6 @@ class Pyramid(nn.Module):
             x = layer(x).relu()
             levels[f"p{number}"] = x
         return levels
-
-
-class Head(nn.Module):
-    """(class logits, boxes), a list of levels each, like heads of MMDetection and detectron2."""
-
-    def __init__(self, channels: int, logits: int):
-        super().__init__()
-        self.cls_logits = nn.Conv2d(channels, logits, 3, padding=1)
-        self.boxes = nn.Conv2d(channels, 4, 3, padding=1)
-
-    def forward(self, feats):
-        return [self.cls_logits(x) for x in feats], [self.boxes(x) for x in feats]
 
 
 class TinyDetector(nn.Module):
