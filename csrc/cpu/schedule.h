@@ -83,7 +83,7 @@ inline Tile tile_of(int64_t channels, int64_t locations, bool channel_major) {
             std::max<int64_t>(1, kElements / 2 / std::max<int64_t>(channels, 1))};
   const int64_t rows = std::max<int64_t>(1, (locations + kRow - 1) / kRow);
   const int64_t length = std::max<int64_t>(kRun, round_up((locations + rows - 1) / rows, kRun));
-  return {std::max<int64_t>(4, kElements / std::min(length, std::max<int64_t>(locations, 1)) / 4 * 4),
+  return {std::max<int64_t>(8, kElements / std::min(length, std::max<int64_t>(locations, 1)) / 8 * 8),
           length};
 }
 

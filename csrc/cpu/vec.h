@@ -94,9 +94,17 @@ FRS_INLINE To read(const void* p) {
 
 FRS_INLINE Floats load(const float* p) { return read<Floats>(p); }
 FRS_INLINE double load(const double* p) { return *p; }
-FRS_INLINE Floats load(const BFloat16* p) {
-  return bit_cast<Floats>(__builtin_convertvector(read<Halves>(p), Words) << 16);
+FRS_INLINE Words widen(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_maskz_cvtepu16_epi32(0xffff, read<__m256i>(p));
+#elif defined(__AVX2__)
+  return (Words)_mm256_cvtepu16_epi32(
+      read<__m128i>(p));  // GCC takes four instructions for __builtin_convertvector
+#else
+  return __builtin_convertvector(read<Halves>(p), Words);
+#endif
 }
+FRS_INLINE Floats load(const BFloat16* p) { return bit_cast<Floats>(widen(&p->bits) << 16); }
 FRS_INLINE Floats load(const Half* p) {
 #if defined(__AVX512F__)
   return _mm512_maskz_cvtph_ps(0xffff, read<__m256i>(p));
@@ -105,7 +113,7 @@ FRS_INLINE Floats load(const Half* p) {
 #else
   // The exponent moves by 112 (a product, so that subnormals become normal); Inf and NaN keep all its bits
   // set.
-  const Words h = __builtin_convertvector(read<Halves>(p), Words);
+  const Words h = widen(&p->bits);
   const Words magnitude = (h & 0x7fff) << 13;
   const Words finite = bit_cast<Words>(bit_cast<Floats>(magnitude) * 0x1p112f);
   return bit_cast<Floats>((magnitude >= 0x0f800000 ? magnitude | 0x7f800000 : finite) | (h & 0x8000) << 16);
@@ -117,7 +125,9 @@ FRS_INLINE void store(double* p, double v) { *p = v; }
 FRS_INLINE void store(BFloat16* p, Floats v) {  // to nearest, ties to even; any NaN becomes the quiet one
   const Words bits = v == v ? bit_cast<Words>(v) : Words{} + 0x7fc00000;
   const Words bf16 = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512F__)
+  const __m256i h = _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)bf16);
+#elif defined(__AVX2__)
   const __m256i pairs = _mm256_packus_epi32((__m256i)bf16, (__m256i)bf16);
   const __m128i h = _mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0x08));
 #else

@@ -40,6 +40,9 @@ struct FocalEntropy {
   FRS_INLINE V total() const { return value; }
 };
 
+// Location-major blocks take so many rows at once: one logarithm and one access to S for all of them.
+constexpr int64_t kRows = 8;
+
 // A logit whose terms are exactly 0, beside another such: exp(-128) counts as 0. Fills the lanes past the
 // channels.
 constexpr float kNoLogit = -128.0f;

@@ -7,7 +7,6 @@
 namespace frs::cpu::FRS_ISA {
 namespace {
 
-constexpr int64_t kRows = 8;        // rows whose logarithms are taken as one
 constexpr int64_t kSegment = 1024;  // float sums are carried over to double after so many locations
 
 // s, t, g [rows, locations] with rows `b.*_stride` apart, rows <= kRows; S [locations].

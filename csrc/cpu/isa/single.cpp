@@ -15,30 +15,29 @@ struct Gathered {
   S maximum[kMaxSingle], entropy[kMaxSingle], squares[kMaxSingle];
 };
 
-// s, t [R, locations] with rows `b.*_stride` apart.
-template <int R, template <class> class Entropy, class Ts, class Tt, class S>
-void gather_logits(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
-  using V = typename Lane<Ts>::V;
-  for_vectors<Ts>(0, b.locations, [&](int64_t i, auto part) {
-    Maximum<V> m{load(out.maximum + i, part)};
-    Entropy<V> entropy(b.beta);
-    for (int r = 0; r < R; ++r) {
-      const V teacher = load(t + r * b.teacher_stride + i, part);
-      m.raise(teacher);
-      if (s != nullptr) entropy.add(load(s + r * b.student_stride + i, part), teacher);
-    }
-    store(out.maximum + i, part, m.get());
-    if (s != nullptr) store(out.entropy + i, part, load(out.entropy + i, part) + entropy.total());
-  });
-}
-
+// s, t [channels, locations] with rows `b.*_stride` apart, kRows at a time.
 template <template <class> class Entropy, class Ts, class Tt, class S>
 void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
-  int64_t c = 0;
-  for (; c + 4 <= b.channels; c += 4)
-    gather_logits<4, Entropy>(s == nullptr ? s : s + c * b.student_stride, t + c * b.teacher_stride, b, out);
-  for (; c < b.channels; ++c)
-    gather_logits<1, Entropy>(s == nullptr ? s : s + c * b.student_stride, t + c * b.teacher_stride, b, out);
+  using V = typename Lane<Ts>::V;
+  for (int64_t c = 0; c < b.channels; c += kRows) {
+    const int64_t rows = c + kRows < b.channels ? kRows : b.channels - c;
+    for_vectors<Ts>(0, b.locations, [&](int64_t i, auto part) {
+      Maximum<V> m{load(out.maximum + i, part)};
+      Entropy<V> entropy(b.beta);
+      const Tt* teacher = t + c * b.teacher_stride + i;
+      const Ts* student = s == nullptr ? s : s + c * b.student_stride + i;
+      for (int64_t r = 0; r < rows; ++r) {
+        const V logit = load(teacher, part);
+        m.raise(logit);
+        teacher += b.teacher_stride;
+        if (s == nullptr) continue;
+        entropy.add(load(student, part), logit);
+        student += b.student_stride;
+      }
+      store(out.maximum + i, part, m.get());
+      if (s != nullptr) store(out.entropy + i, part, load(out.entropy + i, part) + entropy.total());
+    });
+  }
 }
 
 // s, t [locations, channels] with locations `b.*_stride` apart.
