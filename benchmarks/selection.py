@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 from benchmarks.providers import COMPILED, EAGER, FUSED, MAX_AUTOTUNE
-from benchmarks.workloads import LAYOUTS, Case
+from benchmarks.workloads import LAYOUTS, MODES, Case
 
 SIZES = ("small", "standard", "full")
 # Minutes after which what is left is skipped.
@@ -56,14 +56,13 @@ _PARTS = [
 ]
 PLANS = {
     ("cpu", "small"): [
-        Plan("loss", _BOTH, (SMALL,), providers=_LEAN),
-        Plan("loss", ("forward", "backward"), (SMALL,)),
+        Plan("loss", MODES, (SMALL,)),
         Plan("loss", _BOTH, (SMALL,), (1,), ("bf16",), ("nhwc",)),
         Plan("loss", _BOTH, ("ragged", "tiny")),
         Plan("loss-masks", _BOTH, (SMALL,)),
         Plan("head", _BOTH, (SMALL,)),
         Plan("imitation", _BOTH, (SMALL,)),
-        Plan("mask", _FORWARD, (SMALL,)),
+        Plan("mask", _FORWARD, (SMALL,), providers=_LEAN),
     ],
     ("cpu", "standard"): [
         Plan("loss", _BOTH, (RETINANET,), (1,), ("fp32", "bf16"), LAYOUTS, _CPU),
