@@ -73,8 +73,6 @@ struct Head {
 template <class Acc>
 struct FocalHead {
   static constexpr bool kChannelWeighted = false;
-  template <class C>
-  static constexpr int kRows = 1;
   static constexpr int kMaxFactors = 1 << 30;
 
   struct Sums {
@@ -96,8 +94,6 @@ struct FocalHead {
 template <class Acc>
 struct NoHead {
   static constexpr int kMaxFactors = 1 << 30;
-  template <class C>
-  static constexpr int kRows = 2 * C::kRows;
   struct Sums {};
 };
 

@@ -8,8 +8,6 @@ namespace frs::cuda {
 template <class Acc>
 struct Imitation {
   static constexpr bool kChannelWeighted = true;
-  template <class C>
-  static constexpr int kRows = C::kRows;
 
   struct Sums {
     Acc squares = 0;

@@ -12,7 +12,7 @@ namespace {
 // loss, as far as the gradients carry scale / Z; where they do not, `lacking` gets it for the block's sum,
 // else 1.
 template <class C, class Loss>
-__device__ __forceinline__ typename C::Acc term_share(Ring<C>& ring, typename C::Acc& lacking,
+__device__ __forceinline__ typename C::Acc term_share(Ring<C, 2>& ring, typename C::Acc& lacking,
                                                       const Loss& loss, const LossTable& table, int kind,
                                                       int index, uint32_t block) {
   using Acc = typename C::Acc;
@@ -51,7 +51,7 @@ template <class C, class HeadLoss>
 __global__ void __launch_bounds__(kThreads, kMinBlocks<C>)
     loss_kernel(const __grid_constant__ LossTable table) {
   using Acc = typename C::Acc;
-  __shared__ Ring<C> ring;
+  __shared__ Ring<C, 2> ring;
   __shared__ Acc lacking;
   const int levels = table.num_levels;
   const uint32_t blocks = table.first_block[2 * levels], heads = table.first_block[levels];

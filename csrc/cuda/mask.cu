@@ -9,9 +9,10 @@ namespace {
 template <class C>
 __global__ void __launch_bounds__(kThreads) score_kernel(const __grid_constant__ ScoreTable table) {
   using Acc = typename C::Acc;
-  using Scores = Scorer<Reuse::soon, NoHead<Acc>, C>;
+  using Scores = Scorer<NoHead<Acc>, C, Ring<C, 1>>;
   constexpr uint32_t kTile = Scores::kTile;
   __shared__ __align__(16) Acc score[kTile], best_of[Scores::kGroups][kTile];
+  __shared__ Ring<C, 1> ring;
   if (blockIdx.x == 0 && threadIdx.x == 0 && table.counter != nullptr) *table.counter = 0;
 
   const int level = tiles::find_range(table.first_tile, table.num_levels, blockIdx.x);
@@ -21,7 +22,7 @@ __global__ void __launch_bounds__(kThreads) score_kernel(const __grid_constant__
   const C codec(DType::f32);
   const Side& teacher = table.teacher[level];
   const NoHead<Acc> none;
-  Scores{none, codec, codec, teacher, teacher, cut, tile, score, best_of, nullptr}.run();
+  Scores{none, codec, codec, teacher, teacher, cut, tile, score, best_of, ring}.run();
 
   const uint32_t location = tile.location + threadIdx.x;
   const Acc s = threadIdx.x < kTile ? score[threadIdx.x] : Acc(0);

@@ -21,7 +21,7 @@ template <class C>
 __device__ __forceinline__ void scale_run(const C& codec, char* p, typename C::Acc factor) {
   uint32_t words[C::kWords];
   typename C::Acc v[C::kWidth];
-  codec.template load_run<Reuse::never>(words, p);
+  codec.load_run(words, p);
   codec.unpack(words, v);
 #pragma unroll
   for (int j = 0; j < C::kWidth; ++j) v[j] *= factor;
@@ -33,7 +33,7 @@ __device__ __forceinline__ void scale_one(const C& codec, char* p, typename C::A
   uint32_t words[C::kWords];
   typename C::Acc v[C::kWidth];
   codec.neutral(words);
-  codec.template load_one<Reuse::never>(words, 0, p);
+  codec.load_one(words, 0, p);
   codec.unpack(words, v);
   codec.store_one(p, v[0] * factor);
 }

@@ -11,7 +11,7 @@ namespace frs::cuda {
 
 // A block's work: `score` (shared memory, one tile long) gets S of the locations from tile.location on, 0
 // beyond the last one. Returns this thread's share of the tile's S * head term, if HeadLoss is not NoHead.
-template <Reuse kReuse, class HeadLoss, class C>
+template <class HeadLoss, class C, class Pipe>
 struct Scorer {
   using Acc = typename C::Acc;
   static constexpr int kWidth = C::kWidth;
@@ -26,19 +26,27 @@ struct Scorer {
   const tiles::ScoreTile tile;
   Acc* score;
   Acc (*best_of)[kTile];  // shared memory: kGroups rows
-  Ring<C>* ring;          // not needed without a head term
+  Pipe& pipe;
 
-  // The next elements of locations: best[j] is the largest logit so far, sums[j] the head term.
-  template <class Best, class Sums>
-  FRS_DEVICE void add_run(const uint32_t* s, const uint32_t* t, const Best& best, const Sums& sums) const {
-    Acc x[kWidth], y[kWidth];
-    teacher.unpack(t, y);
-    if constexpr (kHead) student.unpack(s, x);
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) {
-      best(j) = nan_max(best(j), y[j]);
-      if constexpr (kHead) loss.add(x[j], y[j], 1, sums(j));
+  FRS_DEVICE void fetch(int stage, const char* s, const char* t) const {
+    pipe.fetch(stage, 0, teacher, t);
+    if constexpr (kHead) pipe.fetch(stage, 1, student, s);
+  }
+
+  // The next run of locations, unpacked: from the ring if it is wide.
+  template <uint32_t kStep>
+  FRS_DEVICE void take(int stage, const char* s, const char* t, const Columns<kStep>& columns, Acc* x,
+                       Acc* y) const {
+    uint32_t s_words[C::kWords], t_words[C::kWords];
+    if constexpr (kStep == 1) {
+      pipe.read(stage, 0, teacher, t_words);
+      if constexpr (kHead) pipe.read(stage, 1, student, s_words);
+    } else {
+      load_narrow(teacher, t_words, t, columns);
+      if constexpr (kHead) load_narrow(student, s_words, s, columns);
     }
+    teacher.unpack(t_words, y);
+    if constexpr (kHead) student.unpack(s_words, x);
   }
 
   // Rows are channels: 16 bytes of neighbouring locations to a lane, the channels dealt out to groups of
@@ -46,20 +54,35 @@ struct Scorer {
   template <bool kWide>
   FRS_DEVICE Acc location_major() const {
     constexpr uint32_t kStep = kWide ? 1 : kLanes;
-    constexpr int kRows = kRowsAtOnce<HeadLoss, C, kWide>;
     const uint32_t group = threadIdx.x / kLanes;
     const auto columns = tiles::columns_of<kStep>(tile.location, cut.columns, threadIdx.x % kLanes, kWidth);
     Cursor t_at = Cursor::at(teacher, teacher_side, tile.batch, group, kGroups, columns);
     Cursor s_at = Cursor::at(student, student_side, tile.batch, group, kGroups, columns);
-    const int count = columns.has(0) ? rows_between(group, cut.rows, kGroups) : 0;
-
     Acc best[kWidth];
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) best[j] = -INFINITY;
     typename HeadLoss::Sums sums[kWidth];
     int rows = 0;
-    auto add = [&](const uint32_t* s, const uint32_t* t) {
-      add_run(s, t, [&](int j) -> Acc& { return best[j]; }, [&](int j) -> auto& { return sums[j]; });
+
+    auto advance = [&] {
+      t_at = t_at.plus(1);
+      s_at = s_at.plus(1);
+    };
+    auto fetch_row = [&](int stage) {
+      if constexpr (kWide) {
+        fetch(stage, s_at.data, t_at.data);
+        advance();
+      }
+    };
+    auto use_row = [&](int stage) {
+      Acc x[kWidth], y[kWidth];
+      take(stage, s_at.data, t_at.data, columns, x, y);
+      if constexpr (!kWide) advance();
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) {
+        best[j] = nan_max(best[j], y[j]);
+        if constexpr (kHead) loss.add(x[j], y[j], 1, sums[j]);
+      }
       if constexpr (kHead) {
         if (++rows % HeadLoss::kMaxFactors == 0) {
 #pragma unroll
@@ -67,19 +90,7 @@ struct Scorer {
         }
       }
     };
-    if constexpr (kHead && kWide) {
-      walk_rows(*ring, count, student, s_at.data, s_at.stride, teacher, t_at.data, t_at.stride, add);
-    } else {
-      for_rows<kRows, kWide && C::kFrequent>(count, [&](auto checked, int left) {
-        uint32_t t[kRows][C::kWords], s[kRows][C::kWords];
-        load_rows<kReuse, decltype(checked)::value>(teacher, t, t_at, left, columns);
-        if constexpr (kHead) load_rows<kReuse, decltype(checked)::value>(student, s, s_at, left, columns);
-#pragma unroll
-        for (int u = 0; u < kRows; ++u) add(s[u], t[u]);
-        t_at = t_at.plus(kRows);
-        s_at = s_at.plus(kRows);
-      });
-    }
+    Pipe::pipeline(columns.has(0) ? rows_between(group, cut.rows, kGroups) : 0, fetch_row, use_row);
 
     const uint32_t first = columns.first - tile.location;
 #pragma unroll
@@ -100,53 +111,74 @@ struct Scorer {
     return total;
   }
 
+  // A lane's way through a tile: the runs of a location one after another, then those of the location a step
+  // later.
+  struct Walk {
+    uint32_t row, column;
+
+    FRS_DEVICE bool advance(const Walk& start, uint32_t end, uint32_t stride,
+                            uint32_t step) {  // true: a new row
+      column += stride;
+      if (column - start.column < end) return false;
+      column = start.column;
+      row += step;
+      return true;
+    }
+  };
+
   // Rows are locations: `lanes` lanes walk along the channels of one, 32 / lanes locations to a warp at a
   // time.
   template <bool kWide>
   FRS_DEVICE Acc channel_major() const {
-    constexpr int kRows = kRowsAtOnce<HeadLoss, C, kWide>;
-    const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    const uint32_t lanes = cut.lanes(), step = kWarps * cut.rows_per_step();
-    const uint32_t end = tile.location + kTile, row_end = end < cut.rows ? end : cut.rows;
-    Acc total = 0;
-    for (uint32_t base = tile.location + warp * cut.rows_per_step(); base < end; base += kRows * step) {
-      const uint32_t row = base + (lane >> cut.lanes_log2);
-      const int left = rows_between(row, row_end, step);
-      Acc best[kRows];
+    constexpr uint32_t kStep = kWide ? 1 : kWarp;
+    const uint32_t lane = threadIdx.x % kWarp, lanes = cut.lanes(), step = kWarps * cut.rows_per_step();
+    const uint32_t base = tile.location + threadIdx.x / kWarp * cut.rows_per_step(),
+                   end = tile.location + kTile;
+    const uint32_t row_end = end < cut.rows ? end : cut.rows, stride = lanes * kWidth;
+    const uint32_t runs = cut.columns == 0 ? 1 : tiles::ceil_div(cut.columns, stride);  // of a location
+    auto columns_at = [&](const Walk& at) { return Columns<kStep>{at.column, cut.columns}; };
+    auto has = [&](const Walk& at) { return at.row < row_end && at.column < cut.columns; };
+    auto address = [&](const C& codec, const Side& side, const Walk& at) -> const char* {
+      return Cursor::at(codec, side, tile.batch, at.row, 1, columns_at(at)).data;
+    };
+
+    const Walk start{base + (lane >> cut.lanes_log2), kWide ? (lane & (lanes - 1)) * kWidth : lane};
+    Walk ahead = start, here = start;
+    Acc best = -INFINITY, total = 0;
+    typename HeadLoss::Sums sums;
+    uint32_t taken = 0;
+    auto fetch_run = [&](int stage) {
+      if constexpr (kWide) {
+        if (has(ahead))
+          fetch(stage, address(student, student_side, ahead), address(teacher, teacher_side, ahead));
+        ahead.advance(start, runs * stride, stride, step);
+      }
+    };
+    auto use_run = [&](int stage) {
+      if (has(here)) {
+        Acc x[kWidth], y[kWidth];
+        take(stage, address(student, student_side, here), address(teacher, teacher_side, here),
+             columns_at(here), x, y);
 #pragma unroll
-      for (int u = 0; u < kRows; ++u) best[u] = -INFINITY;
-      typename HeadLoss::Sums sums[kRows];
-      int runs = 0;
-      for (uint32_t column = 0; column < cut.columns; column += lanes * kWidth) {
-        const auto columns =
-            tiles::columns_of<kWide ? 1 : kWarp>(column, cut.columns, lane & (lanes - 1), kWidth);
-        uint32_t t[kRows][C::kWords], s[kRows][C::kWords];
-        load_rows<kReuse, true>(teacher, t, Cursor::at(teacher, teacher_side, tile.batch, row, step, columns),
-                                left, columns);
-        if constexpr (kHead) {
-          load_rows<kReuse, true>(
-              student, s, Cursor::at(student, student_side, tile.batch, row, step, columns), left, columns);
+        for (int j = 0; j < kWidth; ++j) {
+          best = nan_max(best, y[j]);
+          if constexpr (kHead) loss.add(x[j], y[j], 1, sums);
         }
-#pragma unroll
-        for (int u = 0; u < kRows; ++u) {
-          add_run(s[u], t[u], [&](int) -> Acc& { return best[u]; }, [&](int) -> auto& { return sums[u]; });
-        }
         if constexpr (kHead) {
-          if (++runs % (HeadLoss::kMaxFactors / kWidth) == 0) {
-#pragma unroll
-            for (int u = 0; u < kRows; ++u) loss.fold(sums[u]);
-          }
+          if (++taken % (HeadLoss::kMaxFactors / kWidth) == 0) loss.fold(sums);
         }
       }
-#pragma unroll
-      for (int u = 0; u < kRows; ++u) {
-        const uint32_t r = row + u * step;
-        const Acc m = group_max(best[u], lanes);
-        const Acc s = u < left ? sigmoid(m) : Acc(0);
-        if constexpr (kHead) total += s * loss.value(sums[u]);
-        if (r < end && (lane & (lanes - 1)) == 0) score[r - tile.location] = s;
-      }
-    }
+      const uint32_t row = here.row;
+      if (!here.advance(start, runs * stride, stride, step)) return;
+      const Acc m = group_max(best, lanes);  // all lanes of the warp come to the end of a row together
+      const Acc s = row < row_end ? sigmoid(m) : Acc(0);
+      if constexpr (kHead) total += s * loss.value(sums);
+      if (row < end && (lane & (lanes - 1)) == 0) score[row - tile.location] = s;
+      best = -INFINITY;
+      sums = {};
+      taken = 0;
+    };
+    Pipe::pipeline(rows_between(base, end, step) * runs, fetch_run, use_run);
     __syncthreads();
     return total;
   }

@@ -9,8 +9,8 @@ namespace {
 
 // This thread's share of the tile's S * imitation term, S being score[0..kTile) of the block's locations.
 template <class C>
-__device__ __forceinline__ typename C::Acc imitation_share(Ring<C>& ring, const LossTable& table, int level,
-                                                           const tiles::ScoreTile& tile,
+__device__ __forceinline__ typename C::Acc imitation_share(Ring<C, 2>& ring, const LossTable& table,
+                                                           int level, const tiles::ScoreTile& tile,
                                                            const typename C::Acc* score) {
   using Acc = typename C::Acc;
   const Term& term = table.terms[level];
@@ -40,12 +40,12 @@ __device__ __forceinline__ typename C::Acc imitation_share(Ring<C>& ring, const 
 // Fills `score`; returns this thread's share of the tile's S * head term (0 without a head term).
 template <class HeadLoss, class C>
 __device__ __forceinline__ typename C::Acc head_share(
-    Ring<C>& ring, const HeadLoss& loss, const LossTable& table, int index, const tiles::ScoreTile& tile,
+    Ring<C, 2>& ring, const HeadLoss& loss, const LossTable& table, int index, const tiles::ScoreTile& tile,
     typename C::Acc* score, typename C::Acc (*best_of)[tiles::score_tile(C::kWidth)]) {
   const Term& term = table.terms[index];
   const C student(table.student_type[1]), teacher(table.teacher_type[1]);
-  return Scorer<Reuse::never, HeadLoss, C>{
-      loss, student, teacher, term.student, term.teacher, table.cuts[index], tile, score, best_of, &ring}
+  return Scorer<HeadLoss, C, Ring<C, 2>>{
+      loss, student, teacher, term.student, term.teacher, table.cuts[index], tile, score, best_of, ring}
       .run();
 }
 
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads, 2) single_pass_kernel(const __grid_c
   using Acc = typename C::Acc;
   constexpr uint32_t kTile = tiles::score_tile(C::kWidth);
   __shared__ __align__(16) Acc score[kTile], best_of[kThreads * C::kWidth / kTile][kTile];
-  __shared__ Ring<C> ring;
+  __shared__ Ring<C, 2> ring;
   const int levels = table.num_levels;
   const uint32_t tiles = table.first_tile[levels];
   Acc* tile_sums = static_cast<Acc*>(table.tile_sums);

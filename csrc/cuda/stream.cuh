@@ -11,12 +11,6 @@ namespace frs::cuda {
 
 using tiles::Columns, tiles::Cut, tiles::kWarp, tiles::Piece;
 
-// Rows of a batch of loads. Narrow ones are many single-element accesses already.
-template <class Loss, class C, bool kWide>
-constexpr int kRowsAtOnce = kWide           ? Loss::template kRows<C>
-                            : C::kWidth < 8 ? 8 / C::kWidth
-                                            : 1;
-
 // A lane's place in a tensor: its first column in some row, and how far on the row `step` rows later is.
 struct Cursor {
   char* data;
@@ -32,24 +26,13 @@ struct Cursor {
   FRS_DEVICE Cursor plus(int rows) const { return {data + rows * stride, stride}; }
 };
 
-// The lane's runs in kRows rows, `left` of which are there; all of them if not kChecked.
-template <Reuse kReuse, bool kChecked, class C, int kRows, uint32_t kStep>
-FRS_DEVICE void load_rows(const C& codec, uint32_t (&words)[kRows][C::kWords], const Cursor& cursor, int left,
-                          const Columns<kStep>& columns) {
+// A narrow run, element by element. A wide one comes through the ring.
+template <class C, uint32_t kStep>
+FRS_DEVICE void load_narrow(const C& codec, uint32_t* words, const char* p, const Columns<kStep>& columns) {
+  codec.neutral(words);
 #pragma unroll
-  for (int u = 0; u < kRows; ++u) {
-    const char* p = cursor.data + u * cursor.stride;
-    if constexpr (kChecked) codec.neutral(words[u]);
-    if constexpr (kStep == 1) {
-      if (!kChecked || (u < left && columns.has(0))) codec.template load_run<kReuse>(words[u], p);
-    } else {
-#pragma unroll
-      for (int j = 0; j < C::kWidth; ++j) {
-        if (u < left && columns.has(j)) {
-          codec.template load_one<kReuse>(words[u], j, p + j * kStep * codec.bytes());
-        }
-      }
-    }
+  for (int j = 0; j < C::kWidth; ++j) {
+    if (columns.has(j)) codec.load_one(words, j, p + j * kStep * codec.bytes());
   }
 }
 
@@ -62,18 +45,6 @@ FRS_DEVICE void store_row(const C& codec, char* p, const Columns<kStep>& columns
     for (int j = 0; j < C::kWidth; ++j) {
       if (columns.has(j)) codec.store_one(p + j * kStep * codec.bytes(), v[j]);
     }
-  }
-}
-
-// Calls batch(checked, left) for `count` rows, kRows at a time: unchecked as long as there are so many
-// (kChecks is false_type), checked for the rest; always checked if !kFast.
-template <int kRows, bool kFast, class Batch>
-FRS_DEVICE void for_rows(int count, const Batch& batch) {
-  if constexpr (kFast) {
-    for (; count >= kRows; count -= kRows) batch(std::false_type(), kRows);
-    if (count > 0) batch(std::true_type(), count);
-  } else {
-    for (; count > 0; count -= kRows) batch(std::true_type(), count);
   }
 }
 
@@ -107,7 +78,7 @@ FRS_DEVICE void load_factors(Acc* v, const Acc* factors, const Columns<kStep>& c
 // (where the term has any) carry too. `location_weight` and `channel_weight` (nullptr: 1) are those of the
 // piece's entry.
 template <class Loss, bool kLocationMajor, bool kWide, class C>
-FRS_DEVICE typename C::Acc stream(Ring<C>& ring, const Loss& loss, const C& student, const C& teacher,
+FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, const Loss& loss, const C& student, const C& teacher,
                                   const Term& term, const Cut& cut, const Piece& piece,
                                   const typename C::Acc* location_weight,
                                   const typename C::Acc* channel_weight, typename C::Acc scale) {
@@ -157,16 +128,25 @@ FRS_DEVICE typename C::Acc stream(Ring<C>& ring, const Loss& loss, const C& stud
     row += step;
     g_at = g_at.plus(1);
   };
+  uint32_t s[C::kWords], t[C::kWords];
   if constexpr (kWide) {
-    walk_rows(ring, rows_between(row, piece.row_end, step), student, s_at.data, s_at.stride, teacher,
-              t_at.data, t_at.stride, one_row);
+    auto fetch = [&](int stage) {
+      ring.fetch(stage, 0, student, s_at.data);
+      ring.fetch(stage, 1, teacher, t_at.data);
+      s_at = s_at.plus(1);
+      t_at = t_at.plus(1);
+    };
+    ring.pipeline(rows_between(row, piece.row_end, step), fetch, [&](int stage) {
+      ring.read(stage, 0, student, s);
+      ring.read(stage, 1, teacher, t);
+      one_row(s, t);
+    });
   } else {
 #pragma unroll 1
     while (row < piece.row_end) {
-      uint32_t s[1][C::kWords], t[1][C::kWords];
-      load_rows<Reuse::never, true>(student, s, s_at, 1, columns);
-      load_rows<Reuse::never, true>(teacher, t, t_at, 1, columns);
-      one_row(s[0], t[0]);
+      load_narrow(student, s, s_at.data, columns);
+      load_narrow(teacher, t, t_at.data, columns);
+      one_row(s, t);
       s_at = s_at.plus(1);
       t_at = t_at.plus(1);
     }
@@ -179,7 +159,7 @@ FRS_DEVICE typename C::Acc stream(Ring<C>& ring, const Loss& loss, const C& stud
 }
 
 template <class Loss, class C>
-FRS_DEVICE typename C::Acc stream(Ring<C>& ring, const Loss& loss, const C& student, const C& teacher,
+FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, const Loss& loss, const C& student, const C& teacher,
                                   const Term& term, const Cut& cut, const Piece& piece,
                                   const typename C::Acc* location_weight,
                                   const typename C::Acc* channel_weight, typename C::Acc scale) {

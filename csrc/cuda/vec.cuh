@@ -14,26 +14,14 @@ namespace frs::cuda {
 
 #define FRS_DEVICE __device__ __forceinline__
 
-// Whether what is read will be wanted again soon (kept in the L2 like anything else) or not (first to be
-// evicted).
-enum class Reuse { soon, never };
-
-template <Reuse kReuse, class T>
-FRS_DEVICE T load(const void* p) {
-  if constexpr (kReuse == Reuse::never) return __ldcs(static_cast<const T*>(p));
-  return __ldg(static_cast<const T*>(p));
-}
-
-template <Reuse kReuse>
 FRS_DEVICE void load_quad(uint32_t* word, const void* p) {
-  const uint4 quad = load<kReuse, uint4>(p);
+  const uint4 quad = __ldcs(static_cast<const uint4*>(p));
   word[0] = quad.x, word[1] = quad.y, word[2] = quad.z, word[3] = quad.w;
 }
 FRS_DEVICE void store_quad(void* p, const uint32_t* word) {
   __stcs(static_cast<uint4*>(p), make_uint4(word[0], word[1], word[2], word[3]));
 }
 
-// The most common types have code of their own for the rows that need no check; kFrequent says which.
 // A codec reads and writes runs of kWidth elements of one type, kWords 32-bit words. A thread has kRows of
 // them of each tensor in flight where arithmetic leaves it the registers.
 //   bytes()                of one element                        quads()   16-byte accesses of a run
@@ -50,8 +38,7 @@ struct Codec;
 template <>
 struct Codec<DType::f32> {
   using Acc = float;
-  static constexpr int kWidth = 4, kWords = 4, kRows = 4;
-  static constexpr bool kFrequent = true;
+  static constexpr int kWidth = 4, kWords = 4;
 
   explicit FRS_DEVICE Codec(DType) {}
   static FRS_DEVICE int quads() { return 1; }
@@ -59,13 +46,9 @@ struct Codec<DType::f32> {
   static FRS_DEVICE void neutral(uint32_t* word) {
     for (int j = 0; j < 4; ++j) word[j] = 0xC7000000;
   }
-  template <Reuse kReuse>
-  static FRS_DEVICE void load_run(uint32_t* word, const char* p) {
-    load_quad<kReuse>(word, p);
-  }
-  template <Reuse kReuse>
+  static FRS_DEVICE void load_run(uint32_t* word, const char* p) { load_quad(word, p); }
   static FRS_DEVICE void load_one(uint32_t* word, int j, const char* p) {
-    word[j] = load<kReuse, uint32_t>(p);
+    word[j] = __ldg(reinterpret_cast<const uint32_t*>(p));
   }
   static FRS_DEVICE void unpack(const uint32_t* word, float* v) {
     for (int j = 0; j < 4; ++j) v[j] = __uint_as_float(word[j]);
@@ -81,20 +64,15 @@ struct Codec<DType::f32> {
 template <>
 struct Codec<DType::f64> {
   using Acc = double;
-  static constexpr int kWidth = 2, kWords = 4, kRows = 2;
-  static constexpr bool kFrequent = false;
+  static constexpr int kWidth = 2, kWords = 4;
 
   explicit FRS_DEVICE Codec(DType) {}
   static FRS_DEVICE int quads() { return 1; }
   static FRS_DEVICE int64_t bytes() { return 8; }
   static FRS_DEVICE void neutral(uint32_t* word) { word[0] = word[2] = 0, word[1] = word[3] = 0xC0E00000; }
-  template <Reuse kReuse>
-  static FRS_DEVICE void load_run(uint32_t* word, const char* p) {
-    load_quad<kReuse>(word, p);
-  }
-  template <Reuse kReuse>
+  static FRS_DEVICE void load_run(uint32_t* word, const char* p) { load_quad(word, p); }
   static FRS_DEVICE void load_one(uint32_t* word, int j, const char* p) {
-    const uint2 pair = load<kReuse, uint2>(p);
+    const uint2 pair = __ldg(reinterpret_cast<const uint2*>(p));
     word[2 * j] = pair.x, word[2 * j + 1] = pair.y;
   }
   static FRS_DEVICE void unpack(const uint32_t* word, double* v) {
@@ -112,8 +90,7 @@ struct Codec<DType::f64> {
 template <class Half>
 struct Codec16 {
   using Acc = float;
-  static constexpr int kWidth = 8, kWords = 4, kRows = 4;
-  static constexpr bool kFrequent = true;
+  static constexpr int kWidth = 8, kWords = 4;
 
   explicit FRS_DEVICE Codec16(DType) {}
   static FRS_DEVICE int quads() { return 1; }
@@ -121,13 +98,9 @@ struct Codec16 {
   static FRS_DEVICE void neutral(uint32_t* word) {
     for (int j = 0; j < 4; ++j) word[j] = Half::kNeutral;
   }
-  template <Reuse kReuse>
-  static FRS_DEVICE void load_run(uint32_t* word, const char* p) {
-    load_quad<kReuse>(word, p);
-  }
-  template <Reuse kReuse>
+  static FRS_DEVICE void load_run(uint32_t* word, const char* p) { load_quad(word, p); }
   static FRS_DEVICE void load_one(uint32_t* word, int j, const char* p) {
-    const uint32_t bits = load<kReuse, unsigned short>(p);
+    const uint32_t bits = __ldg(reinterpret_cast<const unsigned short*>(p));
     word[j / 2] = j % 2 ? (word[j / 2] & 0xFFFF) | bits << 16 : (word[j / 2] & 0xFFFF0000) | bits;
   }
   static FRS_DEVICE void unpack(const uint32_t* word, float* v) {
@@ -178,8 +151,7 @@ struct AnyCodec {
   using F32 = Codec<DType::f32>;
   using F16 = Codec<DType::f16>;
   using Bf16 = Codec<DType::bf16>;
-  static constexpr int kWidth = 8, kWords = 8, kRows = 2;
-  static constexpr bool kFrequent = false;
+  static constexpr int kWidth = 8, kWords = 8;
   DType type;
 
   explicit FRS_DEVICE AnyCodec(DType type) : type(type) {}
@@ -190,15 +162,13 @@ struct AnyCodec {
     const uint32_t bits = wide() ? 0xC7000000 : type == DType::f16 ? Float16::kNeutral : Bfloat16::kNeutral;
     for (int j = 0; j < 8; ++j) word[j] = bits;
   }
-  template <Reuse kReuse>
   FRS_DEVICE void load_run(uint32_t* word, const char* p) const {
-    load_quad<kReuse>(word, p);
-    if (wide()) load_quad<kReuse>(word + 4, p + 16);
+    load_quad(word, p);
+    if (wide()) load_quad(word + 4, p + 16);
   }
-  template <Reuse kReuse>
   FRS_DEVICE void load_one(uint32_t* word, int j, const char* p) const {
-    if (wide()) return F32::load_one<kReuse>(word, j, p);
-    Bf16::load_one<kReuse>(word, j, p);
+    if (wide()) return F32::load_one(word, j, p);
+    Bf16::load_one(word, j, p);
   }
   FRS_DEVICE void unpack(const uint32_t* word, float* v) const {
     if (wide()) {

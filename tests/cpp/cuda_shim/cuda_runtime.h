@@ -55,6 +55,7 @@ To bits(From from) {
 }  // namespace emulator
 
 inline void __syncthreads() { emulator::block_barrier(); }
+inline void __syncwarp() { emulator::exchange(0, 0); }
 inline void __threadfence() {}
 template <class T>
 T __shfl_xor_sync(unsigned, T value, unsigned mask) {
