@@ -90,14 +90,22 @@ def _listed(facts: dict) -> str:
     return "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in words.items())
 
 
-def index(runs: list[Run]) -> str:
-    lines = ["# Results\n", "Made by `python -m benchmarks.report` from the JSON in `benchmarks/results/`.\n"]
+def index(runs: list[Run], others: list[Path]) -> str:
+    """The list of pages: of the runs, and the other pages (trainings) by their titles."""
+    lines = [
+        "# Results\n",
+        "Kernels, from the JSON in `benchmarks/results/` by `python -m benchmarks.report`:\n",
+    ]
     for run in runs:
         state = "**stale**" if run.stale else "current"
         counts = f"{len(run.races)} comparisons, {len(run.singles)} single benchmarks"
         link = f"[{run.machine['name']}]({run.file.stem}.md)"
         lines.append(f"- {link}, {run.content['datetime'][:10]}: {counts}; {state}")
-    return "\n".join(lines + ([] if runs else ["Nothing is measured yet."])) + "\n"
+    lines += [] if runs else ["No kernel is measured yet."]
+    lines += ["\nTrainings:\n"] if others else []
+    titles = {file.name: file.read_text().partition("\n")[0].lstrip("# ") for file in others}
+    lines += [f"- [{title}]({name})" for name, title in titles.items()]
+    return "\n".join(lines) + "\n"
 
 
 def with_headline(readme: str, runs: list[Run]) -> str:
@@ -115,7 +123,9 @@ def write(root: Path = ROOT, check: bool = False) -> list[str]:
     folder = root / "docs" / "results"
     folder.mkdir(parents=True, exist_ok=True)
     runs = [Run.read(file, root) for file in sorted((root / "benchmarks" / "results").glob("*.json"))]
-    texts = {folder / "README.md": index(runs)}
+    own = {"README.md", *(f"{run.file.stem}.md" for run in runs)}
+    others = [file for file in sorted(folder.glob("*.md")) if file.name not in own]
+    texts = {folder / "README.md": index(runs, others)}
     for run in runs:
         if not check:
             _draw(run, folder)

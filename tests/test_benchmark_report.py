@@ -120,3 +120,11 @@ def test_a_committed_result_names_no_path_and_no_host():
         assert "node" not in content["machine_info"]
         words = json.dumps([content["machine_info"], content["commit_info"]])
         assert "/home/" not in words and "/tmp/" not in words
+
+
+def test_index_lists_runs_and_the_pages_of_trainings(root):
+    (root / "docs/results").mkdir(parents=True)
+    (root / "docs/results/digits.md").write_text("# Digits\n\ntext\n")
+    report.write(root)
+    index = (root / "docs/results/README.md").read_text()
+    assert "[Some CPU](cpu-some.md), 2026-01-02" in index and "- [Digits](digits.md)" in index
