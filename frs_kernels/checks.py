@@ -90,19 +90,19 @@ def _check_same_shape(student: str, teacher: str, present: dict[str, list[Tensor
 
 
 def _check_locations(present: dict[str, list[Tensor]]) -> None:
-    """Batch and locations agree within a level; a map may be [B, H, W], [B, 1, H, W] or [B, H*W]."""
+    """Batch and locations agree within a level; a map may be [B, H, W], [B, H*W], or either with a channel of 1."""
     first = "student_feats" if "student_feats" in present else "teacher_logits"
     if first not in present:
         first = "student_logits"
     for level, tensor in enumerate(present[first]):
         for name in ("teacher_logits", "weight"):
             other = present[name][level] if name in present else tensor
-            spatial = list(other.shape[2:])
-            if name == "weight" and other is not tensor:
-                spatial = list(other.shape[1:])
-                if len(spatial) > 1 and spatial[0] == 1 and (len(spatial) == 3 or tensor.dim() == 3):
-                    spatial = spatial[1:]
             grid = list(tensor.shape[2:])
+            spatial = list(other.shape[2:])
+            if name == "weight" and name in present:
+                spatial = list(other.shape[1:])
+                if len(spatial) > 1 and spatial[0] == 1 and spatial != grid:
+                    spatial = spatial[1:]
             flat = len(spatial) == 1 or len(grid) == 1
             agree = _count(spatial) == _count(grid) if flat else spatial == grid
             if other.shape[0] != tensor.shape[0] or not agree:

@@ -56,7 +56,7 @@ def test_maps_that_do_not_fit(refused, shape):
     assert f"weight {list(shape)}" in message and "level 0" in message and "[2, 8, 9, 14]" in message
 
 
-@pytest.mark.parametrize("shape", [(2, 9, 14), (2, 1, 9, 14), (2, 126)])
+@pytest.mark.parametrize("shape", [(2, 9, 14), (2, 1, 9, 14), (2, 126), (2, 1, 126)])
 def test_maps_that_fit(shape):
     (student,), (teacher,) = tensors(8, sizes=[(9, 14)]), tensors(8, sizes=[(9, 14)])
     assert frs.weighted_mse(student, teacher, torch.rand(shape)).isfinite()
