@@ -90,7 +90,7 @@ def _check_same_shape(student: str, teacher: str, present: dict[str, list[Tensor
 
 
 def _check_locations(present: dict[str, list[Tensor]]) -> None:
-    """Batch and locations agree within a level; a map may be [B, H, W], [B, H*W], or either with a channel of 1."""
+    """Batch and locations agree within a level; a map is [B, H, W] or [B, H*W], or has a channel of 1."""
     first = "student_feats" if "student_feats" in present else "teacher_logits"
     if first not in present:
         first = "student_logits"

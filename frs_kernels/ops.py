@@ -62,9 +62,9 @@ def weighted_mse(
     Args:
         student: features x after adaptation, ``[B, D, H, W]`` or ``[B, D, L]``, or a sequence of levels.
         teacher: features y of the same shapes; the dtype may differ.
-        weight: a map S a level, ``[B, H, W]``, ``[B, 1, H, W]``, ``[B, H*W]``, ``[B, 1, H*W]``: an FRS mask, a
-            ground-truth mask, an attention map. Several masks at once: a list of what one mask would be;
-            their losses are added, and the features are still read once.
+        weight: a map S a level, ``[B, H, W]``, ``[B, 1, H, W]``, ``[B, H*W]`` or ``[B, 1, H*W]``: an FRS
+            mask, a ground-truth mask, an attention map. Several masks at once: a list of what one mask would
+            be; their losses are added, and the features are still read once.
         channel_weight: ``[B, D]``, or a sequence of levels: a factor c for every channel (FGD).
         normalizer: Z_l. "weight": sum of S (official FRS); "weight_channels": D * sum of S + 1e-9
             (Ultralytics); "batch": B (FGD); "numel": B*D*H*W; or a number or a 0-d tensor. A level whose
