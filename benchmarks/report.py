@@ -94,7 +94,7 @@ def index(runs: list[Run], others: list[Path]) -> str:
     """The list of pages: of the runs, and the other pages (trainings) by their titles."""
     lines = [
         "# Results\n",
-        "Kernels, from the JSON in `benchmarks/results/` by `python -m benchmarks.report`:\n",
+        "Kernels, from `benchmarks/results/` by `python -m benchmarks.report`:\n",
     ]
     for run in runs:
         state = "**stale**" if run.stale else "current"
