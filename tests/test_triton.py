@@ -75,44 +75,40 @@ def test_all_sizes_share_one_compilation():
 
 
 def on_meta(shape, order="locations", dtype=torch.bfloat16):
-    from frs_kernels.backends.triton.plan import Levels
+    from frs_kernels.backends.triton.geometry import Geometry
 
     tensor = torch.empty(shape, dtype=dtype, device="meta")
     if order == "channels":
         tensor = tensor.contiguous(memory_format=torch.channels_last)
-    return Levels([tensor], [tensor], [])
+    return Geometry([tensor], [tensor], True)
 
 
 def test_offsets_are_64_bit_where_32_do_not_reach():
-    from frs_kernels.backends.triton.plan import Shape
-
-    assert not on_meta((16, 720, 100, 168)).wide(Shape(8, 128))
-    assert not on_meta((64, 720, 400, 672)).wide(Shape(8, 128)), (
-        "a large batch is no reason: bases are 64-bit"
-    )
-    assert on_meta((1, 16, 2**14, 2**15)).wide(Shape(8, 128)), "8 channels span more than 2^31 elements"
-    assert on_meta((1, 2**24, 16, 16), "channels").wide(Shape(64, 128))
+    assert not on_meta((16, 720, 100, 168)).wide(8, 128)
+    assert not on_meta((64, 720, 400, 672)).wide(8, 128), "a large batch is no reason: bases are 64-bit"
+    assert on_meta((1, 16, 2**14, 2**15)).wide(8, 128), "8 channels span more than 2^31 elements"
+    assert on_meta((1, 2**24, 16, 16), "channels").wide(64, 128)
 
 
 def test_alignment_is_that_of_every_run():
-    assert on_meta((2, 720, 100, 168)).aligned(0)
-    assert on_meta((2, 720, 50, 84)).aligned(0)
-    assert not on_meta((2, 720, 25, 42)).aligned(0), "1050 bfloat16 are no multiple of 16 bytes"
-    assert not on_meta((2, 720, 13, 21)).aligned(0)
-    assert on_meta((2, 720, 13, 21), "channels").aligned(0)
-    assert not on_meta((2, 9 * 91, 13, 21), "channels").aligned(0)
-    assert on_meta((2, 6, 25, 42), dtype=torch.float64).aligned(0)
+    assert on_meta((2, 720, 100, 168)).all_aligned
+    assert on_meta((2, 720, 50, 84)).all_aligned
+    assert not on_meta((2, 720, 25, 42)).all_aligned, "1050 bfloat16 are no multiple of 16 bytes"
+    assert not on_meta((2, 720, 13, 21)).all_aligned
+    assert on_meta((2, 720, 13, 21), "channels").all_aligned
+    assert not on_meta((2, 9 * 91, 13, 21), "channels").all_aligned
+    assert on_meta((2, 6, 25, 42), dtype=torch.float64).all_aligned
 
 
 def test_one_odd_level_of_one_location_does_not_cost_the_layout():
-    from frs_kernels.backends.triton.plan import Levels
+    from frs_kernels.backends.triton.geometry import Geometry
     from frs_kernels.backends.triton.tiles import CHANNEL, LOCATION, MIXED
 
     last = tensors(16, layout="rows", sizes=[(6, 8), (3, 4), (1, 1)])
-    assert Levels([], last, []).layout == CHANNEL.value and Levels([], last, []).aligned(2)
-    assert Levels([], tensors(16), []).layout == LOCATION.value
+    assert Geometry([], last, False).order == CHANNEL.value and Geometry([], last, False).all_aligned
+    assert Geometry([], tensors(16), False).order == LOCATION.value
     mixed = [tensors(16, layout="channels_last")[0], tensors(16)[1]]
-    assert Levels([], mixed, []).layout == MIXED.value
+    assert Geometry([], mixed, False).order == MIXED.value
 
 
 # What follows runs kernels: in the interpreter, or on a GPU.
@@ -170,27 +166,39 @@ def test_levels_of_different_layouts(target, wrt):
     compare(frs.frs_loss, target, other, wrt)
 
 
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-def test_64_bit_offsets_give_the_same(target, layout, monkeypatch):
-    of_triton(target)
-    from frs_kernels.backends.triton.plan import Levels
+@pytest.fixture
+def afresh(monkeypatch):
+    """Calls a function with one method of Geometry replaced, and nothing remembered from before."""
+    from frs_kernels.backends.triton import geometry
 
+    def call(name, replacement, function):
+        with monkeypatch.context() as patch:
+            patch.setattr(geometry.Geometry, name, replacement)
+            patch.setattr(geometry, "_REMEMBERED", {})
+            return function()
+
+    return call
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_64_bit_offsets_give_the_same(target, layout, afresh):
+    of_triton(target)
     base = arguments(33, 47, sizes=LONG_SIZES, layout=layout, device=target.device)
     expected, expected_grads = evaluate(frs.frs_loss, base, WRT, backend="triton")
-    monkeypatch.setattr(Levels, "wide", lambda self, tile: True)
-    actual, grads = evaluate(frs.frs_loss, base, WRT, backend="triton")
+    actual, grads = afresh(
+        "wide", lambda *_: True, lambda: evaluate(frs.frs_loss, base, WRT, backend="triton")
+    )
     assert all(map(torch.equal, actual, expected))
     assert all(map(torch.equal, grads, expected_grads))
 
 
-def test_aligned_and_unaligned_code_agree(target, monkeypatch):
+def test_aligned_and_unaligned_code_agree(target, afresh):
     of_triton(target)
-    from frs_kernels.backends.triton.plan import Levels
-
     base = arguments(16, 32, sizes=[(8, 16), (4, 8)], device=target.device)
     expected, expected_grads = evaluate(frs.frs_loss, base, WRT, backend="triton")
-    monkeypatch.setattr(Levels, "aligned", lambda self, level: False)
-    actual, grads = evaluate(frs.frs_loss, base, WRT, backend="triton")
+    actual, grads = afresh(
+        "_flags", lambda *_: 0, lambda: evaluate(frs.frs_loss, base, WRT, backend="triton")
+    )
     torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(grads, expected_grads)
 

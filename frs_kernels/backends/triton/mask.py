@@ -19,6 +19,7 @@ from frs_kernels.backends.triton.tiles import (
 )
 
 ADD = tl.constexpr(4096)  # weights that one program of weight_sums adds
+SUM_ADDRESS, SUM_ELEMENTS, SUM_COLUMNS = (tl.constexpr(i) for i in (1, 2, 3))  # of its table
 
 
 @triton.jit
@@ -62,10 +63,10 @@ def mask_kernel(table, sums, term: tl.constexpr):
 
 @triton.jit
 def weight_sums(table, sums, ROWS: tl.constexpr, ACC: tl.constexpr):
-    """The partial sums of given weights. Rows: (first program, address, number of weights)."""
+    """The partial sums of given weights. Rows: first program, address, elements."""
     tile = tl.program_id(0)
-    level = row_of(table, tile, ROWS, 3)
-    i = (tile - field(table, 0, level, ROWS, 3)) * ADD + tl.arange(0, ADD)
-    pointer = field(table, 1, level, ROWS, 3).to(tl.pointer_type(ACC))
-    weights = tl.load(pointer + i, mask=i < field(table, 2, level, ROWS, 3), other=0.0)
+    level = row_of(table, tile, ROWS, SUM_COLUMNS)
+    i = (tile - field(table, 0, level, ROWS, SUM_COLUMNS)) * ADD + tl.arange(0, ADD)
+    pointer = field(table, SUM_ADDRESS, level, ROWS, SUM_COLUMNS).to(tl.pointer_type(ACC))
+    weights = tl.load(pointer + i, mask=i < field(table, SUM_ELEMENTS, level, ROWS, SUM_COLUMNS), other=0.0)
     tl.store(sums + tile, tl.sum(weights, axis=0))

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from frs_kernels.backends.triton import plan
-from frs_kernels.backends.triton.passes import LossCall, launch_mask
-from frs_kernels.backends.triton.plan import DTYPES, Levels
-from frs_kernels.backends.triton.scale import PROGRAMS, SPAN, scale_kernel
-from frs_kernels.backends.triton.tiles import encode
+from frs_kernels.backends.triton.geometry import geometry
+from frs_kernels.backends.triton.passes import LossCall, Part, launch_mask
+from frs_kernels.backends.triton.plan import DTYPES
+from frs_kernels.backends.triton.scale import ADDRESS, COLUMNS, PROGRAMS, SPAN, scale_kernel
 from frs_kernels.levels import accumulation_dtype
 from frs_kernels.library import grad_like
 
@@ -19,7 +19,7 @@ def mask(teacher_logits: list[Tensor]) -> list[Tensor]:
     acc = accumulation_dtype(*teacher_logits)
     maps = [t.new_empty((t.shape[0], *t.shape[2:]), dtype=acc) for t in teacher_logits]
     with _device(teacher_logits[0]):
-        launch_mask(Levels([], teacher_logits, []), [m.data_ptr() for m in maps], acc, None)
+        launch_mask(_part([], teacher_logits, []), [m.data_ptr() for m in maps], acc)
     return maps
 
 
@@ -34,8 +34,8 @@ def loss(
     feat_grads = [grad_like(t) for t in student_feats] if feat_grad else []
     logit_grads = [grad_like(t) for t in student_logits] if head_grad else []
     call = LossCall(
-        feats=Levels(student_feats, teacher_feats, feat_grads) if student_feats else None,
-        logits=Levels(student_logits, teacher_logits, logit_grads) if student_logits or not weights else None,
+        feats=_part(student_feats, teacher_feats, feat_grads) if student_feats else None,
+        logits=_part(student_logits, teacher_logits, logit_grads) if student_logits or not weights else None,
         weights=weights,
         channel_weights=channel_weights,
         acc=accumulation_dtype(some),
@@ -63,17 +63,21 @@ def scale_(grads: list[Tensor], factor: Tensor, pending: Tensor) -> None:
 
 def _scale(grads: list[tuple[int, Tensor]], factor: Tensor, pending: Tensor) -> None:
     """One launch for all gradients of one dtype, each with its entry of ``pending``."""
-    starts, spans = plan.starts([-(-g.numel() // SPAN.value) for _, g in grads])
-    if spans == 0:
+    entries, tensors = zip(*grads, strict=True)
+    launch = plan.flat_launch(tuple(g.numel() for g in tensors), SPAN.value, entries)
+    if launch.programs == 0:
         return
-    rows = zip(starts, grads, strict=True)
-    scale_kernel[(min(spans, PROGRAMS),)](
-        encode(v for start, (entry, g) in rows for v in (start, g.data_ptr(), g.numel(), entry)),
-        factor, pending, spans,
-        ROWS=len(grads), ENTRIES=pending.numel(),
-        ALIGNED=all(g.data_ptr() % 16 == 0 for _, g in grads),
-        DTYPE=DTYPES[grads[0][1].dtype], ACC=DTYPES[factor.dtype], num_warps=plan.NUM_WARPS,
+    addresses = [g.data_ptr() for g in tensors]
+    scale_kernel[(min(launch.programs, PROGRAMS),)](
+        plan.with_addresses(launch.table, {ADDRESS.value: addresses}, COLUMNS.value),
+        factor, pending, launch.programs,
+        ROWS=len(tensors), ENTRIES=pending.numel(), ALIGNED=all(a % 16 == 0 for a in addresses),
+        DTYPE=DTYPES[tensors[0].dtype], ACC=DTYPES[factor.dtype], num_warps=plan.NUM_WARPS,
     )  # fmt: skip
+
+
+def _part(students: list[Tensor], teachers: list[Tensor], grads: list[Tensor]) -> Part:
+    return Part(geometry(students, teachers, bool(grads)), students, teachers, grads)
 
 
 def _check(student_feats, teacher_feats, student_logits, teacher_logits, weights, channel_weights):
