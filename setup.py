@@ -103,7 +103,7 @@ class BuildNative(build_ext):
             cuda = ninja.objects("nvcc", "csrc/cuda/*.cu", [*NVCC_FLAGS, "-std=c++17", *gencode])
             cuda += ninja.objects("nvcc", "csrc/bind/cuda*.cpp", [*NVCC_FLAGS, *stable, "-DUSE_CUDA"])
             libraries = [f"-L{base}/lib", "-ltorch_cuda", "-ltorch_cpu"]
-            ninja.build("culink", targets[LIBRARIES[1]], cuda, libraries)
+            ninja.build("culink", targets[LIBRARIES[1]], cuda, [*gencode, *libraries])
 
         if LIBRARIES[2] in targets:
             pybind = ["-isystem", toolchain.need("pybind11").get_include()]

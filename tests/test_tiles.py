@@ -82,7 +82,7 @@ def test_large_calls_have_long_pieces_and_small_ones_many():
 
 @pytest.mark.parametrize("columns, lanes", [(720, 32), (256, 32), (80, 4), (128, 16), (8, 4), (90, 32)])
 def test_few_lanes_idle(columns, lanes):
-    """On channels_last tensors; 90 channels are not whole runs, so a whole warp deals with single elements."""
+    """On channels_last tensors; 90 channels are not whole runs: a whole warp deals with single elements."""
     wide = columns % 8 == 0
     (*_, chosen), *_ = host.gpu_pieces([(1, 64, columns, wide)], 8)
     assert chosen == lanes

@@ -1,0 +1,178 @@
+"""The CUDA kernels on a GPU: what the tests shared by all backends (target native-cuda) do not ask.
+
+Memory errors and races: `compute-sanitizer --tool memcheck|racecheck|initcheck|synccheck pytest -m sanitize`.
+"""
+
+import pytest
+import torch
+from cases import LONG_SIZES, Target, compare, maps, tensors
+from test_loss import WRT, arguments
+
+import frs_kernels as frs
+from frs_kernels.backends import native
+
+pytestmark = pytest.mark.gpu
+RETINANET = ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))
+
+
+@pytest.fixture
+def target() -> Target:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    if (reason := native.unavailable()) is not None:
+        pytest.skip(reason)
+    return Target("native", "cuda")
+
+
+def loss_and_grads(base, **options):
+    leaves = {name: [t.detach().requires_grad_(name in WRT) for t in base[name]] for name in base}
+    losses = frs.frs_loss(**leaves, backend="native", **options)
+    losses.total.backward()
+    return losses, [leaf.grad for name in WRT for leaf in leaves[name]]
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "rows", "split"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_kernel_once(target, dtype, layout):
+    """Small enough for compute-sanitizer: mask, two phases, weights given, single pass, focal, scale."""
+    base = arguments(24, 24, sizes=LONG_SIZES, dtype=dtype, layout=layout, device="cuda")
+    compare(frs.frs_loss, target, base, WRT, upstream=0.7)
+    compare(frs.frs_loss, target, base, ())
+    compare(frs.frs_loss, target, base, WRT, masks=maps(sizes=LONG_SIZES, device="cuda"))
+    head = {name: base[name] for name in ("student_logits", "teacher_logits")}
+    weight = maps(sizes=LONG_SIZES, device="cuda")
+    compare(frs.weighted_bce, target, head, ("student_logits",), weight=weight, beta=2.0)
+    frs.frs_mask(base["teacher_logits"], backend="native")
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_retinanet_shapes(target, dtype, layout):
+    base = arguments(256, 720, sizes=RETINANET, dtype=dtype, layout=layout, device="cuda", batch=1)
+    compare(frs.frs_loss, target, base, WRT, feat_weight=0.005, head_weight=0.02)
+    compare(frs.frs_loss, target, base, ())
+
+
+def test_same_bits_run_after_run(target):
+    base = arguments(256, 720, sizes=RETINANET, dtype=torch.bfloat16, device="cuda")
+    first_losses, first_grads = loss_and_grads(base)
+    for _ in range(10):
+        losses, grads = loss_and_grads(base)
+        assert all(torch.equal(a, b) for a, b in zip(losses, first_losses, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(grads, first_grads, strict=True))
+
+
+def test_capture_and_replay(target):
+    base = arguments(32, 48, sizes=LONG_SIZES, device="cuda")
+    leaves = {name: [t.clone().requires_grad_(name in WRT) for t in base[name]] for name in base}
+    students = [leaf for name in WRT for leaf in leaves[name]]
+    scale = torch.tensor(1.0, device="cuda")
+
+    def step():
+        losses = frs.frs_loss(**leaves, head_weight=scale, backend="native")
+        return losses, torch.autograd.grad(losses.total, students)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured, captured_grads = step()
+    for seed in range(3):
+        fresh = tensors(48, sizes=LONG_SIZES, device="cuda", seed=100 + seed)
+        with torch.no_grad():
+            scale.fill_(seed + 0.5)
+            for leaf, value in zip(leaves["student_logits"], fresh, strict=True):
+                leaf.copy_(value)
+        graph.replay()
+        expected, expected_grads = step()
+        assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(captured_grads, expected_grads, strict=True))
+
+
+def test_concurrent_streams_do_not_meet(target):
+    bases = [arguments(32, 48, sizes=LONG_SIZES, device="cuda", batch=2 + i) for i in range(4)]
+    expected = [loss_and_grads(base) for base in bases]
+    streams = [torch.cuda.Stream() for _ in bases]
+    torch.cuda.synchronize()
+    found = []
+    for _ in range(20):
+        for base, stream in zip(bases, streams, strict=True):
+            with torch.cuda.stream(stream):
+                found.append(loss_and_grads(base))
+    torch.cuda.synchronize()
+    for index, (losses, grads) in enumerate(found):
+        wanted, wanted_grads = expected[index % len(bases)]
+        assert all(torch.equal(a, b) for a, b in zip(losses, wanted, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(grads, wanted_grads, strict=True))
+
+
+def test_another_device_than_the_current_one(target):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    base = arguments(device="cuda:1")
+    losses, grads = loss_and_grads(base)
+    assert {t.device.index for t in (*losses, *grads)} == {1} and torch.cuda.current_device() == 0
+    compare(frs.frs_loss, Target("native", "cuda:1"), base, WRT)
+
+
+def test_tensors_of_two_devices_are_refused(target):
+    student, teacher = tensors(8, device="cuda"), tensors(8)
+    weights = maps(device="cuda")
+    with pytest.raises(RuntimeError, match="one device"):
+        torch.ops.frs_kernels.loss(
+            student, teacher, [], [], weights, [], 0, 1.0, None, 1.0, None, 1.0, None, 0.0, False, False
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_more_than_2_31_elements(target, layout):
+    """Constant values, so that the sums are known; the last elements' gradients show where the walk ends."""
+    if torch.cuda.get_device_properties(0).total_memory < 40 * 2**30:
+        pytest.skip("needs 40 GiB of GPU memory")
+    batch, channels, height, width = 3, 720, 1024, 1000
+    order = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    shape = (batch, channels, height, width)
+    student = torch.ones(shape, dtype=torch.bfloat16, device="cuda").contiguous(memory_format=order)
+    teacher = torch.zeros(shape, dtype=torch.bfloat16, device="cuda").contiguous(memory_format=order)
+    assert student.numel() > 2**31
+    weight = torch.ones(batch, height, width, device="cuda")
+    student.requires_grad_()
+    loss = frs.weighted_mse(student, teacher, weight, normalizer="batch", backend="native")
+    torch.testing.assert_close(loss.item(), float(channels * height * width))
+    loss.backward()
+    expected = torch.tensor(2 / batch, dtype=torch.bfloat16, device="cuda")
+    assert all((part == expected).all() for part in student.grad)
+
+
+def test_launches_and_memory(target):
+    base = arguments(256, 720, sizes=RETINANET, dtype=torch.bfloat16, device="cuda")
+    leaves = {name: [t.clone().requires_grad_(name in WRT) for t in base[name]] for name in base}
+    frs.frs_loss(**leaves, backend="native").total.backward()
+    for name in WRT:
+        for leaf in leaves[name]:
+            leaf.grad = None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as forward:
+        total = frs.frs_loss(**leaves, backend="native").total
+        torch.cuda.synchronize()
+    with torch.profiler.profile(activities=activities) as backward:
+        total.backward()
+        torch.cuda.synchronize()
+    grads = sum(leaf.grad.nbytes for name in WRT for leaf in leaves[name])
+    assert torch.cuda.max_memory_allocated() - before <= 1.02 * grads + 2**20
+
+    def launched(profile):
+        device = torch.autograd.DeviceType.CUDA
+        return [event.name for event in profile.events() if event.device_type == device]
+
+    assert len([name for name in launched(forward) if "frs" in name or "Memset" in name]) <= 3
+    assert len([name for name in launched(backward) if "frs" in name]) == 1

@@ -1,0 +1,153 @@
+"""What the compiler made of the CUDA kernels, read from the library: no GPU is needed.
+
+The library beside the package is read if it has code for sm_90 and is no older than its sources; else one
+is built, with warnings as errors.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import frs_kernels
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(frs_kernels.__file__).parent
+CODECS = {"f32": r"CodecILNS_5DTypeE0", "bf16": r"CodecILNS_5DTypeE1", "f16": r"CodecILNS_5DTypeE2"}
+
+
+def find(tool: str) -> str | None:
+    """A tool of the CUDA toolkit; Triton carries the disassemblers that slim toolkits lack."""
+    found = shutil.which(tool) or shutil.which(f"/usr/local/cuda/bin/{tool}")
+    if found is None and (spec := sys.modules.get("triton") or _triton()):
+        found = shutil.which(str(Path(spec.__file__).parent / "backends" / "nvidia" / "bin" / tool))
+    return found
+
+
+def _triton():
+    try:
+        import triton
+    except ImportError:
+        return None
+    return triton
+
+
+def output(*command, **environment) -> str:
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, text=True, capture_output=True, timeout=1500
+    )
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory) -> Path:
+    built, info = PACKAGE / "_native_cuda.so", PACKAGE / "build_info.json"
+    sources = [*(ROOT / "csrc").rglob("*.cu*"), *(ROOT / "csrc").rglob("*.h"), ROOT / "csrc/bind/cuda.cpp"]
+    if built.exists() and info.exists() and "9.0" in json.loads(info.read_text())["cuda_archs"]:
+        if all(built.stat().st_mtime >= source.stat().st_mtime for source in sources):
+            return built
+    if find("nvcc") is None:
+        pytest.skip("needs nvcc, or a library built for sm_90")
+    if torch.version.cuda is None:
+        pytest.skip(f"torch {torch.__version__} is a build without CUDA")
+    folder = tmp_path_factory.mktemp("cuda")
+    output(
+        sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder),
+        FRS_BUILD="cuda", TORCH_CUDA_ARCH_LIST="9.0",
+        NVCC_APPEND_FLAGS="-Werror=all-warnings -Xcompiler=-Werror",
+    )  # fmt: skip
+    return folder / "frs_kernels" / "_native_cuda.so"
+
+
+@pytest.fixture(scope="module")
+def kernels(library) -> dict[str, list[str]]:
+    """The instructions of every sm_90 kernel, by mangled name."""
+    if (cuobjdump := find("cuobjdump")) is None:
+        pytest.skip("needs cuobjdump (of the CUDA toolkit, or of the Triton package)")
+    tools = {"PATH": f"{Path(cuobjdump).parent}{os.pathsep}{os.environ['PATH']}"}  # it calls nvdisasm
+    found, name = {}, None
+    for line in output(cuobjdump, "-sass", "-arch", "sm_90", str(library), **tools).splitlines():
+        if match := re.search(r"Function : (\S+)", line):
+            name = match[1]
+            found[name] = []
+        elif name and (match := re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?\s*([A-Z0-9_.]+)", line)):
+            found[name].append(match[1])
+    return found
+
+
+def test_all_kernels_are_there_for_sm_90(kernels):
+    def count(name):
+        return sum(name in kernel for kernel in kernels)
+
+    assert {name: count(name) for name in ("score_kernel", "weight_sum_kernel", "loss_kernel")} == {
+        "score_kernel": 4, "weight_sum_kernel": 2, "loss_kernel": 7,
+    }  # fmt: skip
+    assert (count("single_pass_kernel"), count("scale_kernel")) == (7, 2)
+    assert all(len(instructions) > 20 for instructions in kernels.values())
+
+
+def test_nothing_lies_in_local_memory(kernels):
+    """No kernel spills a register, and no array is indexed at run time."""
+    spilling = {
+        name: sorted({i for i in instructions if i.startswith(("LDL", "STL"))})
+        for name, instructions in kernels.items()
+    }
+    assert not {name: found for name, found in spilling.items() if found}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("kernel, stores", [("score", False), ("loss", True), ("single_pass", False)])
+def test_tensors_are_read_and_written_16_bytes_at_a_time(kernels, kernel, stores, codec):
+    (instructions,) = (
+        found for name, found in kernels.items() if f"{kernel}_kernel" in name and CODECS[codec] in name
+    )
+    reads = [i for i in instructions if i.startswith("LDGSTS") and i.endswith(".128")]
+    writes = [i for i in instructions if i.startswith("STG") and i.endswith(".128")]
+    assert reads, "no asynchronous 16-byte copies"
+    assert bool(writes) == stores, "the gradients, and nothing else, are written in 16-byte stores"
+
+
+def test_the_largest_logit_keeps_nan(kernels):
+    """FMNMX drops NaN, FMNMX.NAN has it win."""
+    for name, instructions in kernels.items():
+        if "score_kernel" in name and "E3" not in name:  # E3: float64, compared by hand
+            assert "FMNMX.NAN" in instructions and "FMNMX" not in instructions, name
+
+
+def test_head_term_needs_three_special_function_calls_an_element(kernels):
+    """Two exponentials and one shared reciprocal: not a division, not a logarithm an element."""
+    for codec, width in (("f32", 4), ("bf16", 8), ("f16", 8)):
+        (instructions,) = (
+            found for name, found in kernels.items() if "loss_kernel" in name and CODECS[codec] in name
+        )
+        bodies = 4  # location- and channel-major, wide and narrow
+        assert instructions.count("MUFU.EX2") == 2 * width * bodies
+        assert instructions.count("MUFU.LG2") == 0
+
+
+def test_library_needs_only_the_stable_interface(library):
+    if (nm := shutil.which("nm")) is None:
+        pytest.skip("needs nm (binutils)")
+    undefined = output(nm, "-DC", "--undefined-only", str(library))
+    assert "at::" not in undefined and "c10::" not in undefined and "torch::" not in undefined
+    assert not re.search(r"\bcuda[A-Z]\w+", undefined), "the CUDA runtime is linked statically"
+    needed = output("readelf", "-d", str(library))
+    assert "libcudart" not in needed and "libpython" not in needed
+
+
+def test_library_loads_without_a_gpu(library):
+    """Another process, so that a library already loaded does not answer for it."""
+    if torch.version.cuda is None:
+        pytest.skip(f"torch {torch.__version__} is a build without CUDA")
+    program = (
+        "import torch, frs_kernels.library; torch.ops.load_library({!r});"
+        "assert torch._C._dispatch_has_kernel_for_dispatch_key('frs_kernels::loss', 'CUDA')"
+    )
+    output(sys.executable, "-c", program.format(str(library)))
