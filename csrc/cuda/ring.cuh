@@ -15,13 +15,13 @@ struct Ring {
   static constexpr int kQuads = C::kWords / 4, kStages = 8 / (kSides * kQuads);
   uint4 slots[kStages][kSides][kQuads][kThreads];
 
-  FRS_DEVICE void fetch(int stage, int side, const C& codec, const char* p) {
+  FRS_DEVICE void fetch(uint32_t stage, int side, const C& codec, const char* p) {
 #pragma unroll
     for (int q = 0; q < kQuads; ++q) {
       if (q < codec.quads()) __pipeline_memcpy_async(&slots[stage][side][q][threadIdx.x], p + 16 * q, 16);
     }
   }
-  FRS_DEVICE void read(int stage, int side, const C& codec, uint32_t* words) const {
+  FRS_DEVICE void read(uint32_t stage, int side, const C& codec, uint32_t* words) const {
 #pragma unroll
     for (int q = 0; q < kQuads; ++q) {
       uint4 quad = {};
@@ -32,8 +32,8 @@ struct Ring {
 
   // Calls fetch(stage) and later use(stage) `count` times; each in its order, the fetches kStages - 1 ahead.
   template <class Fetch, class Use>
-  static FRS_DEVICE void pipeline(int count, const Fetch& fetch, const Use& use) {
-    int fetched = 0;
+  static FRS_DEVICE void pipeline(uint32_t count, const Fetch& fetch, const Use& use) {
+    uint32_t fetched = 0;
     auto fetch_next = [&] {
       if (fetched < count) fetch(fetched++ % kStages);
       __pipeline_commit();  // an empty group beyond the last one keeps the count of groups right
@@ -41,7 +41,7 @@ struct Ring {
 #pragma unroll
     for (int stage = 1; stage < kStages; ++stage) fetch_next();
 #pragma unroll 1
-    for (int i = 0; i < count; ++i) {
+    for (uint32_t i = 0; i < count; ++i) {
       fetch_next();
       __pipeline_wait_prior(kStages - 1);
       use(i % kStages);

@@ -28,14 +28,14 @@ struct Scorer {
   Acc (*best_of)[kTile];  // shared memory: kGroups rows
   Pipe& pipe;
 
-  FRS_DEVICE void fetch(int stage, const char* s, const char* t) const {
+  FRS_DEVICE void fetch(uint32_t stage, const char* s, const char* t) const {
     pipe.fetch(stage, 0, teacher, t);
     if constexpr (kHead) pipe.fetch(stage, 1, student, s);
   }
 
   // The next run of locations, unpacked: from the ring if it is wide.
   template <uint32_t kStep>
-  FRS_DEVICE void take(int stage, const char* s, const char* t, const Columns<kStep>& columns, Acc* x,
+  FRS_DEVICE void take(uint32_t stage, const char* s, const char* t, const Columns<kStep>& columns, Acc* x,
                        Acc* y) const {
     uint32_t s_words[C::kWords], t_words[C::kWords];
     if constexpr (kStep == 1) {
@@ -68,13 +68,13 @@ struct Scorer {
       t_at = t_at.plus(1);
       s_at = s_at.plus(1);
     };
-    auto fetch_row = [&](int stage) {
+    auto fetch_row = [&](uint32_t stage) {
       if constexpr (kWide) {
         fetch(stage, s_at.data, t_at.data);
         advance();
       }
     };
-    auto use_row = [&](int stage) {
+    auto use_row = [&](uint32_t stage) {
       Acc x[kWidth], y[kWidth];
       take(stage, s_at.data, t_at.data, columns, x, y);
       if constexpr (!kWide) advance();
@@ -147,14 +147,14 @@ struct Scorer {
     Acc best = -INFINITY, total = 0;
     typename HeadLoss::Sums sums;
     uint32_t taken = 0;
-    auto fetch_run = [&](int stage) {
+    auto fetch_run = [&](uint32_t stage) {
       if constexpr (kWide) {
         if (has(ahead))
           fetch(stage, address(student, student_side, ahead), address(teacher, teacher_side, ahead));
         ahead.advance(start, runs * stride, stride, step);
       }
     };
-    auto use_run = [&](int stage) {
+    auto use_run = [&](uint32_t stage) {
       if (has(here)) {
         Acc x[kWidth], y[kWidth];
         take(stage, address(student, student_side, here), address(teacher, teacher_side, here),

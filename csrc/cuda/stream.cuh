@@ -49,8 +49,8 @@ FRS_DEVICE void store_row(const C& codec, char* p, const Columns<kStep>& columns
 }
 
 // How many of the rows row, row + step, ... lie below row_end.
-FRS_DEVICE int rows_between(uint32_t row, uint32_t row_end, uint32_t step) {
-  return row < row_end ? static_cast<int>((row_end - row + step - 1) / step) : 0;
+FRS_DEVICE uint32_t rows_between(uint32_t row, uint32_t row_end, uint32_t step) {
+  return row < row_end ? (row_end - row + step - 1) / step : 0;
 }
 
 // factors[0..count) of the lane's columns; 1 where there are none (nullptr), 0 outside. With wide columns
@@ -130,13 +130,13 @@ FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, const Loss& loss, const C& s
   };
   uint32_t s[C::kWords], t[C::kWords];
   if constexpr (kWide) {
-    auto fetch = [&](int stage) {
+    auto fetch = [&](uint32_t stage) {
       ring.fetch(stage, 0, student, s_at.data);
       ring.fetch(stage, 1, teacher, t_at.data);
       s_at = s_at.plus(1);
       t_at = t_at.plus(1);
     };
-    ring.pipeline(rows_between(row, piece.row_end, step), fetch, [&](int stage) {
+    ring.pipeline(rows_between(row, piece.row_end, step), fetch, [&](uint32_t stage) {
       ring.read(stage, 0, student, s);
       ring.read(stage, 1, teacher, t);
       one_row(s, t);
