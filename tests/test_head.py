@@ -44,7 +44,14 @@ def test_quality_focal_form(target, dtype, beta):
     for layout in ("nchw", "channels_last"):
         base = arguments(dtype=dtype, layout=layout, device=target.device)
         base["student_logits"][0][:, 3] = base["teacher_logits"][0][:, 3]
-        compare(frs.weighted_bce, target, base, WRT, beta=beta)
+        if dtype == torch.float64 and beta < 1:
+            # |p - q|^(beta - 1) amplifies the rounding of p - q, and no dtype is there to say who errs less.
+            actual, grads = evaluate(frs.weighted_bce, base, WRT, beta=beta, backend=target.backend)
+            expected, expected_grads = evaluate(frs.weighted_bce, base, WRT, beta=beta, backend="eager")
+            torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-15)
+            torch.testing.assert_close(grads, expected_grads, rtol=1e-9, atol=1e-12)
+        else:
+            compare(frs.weighted_bce, target, base, WRT, beta=beta)
 
 
 @pytest.mark.parametrize("student", DTYPES[:3], ids=str)
