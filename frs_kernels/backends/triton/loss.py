@@ -57,7 +57,12 @@ def head_partial(table, tile, steps, factors, term: tl.constexpr):
     return tl.where(alive, factor * tl.sum(weights * entropy, axis=0), 0.0)
 
 
-@triton.jit(do_not_specialize=["head_tiles", "feat_tiles", "head_steps", "feat_steps"])
+@triton.jit(
+    do_not_specialize=[
+        *("factors", "partials", "counter", "losses"),
+        *("head_tiles", "feat_tiles", "head_steps", "feat_steps"),
+    ]
+)
 def loss_kernel(
     head_table, feat_table, factors, partials, counter, losses,
     head_tiles, feat_tiles, head_steps, feat_steps,
@@ -86,7 +91,7 @@ def loss_kernel(
         store_losses(losses, feature, sum_range(partials, 0, head_tiles, ACC))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sums", "errors", "entropies"])
 def single_kernel(
     head_table, feat_table, sums, errors, entropies,
     head_term: tl.constexpr, feat_term: tl.constexpr, HEAD: tl.constexpr,

@@ -40,7 +40,7 @@ def peaks(table, level, image, location, term: tl.constexpr, WIDE: tl.constexpr)
     return largest(peak)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sums"])
 def mask_kernel(table, sums, term: tl.constexpr):
     """Writes S of one image's BL locations, and their sum to ``sums`` unless that is None."""
     tile = tl.program_id(0)
@@ -61,7 +61,7 @@ def mask_kernel(table, sums, term: tl.constexpr):
         tl.store(sums + tile, tl.sum(richness, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sums"])
 def weight_sums(table, sums, ROWS: tl.constexpr, ACC: tl.constexpr):
     """The partial sums of given weights. Rows: first program, address, elements."""
     tile = tl.program_id(0)

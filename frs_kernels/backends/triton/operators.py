@@ -8,6 +8,7 @@ from torch import Tensor
 
 from frs_kernels.backends.triton import plan
 from frs_kernels.backends.triton.geometry import geometry
+from frs_kernels.backends.triton.launch import launch
 from frs_kernels.backends.triton.passes import LossCall, Part, launch_mask
 from frs_kernels.backends.triton.plan import DTYPES
 from frs_kernels.backends.triton.scale import ADDRESS, COLUMNS, PROGRAMS, SPAN, scale_kernel
@@ -64,15 +65,17 @@ def scale_(grads: list[Tensor], factor: Tensor, pending: Tensor) -> None:
 def _scale(grads: list[tuple[int, Tensor]], factor: Tensor, pending: Tensor) -> None:
     """One launch for all gradients of one dtype, each with its entry of ``pending``."""
     entries, tensors = zip(*grads, strict=True)
-    launch = plan.flat_launch(tuple(g.numel() for g in tensors), SPAN.value, entries)
-    if launch.programs == 0:
+    planned = plan.flat_launch(tuple(g.numel() for g in tensors), SPAN.value, entries)
+    if planned.programs == 0:
         return
     addresses = [g.data_ptr() for g in tensors]
-    scale_kernel[(min(launch.programs, PROGRAMS),)](
-        plan.with_addresses(launch.table, {ADDRESS.value: addresses}, COLUMNS.value),
-        factor, pending, launch.programs,
-        ROWS=len(tensors), ENTRIES=pending.numel(), ALIGNED=all(a % 16 == 0 for a in addresses),
-        DTYPE=DTYPES[tensors[0].dtype], ACC=DTYPES[factor.dtype], num_warps=plan.NUM_WARPS,
+    table = plan.with_addresses(planned.table, {ADDRESS.value: addresses}, COLUMNS.value)
+    aligned = all(address % 16 == 0 for address in addresses)
+    dtypes = DTYPES[tensors[0].dtype], DTYPES[factor.dtype]
+    launch(
+        scale_kernel, min(planned.programs, PROGRAMS), factor.device,
+        (table, factor, pending, planned.programs),
+        (len(tensors), pending.numel(), aligned, *dtypes),
     )  # fmt: skip
 
 

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from frs_kernels.backends.triton import plan, tiles
 from frs_kernels.backends.triton.geometry import Geometry, pending_scale
+from frs_kernels.backends.triton.launch import launch
 from frs_kernels.backends.triton.loss import loss_kernel, single_kernel
 from frs_kernels.backends.triton.mask import ADD, SUM_ADDRESS, SUM_COLUMNS, mask_kernel, weight_sums
-from frs_kernels.backends.triton.plan import DTYPES, NUM_WARPS
+from frs_kernels.backends.triton.plan import DTYPES
 from frs_kernels.backends.triton.reduce import FACTORS, factors_kernel, finish_kernel
 
 _SUMMED = (0, 1)  # the normalizers that need N_l: positions in levels.NORMALIZERS
@@ -24,7 +25,7 @@ class Part:
     teachers: list[Tensor]
     grads: list[Tensor]
 
-    def table(self, launch: plan.Launch, maps: list[int], channel_weights: list[Tensor]) -> tuple[int, ...]:
+    def table(self, planned: plan.Launch, maps: list[int], channel_weights: list[Tensor]) -> tuple[int, ...]:
         """The level table of a launch with the addresses of this call."""
         columns = {tiles.TEACHER.value: _addresses(self.teachers)}
         for column, tensors in (
@@ -34,7 +35,7 @@ class Part:
                 columns[column.value] = _addresses(tensors)
         if maps:
             columns[tiles.WEIGHT.value] = maps
-        return plan.with_addresses(launch.table, columns, tiles.WIDTH.value)
+        return plan.with_addresses(planned.table, columns, tiles.WIDTH.value)
 
 
 def _addresses(tensors: list[Tensor]) -> list[int]:
@@ -46,12 +47,13 @@ def launch_mask(logits: Part, maps: list[int], acc: torch.dtype, sums=None):
 
     Returns the bounds of each level's partial sums, and the sums.
     """
-    launch = plan.mask_launch(logits.geometry, acc)
-    partials = sums(launch.programs) if sums else None
-    if launch.programs:
-        table = logits.table(launch, maps, [])
-        mask_kernel[(launch.programs,)](table, partials, term=launch.term, num_warps=NUM_WARPS)
-    return launch.bounds, partials
+    planned = plan.mask_launch(logits.geometry, acc)
+    partials = sums(planned.programs) if sums else None
+    if planned.programs:
+        table = logits.table(planned, maps, [])
+        device = logits.teachers[0].device
+        launch(mask_kernel, planned.programs, device, (table, partials), (planned.term,))
+    return planned.bounds, partials
 
 
 @dataclass
@@ -80,12 +82,12 @@ class LossCall:
         rows = len(self.sizes)
         losses, pending = self._empty(3), self._empty(2, rows)
         factors, counter = self._empty(FACTORS.value * 2 * rows), self._empty(1, dtype=torch.int32)
-        factors_kernel[(rows,)](
-            plan.factor_table(bounds, *self.geometries, self.normalizer),
-            sums, factors, pending, counter, losses, *self.numbers,
-            NORMALIZER=self.normalizer,
-            FEAT_PENDING=pending_scale(self.geometries[1]), HEAD_PENDING=pending_scale(self.geometries[0]),
-            ROWS=rows, ACC=DTYPES[self.acc], num_warps=NUM_WARPS,
+        table = plan.factor_table(bounds, *self.geometries, self.normalizer)
+        head_pending, feat_pending = (pending_scale(found) for found in self.geometries)
+        self._launch(
+            factors_kernel, rows,
+            (table, sums, factors, pending, counter, losses, *self.numbers),
+            (self.normalizer, feat_pending, head_pending, rows, DTYPES[self.acc]),
         )  # fmt: skip
         self._launch_loss(factors, counter, losses, maps)
         return losses, pending
@@ -96,18 +98,19 @@ class LossCall:
         sums, errors, entropies = self._empty(3, max(head.programs, 1)).unbind()
         errors, entropies = errors if self.feats else None, entropies if self.head else None
         if head.programs:
-            single_kernel[(head.programs,)](
-                self.logits.table(head, [], []),
-                self.feats.table(feat, [], self.channel_weights) if feat else None,
-                sums, errors, entropies,
-                head_term=head.term, feat_term=feat and feat.term, HEAD=self.head is not None,
-                num_warps=NUM_WARPS,
+            head_table = self.logits.table(head, [], [])
+            feat_table = self.feats.table(feat, [], self.channel_weights) if feat else None
+            self._launch(
+                single_kernel, head.programs,
+                (head_table, feat_table, sums, errors, entropies),
+                (head.term, feat and feat.term, self.head is not None),
             )  # fmt: skip
         losses, pending = self._empty(3), self._empty(2, len(self.sizes))
-        finish_kernel[(1,)](
-            plan.factor_table(head.bounds, *self.geometries, self.normalizer),
-            sums, errors, entropies, losses, pending, *self.numbers,
-            NORMALIZER=self.normalizer, ROWS=len(self.sizes), ACC=DTYPES[self.acc], num_warps=NUM_WARPS,
+        table = plan.factor_table(head.bounds, *self.geometries, self.normalizer)
+        self._launch(
+            finish_kernel, 1,
+            (table, sums, errors, entropies, losses, pending, *self.numbers),
+            (self.normalizer, len(self.sizes), DTYPES[self.acc]),
         )  # fmt: skip
         return losses, pending
 
@@ -124,26 +127,28 @@ class LossCall:
                 maps.append(address)
                 address += size * owner.element_size()
             return *launch_mask(self.logits, maps, self.acc, self._empty if needed else None), maps, owner
-        launch = plan.flat_launch(tuple(self.sizes), ADD.value)
+        planned = plan.flat_launch(tuple(self.sizes), ADD.value)
         maps = _addresses(self.weights)
-        sums = self._empty(launch.programs) if needed else None
-        if needed and launch.programs:
-            weight_sums[(launch.programs,)](
-                plan.with_addresses(launch.table, {SUM_ADDRESS.value: maps}, SUM_COLUMNS.value), sums,
-                ROWS=len(maps), ACC=DTYPES[self.acc], num_warps=NUM_WARPS,
-            )  # fmt: skip
-        return launch.bounds, sums, maps, self.weights
+        sums = self._empty(planned.programs) if needed else None
+        if needed and planned.programs:
+            table = plan.with_addresses(planned.table, {SUM_ADDRESS.value: maps}, SUM_COLUMNS.value)
+            self._launch(weight_sums, planned.programs, (table, sums), (len(maps), DTYPES[self.acc]))
+        return planned.bounds, sums, maps, self.weights
 
     def _launch_loss(self, factors: Tensor, counter: Tensor, losses: Tensor, maps: list[int]) -> None:
         head, feat = plan.loss_launches(*self.geometries, *self.options)
         head_tiles, feat_tiles = head.programs if head else 0, feat.programs if feat else 0
         if head_tiles + feat_tiles == 0:
             return
-        loss_kernel[(head_tiles + feat_tiles,)](
-            self.head.table(head, maps, []) if head else None,
-            self.feats.table(feat, maps, self.channel_weights) if feat else None,
-            factors, self._empty(head_tiles + feat_tiles), counter, losses,
-            head_tiles, feat_tiles, head.steps if head else 0, feat.steps if feat else 0,
-            head_term=head and head.term, feat_term=feat and feat.term,
-            ACC=DTYPES[self.acc], num_warps=NUM_WARPS,
+        head_table = self.head.table(head, maps, []) if head else None
+        feat_table = self.feats.table(feat, maps, self.channel_weights) if feat else None
+        partials = self._empty(head_tiles + feat_tiles)
+        steps = head.steps if head else 0, feat.steps if feat else 0
+        self._launch(
+            loss_kernel, head_tiles + feat_tiles,
+            (head_table, feat_table, factors, partials, counter, losses, head_tiles, feat_tiles, *steps),
+            (head and head.term, feat and feat.term, DTYPES[self.acc]),
         )  # fmt: skip
+
+    def _launch(self, kernel, programs: int, arguments: tuple, constants: tuple) -> None:
+        launch(kernel, programs, self.device, arguments, constants)

@@ -20,7 +20,6 @@ DTYPES = {
     torch.bfloat16: tl.bfloat16,
     torch.float64: tl.float64,
 }
-NUM_WARPS = 2 if torch.version.hip else 4  # 128 threads
 # Accesses of one element need an address each: their code takes fewer channels at a time, or its registers
 # would limit the occupancy of the wide code beside it.
 _NARROWER = 4

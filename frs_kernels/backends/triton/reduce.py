@@ -14,6 +14,7 @@ FACTORS = tl.constexpr(3)  # rows of ``factors``: of the loss, of the stored gra
 # Columns of the table of levels: the range of N_l's partial sums, and what multiplies or replaces N_l.
 SUM_FIRST, SUM_LAST, FEAT_COUNT, HEAD_COUNT = (tl.constexpr(i) for i in range(4))
 COLUMNS = tl.constexpr(4)
+_NUMBERS = [f"{name}_{part}" for name in ("value", "feat", "head") for part in ("high", "low", "tensor")]
 
 
 @triton.jit
@@ -46,7 +47,7 @@ def loss_factor(z, scale):
     return tl.where(alive, scale / tl.where(alive, z, 1.0), 0.0), alive
 
 
-@triton.jit(do_not_specialize=["value_high", "value_low", "feat_high", "feat_low", "head_high", "head_low"])
+@triton.jit(do_not_specialize=["sums", "factors", "pending", "counter", "losses", *_NUMBERS])
 def factors_kernel(
     table, sums, factors, pending, counter, losses,
     value_high, value_low, value_tensor,
@@ -98,7 +99,7 @@ def store_losses(losses, feature, head):
     tl.store(losses + 2, feature + head)
 
 
-@triton.jit(do_not_specialize=["value_high", "value_low", "feat_high", "feat_low", "head_high", "head_low"])
+@triton.jit(do_not_specialize=["sums", "errors", "entropies", "losses", "pending", *_NUMBERS])
 def finish_kernel(
     table, sums, errors, entropies, losses, pending,
     value_high, value_low, value_tensor,

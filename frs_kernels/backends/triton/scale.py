@@ -12,7 +12,7 @@ SPAN_START, ADDRESS, ELEMENTS, ENTRY = (tl.constexpr(i) for i in range(4))
 COLUMNS = tl.constexpr(4)
 
 
-@triton.jit(do_not_specialize=["spans"])
+@triton.jit(do_not_specialize=["factor", "pending", "spans"])
 def scale_kernel(
     table, factor, pending, spans,
     ROWS: tl.constexpr, ENTRIES: tl.constexpr, ALIGNED: tl.constexpr, DTYPE: tl.constexpr, ACC: tl.constexpr,

@@ -1,0 +1,24 @@
+"""One launch, at the cost of little more than the driver's.
+
+Triton's ``kernel[grid](...)`` classifies every argument and compares every global on every call: with a
+level table of a hundred integers that is most of the host time of a loss. Here no argument is specialised
+(the tables are encoded, the others are named in ``do_not_specialize``), so what a kernel was compiled to
+depends on its constants and on which optional arguments are there, and the second launch may go straight
+to the compiled kernel.
+"""
+
+import torch
+
+_COMPILED: dict[tuple, object] = {}
+NUM_WARPS = 2 if torch.version.hip else 4  # 128 threads
+
+
+def launch(kernel, programs: int, device: torch.device, arguments: tuple, constants: tuple) -> None:
+    """Runs ``kernel`` over ``programs`` programs: its arguments, then its constants, both in order."""
+    key = (kernel, device, constants, *(argument is None for argument in arguments))
+    compiled = _COMPILED.get(key)
+    if compiled is None:
+        # None in the interpreter, which compiles nothing.
+        _COMPILED[key] = kernel[(programs,)](*arguments, *constants, num_warps=NUM_WARPS)
+    else:
+        compiled[programs, 1, 1](*arguments, *constants)
