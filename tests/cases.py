@@ -1,11 +1,13 @@
 """Inputs shared by the tests of every backend, and the comparison with the float64 reference."""
 
+import os
 from dataclasses import dataclass
 
 import torch
 from tolerances import assert_as_accurate
 from torch import Tensor
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the Triton kernels run on the CPU, and alone
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAYOUTS = ("nchw", "channels_last", "flat", "split", "rows", "odd")
 NORMALIZERS = ("weight", "weight_channels", "batch", "numel", 7.5)

@@ -1,16 +1,13 @@
 """The `target` fixture: every fused backend on every device that it has kernels for."""
 
-import os
-
 import pytest
 import torch
-from cases import Target
+from cases import INTERPRETED, Target
 from hypothesis import HealthCheck, settings
 
 import frs_kernels as frs
 from frs_kernels import dispatch
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 TARGETS = [
     pytest.param(Target("native", "cpu"), id="native-cpu"),
     pytest.param(Target("native", "cuda"), id="native-cuda", marks=pytest.mark.gpu),

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import LONG_SIZES, Target, compare, evaluate, maps, tensors
-from conftest import INTERPRETED
+from cases import INTERPRETED, LONG_SIZES, Target, compare, evaluate, maps, tensors
 from test_loss import WRT, arguments
 
 import frs_kernels as frs

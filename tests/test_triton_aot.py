@@ -1,7 +1,7 @@
 """Every Triton kernel compiled ahead of time for the GPUs it is meant for: no spills, no narrow accesses."""
 
 import pytest
-from conftest import INTERPRETED
+from cases import INTERPRETED
 
 pytest.importorskip("triton")
 if INTERPRETED:

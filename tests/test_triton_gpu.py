@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import Target, compare, evaluate, tensors
-from conftest import INTERPRETED
+from cases import INTERPRETED, Target, compare, evaluate, tensors
 from test_loss import WRT, arguments
 
 import frs_kernels as frs
