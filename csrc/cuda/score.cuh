@@ -138,27 +138,34 @@ struct Scorer {
     const uint32_t runs = cut.columns == 0 ? 1 : tiles::ceil_div(cut.columns, stride);  // of a location
     auto columns_at = [&](const Walk& at) { return Columns<kStep>{at.column, cut.columns}; };
     auto has = [&](const Walk& at) { return at.row < row_end && at.column < cut.columns; };
-    auto address = [&](const C& codec, const Side& side, const Walk& at) -> const char* {
-      return Cursor::at(codec, side, tile.batch, at.row, 1, columns_at(at)).data;
-    };
 
     const Walk start{base + (lane >> cut.lanes_log2), kWide ? (lane & (lanes - 1)) * kWidth : lane};
     Walk ahead = start, here = start;
+    // Where `start` is in the row that is loaded next: of `ahead` if the copies are, else of `here`.
+    Cursor t_row = Cursor::at(teacher, teacher_side, tile.batch, start.row, step, columns_at(start));
+    Cursor s_row = Cursor::at(student, student_side, tile.batch, start.row, step, columns_at(start));
+    auto in_row = [&](const C& codec, const Cursor& at, const Walk& walk) -> const char* {
+      return at.data + (walk.column - start.column) * codec.bytes();
+    };
+    auto advance = [&](Walk& walk, bool loads) {  // true: to a new row
+      if (!walk.advance(start, runs * stride, stride, step)) return false;
+      if (loads) t_row = t_row.plus(1), s_row = s_row.plus(1);
+      return true;
+    };
+
     Acc best = -INFINITY, total = 0;
     typename HeadLoss::Sums sums;
     uint32_t taken = 0;
     auto fetch_run = [&](uint32_t stage) {
       if constexpr (kWide) {
-        if (has(ahead))
-          fetch(stage, address(student, student_side, ahead), address(teacher, teacher_side, ahead));
-        ahead.advance(start, runs * stride, stride, step);
+        if (has(ahead)) fetch(stage, in_row(student, s_row, ahead), in_row(teacher, t_row, ahead));
+        advance(ahead, true);
       }
     };
     auto use_run = [&](uint32_t stage) {
       if (has(here)) {
         Acc x[kWidth], y[kWidth];
-        take(stage, address(student, student_side, here), address(teacher, teacher_side, here),
-             columns_at(here), x, y);
+        take(stage, in_row(student, s_row, here), in_row(teacher, t_row, here), columns_at(here), x, y);
 #pragma unroll
         for (int j = 0; j < kWidth; ++j) {
           best = nan_max(best, y[j]);
@@ -169,10 +176,12 @@ struct Scorer {
         }
       }
       const uint32_t row = here.row;
-      if (!here.advance(start, runs * stride, stride, step)) return;
-      const Acc m = group_max(best, lanes);  // all lanes of the warp come to the end of a row together
-      const Acc s = row < row_end ? sigmoid(m) : Acc(0);
-      if constexpr (kHead) total += s * loss.value(sums);
+      if (!advance(here, !kWide)) return;
+      Acc s = group_max(best, lanes);  // all lanes of the warp come to the end of a row together
+      if constexpr (kHead) {
+        s = row < row_end ? sigmoid(s) : Acc(0);
+        total += s * loss.value(sums);
+      }
       if (row < end && (lane & (lanes - 1)) == 0) score[row - tile.location] = s;
       best = -INFINITY;
       sums = {};
@@ -180,6 +189,10 @@ struct Scorer {
     };
     Pipe::pipeline(rows_between(base, end, step) * runs, fetch_run, use_run);
     __syncthreads();
+    if constexpr (!kHead) {  // of the whole tile at once; beyond the last location it is that of -Inf, 0
+      if (threadIdx.x < kTile) score[threadIdx.x] = sigmoid(score[threadIdx.x]);
+      __syncthreads();
+    }
     return total;
   }
 
