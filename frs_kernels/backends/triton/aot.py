@@ -31,6 +31,7 @@ TARGETS = {
 }
 ROWS = 5  # levels of a feature pyramid
 THREADS = 128
+_TORCH = {dtype: name for name, dtype in plan.DTYPES.items()}
 _NUMBERS = {
     f"{name}_{part}": "fp32" for name in ("value", "feat", "head") for part in ("high", "low")
 } | dict.fromkeys(("value_tensor", "feat_tensor", "head_tensor"))
@@ -93,7 +94,7 @@ def _table(width) -> tuple[str, ...]:
 
 
 def _mask(order, dtype, acc, **changes) -> Variant:
-    tile = plan.mask_tile(order.value, 720, acc)
+    tile = plan.mask_tile(order.value, 720, _TORCH[dtype])
     arguments = {"table": _table(WIDTH), "sums": _pointer(acc), "term": term(order, dtype, tile, **changes)}
     wide = 0 if "ALL_ALIGNED" in changes else _bytes(tile, dtype)
     return Variant(_label("mask", order, dtype, changes), mask_kernel, arguments, wide)

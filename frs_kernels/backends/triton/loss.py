@@ -22,13 +22,22 @@ from frs_kernels.backends.triton.tiles import (
 
 
 @triton.jit
-def level_factors(factors, at, ROWS: tl.constexpr):
-    """(of the loss, of the stored gradient, whether the level counts) from the table of reduce.py."""
-    return (
-        tl.load(factors + at),
-        tl.load(factors + 2 * ROWS + at),
-        tl.load(factors + 4 * ROWS + at) != 0,
-    )
+def slopes(factors, entry, table, image, location, level, term: tl.constexpr):
+    """S of BL locations times the factor of the stored gradient (reduce.py), and whether the level counts."""
+    alive = tl.load(factors + 4 * term.ROWS + entry) != 0
+    weights = location_weights(table, level, image, location, alive, term)
+    return tl.load(factors + 2 * term.ROWS + entry) * weights, alive
+
+
+@triton.jit
+def weighted(factors, entry, table, image, location, level, values, term: tl.constexpr):
+    """The sum of S * values times the factor of the loss; 0 in a level that does not count.
+
+    S and the factor are read again rather than kept: they would occupy registers during the whole pass.
+    """
+    alive = tl.load(factors + 4 * term.ROWS + entry) != 0
+    weights = location_weights(table, level, image, location, alive, term)
+    return tl.where(alive, tl.load(factors + entry) * tl.sum(weights * values, axis=0), 0.0)
 
 
 @triton.jit
@@ -36,12 +45,10 @@ def imitation_partial(table, tile, steps, factors, term: tl.constexpr):
     """What one tile adds to the feature loss."""
     level = row_of(table, tile, term.ROWS)
     image, first, location = place(table, level, tile, steps, term)
-    factor, slope, alive = level_factors(factors, level, term.ROWS)
-    locations = field(table, LOCATIONS, level, term.ROWS)
-    weights = location_weights(table, level, image, location, locations, alive, term)
+    slope, alive = slopes(factors, level, table, image, location, level, term)
     last = first + steps * term.BC
-    error = imitation(table, level, image, first, last, location, slope * weights, alive, term)
-    return tl.where(alive, factor * tl.sum(weights * error, axis=0), 0.0)
+    error = imitation(table, level, image, first, last, location, slope, alive, term)
+    return weighted(factors, level, table, image, location, level, error, term)
 
 
 @triton.jit
@@ -49,12 +56,10 @@ def head_partial(table, tile, steps, factors, term: tl.constexpr):
     """What one tile adds to the head loss."""
     level = row_of(table, tile, term.ROWS)
     image, first, location = place(table, level, tile, steps, term)
-    factor, slope, alive = level_factors(factors, term.ROWS + level, term.ROWS)
-    locations = field(table, LOCATIONS, level, term.ROWS)
-    weights = location_weights(table, level, image, location, locations, alive, term)
+    slope, alive = slopes(factors, term.ROWS + level, table, image, location, level, term)
     last = first + steps * term.BC
-    entropy, _ = head(table, level, image, first, last, location, slope * weights, alive, term)
-    return tl.where(alive, factor * tl.sum(weights * entropy, axis=0), 0.0)
+    entropy, _ = head(table, level, image, first, last, location, slope, alive, term)
+    return weighted(factors, term.ROWS + level, table, image, location, level, entropy, term)
 
 
 @triton.jit(

@@ -71,9 +71,9 @@ def loss_tile(order: int, channels: int, acc: torch.dtype) -> Shape:
     return _tile(order, channels, _elements(1024, acc), 8)
 
 
-def mask_tile(order: int, channels: int, acc: torch.dtype) -> Shape:
-    """32 elements a thread of the one tensor that is read, over few locations: many programs."""
-    return _tile(order, channels, _elements(4096, acc), 64)
+def mask_tile(order: int, channels: int, dtype: torch.dtype) -> Shape:
+    """64 bytes a thread of the one tensor that is read, over few locations: many programs."""
+    return _tile(order, channels, _elements(8192 // min(dtype.itemsize, 4), dtype), 64)
 
 
 def single_tile(orders: list[int], acc: torch.dtype) -> Shape:
@@ -85,7 +85,7 @@ def single_tile(orders: list[int], acc: torch.dtype) -> Shape:
 
 @_remembered
 def mask_launch(logits: Geometry, acc: torch.dtype) -> Launch:
-    tile = mask_tile(logits.order, max(logits.channels), acc)
+    tile = mask_tile(logits.order, max(logits.channels), logits.teacher)
     return _launch(logits, tile, _runs(logits, tile), acc)
 
 

@@ -188,10 +188,11 @@ def block(pointer, channel, location, stride_c, stride_l, term: tl.constexpr, WI
 
 
 @triton.jit
-def location_weights(table, level, image, location, locations, alive, term: tl.constexpr):
+def location_weights(table, level, image, location, alive, term: tl.constexpr):
     """S of BL locations; 0 behind the last one, and everywhere in a level that does not count."""
     pointer = field(table, WEIGHT, level, term.ROWS).to(tl.pointer_type(term.ACC))
-    pointer += image * field(table, LOCATIONS, level, term.ROWS) + location
+    locations = field(table, LOCATIONS, level, term.ROWS)
+    pointer += image * locations + location
     i = tl.arange(0, term.BL).to(term.INDEX)
     return tl.load(pointer + i, mask=location + i < tl.where(alive, locations, 0), other=0.0)
 
