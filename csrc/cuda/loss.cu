@@ -37,8 +37,8 @@ __device__ __forceinline__ typename C::Acc term_share(Ring<C, 2>& ring, typename
   const Acc* weight = static_cast<const Acc*>(term.location_weight) + int64_t{piece.batch} * cut.locations();
   const Acc* channel = static_cast<const Acc*>(term.channel_weight);
   if (channel != nullptr) channel += int64_t{piece.batch} * cut.channels();
-  return stream(ring, loss, student, teacher, term, cut, piece, weight, channel,
-                table.deferred[kind] ? Acc(1) : factor);
+  return stream<true>(ring, loss, student, teacher, term, cut, piece, weight, channel,
+                      table.deferred[kind] ? Acc(1) : factor);
 }
 
 // Blocks that must fit on a multiprocessor together: a limit on registers, four where that takes no spills.

@@ -31,7 +31,7 @@ __device__ __forceinline__ typename C::Acc imitation_share(Ring<C, 2>& ring, con
   const uint32_t end = cut.location_major ? tile.location + 1 : cut.columns;
   Acc share = 0;
   for (piece.column = cut.location_major ? tile.location : 0; piece.column < end;) {
-    share += stream(ring, loss, student, teacher, term, cut, piece, weight, channel, Acc(1));
+    share += stream<false>(ring, loss, student, teacher, term, cut, piece, weight, channel, Acc(1));
     piece.column += cut.lanes() * C::kWidth;
   }
   return share;
@@ -73,18 +73,16 @@ __global__ void __launch_bounds__(kThreads, 2) single_pass_kernel(const __grid_c
     const int level = tiles::find_range(table.first_tile, levels, blockIdx.x);
     const auto tile = tiles::score_tile_of(blockIdx.x - table.first_tile[level],
                                            table.cuts[levels + level].locations(), C::kWidth);
+    auto write = [&](Acc* sums, Acc share) {  // each as soon as it is known: no register keeps it
+      const Acc sum = block_sum(share);
+      if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+    };
     const int index = levels + level;
-    const Acc head =
-        table.terms[index].student.data == nullptr
-            ? head_share(ring, NoHead<Acc>(), table, index, tile, score, best_of)
-            : block_sum(head_share(ring, HeadLoss(table.beta), table, index, tile, score, best_of));
-    const Acc feature = block_sum(imitation_share(ring, table, level, tile, score));
-    const Acc n = block_sum(threadIdx.x < kTile ? score[threadIdx.x] : Acc(0));
-    if (threadIdx.x == 0) {
-      tile_sums[blockIdx.x] = n;
-      feature_sums[blockIdx.x] = feature;
-      head_sums[blockIdx.x] = head;
-    }
+    write(head_sums, table.terms[index].student.data == nullptr
+                         ? head_share(ring, NoHead<Acc>(), table, index, tile, score, best_of)
+                         : head_share(ring, HeadLoss(table.beta), table, index, tile, score, best_of));
+    write(feature_sums, imitation_share(ring, table, level, tile, score));
+    write(tile_sums, threadIdx.x < kTile ? score[threadIdx.x] : Acc(0));
   }
   if (!arrives_last(table.counter)) return;
 

@@ -75,9 +75,9 @@ FRS_DEVICE void load_factors(Acc* v, const Acc* factors, const Columns<kStep>& c
 }
 
 // What a warp sums up over its piece: location_weight * loss, times `scale`, which the gradients it writes
-// (where the term has any) carry too. `location_weight` and `channel_weight` (nullptr: 1) are those of the
-// piece's entry.
-template <class Loss, bool kLocationMajor, bool kWide, class C>
+// (if kGradient, where the term has any) carry too. `location_weight` and `channel_weight` (nullptr: 1) are
+// those of the piece's entry.
+template <bool kGradient, bool kLocationMajor, bool kWide, class Loss, class C>
 FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, const Loss& loss, const C& student, const C& teacher,
                                   const Term& term, const Cut& cut, const Piece& piece,
                                   const typename C::Acc* location_weight,
@@ -103,7 +103,7 @@ FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, const Loss& loss, const C& s
   Cursor t_at = Cursor::at(teacher, term.teacher, piece.batch, row, step, columns);
   Cursor g_at = Cursor::at(student, term.gradient, piece.batch, row, step, columns);
   const Acc* row_factors = kLocationMajor ? channel_weight : location_weight;
-  const bool stores = term.gradient.data != nullptr;
+  const bool stores = kGradient && term.gradient.data != nullptr;
   Acc total = 0;
   typename Loss::Sums sums[kLocationMajor ? kWidth : 1];
 
@@ -158,14 +158,14 @@ FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, const Loss& loss, const C& s
   return total;
 }
 
-template <class Loss, class C>
+template <bool kGradient, class Loss, class C>
 FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, const Loss& loss, const C& student, const C& teacher,
                                   const Term& term, const Cut& cut, const Piece& piece,
                                   const typename C::Acc* location_weight,
                                   const typename C::Acc* channel_weight, typename C::Acc scale) {
   auto with = [&](auto location_major, auto wide) {
-    return stream<Loss, location_major.value, wide.value>(ring, loss, student, teacher, term, cut, piece,
-                                                          location_weight, channel_weight, scale);
+    return stream<kGradient, location_major.value, wide.value>(ring, loss, student, teacher, term, cut, piece,
+                                                               location_weight, channel_weight, scale);
   };
   using std::true_type, std::false_type;
   if (cut.location_major) return cut.wide ? with(true_type(), true_type()) : with(true_type(), false_type());
