@@ -1,13 +1,16 @@
 """Every Triton kernel compiled ahead of time for the GPUs it is meant for: no spills, no narrow accesses."""
 
+import collections
+
 import pytest
-from cases import INTERPRETED
+import torch
+from cases import INTERPRETED, tensors
 
 pytest.importorskip("triton")
 if INTERPRETED:
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from frs_kernels.backends.triton import aot  # noqa: E402
+from frs_kernels.backends.triton import aot, launch, operators  # noqa: E402
 
 
 def ids(variant):
@@ -40,3 +43,52 @@ def test_an_unaligned_level_is_read_element_by_element():
     """The check above can fail: without the promise of alignment there are two-byte accesses."""
     (variant,) = (v for v in aot.variants(False) if "unaligned" in v.name)
     assert 2 in aot.accesses(aot.compiled(variant, aot.TARGETS["sm_90"]))
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """A driver that compiles for sm_90 and records launches instead of making them."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a real GPU: see test_triton_gpu.py")
+    from triton.backends.nvidia.driver import CudaDriver
+    from triton.runtime import driver
+
+    class Utils:
+        load_binary = staticmethod(lambda *_: (object(), 1, 64, 0, 1024))
+        get_device_properties = staticmethod(lambda _: {"max_shared_mem": 232448})
+
+    class Pretended(CudaDriver):
+        def __init__(self):
+            self.launches, self.utils = [], Utils()
+            self.get_current_device, self.get_current_stream = lambda: 0, lambda _: 0
+            self.launcher_cls = lambda source, metadata: lambda *a: self.launches.append((a[0], a[9:]))
+
+        def get_current_target(self):
+            return aot.TARGETS["sm_90"]
+
+    pretended = Pretended()
+    monkeypatch.setattr(driver, "_active", pretended)
+    monkeypatch.setattr(launch, "_COMPILED", {})
+    return pretended
+
+
+def test_all_sizes_share_a_compilation_and_relaunches_pass_the_same(pretended_gpu, monkeypatch):
+    from frs_kernels.backends.triton.loss import loss_kernel
+
+    monkeypatch.setattr(loss_kernel, "device_caches", collections.defaultdict(loss_kernel.create_binder))
+
+    def call(sizes):
+        common = {"sizes": sizes, "dtype": torch.bfloat16, "batch": 1}
+        lists = [tensors(channels, **common) for channels in (8, 8, 16, 16)]
+        operators.loss(*lists, [], [], 0, 1.0, None, 0.5, None, 2.0, None, 0.0, True, True)
+        calls, pretended_gpu.launches = pretended_gpu.launches, []
+        return calls, len(loss_kernel.device_caches[0][0])
+
+    first, _ = call([(16, 24), (5, 7)])
+    again, _ = call([(16, 24), (5, 7)])
+    assert len(first) == 3
+    for (programs, arguments), (programs_again, arguments_again) in zip(first, again, strict=True):
+        assert programs == programs_again and len(arguments) == len(arguments_again)
+        assert [type(a) for a in arguments] == [type(a) for a in arguments_again]
+    for sizes in ([(20, 26), (5, 7)], [(48, 64), (13, 21)], [(1, 3), (1, 1)]):
+        assert call(sizes)[1] == 1
