@@ -98,9 +98,11 @@ def _refuse_second(grads: tuple) -> tuple:
     returns gradients that look constant too, and a penalty on them would have no effect and raise nothing.
     """
     message = b"the fused FRS losses are once_differentiable: take backend='eager' for a double backward"
-    some = [grad.detach().requires_grad_() for grad in grads if grad is not None]
-    refused = iter(torch._C._functions.DelayedError(message, len(some))(*some) if some else ())
-    return tuple(None if grad is None else next(refused) for grad in grads)
+
+    def refused(grad):
+        return torch._C._functions.DelayedError(message, 1)(grad.detach().requires_grad_())
+
+    return tuple(None if grad is None else refused(grad) for grad in grads)
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
