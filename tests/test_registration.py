@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import LAYOUTS, maps, tensors
+from cases import INTERPRETED, LAYOUTS, maps, tensors
 
 import frs_kernels as frs
 from frs_kernels import dispatch
@@ -67,7 +67,10 @@ def test_scale_multiplies_in_place(target, factor, dtype):
         operators(target).scale_(
             grads, torch.tensor(factor, dtype=accumulation, device=target.device), pending
         )
-        assert all(map(torch.equal, grads, expected))
+        if INTERPRETED and dtype == torch.bfloat16:  # the interpreter's casts to bfloat16 truncate
+            torch.testing.assert_close(grads, expected, rtol=2**-7, atol=0)
+        else:
+            assert all(map(torch.equal, grads, expected))
 
 
 def test_pending_is_one_unless_float16(target):

@@ -24,7 +24,8 @@ def check(variant, target):
     if variant.wide_bytes:
         found = aot.accesses(kernel)
         assert found.get(16, 0) * 16 == variant.wide_bytes, f"accesses by width: {found}"
-        assert not found.keys() & {1, 2, 8}, f"accesses by width: {found}"
+        narrow = {1, 2} if "fp64" in variant.name else {1, 2, 8}  # maps of float64 are read one by one
+        assert not found.keys() & narrow, f"accesses by width: {found}"
 
 
 @pytest.mark.parametrize("variant", aot.variants(everything=False), ids=ids)
