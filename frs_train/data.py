@@ -7,6 +7,7 @@ no saved state.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 from collections.abc import Iterator
@@ -165,9 +166,16 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         return torch.randperm(self.images, generator=generator)
 
 
-def loader(dataset: CocoDetection, batches: Sampler | list, workers: int, device: torch.device) -> DataLoader:
-    """Loads the given batches of (index, draw) in order, ahead of the training."""
-    return DataLoader(
+@contextlib.contextmanager
+def loaded(
+    dataset: CocoDetection, batches: Sampler | list, workers: int, device: torch.device
+) -> Iterator[Iterator[list[Sample] | UserError]]:
+    """Loads the given batches of (index, draw) in order, ahead of the training.
+
+    The loader processes end with the block. Left to the garbage collector they may outlive it (an exception
+    still refers to them), and Python waits for them at its end: deaf as they are, for ever.
+    """
+    loader = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
@@ -176,6 +184,12 @@ def loader(dataset: CocoDetection, batches: Sampler | list, workers: int, device
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker,
     )
+    iterator = iter(loader)
+    try:
+        yield iterator
+    finally:
+        if workers:
+            iterator._shutdown_workers()
 
 
 def collate(samples: list[Sample | UserError]) -> list[Sample] | UserError:

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from frs_train import checkpoint, distributed
 from frs_train.assemble import make_learner, open_data
 from frs_train.config import RunConfig, to_dict
-from frs_train.data import TrainingOrder, loader, mix, to_device
+from frs_train.data import TrainingOrder, loaded, mix, to_device
 from frs_train.detectors import Detector
 from frs_train.distiller import autocast
 from frs_train.errors import Stopped, UserError
@@ -79,13 +79,13 @@ class Run:
             )
         self.metrics.forget_after(self.iteration)
         timer = Timer(self.iteration)
-        with self.log.progress(self.total, self.iteration, "training") as tell:
-            self._loop(stop, timer, tell)
+        with self.log.progress(self.total, self.iteration, "training") as tell, self._loaded() as batches:
+            self._loop(stop, timer, tell, batches)
         return self._finish(timer)
 
-    def _loop(self, stop: list[int], timer: Timer, tell: Callable[..., None]) -> None:
+    def _loop(self, stop: list[int], timer: Timer, tell: Callable[..., None], batches: Iterator) -> None:
         t = self.config.train
-        module, batches = self._wrapped(), self._batches()
+        module = self._wrapped()
         while self.iteration < self.total:
             try:
                 losses = self.step(module, batches)
@@ -108,13 +108,13 @@ class Run:
                 with timer.paused():
                     self.evaluate()
 
-    def _batches(self) -> Iterator:
+    def _loaded(self) -> contextlib.AbstractContextManager[Iterator]:
         t = self.config.train
         order = TrainingOrder(
             len(self.train_set), t.batch_size, t.seed, self.iteration, self.total,
             distributed.rank(), distributed.world(), t.accumulate,
         )  # fmt: skip
-        return iter(loader(self.train_set, order, self.config.data.workers, self.device))
+        return loaded(self.train_set, order, self.config.data.workers, self.device)
 
     def step(self, module: nn.Module, batches: Iterator) -> dict[str, Tensor]:
         """One optimiser step on the next batches; returns the mean losses by name (not yet read from the

@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from frs_train import distributed
 from frs_train.coco import CocoFile
-from frs_train.data import CocoDetection, loader, to_device
+from frs_train.data import CocoDetection, loaded, to_device
 from frs_train.detectors import Detector
 from frs_train.errors import UserError
 
@@ -44,15 +44,16 @@ def evaluate(
     """
     detector.eval()
     mine = range(distributed.rank(), len(dataset), distributed.world())
-    batches = [
+    order = [
         [(i, None) for i in mine[first : first + batch_size]] for first in range(0, len(mine), batch_size)
     ]
     results = []
-    for batch in loader(dataset, batches, workers, device):
-        images, targets = to_device(batch, device)
-        for found, target in zip(detector.detect(images), targets, strict=True):
-            results += coco_results(found, int(target["image_id"]), dataset.coco)
-        tell(advance=len(images) * distributed.world())
+    with loaded(dataset, order, workers, device) as batches:
+        for batch in batches:
+            images, targets = to_device(batch, device)
+            for found, target in zip(detector.detect(images), targets, strict=True):
+                results += coco_results(found, int(target["image_id"]), dataset.coco)
+            tell(advance=len(images) * distributed.world())
     everyone = [result for part in distributed.gather(results) for result in part]
     return summarise(dataset.coco, everyone)
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 
@@ -90,6 +91,7 @@ def test_truncated_image(copy, tmp_path, capsys, workers):
     code = train(copy[0], tmp_path / "run", "--workers", workers)
     refused(code, capsys, "images/train", "cannot be read", "--resume")
     assert checkpoint.checkpoints(tmp_path / "run")  # what was learnt before is not lost
+    assert not multiprocessing.active_children()  # or Python would wait for them at its end
 
 
 def test_image_of_another_size(copy, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Order and augmentation as pure functions of the seed; boxes that follow their images."""
 
 import json
+import multiprocessing
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from tiny_runs import data_of
 
 from frs_train.coco import degenerate, read_coco
 from frs_train.config import DataConfig
-from frs_train.data import CocoDetection, TrainingOrder, augmentation, loader, mix, to_device
+from frs_train.data import CocoDetection, TrainingOrder, augmentation, loaded, mix, to_device
 from frs_train.errors import UserError
 
 CPU = torch.device("cpu")
@@ -62,10 +63,20 @@ def test_loading_is_the_same_with_any_number_of_workers(digits, workers):
     batches = [[(0, 11), (1, 12)], [(2, 13), (0, 14)]]
     expected = [[dataset[item] for item in batch] for batch in batches]
     torch.manual_seed(99)
-    for batch, wanted in zip(loader(dataset, batches, workers, CPU), expected, strict=True):
-        images, targets = to_device(batch, CPU)
-        for image, target, (raw, boxes) in zip(images, targets, wanted, strict=True):
-            assert torch.equal(image, raw.float() / 255) and torch.equal(target["boxes"], boxes["boxes"])
+    with loaded(dataset, batches, workers, CPU) as found:
+        for batch, wanted in zip(found, expected, strict=True):
+            images, targets = to_device(batch, CPU)
+            for image, target, (raw, boxes) in zip(images, targets, wanted, strict=True):
+                assert torch.equal(image, raw.float() / 255) and torch.equal(target["boxes"], boxes["boxes"])
+
+
+def test_the_loaders_end_where_the_reader_fails(digits):
+    data = data_of(digits)
+    dataset = CocoDetection(read_coco(data.train_annotations), data.train_images)
+    with pytest.raises(ZeroDivisionError) as error, loaded(dataset, [[(0, None)]] * 9, 2, CPU) as batches:
+        next(batches)
+        raise ZeroDivisionError
+    assert error and not multiprocessing.active_children()
 
 
 def test_augmenting_leaves_the_global_generator_alone(digits):
