@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tyro
 
-from frs_train.config import DataConfig, DetectorConfig, DistillConfig, RunConfig, TrainConfig
+from frs_train.config import DistillConfig, RunConfig
 from frs_train.errors import UserError
 from frs_train.metrics import Log, describe
 
@@ -19,18 +19,10 @@ Positional = tyro.conf.Positional
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(RunConfig):
     """Train a plain detector (a teacher, or a student that learns alone)."""
 
-    out: Path
-    """Folder of the run."""
-    detector: DetectorConfig = field(default_factory=DetectorConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    recipe: str | None = None
-    """Preset that the other options change; see docs/recipes.md."""
-    resume: bool = False
-    """Go on from the newest readable checkpoint in the run folder."""
+    distill: tyro.conf.Suppress[None] = None
 
     def run(self, log: Log) -> None:
         from frs_train.engine import fit

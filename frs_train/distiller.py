@@ -190,5 +190,5 @@ def _ratio(image: Tensor, height: int, width: int) -> list[float]:
 def _normalised(masks: list[Tensor]) -> list[Tensor]:
     """Masks divided by the mean over processes of their sums, so that the mean of the processes' losses
     (which is what DDP descends) is the loss of the whole batch in one process."""
-    sums = distributed.add(torch.stack([mask.sum() for mask in masks])) / distributed.world()
+    sums = distributed.mean(torch.stack([mask.sum() for mask in masks]))
     return [torch.where(total > 0, mask / total, 0.0) for mask, total in zip(masks, sums, strict=True)]

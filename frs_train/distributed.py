@@ -70,6 +70,11 @@ def add(values: Tensor) -> Tensor:
     return values
 
 
+def mean(values: Tensor) -> Tensor:
+    """The mean of the processes' tensors."""
+    return add(values) / world()
+
+
 def gather(value: Any) -> list[Any]:
     """The processes' objects, in the order of their ranks."""
     if world() == 1:

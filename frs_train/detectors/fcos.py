@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torchvision.models.detection import FCOS
 from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 
+from frs_train import distributed
 from frs_train.config import DetectorConfig
 from frs_train.detectors.backbone import build_backbone, group_norm
 from frs_train.detectors.base import DenseDetector
@@ -21,7 +23,7 @@ class FCOSDetector(DenseDetector):
 
 
 class Head(FCOSHead):
-    """torchvision's head (its `compute_loss` and `forward`) over towers of any depth and width."""
+    """torchvision's head over towers of any depth and width."""
 
     def __init__(self, channels: int, num_classes: int, num_convs: int):
         nn.Module.__init__(self)
@@ -30,6 +32,14 @@ class Head(FCOSHead):
             channels, 1, num_classes, num_convs, norm_layer=group_norm
         )
         self.regression_head = FCOSRegressionHead(channels, 1, num_convs, norm_layer=group_norm)
+
+    def compute_loss(self, targets, head_outputs, anchors, matched_idxs):
+        """torchvision's losses, divided by the mean number of positive locations of all processes instead of
+        this one's, so that several of them train as one would on the whole batch."""
+        losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        count = torch.stack([(matched >= 0).sum() for matched in matched_idxs]).sum().float()
+        factor = count.clamp(min=1) / distributed.mean(count.clone()).clamp(min=1)
+        return {name: loss * factor for name, loss in losses.items()}
 
 
 def build(config: DetectorConfig, num_classes: int) -> FCOSDetector:

@@ -13,6 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSClassificationHead
 from torchvision.ops import generalized_box_iou_loss
 
+from frs_train import distributed
 from frs_train.config import DetectorConfig
 from frs_train.detectors import gfl_loss
 from frs_train.detectors.backbone import build_backbone, group_norm
@@ -120,7 +121,7 @@ class GFL(RetinaNet):
         where = positive.nonzero(as_tuple=True)
         quality[where[0], where[1], labels] = gfl_loss.pairwise_iou(predicted.detach(), boxes)
         sides = self.box_coder.encode_single(boxes, places)
-        count, total = mean_over_processes(torch.stack([positive.sum().float(), weights.sum()]))
+        count, total = distributed.mean(torch.stack([positive.sum().float(), weights.sum()]))
         total = total.clamp(min=1e-6)
         giou = generalized_box_iou_loss(predicted, boxes)
         spread = gfl_loss.distribution_focal_loss(distances.unflatten(1, (4, -1)), sides).mean(1)
@@ -129,14 +130,6 @@ class GFL(RetinaNet):
             "bbox_regression": BOX_WEIGHT * (weights * giou).sum() / total,
             "bbox_distribution": DISTRIBUTION_WEIGHT * (weights * spread).sum() / total,
         }
-
-
-def mean_over_processes(values: Tensor) -> Tensor:
-    """Mean of a tensor over the processes of a distributed run; the tensor itself in a single one."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    torch.distributed.all_reduce(values)
-    return values / torch.distributed.get_world_size()
 
 
 def build(config: DetectorConfig, num_classes: int) -> GFLDetector:

@@ -43,10 +43,10 @@ def launch(world, arguments):
     return [out for out, _ in outputs]
 
 
-def options(folder):
+def options(folder, detector="retinanet"):
     return (
         f"--train-annotations {folder}/train.json --train-images {folder}/images --val-annotations "
-        f"{folder}/val.json --val-images {folder}/images --detector retinanet --backbone resnet10 "
+        f"{folder}/val.json --val-images {folder}/images --detector {detector} --backbone resnet10 "
         "--backbone-width 0.25 --backbone-norm group --head-norm group --fpn-width 16 --head-convs 1 "
         "--min-size 64 --iterations 6 --batch-size 4 --lr-warmup 2 --workers 0 --device cpu --threads 1 "
         "--log-every 1"
@@ -74,11 +74,23 @@ def records(folder, kind):
     return [line for line in metrics.read(folder / "metrics.jsonl") if line["kind"] == kind]
 
 
-def test_the_loss_curve_is_that_of_one_process(runs):
-    one, two = (records(runs[0] / world, "train") for world in ("1", "2"))
+def assert_same_losses(one, two):
+    one, two = records(one, "train"), records(two, "train")
     assert len(one) == len(two) == 6
     for first, second in zip(one, two, strict=True):
-        assert second["losses"] == pytest.approx(first["losses"], rel=2e-3)
+        assert second["losses"] == pytest.approx(first["losses"], rel=1e-5)
+
+
+def test_the_loss_curve_is_that_of_one_process(runs):
+    assert_same_losses(runs[0] / "1", runs[0] / "2")
+
+
+@pytest.mark.parametrize("detector", ["fcos", "gfl"])
+def test_losses_divided_by_a_count_of_positives(digits, tmp_path, detector):
+    """The count is that of all processes, though each sees its own share of the objects."""
+    for world in (1, 2):
+        launch(world, f"train {options(digits, detector)} --out {tmp_path}/{world}")
+    assert_same_losses(tmp_path / "1", tmp_path / "2")
 
 
 def test_the_evaluation_is_that_of_one_process(runs):
