@@ -1,0 +1,61 @@
+"""The main job on real photographs: BCCD (blood cells, COCO format; docs/results/bccd.md), where it is present."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from frs_train import metrics
+from frs_train.cli import main
+
+ROOT = Path(__file__).parents[2]
+BCCD = next((p for p in (ROOT / "data/bccd", ROOT.parent / "shared/data/bccd") if p.is_dir()), None)
+pytestmark = pytest.mark.skipif(BCCD is None, reason="needs the BCCD photographs in data/bccd")
+
+MODEL = "--detector fcos --backbone-norm group --fpn-width 16 --head-convs 1 --min-size 96 --device cpu"
+SCHEDULE = (
+    "--batch-size 8 --optimizer adamw --lr 4e-3 --lr-warmup 5 --clip 10 --workers 1 --threads 1 --log-every 1"
+)
+
+
+def run(command: str, out: Path, options: str) -> list[dict]:
+    data = (
+        f"--train-annotations {BCCD}/train.json --train-images {BCCD}/images "
+        f"--val-annotations {BCCD}/val.json --val-images {BCCD}/images"
+    )
+    assert main(f"{command} {data} {MODEL} {SCHEDULE} {options} --out {out}".split()) == 0
+    return [line["losses"] for line in metrics.read(out / "metrics.jsonl") if line["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """A folder with a teacher and a student, and the student's losses."""
+    folder = tmp_path_factory.mktemp("bccd")
+    run("train", folder / "teacher", "--backbone resnet18 --backbone-width 0.25 --iterations 60")
+    student = run(
+        "distill",
+        folder / "student",
+        f"--backbone resnet10 --backbone-width 0.25 --iterations 120 --teacher {folder}/teacher "
+        "--feat-weight 0.05 --head-weight 0.1 --warmup-iters 1",
+    )
+    return folder, student
+
+
+@pytest.mark.parametrize("name", ["frs_feature", "frs_head", "classification", "bbox_regression"])
+def test_every_loss_falls(runs, name):
+    losses = [found[name] for found in runs[1]]
+    assert sum(losses[-5:]) < 0.95 * sum(losses[1:6])
+
+
+def test_the_cells_are_found(runs, capsys):
+    assert main(f"eval {runs[0]}/student --annotations {BCCD}/test.json --images {BCCD}/images".split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["classes"]) == {"RBC", "WBC", "Platelets"}
+    assert found["AP50"] > 0.05, found
+
+
+def test_masks_of_a_photograph(runs, tmp_path):
+    files = f"--annotations {BCCD}/test.json --images {BCCD}/images --device cpu --limit 1"
+    assert main(f"visualize {runs[0]}/teacher {files} --out {tmp_path}".split()) == 0
+    (picture,) = tmp_path.glob("*.png")
+    assert picture.stat().st_size > 10_000
