@@ -38,7 +38,7 @@ struct Bce {
 };
 struct BceGradient {
   FRS_HOST_DEVICE float operator()(float s, float t) const {
-    return cross_entropy(sigmoid_parts(s), sigmoid_parts(t), s).gradient;
+    return cross_entropy(s, t).gradient;
   }
 };
 

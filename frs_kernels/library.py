@@ -84,7 +84,14 @@ native_library = _define(NATIVE)
 triton_library = _define(TRITON)
 
 
-@torch.compiler.assume_constant_result
+def constant_result(function):
+    """What `torch.compiler.assume_constant_result` does, without importing TorchDynamo, which takes as long
+    as importing torch does."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+@constant_result
 def load_native(device_type: str) -> str | None:
     """Loads the shared object that implements the native operators on "cpu" or "cuda".
 

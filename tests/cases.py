@@ -67,6 +67,23 @@ def maps(*, sizes=SIZES, batch=2, device="cpu", seed=5, dtype=torch.float32) -> 
     return [(v * (v > 0.2)).to(device, dtype) for v in values]
 
 
+def term(
+    names, channels=12, *, sizes=SIZES, dtype=torch.float32, teacher_dtype=None, device="cpu", **options
+) -> dict:
+    """The arguments of one term: student and teacher tensors under ``names``, and a weight."""
+    student, teacher = names
+    options |= {"sizes": sizes, "device": device}
+    return {
+        student: tensors(channels, dtype=dtype, seed=1, **options),
+        teacher: tensors(channels, dtype=teacher_dtype or dtype, seed=2, **options),
+        "weight": maps(sizes=sizes, device=device, dtype=accumulation_dtype(dtype)),
+    }
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def evaluate(function, arguments: dict, wrt: tuple[str, ...], upstream=1.0, **options):
     """Results of ``function`` and the gradients of their last one in the levels of ``wrt``."""
     leaves = {name: _clone(value, name in wrt) for name, value in arguments.items()}

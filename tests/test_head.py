@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, tensors
+from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, term
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,23 +11,8 @@ import frs_kernels as frs
 WRT = ("student_logits",)
 
 
-def arguments(
-    channels=12,
-    *,
-    sizes=SIZES,
-    dtype=torch.float32,
-    teacher_dtype=None,
-    layout="nchw",
-    device="cpu",
-    spread=3,
-):
-    accumulation = torch.float64 if dtype == torch.float64 else torch.float32
-    common = {"sizes": sizes, "layout": layout, "device": device, "spread": spread}
-    return {
-        "student_logits": tensors(channels, dtype=dtype, seed=1, **common),
-        "teacher_logits": tensors(channels, dtype=teacher_dtype or dtype, seed=2, **common),
-        "weight": maps(sizes=sizes, device=device, dtype=accumulation),
-    }
+def arguments(channels=12, *, spread=3, **options):
+    return term(("student_logits", "teacher_logits"), channels, spread=spread, **options)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

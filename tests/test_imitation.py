@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, tensors
+from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, tensors, term
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,17 +11,8 @@ import frs_kernels as frs
 WRT = ("student",)
 
 
-def arguments(
-    channels=12, *, sizes=SIZES, dtype=torch.float32, teacher_dtype=None, layout="nchw", device="cpu"
-):
-    accumulation = torch.float64 if dtype == torch.float64 else torch.float32
-    return {
-        "student": tensors(channels, sizes=sizes, dtype=dtype, layout=layout, device=device, seed=1),
-        "teacher": tensors(
-            channels, sizes=sizes, dtype=teacher_dtype or dtype, layout=layout, device=device, seed=2
-        ),
-        "weight": maps(sizes=sizes, device=device, dtype=accumulation),
-    }
+def arguments(channels=12, **options):
+    return term(("student", "teacher"), channels, **options)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

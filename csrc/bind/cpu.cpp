@@ -19,18 +19,9 @@ Tensors mask(const Tensors& teacher_logits) {
   return call.masks;
 }
 
-std::tuple<Tensor, Tensor, Tensors, Tensors> loss(
-    const Tensors& student_feats, const Tensors& teacher_feats, const Tensors& student_logits,
-    const Tensors& teacher_logits, const Tensors& weights, const Tensors& channel_weights, int64_t normalizer,
-    double divisor, const std::optional<Tensor>& divisor_tensor, double feat_scale,
-    const std::optional<Tensor>& feat_scale_tensor, double head_scale,
-    const std::optional<Tensor>& head_scale_tensor, double beta, bool feat_grad, bool head_grad) {
-  if (feat_grad || head_grad) begin_gradients();
-  const LossCall call =
-      prepare_loss({student_feats, teacher_feats, student_logits, teacher_logits, weights, channel_weights,
-                    normalizer, divisor, divisor_tensor, feat_scale, feat_scale_tensor, head_scale,
-                    head_scale_tensor, beta, feat_grad, head_grad},
-                   empty_gradient);
+LossResult loss(const LossArguments& arguments) {
+  if (arguments.feat_grad || arguments.head_grad) begin_gradients();
+  const LossCall call = prepare_loss(arguments, empty_gradient);
   cpu::loss(call.params, call.types, threads());
   return {*call.losses, *call.pending, call.feat_grads, call.logit_grads};
 }
@@ -45,6 +36,6 @@ void scale_(const Tensors& grads, const Tensor& factor, const Tensor& pending) {
 
 STABLE_TORCH_LIBRARY_IMPL(frs_kernels, CPU, m) {
   m.impl("mask", TORCH_BOX(&frs::bind::mask));
-  m.impl("loss", TORCH_BOX(&frs::bind::loss));
+  m.impl("loss", TORCH_BOX(&frs::bind::loss_operator<frs::bind::loss>));
   m.impl("scale_", TORCH_BOX(&frs::bind::scale_));
 }

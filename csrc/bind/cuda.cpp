@@ -57,29 +57,21 @@ Tensors mask(const Tensors& teacher_logits) {
   return call.masks;
 }
 
-std::tuple<Tensor, Tensor, Tensors, Tensors> loss(
-    const Tensors& student_feats, const Tensors& teacher_feats, const Tensors& student_logits,
-    const Tensors& teacher_logits, const Tensors& weights, const Tensors& channel_weights, int64_t normalizer,
-    double divisor, const std::optional<Tensor>& divisor_tensor, double feat_scale,
-    const std::optional<Tensor>& feat_scale_tensor, double head_scale,
-    const std::optional<Tensor>& head_scale_tensor, double beta, bool feat_grad, bool head_grad) {
-  const Tensors& any = !student_feats.empty() ? student_feats : student_logits;
+LossResult loss(const LossArguments& a) {
+  const Tensors& any = !a.student_feats.empty() ? a.student_feats : a.student_logits;
   STD_TORCH_CHECK(!any.empty(), "student_feats and student_logits: one of them must be given");
   const OnDevice device(any[0]);
-  device.check(student_feats, "student_feats");
-  device.check(teacher_feats, "teacher_feats");
-  device.check(student_logits, "student_logits");
-  device.check(teacher_logits, "teacher_logits");
-  device.check(weights, "weights");
-  device.check(channel_weights, "channel_weights");
-  device.check(divisor_tensor, "divisor_tensor");
-  device.check(feat_scale_tensor, "feat_scale_tensor");
-  device.check(head_scale_tensor, "head_scale_tensor");
+  device.check(a.student_feats, "student_feats");
+  device.check(a.teacher_feats, "teacher_feats");
+  device.check(a.student_logits, "student_logits");
+  device.check(a.teacher_logits, "teacher_logits");
+  device.check(a.weights, "weights");
+  device.check(a.channel_weights, "channel_weights");
+  device.check(a.divisor_tensor, "divisor_tensor");
+  device.check(a.feat_scale_tensor, "feat_scale_tensor");
+  device.check(a.head_scale_tensor, "head_scale_tensor");
 
-  const LossCall call =
-      prepare_loss({student_feats, teacher_feats, student_logits, teacher_logits, weights, channel_weights,
-                    normalizer, divisor, divisor_tensor, feat_scale, feat_scale_tensor, head_scale,
-                    head_scale_tensor, beta, feat_grad, head_grad});
+  const LossCall call = prepare_loss(a);
   check_sizes(call.params.levels, call.params.num_levels);
   cuda::LossPlan plan = cuda::plan_loss(call.params, call.types);
   const Tensor workspace =
@@ -104,6 +96,6 @@ void scale_(const Tensors& grads, const Tensor& factor, const Tensor& pending) {
 
 STABLE_TORCH_LIBRARY_IMPL(frs_kernels, CUDA, m) {
   m.impl("mask", TORCH_BOX(&frs::bind::mask));
-  m.impl("loss", TORCH_BOX(&frs::bind::loss));
+  m.impl("loss", TORCH_BOX(&frs::bind::loss_operator<frs::bind::loss>));
   m.impl("scale_", TORCH_BOX(&frs::bind::scale_));
 }

@@ -57,6 +57,24 @@ struct LossArguments {
   double beta;
   bool feat_grad, head_grad;
 };
+using LossResult = std::tuple<Tensor, Tensor, Tensors, Tensors>;  // losses, pending, feat_grads, logit_grads
+
+// The operator `loss` as it is registered, for the function of a backend that carries it out.
+template <LossResult (*kRun)(const LossArguments&)>
+LossResult loss_operator(const Tensors& student_feats, const Tensors& teacher_feats,
+                         const Tensors& student_logits, const Tensors& teacher_logits, const Tensors& weights,
+                         const Tensors& channel_weights, int64_t normalizer, double divisor,
+                         const std::optional<Tensor>& divisor_tensor, double feat_scale,
+                         const std::optional<Tensor>& feat_scale_tensor, double head_scale,
+                         const std::optional<Tensor>& head_scale_tensor, double beta, bool feat_grad,
+                         bool head_grad) {
+  return kRun({student_feats, teacher_feats, student_logits, teacher_logits, weights, channel_weights,
+               normalizer, divisor, divisor_tensor, feat_scale, feat_scale_tensor, head_scale,
+               head_scale_tensor, beta, feat_grad, head_grad});
+}
+
+// Each level's S begins at a multiple of 16 bytes.
+inline int64_t padded(int64_t count) { return (count + 3) / 4 * 4; }
 
 // A call of the operator `loss`: the parameters and the tensors they point into.
 struct LossCall {
@@ -160,7 +178,7 @@ inline LossCall prepare_loss(const LossArguments& a, Allocate allocate = empty_s
     check_layout(v.student_logit, v.teacher_logit, {}, "logits", l);
     const int64_t count = v.batch * v.locations;
     if (!p.mask_from_logits) v.weight = dense_data(a.weights[l], count, accumulation, "weights", l);
-    mask_size += count;
+    mask_size += padded(count);
   }
 
   if (p.mask_from_logits && (a.feat_grad || a.head_grad)) {
@@ -168,7 +186,7 @@ inline LossCall prepare_loss(const LossArguments& a, Allocate allocate = empty_s
     char* next = static_cast<char*>(call.masks->mutable_data_ptr());
     for (int l = 0; l < p.num_levels; ++l) {
       p.levels[l].weight = next;
-      next += p.levels[l].batch * p.levels[l].locations * (wide ? 8 : 4);
+      next += padded(p.levels[l].batch * p.levels[l].locations) * (wide ? 8 : 4);
     }
   }
   return call;

@@ -31,19 +31,7 @@ FRS_DEVICE float reciprocal(float x) {
 }
 FRS_DEVICE double reciprocal(double x) { return 1.0 / x; }
 
-// value with the sign of `sign` put upon it: negated where `sign` is negative.
-template <class Acc>
-FRS_DEVICE Acc flip_by_sign(Acc value, Acc sign) {
-  constexpr Bits<Acc> kSign = Bits<Acc>(1) << (8 * sizeof(Acc) - 1);
-  return bit_cast<Acc>(bit_cast<Bits<Acc>>(value) ^ (bit_cast<Bits<Acc>>(sign) & kSign));
-}
-
-// With a = 1 + e^-|s|, b = 1 + e^-|T| and one reciprocal r = 1 / (a b), sigmoid(|s|) = b r and sigmoid(|T|) =
-// a r:
-//   cross-entropy   |s| sigmoid(-sign(s) T) + log1p(e^-|s|); the logarithms of a location are one, of a
-//   product gradient        sigmoid(s) - sigmoid(T) = sign(s) (same sign ? e^-|T| - e^-|s| : 1 - e^-|s|
-//   e^-|T|) r
-// in which nothing cancels where both are saturated, and which is exactly 0 where s == T.
+// The logarithms of a location are one, of a product.
 template <class Acc>
 struct Head {
   static constexpr bool kChannelWeighted = false;
@@ -58,12 +46,11 @@ struct Head {
 
   explicit FRS_DEVICE Head(double) {}
   FRS_DEVICE Acc add(Acc s, Acc t, Acc, Sums& sums) const {
-    const Acc es = exp_negative_abs(s), et = exp_negative_abs(t), a = 1 + es, b = 1 + et,
-              r = reciprocal(a * b);
-    const bool same_sign = (bit_cast<Bits<Acc>>(s) ^ bit_cast<Bits<Acc>>(t)) >= 0;
-    sums.linear += -negative_abs(s) * ((same_sign ? et : Acc(1)) * (a * r));
-    sums.product = log_product(sums.product, es);
-    return flip_by_sign((same_sign ? et - es : 1 - es * et) * r, s);
+    const Acc es = exp_negative_abs(s), et = exp_negative_abs(t);
+    const CrossEntropy<Acc> h = cross_entropy<Acc>(s, t, es, et, reciprocal((1 + es) * (1 + et)));
+    sums.linear += h.linear;
+    sums.product = log_product(sums.product, h.exp_abs);
+    return h.gradient;
   }
   FRS_DEVICE Acc value(const Sums& sums) const { return sums.linear + log1p(sums.product); }
   // To be called before a location has had more than kMaxFactors elements since the last time.

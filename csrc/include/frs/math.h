@@ -41,6 +41,14 @@ FRS_HOST_DEVICE V negative_abs(V x) {  // -|x|
 }
 FRS_HOST_DEVICE double negative_abs(double x) { return -fabs(x); }
 
+template <class V>
+FRS_HOST_DEVICE V flip_by_sign(V value, V sign) {  // negated where `sign` is negative
+  return bit_cast<V>(bit_cast<Bits<V>>(value) ^ (bit_cast<Bits<V>>(sign) & INT32_MIN));
+}
+FRS_HOST_DEVICE double flip_by_sign(double value, double sign) {
+  return bit_cast<double>(bit_cast<int64_t>(value) ^ (bit_cast<int64_t>(sign) & INT64_MIN));
+}
+
 // The operations that vectors have their own instructions for (csrc/cpu/vec.h).
 FRS_HOST_DEVICE float to_float(int32_t n) { return static_cast<float>(n); }
 FRS_HOST_DEVICE float at_least(float x, float low) { return low > x ? low : x; }  // NaN stays NaN
@@ -129,36 +137,34 @@ FRS_HOST_DEVICE V log1p(V x) {
 }
 FRS_HOST_DEVICE double log1p(double x) { return ::log1p(x); }
 
-// sigmoid(x), sigmoid(-x) and exp(-|x|), with no cancellation on either side.
+// Subnormal results included: there is one a location, so it may cost a little more.
 template <class V>
-struct Sigmoid {
-  V value, complement, exp_abs;
-};
-template <class V>
-FRS_HOST_DEVICE Sigmoid<V> sigmoid_of_exp(V x, V e) {  // e = exp(-|x|)
-  const V large = 1.0f / (1.0f + e), small = e * large;
-  return {if_negative(x, small, large), if_negative(x, large, small), e};
-}
-template <class V>
-FRS_HOST_DEVICE Sigmoid<V> sigmoid_parts(V x) {
-  return sigmoid_of_exp(x, exp_nonpositive(negative_abs(x)));
-}
-template <class V>
-FRS_HOST_DEVICE V sigmoid(V x) {  // subnormal results included: one a location, it may cost a little more
-  return sigmoid_of_exp(x, exp(negative_abs(x))).value;
+FRS_HOST_DEVICE V sigmoid(V x) {
+  const V e = exp(negative_abs(x)), large = 1.0f / (1.0f + e);
+  return if_negative(x, e * large, large);
 }
 
-// Cross-entropy of sigmoid(s) against q = sigmoid(t): softplus(s) - q s = linear + log1p(exp_abs), with
-// linear = |s| sigmoid(-sign(s) t): nothing cancels, however large s is. Sums of log1p(e) over several e are
-// one log1p of a product: see log_product.
+// Cross-entropy of sigmoid(s) against sigmoid(t), from es = exp(-|s|), et = exp(-|t|) and one reciprocal for
+// both sigmoids, r = 1 / ((1 + es) (1 + et)). Nothing cancels, however large s and t are:
+//   softplus(s) - sigmoid(t) s = |s| sigmoid(-sign(s) t) + log1p(es)
+//   d/ds = sigmoid(s) - sigmoid(t) = sign(s) (same sign ? et - es : 1 - es et) r, exactly 0 where s == t
 template <class V>
 struct CrossEntropy {
-  V linear, exp_abs;
-  V gradient;  // d/ds = sigmoid(s) - sigmoid(t), exactly 0 where s == t
+  V linear, exp_abs;  // its value is linear + log1p(exp_abs); see log_product for sums of these
+  V gradient;
+  V variance;  // sigmoid(s) sigmoid(-s)
 };
 template <class V>
-FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(const Sigmoid<V>& p, const Sigmoid<V>& q, V s) {
-  return {-negative_abs(s) * if_negative(s, q.value, q.complement), p.exp_abs, p.value - q.value};
+FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V s, V t, V es, V et, V r) {
+  const V apart = bit_cast<V>(bit_cast<Bits<V>>(s) ^ bit_cast<Bits<V>>(t));  // negative where the signs differ
+  const V large = (1.0f + et) * r, teacher = (1.0f + es) * r;                // sigmoid(|s|), sigmoid(|t|)
+  return {-negative_abs(s) * (if_negative(apart, V{} + 1.0f, et) * teacher), es,
+          flip_by_sign(if_negative(apart, 1.0f - es * et, et - es) * r, s), es * large * large};
+}
+template <class V>
+FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V s, V t) {
+  const V es = exp_nonpositive(negative_abs(s)), et = exp_nonpositive(negative_abs(t));
+  return cross_entropy<V>(s, t, es, et, 1.0f / ((1.0f + es) * (1.0f + et)));
 }
 
 // prod(1 + e_i) - 1 grown by one factor, without losing small e_i: log1p of it is the sum of log1p(e_i).
@@ -170,7 +176,7 @@ FRS_HOST_DEVICE V log_product(V q, V e) {
 
 template <class V>
 FRS_HOST_DEVICE V bce(V s, V t) {
-  const CrossEntropy<V> h = cross_entropy(sigmoid_parts(s), sigmoid_parts(t), s);
+  const CrossEntropy<V> h = cross_entropy(s, t);
   return h.linear + log1p(h.exp_abs);
 }
 
@@ -200,14 +206,13 @@ struct Focal {
 };
 template <class V, class Beta>
 FRS_HOST_DEVICE Focal<V> focal_bce(V s, V t, Beta beta) {
-  const Sigmoid<V> p = sigmoid_parts(s);
-  const CrossEntropy<V> h = cross_entropy(p, sigmoid_parts(t), s);
+  const CrossEntropy<V> h = cross_entropy(s, t);
   const V entropy = h.linear + log1p(h.exp_abs);
   const V d = -negative_abs(h.gradient);
   const V power = beta == 2 ? d : beta == 1 ? V{} + 1.0f : power_unit(d, beta - 1);
   const V w = d == 0.0f ? V{} : power;
   const V slope = h.gradient < 0.0f ? -w : w;
-  return {d * w * entropy, d * w * h.gradient + beta * slope * p.value * p.complement * entropy};
+  return {d * w * entropy, d * w * h.gradient + beta * slope * h.variance * entropy};
 }
 
 }  // namespace frs

@@ -10,12 +10,12 @@ import importlib.util
 
 import torch
 
-from frs_kernels.library import TRITON, triton_library
+from frs_kernels.library import TRITON, constant_result, triton_library
 
 NAME = "triton"
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def unavailable() -> str | None:
     """Why the backend cannot run on this machine at all, or None."""
     return _register_once()
@@ -35,7 +35,7 @@ def namespace():
     return getattr(torch.ops, TRITON)
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, which is decided when they are first imported."""
     import triton

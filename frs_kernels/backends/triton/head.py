@@ -12,15 +12,16 @@ import triton.language as tl
 from frs_kernels.backends.triton.tiles import (
     ALIGNED,
     FLAGS,
+    STUDENT,
+    TEACHER,
     block,
     decay,
     extent,
     field,
     grad_view,
+    input_view,
     inverse,
     largest,
-    student_view,
-    teacher_view,
 )
 
 _PADDING = tl.constexpr(-10000.0)  # as s and T: entropy and gradient of exactly 0, and no NaN
@@ -80,8 +81,8 @@ def cross_entropy(
     BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
     flags = field(table, FLAGS, level, term.ROWS)
     channels, locations = extent(table, level, term, WIDE)
-    s_pointer, s_c, s_l = student_view(table, level, image, flags, term, WIDE)
-    t_pointer, t_c, t_l = teacher_view(table, level, image, flags, term, WIDE)
+    s_pointer, s_c, s_l = input_view(table, STUDENT, term.STUDENT, level, image, flags, term, WIDE)
+    t_pointer, t_c, t_l = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
     if term.GRAD:
         g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, WIDE)
     i = location + tl.arange(0, term.BL)

@@ -8,12 +8,13 @@ from frs_kernels.backends.triton.tiles import (
     CHANNEL_WEIGHT,
     CHANNELS,
     FLAGS,
+    STUDENT,
+    TEACHER,
     block,
     extent,
     field,
     grad_view,
-    student_view,
-    teacher_view,
+    input_view,
 )
 
 
@@ -38,8 +39,8 @@ def squared_error(
     BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
     flags = field(table, FLAGS, level, term.ROWS)
     channels, locations = extent(table, level, term, WIDE)
-    x_pointer, x_c, x_l = student_view(table, level, image, flags, term, WIDE)
-    y_pointer, y_c, y_l = teacher_view(table, level, image, flags, term, WIDE)
+    x_pointer, x_c, x_l = input_view(table, STUDENT, term.STUDENT, level, image, flags, term, WIDE)
+    y_pointer, y_c, y_l = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
     if term.GRAD:
         g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, WIDE)
     i = location + tl.arange(0, term.BL)

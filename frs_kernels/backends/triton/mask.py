@@ -7,15 +7,16 @@ from frs_kernels.backends.triton.tiles import (
     ALIGNED,
     FLAGS,
     LOCATIONS,
+    TEACHER,
     WEIGHT,
     block,
     extent,
     field,
+    input_view,
     largest,
     place,
     row_of,
     sigmoid,
-    teacher_view,
 )
 
 ADD = tl.constexpr(4096)  # weights that one program of weight_sums adds
@@ -28,7 +29,7 @@ def peaks(table, level, image, location, term: tl.constexpr, WIDE: tl.constexpr)
     BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
     flags = field(table, FLAGS, level, term.ROWS)
     channels, locations = extent(table, level, term, WIDE)
-    pointer, stride_c, stride_l = teacher_view(table, level, image, flags, term, WIDE)
+    pointer, stride_c, stride_l = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
     here = (location + tl.arange(0, term.BL) < locations)[None, :]
     peak = tl.full([BC, term.BL], float("-inf"), term.ACC)
     for c in range(0, channels, BC):

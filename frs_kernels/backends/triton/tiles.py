@@ -55,8 +55,7 @@ class Term(NamedTuple):
 
 
 (
-    START, LOCATIONS, CHANNELS, FLAGS, WEIGHT, CHANNEL_WEIGHT, GRAD,
-    STUDENT, STUDENT_BATCH, STUDENT_STRIDE, TEACHER, TEACHER_BATCH, TEACHER_STRIDE,
+    START, LOCATIONS, CHANNELS, FLAGS, WEIGHT, CHANNEL_WEIGHT, GRAD, STUDENT, _, _, TEACHER, _, _,
 ) = (tl.constexpr(i) for i in range(len(Row._fields)))  # fmt: skip
 WIDTH = tl.constexpr(len(Row._fields))
 
@@ -141,20 +140,21 @@ def strides(other, flags, term: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
-def student_view(table, level, image, flags, term: tl.constexpr, WIDE: tl.constexpr):
-    """(pointer to the image, stride_c, stride_l)"""
-    pointer = field(table, STUDENT, level, term.ROWS).to(tl.pointer_type(term.STUDENT))
-    pointer += image * field(table, STUDENT_BATCH, level, term.ROWS)
-    stride_c, stride_l = strides(field(table, STUDENT_STRIDE, level, term.ROWS), flags, term, WIDE)
-    return pointer, stride_c, stride_l
-
-
-@triton.jit
-def teacher_view(table, level, image, flags, term: tl.constexpr, WIDE: tl.constexpr):
-    """(pointer to the image, stride_c, stride_l)"""
-    pointer = field(table, TEACHER, level, term.ROWS).to(tl.pointer_type(term.TEACHER))
-    pointer += image * field(table, TEACHER_BATCH, level, term.ROWS)
-    stride_c, stride_l = strides(field(table, TEACHER_STRIDE, level, term.ROWS), flags, term, WIDE)
+def input_view(
+    table,
+    column: tl.constexpr,
+    DTYPE: tl.constexpr,
+    level,
+    image,
+    flags,
+    term: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """(pointer to the image, stride_c, stride_l) of the tensor whose address, batch stride and other stride
+    stand in ``column`` and the two after it."""
+    pointer = field(table, column, level, term.ROWS).to(tl.pointer_type(DTYPE))
+    pointer += image * field(table, column + 1, level, term.ROWS)
+    stride_c, stride_l = strides(field(table, column + 2, level, term.ROWS), flags, term, WIDE)
     return pointer, stride_c, stride_l
 
 
