@@ -37,9 +37,7 @@ struct Bce {
   FRS_HOST_DEVICE float operator()(float s, float t) const { return bce(s, t); }
 };
 struct BceGradient {
-  FRS_HOST_DEVICE float operator()(float s, float t) const {
-    return cross_entropy(s, t).gradient;
-  }
+  FRS_HOST_DEVICE float operator()(float s, float t) const { return cross_entropy(s, t).gradient; }
 };
 
 template <class F>

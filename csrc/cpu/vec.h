@@ -153,20 +153,16 @@ FRS_INLINE void store(Half* p, Floats v) {
   memcpy(p, &h, sizeof(h));
 }
 
-// A store past the caches, for gradients that no cache would hold anyway: it spares reading the lines first.
-// In pieces of eight elements, to which p is aligned; stream_fence ends a series of them.
-template <class T>
-FRS_INLINE void stream(T* p, typename Lane<T>::V v) {
+// A store past the caches, for float gradients that no cache would hold anyway: it spares reading the lines
+// first. In pieces of 32 bytes, to which p is aligned; stream_fence ends a series of them.
+template <class T, class V>
+FRS_INLINE void stream(T* p, V v) {
 #if defined(__AVX2__)
-  if constexpr (!std::is_same_v<T, double>) {
-    T lanes[FRS_LANES];
+  if constexpr (std::is_same_v<T, float>) {
+    float lanes[FRS_LANES];
     store(lanes, v);
-    for (int i = 0; i < FRS_LANES; i += 8) {
-      if constexpr (sizeof(T) == 4)
-        _mm256_stream_si256(reinterpret_cast<__m256i*>(p + i), read<__m256i>(lanes + i));
-      else
-        _mm_stream_si128(reinterpret_cast<__m128i*>(p + i), read<__m128i>(lanes + i));
-    }
+    for (int i = 0; i < FRS_LANES; i += 8)
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(p + i), read<__m256i>(lanes + i));
     return;
   }
 #endif

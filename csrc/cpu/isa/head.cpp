@@ -7,31 +7,35 @@
 namespace frs::cpu::FRS_ISA {
 namespace {
 
-constexpr int64_t kSegment = 1024;  // float sums are carried over to double after so many locations
-
-// s, t, g [rows, locations] with rows `b.*_stride` apart, rows <= kRows; S [locations].
+// Rows are taken in segments whose sums wait in the first cache for the next row. Float sums are carried over
+// to double after each.
+constexpr int64_t kSegment = 1024;
+// s, t, g [rows, locations] with rows `b.*_stride` apart, rows <= kMaxTerms; S [locations].
 template <template <class> class Entropy, class Ts, class Tt, class S>
 double head_rows(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows, const Block& b) {
   using V = typename Lane<Ts>::V;
+  constexpr int64_t kCount = Lane<Ts>::kCount;
   const S factor = static_cast<S>(b.factor);
   double total = 0.0;
   for (int64_t begin = 0; begin < b.locations; begin += kSegment) {
-    const int64_t end = begin + kSegment < b.locations ? begin + kSegment : b.locations;
+    const int64_t length = begin + kSegment < b.locations ? kSegment : b.locations - begin;
+    const S* w = weight + begin;
+    Entropy<V> entropies[kSegment / kCount];
+    for (int64_t r = 0; r < rows; ++r) {
+      const Ts* student = s + r * b.student_stride + begin;
+      const Tt* teacher = t + r * b.teacher_stride + begin;
+      Ts* grad = g + r * b.grad_stride + begin;
+      for_vectors<Ts>(0, length, [&](int64_t i, auto part) {
+        __builtin_prefetch(student + b.student_stride + i);
+        __builtin_prefetch(teacher + b.teacher_stride + i);
+        const V gradient =
+            entropies[i / kCount].add(load(student + i, part), load(teacher + i, part), b.beta);
+        if (g != nullptr) put(grad + i, part, load(w + i, part) * factor * gradient, b.streamed);
+      });
+    }
     V segment{};
-    for_vectors<Ts>(begin, end, [&](int64_t i, auto part) {
-      const V w = load(weight + i, part), slope = w * factor;
-      Entropy<V> entropy(b.beta);
-      const Ts* student = s + i;
-      const Tt* teacher = t + i;
-      Ts* grad = g + i;
-      for (int64_t r = 0; r < rows; ++r) {
-        const V gradient = entropy.add(load(student, part), load(teacher, part));
-        if (g != nullptr) put(grad, part, slope * gradient, b.streamed);
-        student += b.student_stride;
-        teacher += b.teacher_stride;
-        grad += b.grad_stride;
-      }
-      segment += w * entropy.total();
+    for_vectors<Ts>(0, length, [&](int64_t i, auto part) {
+      segment += load(w + i, part) * entropies[i / kCount].total();
     });
     total += sum(segment);
   }
@@ -40,6 +44,7 @@ double head_rows(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows,
 
 template <template <class> class Entropy, class Ts, class Tt, class S>
 double location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b) {
+  constexpr int64_t kRows = Entropy<typename Lane<Ts>::V>::kMaxTerms;
   double total = 0.0;
   for (int64_t c = 0; c < b.channels; c += kRows) {
     const int64_t rows = c + kRows < b.channels ? kRows : b.channels - c;
@@ -60,9 +65,9 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
     V location{};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
       const int64_t end = begin + kChunk < b.channels ? begin + kChunk : b.channels;
-      Entropy<V> entropy(b.beta);
+      Entropy<V> entropy;
       for_vectors<Ts>(begin, end, [&](int64_t i, auto part) {
-        const V gradient = entropy.add(load(s + i, part, kNoLogit), load(t + i, part, kNoLogit));
+        const V gradient = entropy.add(load(s + i, part, kNoLogit), load(t + i, part, kNoLogit), b.beta);
         if (g != nullptr) put(g + i, part, factor * gradient, b.streamed);
       });
       location += entropy.total();

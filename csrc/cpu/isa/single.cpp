@@ -23,7 +23,7 @@ void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& ou
     const int64_t rows = c + kRows < b.channels ? kRows : b.channels - c;
     for_vectors<Ts>(0, b.locations, [&](int64_t i, auto part) {
       Maximum<V> m{load(out.maximum + i, part)};
-      Entropy<V> entropy(b.beta);
+      Entropy<V> entropy;
       const Tt* teacher = t + c * b.teacher_stride + i;
       const Ts* student = s == nullptr ? s : s + c * b.student_stride + i;
       for (int64_t r = 0; r < rows; ++r) {
@@ -31,7 +31,7 @@ void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& ou
         m.raise(logit);
         teacher += b.teacher_stride;
         if (s == nullptr) continue;
-        entropy.add(load(student, part), logit);
+        entropy.add(load(student, part), logit, b.beta);
         student += b.student_stride;
       }
       store(out.maximum + i, part, m.get());
@@ -52,11 +52,11 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
     V total{};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
       const int64_t end = begin + kChunk < b.channels ? begin + kChunk : b.channels;
-      Entropy<V> entropy(b.beta);
+      Entropy<V> entropy;
       for_vectors<Ts>(begin, end, [&](int64_t i, auto part) {
         const V logit = load(teacher + i, part, kNoLogit);
         m.raise(load(teacher + i, part, -INFINITY));
-        if (s != nullptr) entropy.add(load(student + i, part, kNoLogit), logit);
+        if (s != nullptr) entropy.add(load(student + i, part, kNoLogit), logit, b.beta);
       });
       total += entropy.total();
     }
