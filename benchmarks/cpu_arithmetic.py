@@ -1,0 +1,74 @@
+"""How fast the CPU kernels calculate, with no memory in the way: `python -m benchmarks.cpu_arithmetic`.
+
+The head term with gradient on one thread, on tensors that stay in the second cache, for each instruction set
+that runs here: nanoseconds for eight elements, and the best rate in floating-point operations beside that of
+torch's matrix product, which is the peak as far as it can be reached. Run it on an idle machine.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import torch
+
+from benchmarks.timers import clock, timed
+from frs_kernels import library
+
+FLOPS = 55  # of an element, docs/performance.md: 21 fused multiply-adds, 12 sums and products, 1 division
+SHAPES = {False: (1, 128, 16, 32), True: (1, 720, 8, 12)}  # NCHW and channels_last: rows long enough
+ROUNDS = 2000
+
+
+def rate_of_products() -> float:
+    """GFLOP/s of a matrix product on this thread."""
+    size = 2048
+    a, b = torch.randn(2, size, size)
+    return 2 * size**3 / min(timed(clock("cpu"), lambda: a @ b) for _ in range(10)) / 1e9
+
+
+def nanoseconds(dtype: torch.dtype, channels_last: bool) -> float:
+    """The shortest time of the operator for an element, without the overhead of a call."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def best(shape):
+        student, teacher = (torch.randn(shape).to(dtype).to(memory_format=layout) for _ in range(2))
+        arguments = ([], [], [student], [teacher], [torch.rand(shape[0], *shape[2:])], [])
+        scalars = (0, 1.0, None, 1.0, None, 1.0, None, 0.0, False, True)
+        return min(
+            timed(clock("cpu"), lambda: torch.ops.frs_kernels.loss(*arguments, *scalars))
+            for _ in range(ROUNDS)
+        )
+
+    shape = SHAPES[channels_last]
+    return (best(shape) - best((1, 1, 1, 1))) / torch.Size(shape).numel() * 1e9
+
+
+def row() -> str:
+    """One line of the table: ns for eight elements, and the best share of the matrix product's rate."""
+    reason = library.load_native("cpu")
+    assert reason is None, reason
+    torch.set_num_threads(1)
+    kinds = itertools.product((torch.float32, torch.bfloat16), (False, True))
+    times = [nanoseconds(*kind) for kind in kinds]
+    share = FLOPS / min(times) / rate_of_products()
+    return " | ".join([*(f"{8 * t:.1f}" for t in times), f"{share:.0%}"])
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print(row())
+        return
+    from frs_kernels import _host
+
+    print("| | fp32 NCHW | fp32 channels_last | bf16 NCHW | bf16 channels_last | share of matrix product |")
+    print("|---|---|---|---|---|---|")
+    for isa in _host.instruction_sets():
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": isa}
+        command = [sys.executable, "-m", "benchmarks.cpu_arithmetic", "row"]
+        found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        print(f"| {isa} | {found.strip()} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
