@@ -11,7 +11,7 @@ CPP := $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' 
 demo: .venv/built
 	$(BIN)/frs-train demo
 
-test: lint
+test: lint .venv/integrations
 	$(BIN)/pytest
 
 lint: .venv/built
@@ -43,6 +43,10 @@ abi-check: wheel  # one build, loaded by several releases of torch (gigabytes of
 	@$(PYTHON) -c 'import sys; sys.path.insert(0, "csrc"); import toolchain; toolchain.find_cxx()'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/integrations: .venv/installed requirements-integrations.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-integrations.txt
 	@touch $@
 
 clean:

@@ -41,7 +41,7 @@ def describe(device: str) -> dict:
     """The machine and the software, without its name in a network or any path."""
     info = {
         "device": device,
-        "name": _cuda_name() if device == "cuda" else _cpu_name(),
+        "name": _cuda_name() if device == "cuda" else _cpu_name() + _limit(),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
@@ -91,6 +91,12 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.machine()
+
+
+def _limit() -> str:
+    """What ATEN_CPU_CAPABILITY takes away from the CPU: torch's kernels, its compiler and ours obey it."""
+    limit = os.environ.get("ATEN_CPU_CAPABILITY")
+    return f" limited to {limit}" if limit else ""
 
 
 def _instruction_sets() -> list[str]:

@@ -5,10 +5,11 @@ import itertools
 import pytest
 import torch
 
-from benchmarks import machine, memory, selection, timers, truth
+from benchmarks import cpu_arithmetic, machine, memory, selection, timers, truth
 from benchmarks.measure import Call
 from benchmarks.providers import EAGER, PROVIDERS
 from benchmarks.workloads import DTYPES, LAYOUTS, MODES, OPS, WORKLOADS, Case, make_inputs
+from frs_kernels.library import load_native
 
 TINY = Case("loss", "both", "tiny", 2, "fp32", "nchw")
 
@@ -178,3 +179,11 @@ def test_cuda_clock_gives_seconds_of_device_time(monkeypatch):
         _FakeEvent.now += 25.0  # ms
 
     assert timers.timed(timers.clock("cuda"), run) == pytest.approx(0.025)
+
+
+def test_arithmetic_of_a_cpu_kernel_takes_time(monkeypatch):
+    monkeypatch.setattr(cpu_arithmetic, "ROUNDS", 20)
+    if load_native("cpu") is not None:
+        pytest.skip("the CPU kernels are not built")
+    for dtype, channels_last in itertools.product((torch.float32, torch.bfloat16), (False, True)):
+        assert 0 < cpu_arithmetic.nanoseconds(dtype, channels_last) < 1000

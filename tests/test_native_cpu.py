@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import frs_kernels
+from benchmarks import memory
 from frs_kernels.library import load_native
 
 host = pytest.importorskip("frs_kernels._host", reason="_host is not built")
@@ -133,6 +134,25 @@ def test_half_precision_is_converted_as_torch_converts_it():
         loss = frs_kernels.weighted_mse(student, teacher, weight, normalizer=1.0, backend="native")
         loss.backward()
         assert torch.equal(student.grad, (2 * torch.tensor(scale) * values.float()).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_peak_memory_is_the_gradients_and_a_twentieth_at_most(dtype, layout):
+    call = make_call(dtype, layout, batch=1, sizes=[(100, 168), (50, 84)], logits=360, channels=128)
+    leaves = [t.requires_grad_() for t in call[0] + call[3]]
+
+    def step():
+        frs_kernels.frs_loss(*call, backend="native").total.backward()
+        for leaf in leaves:
+            leaf.grad = None
+
+    step()
+    peak = memory.peak_added(step, "cpu")
+    if peak is None:
+        pytest.skip("this kernel does not let a process reset its memory's high-water mark")
+    gradients = sum(t.nbytes for t in leaves)
+    assert 0.95 * gradients < peak < 1.05 * gradients + MEBIBYTE
 
 
 def mapped_bytes():

@@ -60,8 +60,7 @@ class Loss {
   static constexpr int64_t kSerialElements = 1 << 15;  // too little to wake threads for
 
   // Small levels first, so that their logits are still in the cache when the losses read them again; the
-  // largest level's losses begin where its mask ended, for the same reason. Features last, they need no
-  // cache.
+  // largest level's losses begin where its mask ended, for the same reason. Features need no cache.
   void plan() {
     std::vector<int> order(p_.num_levels);
     for (int l = 0; l < p_.num_levels; ++l) order[l] = l;
@@ -167,8 +166,7 @@ class Loss {
     for (int64_t r = 0; r < runs_of(u.locations); ++r) run_sums_[u.first_run + r].weight = sums[r];
   }
 
-  // The losses and gradients of a block, or zero gradients where Z_l is 0. float16 gradients lack scale /
-  // Z_l.
+  // The losses and gradients of a block (of float16 without scale / Z_l), or zero gradients where Z_l is 0.
   double run_tile(Block b, const Factor& factor, double (*kernel)(const Block&)) const {
     b.beta = p_.beta;
     b.factor = b.student_type == DType::f16 ? 1.0 : factor.value;

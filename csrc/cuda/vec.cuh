@@ -25,10 +25,8 @@ FRS_DEVICE void store_quad(void* p, const uint32_t* word) {
 // A codec reads and writes runs of kWidth elements of one type, kWords 32-bit words. A thread has kRows of
 // them of each tensor in flight where arithmetic leaves it the registers.
 //   bytes()                of one element                        quads()   16-byte accesses of a run
-//   neutral(word)          the run of elements that lie outside the tensor: -2^15 in every type. As a logit
-//   its
-//                          sigmoid and its every term of the loss are 0; as a feature of both sides it
-//                          differs by 0
+//   neutral(word)          the run of elements outside the tensor: -2^15 in every type. As a logit it has a
+//                          sigmoid and terms of the loss of 0; as a feature of both sides, a difference of 0
 //   load_run(word, p)      one run, p aligned to 16 bytes        load_one(word, j, p)   element j of a run
 //   unpack(word, v)        to the accumulation type
 //   store_run(p, v)        one run, p aligned to 16 bytes        store_one(p, v)        one element

@@ -199,8 +199,8 @@ FRS_HOST_DEVICE V power_unit(V x, float y) {
 FRS_HOST_DEVICE double power_unit(double x, double y) { return ::pow(x, y); }
 
 // Quality focal form |p - q|^beta bce, p = sigmoid(s), q = sigmoid(t). With d = |p - q| and w = d^(beta-1):
-// value = d w bce;  d/ds = d w (p - q) + beta w sign(p - q) p (1 - p) bce, whose second part is 0 where d ==
-// 0.
+//   value = d w bce
+//   d/ds  = d w (p - q) + beta w sign(p - q) p (1 - p) bce, whose second part is 0 where d is
 template <class V>
 struct Focal {
   V value, gradient;
