@@ -69,9 +69,9 @@ struct FocalHead {
 
   explicit FRS_DEVICE FocalHead(double beta) : beta(static_cast<Acc>(beta)) {}
   FRS_DEVICE Acc add(Acc s, Acc t, Acc, Sums& sums) const {
-    const Focal<Acc> focal = focal_bce(s, t, beta);
-    sums.linear += focal.value;
-    return focal.gradient;
+    const Focal<Acc> f = focal(cross_entropy(s, t), beta);
+    sums.linear += f.value;
+    return f.gradient;
   }
   FRS_DEVICE Acc value(const Sums& sums) const { return sums.linear; }
   FRS_DEVICE void fold(Sums&) const {}

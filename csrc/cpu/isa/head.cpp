@@ -7,9 +7,6 @@
 namespace frs::cpu::FRS_ISA {
 namespace {
 
-// Rows are taken in segments whose sums wait in the first cache for the next row. Float sums are carried over
-// to double after each.
-constexpr int64_t kSegment = 1024;
 // s, t, g [rows, locations] with rows `b.*_stride` apart, rows <= kMaxTerms; S [locations].
 template <template <class> class Entropy, class Ts, class Tt, class S>
 double head_rows(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows, const Block& b) {
@@ -25,13 +22,18 @@ double head_rows(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows,
       const Ts* student = s + r * b.student_stride + begin;
       const Tt* teacher = t + r * b.teacher_stride + begin;
       Ts* grad = g + r * b.grad_stride + begin;
-      for_vectors<Ts>(0, length, [&](int64_t i, auto part) {
-        __builtin_prefetch(student + b.student_stride + i);
-        __builtin_prefetch(teacher + b.teacher_stride + i);
-        const V gradient =
-            entropies[i / kCount].add(load(student + i, part), load(teacher + i, part), b.beta);
-        if (g != nullptr) put(grad + i, part, load(w + i, part) * factor * gradient, b.streamed);
-      });
+      for_decays<Ts>(
+          0, length,
+          [&](int64_t i, auto part) {
+            __builtin_prefetch(student + b.student_stride + i);
+            __builtin_prefetch(teacher + b.teacher_stride + i);
+            return decays(load(student + i, part), load(teacher + i, part));
+          },
+          [&](int64_t i, auto part, const Decays<V>& e) {
+            const V gradient =
+                entropies[i / kCount].add(load(student + i, part), load(teacher + i, part), e, b.beta);
+            if (g != nullptr) put(grad + i, part, load(w + i, part) * factor * gradient, b.streamed);
+          });
     }
     V segment{};
     for_vectors<Ts>(0, length, [&](int64_t i, auto part) {
@@ -44,10 +46,9 @@ double head_rows(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows,
 
 template <template <class> class Entropy, class Ts, class Tt, class S>
 double location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b) {
-  constexpr int64_t kRows = Entropy<typename Lane<Ts>::V>::kMaxTerms;
   double total = 0.0;
-  for (int64_t c = 0; c < b.channels; c += kRows) {
-    const int64_t rows = c + kRows < b.channels ? kRows : b.channels - c;
+  for (int64_t c = 0; c < b.channels; c += kMaxTerms) {
+    const int64_t rows = c + kMaxTerms < b.channels ? kMaxTerms : b.channels - c;
     total += head_rows<Entropy>(s + c * b.student_stride, t + c * b.teacher_stride,
                                 g == nullptr ? g : g + c * b.grad_stride, weight, rows, b);
   }
@@ -58,7 +59,7 @@ double location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Bl
 template <template <class> class Entropy, class Ts, class Tt, class S>
 double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b) {
   using V = typename Lane<Ts>::V;
-  constexpr int64_t kChunk = Entropy<V>::kMaxTerms * Lane<Ts>::kCount;
+  constexpr int64_t kChunk = kMaxTerms * Lane<Ts>::kCount;
   double total = 0.0;
   for (int64_t l = 0; l < b.locations; ++l) {
     const S w = weight[l], factor = w * static_cast<S>(b.factor);
@@ -66,10 +67,16 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
       const int64_t end = begin + kChunk < b.channels ? begin + kChunk : b.channels;
       Entropy<V> entropy;
-      for_vectors<Ts>(begin, end, [&](int64_t i, auto part) {
-        const V gradient = entropy.add(load(s + i, part, kNoLogit), load(t + i, part, kNoLogit), b.beta);
-        if (g != nullptr) put(g + i, part, factor * gradient, b.streamed);
-      });
+      for_decays<Ts>(
+          begin, end,
+          [&](int64_t i, auto part) {
+            return decays(load(s + i, part, kNoLogit), load(t + i, part, kNoLogit));
+          },
+          [&](int64_t i, auto part, const Decays<V>& e) {
+            const V gradient =
+                entropy.add(load(s + i, part, kNoLogit), load(t + i, part, kNoLogit), e, b.beta);
+            if (g != nullptr) put(g + i, part, factor * gradient, b.streamed);
+          });
       location += entropy.total();
     }
     total += w * sum(location);

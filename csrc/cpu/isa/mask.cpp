@@ -10,9 +10,7 @@ namespace {
 template <class T, class S>
 void mask_rows(const T* t, int64_t stride, int64_t channels, int64_t locations, S* s) {
   for_vectors<T>(0, locations, [&](int64_t i, auto part) { store(s + i, part, lowest<S>()); });
-  int64_t c = 0;
-  for (; c + 8 <= channels; c += 8) raise_rows<8>(t + c * stride, stride, locations, s);
-  for (; c < channels; ++c) raise_rows<1>(t + c * stride, stride, locations, s);
+  raise_by_rows(t, stride, channels, locations, s);
   for_vectors<T>(0, locations, [&](int64_t i, auto part) { store(s + i, part, sigmoid(load(s + i, part))); });
 }
 

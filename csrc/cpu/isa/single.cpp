@@ -15,28 +15,39 @@ struct Gathered {
   S maximum[kMaxSingle], entropy[kMaxSingle], squares[kMaxSingle];
 };
 
-// s, t [channels, locations] with rows `b.*_stride` apart, kRows at a time.
+// s, t [channels, locations] with rows `b.*_stride` apart, row after row as in head.cpp.
 template <template <class> class Entropy, class Ts, class Tt, class S>
 void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
   using V = typename Lane<Ts>::V;
-  for (int64_t c = 0; c < b.channels; c += kRows) {
-    const int64_t rows = c + kRows < b.channels ? kRows : b.channels - c;
-    for_vectors<Ts>(0, b.locations, [&](int64_t i, auto part) {
-      Maximum<V> m{load(out.maximum + i, part)};
-      Entropy<V> entropy;
-      const Tt* teacher = t + c * b.teacher_stride + i;
-      const Ts* student = s == nullptr ? s : s + c * b.student_stride + i;
-      for (int64_t r = 0; r < rows; ++r) {
-        const V logit = load(teacher, part);
-        m.raise(logit);
-        teacher += b.teacher_stride;
-        if (s == nullptr) continue;
-        entropy.add(load(student, part), logit, b.beta);
-        student += b.student_stride;
+  constexpr int64_t kCount = Lane<Ts>::kCount;
+  for (int64_t begin = 0; begin < b.locations; begin += kSegment) {
+    const int64_t length = begin + kSegment < b.locations ? kSegment : b.locations - begin;
+    S *maximum = out.maximum + begin, *sum = out.entropy + begin;
+    for (int64_t c = 0; c < b.channels; c += kMaxTerms) {
+      const int64_t end = c + kMaxTerms < b.channels ? c + kMaxTerms : b.channels;
+      Entropy<V> entropies[kSegment / kCount];
+      for (int64_t row = c; row < end; ++row) {
+        const Ts* student = s + row * b.student_stride + begin;
+        const Tt* teacher = t + row * b.teacher_stride + begin;
+        for_decays<Ts>(
+            0, length,
+            [&](int64_t i, auto part) {
+              __builtin_prefetch(student + b.student_stride + i);
+              __builtin_prefetch(teacher + b.teacher_stride + i);
+              return decays(load(student + i, part), load(teacher + i, part));
+            },
+            [&](int64_t i, auto part, const Decays<V>& e) {
+              const V logit = load(teacher + i, part);
+              Maximum<V> m{load(maximum + i, part)};
+              m.raise(logit);
+              store(maximum + i, part, m.get());
+              entropies[i / kCount].add(load(student + i, part), logit, e, b.beta);
+            });
       }
-      store(out.maximum + i, part, m.get());
-      if (s != nullptr) store(out.entropy + i, part, load(out.entropy + i, part) + entropy.total());
-    });
+      for_vectors<Ts>(0, length, [&](int64_t i, auto part) {
+        store(sum + i, part, load(sum + i, part) + entropies[i / kCount].total());
+      });
+    }
   }
 }
 
@@ -44,20 +55,24 @@ void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& ou
 template <template <class> class Entropy, class Ts, class Tt, class S>
 void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
   using V = typename Lane<Ts>::V;
-  constexpr int64_t kChunk = Entropy<V>::kMaxTerms * Lane<Ts>::kCount;
+  constexpr int64_t kChunk = kMaxTerms * Lane<Ts>::kCount;
   for (int64_t l = 0; l < b.locations; ++l) {
     const Tt* teacher = t + l * b.teacher_stride;
-    const Ts* student = s == nullptr ? s : s + l * b.student_stride;
+    const Ts* student = s + l * b.student_stride;
     Maximum<V> m{lowest<S>()};
     V total{};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
       const int64_t end = begin + kChunk < b.channels ? begin + kChunk : b.channels;
       Entropy<V> entropy;
-      for_vectors<Ts>(begin, end, [&](int64_t i, auto part) {
-        const V logit = load(teacher + i, part, kNoLogit);
-        m.raise(load(teacher + i, part, -INFINITY));
-        if (s != nullptr) entropy.add(load(student + i, part, kNoLogit), logit, b.beta);
-      });
+      for_decays<Ts>(
+          begin, end,
+          [&](int64_t i, auto part) {
+            return decays(load(student + i, part, kNoLogit), load(teacher + i, part, kNoLogit));
+          },
+          [&](int64_t i, auto part, const Decays<V>& e) {
+            m.raise(load(teacher + i, part, -INFINITY));
+            entropy.add(load(student + i, part, kNoLogit), load(teacher + i, part, kNoLogit), e, b.beta);
+          });
       total += entropy.total();
     }
     out.maximum[l] = across(m.get());
@@ -94,7 +109,12 @@ void gather(const Block& logits, const Block& feats, Gathered<S>& out) {
     if constexpr (std::is_same_v<typename Lane<Ts>::Scalar, S>) {
       const auto* s = static_cast<const Ts*>(logits.student);
       const auto* t = static_cast<decltype(teacher)>(const_cast<void*>(logits.teacher));
-      if (logits.beta > 0)
+      if (s == nullptr && logits.channel_major)
+        for (int64_t l = 0; l < logits.locations; ++l)
+          out.maximum[l] = maximum(t + l * logits.teacher_stride, logits.channels);
+      else if (s == nullptr)
+        raise_by_rows(t, logits.teacher_stride, logits.channels, logits.locations, out.maximum);
+      else if (logits.beta > 0)
         logits.channel_major ? gather_logit_locations<FocalEntropy>(s, t, logits, out)
                              : gather_logit_rows<FocalEntropy>(s, t, logits, out);
       else

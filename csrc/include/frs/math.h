@@ -163,9 +163,20 @@ FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V s, V t, V es, V et, V r) {
           flip_by_sign(if_negative(apart, 1.0f - es * et, et - es) * r, s), es * large * large};
 }
 template <class V>
+struct Decays {
+  V student, teacher;  // exp(-|s|), exp(-|t|)
+};
+template <class V>
+FRS_HOST_DEVICE Decays<V> decays(V s, V t) {
+  return {exp_nonpositive(negative_abs(s)), exp_nonpositive(negative_abs(t))};
+}
+template <class V>
+FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V s, V t, const Decays<V>& e) {
+  return cross_entropy<V>(s, t, e.student, e.teacher, 1.0f / ((1.0f + e.student) * (1.0f + e.teacher)));
+}
+template <class V>
 FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V s, V t) {
-  const V es = exp_nonpositive(negative_abs(s)), et = exp_nonpositive(negative_abs(t));
-  return cross_entropy<V>(s, t, es, et, 1.0f / ((1.0f + es) * (1.0f + et)));
+  return cross_entropy(s, t, decays(s, t));
 }
 
 // prod(1 + e_i) - 1 grown by one factor, without losing small e_i: log1p of it is the sum of log1p(e_i).
@@ -206,8 +217,7 @@ struct Focal {
   V value, gradient;
 };
 template <class V, class Beta>
-FRS_HOST_DEVICE Focal<V> focal_bce(V s, V t, Beta beta) {
-  const CrossEntropy<V> h = cross_entropy(s, t);
+FRS_HOST_DEVICE Focal<V> focal(const CrossEntropy<V>& h, Beta beta) {
   const V entropy = h.linear + log1p(h.exp_abs);
   const V d = -negative_abs(h.gradient);
   const V power = beta == 2 ? d : beta == 1 ? V{} + 1.0f : power_unit(d, beta - 1);
