@@ -50,7 +50,7 @@ def _headline_row(run: Run, race: Race) -> list[str]:
         f"{race.speedup('best-eager'):.1f}x slower",
         f"{race.speedup(best):.1f}x slower" if best else "-",
         f"{race.gbps / race.copy_gbps:.0%}",
-        f"{megabytes(memory.get(race.ours))} / {megabytes(memory.get('official'))} MB",
+        f"{megabytes(memory.get(race.ours))} / {megabytes(memory.get('official'))} MB" if memory else "-",
     ]
 
 
