@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 
 from frs_train import checkpoint, distributed
 from frs_train.assemble import open_eval, read_detector
@@ -128,7 +128,7 @@ def cells(found: dict[str, Any]) -> list[str]:
 
 def as_table(rows: list[list[str]]) -> Table:
     """The rows for a terminal."""
-    table = Table("", *COLUMNS)
+    table = Table(Column("", no_wrap=True), *COLUMNS, padding=(0, 0))
     for line in rows:
         table.add_row(*line)
     return table
