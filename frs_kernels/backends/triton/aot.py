@@ -180,8 +180,10 @@ def resources(kernel) -> tuple[int, int]:
     """(registers a thread, bytes of stack: what was spilled to memory)"""
     if "amdgcn" in kernel.asm:
         text = kernel.asm["amdgcn"]
-        spilled = int(re.search(r"\.private_segment_fixed_size:\s*(\d+)", text)[1])
-        return int(re.search(r"\.vgpr_count:\s*(\d+)", text)[1]), spilled
+        # The compiler may set a stack aside and then spill scalar registers to lanes of vector ones instead.
+        used = re.search(r"\bscratch_(?:load|store)", text)
+        stack = int(re.search(r"\.private_segment_fixed_size:\s*(\d+)", text)[1])
+        return int(re.search(r"\.vgpr_count:\s*(\d+)", text)[1]), stack if used else 0
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
