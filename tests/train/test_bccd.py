@@ -1,4 +1,4 @@
-"""The main job on real photographs, where they are: BCCD (blood cells, in COCO format; docs/results/bccd.md)."""
+"""The main job on real photographs, where they are: BCCD (blood cells, COCO format; docs/results/bccd.md)."""
 
 import json
 from pathlib import Path
