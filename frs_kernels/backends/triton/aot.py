@@ -58,22 +58,20 @@ def term(order, dtype, shape: plan.Shape, **changes) -> Term:
     return Term(**{**values, **changes})
 
 
-def variants(everything: bool) -> list[Variant]:
-    """The kernels as a RetinaNet (K = 720) compiles them; with ``everything``, in all their variants."""
+def variants() -> list[Variant]:
+    """The kernels as a RetinaNet (K = 720) compiles them, in all their variants."""
     half, single = (tl.bfloat16, torch.float32), (tl.float32, torch.float32)
     kinds = [(LOCATION, *half), (CHANNEL, *half), (LOCATION, *single), (CHANNEL, *single)]
     found = [make(*kind) for kind in kinds for make in (_mask, _loss)]
-    found += [_loss(LOCATION, *half, ALL_ALIGNED=False), _single(LOCATION, *half), *_small(tl.float32)]
-    if everything:
-        found += [_single(CHANNEL, *half), _single(LOCATION, *single), _loss(CHANNEL, *half, GRAD=False)]
-        found += [_loss(order, *single, ALL_ALIGNED=False) for order in (LOCATION, CHANNEL, MIXED)]
-        found += [_loss(CHANNEL, *half, BETA=beta) for beta in (1.0, 1.5, 2.0)]
-        found += [_loss(LOCATION, *half, CHANNEL_WEIGHTS=True), _loss(LOCATION, *half, INDEX=tl.int64)]
-        found += [_loss(LOCATION, tl.float16, torch.float32), _loss(LOCATION, *half, TEACHER=tl.float32)]
-        found += [_mask(LOCATION, *half, ALL_ALIGNED=False), _mask(MIXED, *half, ALL_ALIGNED=False)]
-        found += [_loss(LOCATION, tl.float64, torch.float64), _mask(CHANNEL, tl.float64, torch.float64)]
-        found += _small(tl.float64)
-    return found
+    found += [_single(LOCATION, *half), _single(CHANNEL, *half), _single(LOCATION, *single)]
+    found += [_loss(LOCATION, *half, ALL_ALIGNED=False), _loss(CHANNEL, *half, GRAD=False)]
+    found += [_loss(order, *single, ALL_ALIGNED=False) for order in (LOCATION, CHANNEL, MIXED)]
+    found += [_loss(CHANNEL, *half, BETA=beta) for beta in (1.0, 1.5, 2.0)]
+    found += [_loss(LOCATION, *half, CHANNEL_WEIGHTS=True), _loss(LOCATION, *half, INDEX=tl.int64)]
+    found += [_loss(LOCATION, tl.float16, torch.float32), _loss(LOCATION, *half, TEACHER=tl.float32)]
+    found += [_mask(LOCATION, *half, ALL_ALIGNED=False), _mask(MIXED, *half, ALL_ALIGNED=False)]
+    found += [_loss(LOCATION, tl.float64, torch.float64), _mask(CHANNEL, tl.float64, torch.float64)]
+    return found + _small(tl.float32) + _small(tl.float64)
 
 
 def _label(kind: str, order, dtype, changes: dict) -> str:
@@ -225,7 +223,7 @@ def main() -> None:
     print("In a cell: registers a thread (gfx942: vector registers) / bytes spilled.\n")
     print("| kernel | " + " | ".join(TARGETS) + " |")
     print("|---" * (len(TARGETS) + 1) + "|")
-    for variant in variants(everything=True):
+    for variant in variants():
         cells = []
         for target in TARGETS.values():
             registers, spilled = resources(compiled(variant, target))
