@@ -59,6 +59,18 @@ def test_without_triton_the_others_still_run():
     subprocess.run([sys.executable, "-c", check], check=True, cwd=HERE.parent)
 
 
+def test_a_folder_named_triton_is_not_triton():
+    check = (
+        "import sys, types, torch\n"
+        "from importlib.machinery import ModuleSpec\n"
+        "from frs_kernels.backends import triton as backend\n"
+        "folder = sys.modules['triton'] = types.ModuleType('triton')\n"
+        "folder.__spec__, folder.__path__ = ModuleSpec('triton', None), ['some/triton']\n"
+        "assert 'some/triton is something else' in backend.unavailable(), backend.unavailable()"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=HERE.parent)
+
+
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs on CPU tensors")
 def test_cpu_tensors_are_refused_outside_the_interpreter():
     reason = dispatch.refusal("triton", dispatch.Terms(teacher_logits=tensors(3)))

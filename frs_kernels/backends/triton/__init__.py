@@ -49,9 +49,11 @@ def _register_once() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     try:
-        import triton  # noqa: F401
+        import triton
     except ImportError as error:
         return f"Triton cannot be imported: {error}"
+    if not hasattr(triton, "knobs"):  # an old release, or a folder of that name
+        return f"Triton 3.4 or later is needed, {triton.__path__[0]} is something else"
     gpus = [name for name in ("cuda", "xpu") if getattr(torch, name).is_available()]
     if not gpus and not interpreted():
         return "there is no GPU; for tests, Triton's interpreter runs with TRITON_INTERPRET=1"
