@@ -40,13 +40,17 @@ def test_every_backends_tests_in_the_interpreter():
     assert "passed" in run.stdout.splitlines()[-1]
 
 
+def in_a_fresh_process(check: str) -> None:
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=HERE.parent)
+
+
 def test_importing_the_package_imports_neither_the_kernels_nor_the_compiler():
     check = (
         "import sys, torch; before = set(sys.modules)\n"
         "import frs_kernels; new = set(sys.modules) - before\n"
         "assert not new & {'frs_kernels.backends.triton.tiles', 'torch._dynamo', 'triton'}, new"
     )
-    subprocess.run([sys.executable, "-c", check], check=True, cwd=HERE.parent)
+    in_a_fresh_process(check)
 
 
 def test_without_triton_the_others_still_run():
@@ -56,7 +60,7 @@ def test_without_triton_the_others_still_run():
         "report = frs.explain_backend(None, None, torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))\n"
         "assert 'not installed' in report.reasons['triton'], report"
     )
-    subprocess.run([sys.executable, "-c", check], check=True, cwd=HERE.parent)
+    in_a_fresh_process(check)
 
 
 def test_a_folder_named_triton_is_not_triton():
@@ -68,7 +72,7 @@ def test_a_folder_named_triton_is_not_triton():
         "folder.__spec__, folder.__path__ = ModuleSpec('triton', None), ['some/triton']\n"
         "assert 'some/triton is something else' in backend.unavailable(), backend.unavailable()"
     )
-    subprocess.run([sys.executable, "-c", check], check=True, cwd=HERE.parent)
+    in_a_fresh_process(check)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs on CPU tensors")
