@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"frs-train: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads the output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"frs-train: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
         return 2

@@ -1,6 +1,9 @@
 """The command line: every subcommand on a tiny run, recipes as defaults, and the demo from end to end."""
 
 import json
+import shlex
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -22,6 +25,12 @@ def test_help_names_every_command(capsys):
     text = capsys.readouterr().out
     for command in ("train", "distill", "eval", "visualize", "demo", "make-digits", "export", "report"):
         assert command in text
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{shlex.quote(sys.executable)} -m frs_train train --help | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith("usage: frs-train train") and done.stderr == ""
 
 
 def test_an_unknown_option_is_refused(capsys):
