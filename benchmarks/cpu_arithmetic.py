@@ -1,4 +1,6 @@
-"""How fast the CPU kernels calculate, with no memory in the way: `python -m benchmarks.cpu_arithmetic`.
+"""How fast the CPU kernels calculate, with no memory in the way.
+
+python -m benchmarks.cpu_arithmetic > docs/cpu-arithmetic.md
 
 The head term with gradient on one thread, on tensors that stay in the second cache, for each instruction set
 that runs here: nanoseconds for eight elements, and the best rate in floating-point operations beside that of
@@ -12,6 +14,7 @@ import sys
 
 import torch
 
+from benchmarks import machine
 from benchmarks.timers import clock, timed
 from frs_kernels import library
 
@@ -61,6 +64,12 @@ def main() -> None:
         return
     from frs_kernels import _host
 
+    info = machine.describe("cpu")
+    print("# Arithmetic of the CPU kernels\n")
+    print("Nanoseconds for 8 elements of the head term with gradient, data in the second cache, one thread;")
+    print(f"and the rate of the row's best, at {FLOPS} operations an element, beside that of torch's matrix")
+    print("product. Written by `python -m benchmarks.cpu_arithmetic`.\n")
+    print(f"{info['cpu']}, torch {info['torch']}, kernel sources {machine.digests('cpu')['native-cpu']}\n")
     print("| | fp32 NCHW | fp32 channels_last | bf16 NCHW | bf16 channels_last | share of matrix product |")
     print("|---|---|---|---|---|---|")
     for isa in _host.instruction_sets():
