@@ -76,12 +76,8 @@ def term(
     return {
         student: tensors(channels, dtype=dtype, seed=1, **options),
         teacher: tensors(channels, dtype=teacher_dtype or dtype, seed=2, **options),
-        "weight": maps(sizes=sizes, device=device, dtype=accumulation_dtype(dtype)),
+        "weight": maps(sizes=sizes, device=device, dtype=torch.promote_types(dtype, torch.float32)),
     }
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def evaluate(function, arguments: dict, wrt: tuple[str, ...], upstream=1.0, **options):

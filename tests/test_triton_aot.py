@@ -25,8 +25,10 @@ def test_compiles_without_spills_and_with_wide_accesses(target, variant):
     assert 0 < registers and spilled == 0, f"{spilled} bytes spilled with {registers} registers"
     if variant.wide_bytes:
         found = aot.accesses(kernel)
-        assert found.get(16, 0) * 16 >= variant.wide_bytes, f"accesses by width: {found}"
-        narrow = {1, 2} if "fp64" in variant.name else {1, 2, 8}  # maps of float64 are read one by one
+        wide, double = 16 * found.get(16, 0), "fp64" in variant.name
+        right = wide >= variant.wide_bytes if double else wide == variant.wide_bytes
+        assert right, f"accesses by width: {found}"
+        narrow = {1, 2} if double else {1, 2, 8}  # maps of float64 are read one or two at a time
         assert not found.keys() & narrow, f"accesses by width: {found}"
 
 

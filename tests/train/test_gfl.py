@@ -7,6 +7,7 @@ import torch
 from tiny_detectors import batch, seeded_on_one_thread, tiny
 from torchvision.ops import box_iou, generalized_box_iou
 
+from frs_train import distributed
 from frs_train.detectors import gfl, gfl_loss
 
 DOUBLE = torch.float64
@@ -176,3 +177,11 @@ def test_detector_loss_is_the_sum_of_its_terms():
     assert found["classification"].item() == pytest.approx((quality / positives).item(), rel=1e-4)
     assert found["bbox_regression"].item() == pytest.approx((2.0 * box / total).item(), rel=1e-4)
     assert found["bbox_distribution"].item() == pytest.approx((0.25 * spread / total).item(), rel=1e-4)
+
+
+def test_processes_share_the_divisors(monkeypatch):
+    """With two processes the divisors are means, so that the mean of the losses is the whole batch's."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda v: v.add_(torch.tensor([3.0, 1.0])))
+    assert distributed.mean(torch.tensor([5.0, 2.0])).tolist() == [4.0, 1.5]
