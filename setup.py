@@ -14,6 +14,7 @@ A source's folder says where it goes; a new file needs no change here:
     csrc/cpu/isa/*.cpp                     _native_cpu.so, once per instruction set with -DFRS_ISA=<its name>
     csrc/cuda/*.cu   csrc/bind/cuda*.cpp   _native_cuda.so, with the static CUDA runtime
     csrc/host.cpp                          _host.<abi>.so, with pybind11 and without torch
+    csrc/host_math.cpp                     _host.<abi>.so, once per instruction set
 The first two use LibTorch's stable ABI: one build serves torch 2.10 and later, and every Python.
 """
 
@@ -109,6 +110,8 @@ class BuildNative(build_ext):
             pybind = ["-isystem", toolchain.need("pybind11").get_include()]
             python = ["-isystem", sysconfig.get_path("include")]
             host = ninja.objects("cxx", "csrc/host.cpp", plain + pybind + python)
+            for isa, flags in ISAS.items():
+                host += ninja.objects("cxx", "csrc/host_math.cpp", [*plain, *flags, f"-DFRS_ISA={isa}"], f".{isa}")
             host += ninja.objects("cxx", f"{self.build_temp}/build_info.cpp", plain)
             ninja.build("link", targets[LIBRARIES[2]], host, [])
 

@@ -1,6 +1,5 @@
 // The module _host: what Python can see of the C++ without torch. How it was built, the instruction set that
-// is picked, the scalar maths of frs/math.h (as each instruction set computes it), and the tiles of
-// frs/tiles.h.
+// is picked, the maths of frs/math.h (as each instruction set computes it), and the tiles of frs/tiles.h.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -10,8 +9,8 @@
 #include <vector>
 
 #include "cpu/cpuid.h"
-#include "frs/math.h"
 #include "frs/tiles.h"
+#include "host_math.h"
 
 extern const char frs_build_info[];  // JSON, written by setup.py
 
@@ -21,69 +20,34 @@ namespace {
 namespace py = pybind11;
 using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
-struct Exp {
-  FRS_HOST_DEVICE float operator()(float x, float) const { return exp(x); }
-};
-struct ExpNonpositive {
-  FRS_HOST_DEVICE float operator()(float x, float) const { return exp_nonpositive(x); }
-};
-struct Log1p {
-  FRS_HOST_DEVICE float operator()(float x, float) const { return log1p(x); }
-};
-struct SigmoidOf {
-  FRS_HOST_DEVICE float operator()(float x, float) const { return sigmoid(x); }
-};
-struct Bce {
-  FRS_HOST_DEVICE float operator()(float s, float t) const { return bce(s, t); }
-};
-struct BceGradient {
-  FRS_HOST_DEVICE float operator()(float s, float t) const { return cross_entropy(s, t).gradient; }
-};
-
-template <class F>
-FRS_HOST_DEVICE void loop(const float* x, const float* y, float* out, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] = F()(x[i], y[i]);
-}
-// The same source as each instruction set compiles it: with and without fused multiply-adds.
-template <class F>
-void loop_baseline(const float* x, const float* y, float* out, int64_t count) {
-  loop<F>(x, y, out, count);
-}
+// The scalar maths as one instruction set computes it: `functions` of host_math.cpp, compiled for each.
+const HostMath* math_of(const std::string& isa) {
+  if (isa == "default") return baseline::functions();
 #if defined(__x86_64__)
-template <class F>
-__attribute__((target("arch=x86-64-v3"))) void loop_avx2(const float* x, const float* y, float* out,
-                                                         int64_t count) {
-  loop<F>(x, y, out, count);
-}
-template <class F>
-__attribute__((target("arch=x86-64-v4"))) void loop_avx512(const float* x, const float* y, float* out,
-                                                           int64_t count) {
-  loop<F>(x, y, out, count);
-}
+  if (isa == "avx2" && cpu::best_isa() >= cpu::Isa::avx2) return x86_64_v3::functions();
+  if (isa == "avx512" && cpu::best_isa() >= cpu::Isa::avx512) return x86_64_v4::functions();
 #endif
+  throw py::value_error("this machine does not run " + isa);
+}
 
-template <class F>
-Array map(Array x, Array y, const std::string& isa) {
+using Function = void (*HostMath::*)(const float*, const float*, float*, int64_t);
+
+Array map(Function function, const Array& x, const Array& y, const std::string& isa) {
   if (x.size() != y.size()) throw py::value_error("x and y differ in size");
   Array out(x.size());
-  auto run = loop_baseline<F>;
-#if defined(__x86_64__)
-  if (isa == "avx2" && cpu::best_isa() >= cpu::Isa::avx2) run = loop_avx2<F>;
-  if (isa == "avx512" && cpu::best_isa() >= cpu::Isa::avx512) run = loop_avx512<F>;
-#endif
-  if (run == loop_baseline<F> && isa != "default") throw py::value_error("this machine does not run " + isa);
-  run(x.data(), y.data(), out.mutable_data(), x.size());
+  (math_of(isa)->*function)(x.data(), y.data(), out.mutable_data(), x.size());
   return out;
 }
 
-template <class F>
-void define_unary(py::module_& m, const char* name) {
+void define_unary(py::module_& m, const char* name, Function function) {
   m.def(
-      name, [](Array x, const std::string& isa) { return map<F>(x, x, isa); }, py::arg("x"), py::arg("isa"));
+      name, [=](const Array& x, const std::string& isa) { return map(function, x, x, isa); }, py::arg("x"),
+      py::arg("isa"));
 }
-template <class F>
-void define_binary(py::module_& m, const char* name) {
-  m.def(name, map<F>, py::arg("student"), py::arg("teacher"), py::arg("isa"));
+void define_binary(py::module_& m, const char* name, Function function) {
+  m.def(
+      name, [=](const Array& s, const Array& t, const std::string& isa) { return map(function, s, t, isa); },
+      py::arg("student"), py::arg("teacher"), py::arg("isa"));
 }
 
 using Term = std::tuple<uint32_t, uint32_t, uint32_t, bool>;  // batch, rows, columns, wide
@@ -136,12 +100,13 @@ PYBIND11_MODULE(_host, m) {
       if (isa <= cpu::best_isa()) names.emplace_back(cpu::name_of(isa));
     return names;
   });
-  define_unary<Exp>(m, "exp");
-  define_unary<ExpNonpositive>(m, "exp_nonpositive");
-  define_unary<Log1p>(m, "log1p");
-  define_unary<SigmoidOf>(m, "sigmoid");
-  define_binary<Bce>(m, "bce");
-  define_binary<BceGradient>(m, "bce_gradient");
+  define_unary(m, "exp", &HostMath::exp);
+  define_unary(m, "exp_nonpositive", &HostMath::exp_nonpositive);
+  define_unary(m, "exp_of_bfloat16", &HostMath::exp_of_bfloat16);
+  define_unary(m, "log1p", &HostMath::log1p);
+  define_unary(m, "sigmoid", &HostMath::sigmoid);
+  define_binary(m, "bce", &HostMath::bce);
+  define_binary(m, "bce_gradient", &HostMath::bce_gradient);
   m.def("gpu_pieces", gpu_pieces, py::arg("terms"), py::arg("width"));
   m.def("lane_columns", [](uint32_t tile_begin, uint32_t count, uint32_t lanes, uint32_t width, bool wide) {
     return wide ? lane_columns<1>(tile_begin, count, lanes, width)

@@ -80,9 +80,6 @@ class Pool {
     }
     if (bytes <= limit_) {
       while (count_ > 0 && (kept_ + bytes > limit_ || count_ == blocks_.size())) munmap_first();
-#if defined(MADV_FREE)
-      madvise(data, bytes, MADV_FREE);
-#endif
       blocks_[count_++] = {data, bytes};
       kept_ += bytes;
     } else {

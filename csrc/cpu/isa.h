@@ -29,17 +29,25 @@ struct Block {
 constexpr int64_t kRun = 256;
 constexpr int64_t kMaxSingle = 4096;
 
+// Losses with gradients are summed over kSegment locations of at most kMaxTerms channels, or over a whole
+// channel-major block: see sums_of.
+constexpr int64_t kSegment = 1024, kMaxTerms = 64;
+
 struct Sums {
   double weight = 0.0, feature = 0.0, head = 0.0;  // of S, S |x - y|^2 and S BCE
 };
 
+inline int64_t sums_of(const Block& b) {
+  return b.channel_major ? 1 : (b.locations + kSegment - 1) / kSegment;
+}
+
 struct Kernels {
   // S[l] = max_c sigmoid(T[c, l]) (accumulation type), sums[l / kRun] = sum of S over kRun locations.
   void (*mask)(const Block& block, void* S, double* sums);
-  // sum of S[l] BCE(s[c, l], sigmoid(T[c, l])), and the gradient where it is wanted.
-  double (*head)(const Block& block);
-  // sum of S[l] channel_weight[c] (x[c, l] - y[c, l])^2, and the gradient where it is wanted.
-  double (*imitation)(const Block& block);
+  // sums[i] = sum of S[l] BCE(s[c, l], sigmoid(T[c, l])) over segment i, and the gradient where it is wanted.
+  void (*head)(const Block& block, double* sums);
+  // sums[i] = sum of S[l] channel_weight[c] (x[c, l] - y[c, l])^2, and the gradient where it is wanted.
+  void (*imitation)(const Block& block, double* sums);
   // Mask and losses in one pass, no gradient: `logits` and `feats` are the same locations with all channels;
   // logits.student nullptr: no head term; feats.student nullptr: no imitation term. One result a kRun
   // locations; a location-major block has at most kMaxSingle of them.
@@ -51,8 +59,8 @@ struct Kernels {
 #define FRS_DECLARE_KERNELS(isa)                  \
   namespace isa {                                 \
   void mask(const Block&, void*, double*);        \
-  double head(const Block&);                      \
-  double imitation(const Block&);                 \
+  void head(const Block&, double*);               \
+  void imitation(const Block&, double*);          \
   void single(const Block&, const Block&, Sums*); \
   void scale(void*, int64_t, DType, double);      \
   }

@@ -16,7 +16,7 @@ enum class Kind { weigh, head, imitation, single };
 
 struct Unit : Range {
   Kind kind;
-  int64_t first_run;  // of weigh and single: where the sums of its runs go
+  int64_t first_sum;  // where the sums of its runs (weigh, single) or segments go
 };
 
 // scale / Z_l of one term of one level, known once N_l is.
@@ -25,9 +25,14 @@ struct Factor {
   bool zero = true;  // Z_l == 0: the level contributes nothing, whatever its tensors hold
 };
 
+struct Slice {
+  int64_t first = 0, last = 0;
+};
+
 struct LevelState {
   Countdown weighed;
   int64_t first_run = 0, runs = 0;  // its part of the sums over runs
+  Slice head_sums, feature_sums;    // and of those over segments
   Factor feature, head;
 };
 
@@ -76,7 +81,7 @@ class Loss {
     std::reverse(order.begin(), order.end());
     for (int l : order)
       if (!single_ && p_.levels[l].student_feat.data != nullptr) plan_tiles(l, Kind::imitation);
-    unit_sums_.resize(units_.size());
+    segment_sums_.resize(segments_);
     run_sums_.resize(runs_);
   }
 
@@ -103,13 +108,21 @@ class Loss {
     const Level& v = p_.levels[l];
     const int64_t channels = kind == Kind::head ? v.logit_channels : v.feat_channels;
     const bool channel_major = kind == Kind::head ? !logit_location_major(v) : !feat_location_major(v);
-    const Tile tile = tile_of(channels, v.locations, channel_major);
-    for (int64_t image = 0; image < v.batch; ++image)
+    const Tile tile = tile_of(v.batch, channels, v.locations, channel_major, threads_.count);
+    const int64_t length = channel_major ? tile.locations : kSegment;  // of what has one sum
+    Slice& sums = kind == Kind::head ? states_[l].head_sums : states_[l].feature_sums;
+    sums.first = segments_;
+    for (int64_t image = 0; image < v.batch; ++image) {
       cut(v.locations, tile.locations, [&](int64_t location, int64_t locations) {
         cut(channels, tile.channels, [&](int64_t channel, int64_t count) {
-          units_.push_back({{l, image, channel, count, location, locations}, kind, 0});
+          const int64_t sum =
+              segments_ + channel / tile.channels * pieces(v.locations, length) + location / length;
+          units_.push_back({{l, image, channel, count, location, locations}, kind, sum});
         });
       });
+      segments_ += pieces(channels, tile.channels) * pieces(v.locations, length);
+    }
+    sums.last = segments_;
     const int64_t elements = v.batch * v.locations * channels;
     elements_ += elements;
     const bool grad = (kind == Kind::head ? v.logit_grad : v.feat_grad).data != nullptr;
@@ -134,11 +147,11 @@ class Loss {
         break;
       case Kind::head:
         state.weighed.wait();
-        unit_sums_[i] = run_tile(logit_block(v, u, types_), state.head, kernels().head);
+        run_tile(logit_block(v, u, types_), state.head, kernels().head, &segment_sums_[u.first_sum]);
         break;
       case Kind::imitation:
         state.weighed.wait();
-        unit_sums_[i] = run_tile(feat_block(v, u, types_), state.feature, kernels().imitation);
+        run_tile(feat_block(v, u, types_), state.feature, kernels().imitation, &segment_sums_[u.first_sum]);
         break;
     }
   }
@@ -151,7 +164,7 @@ class Loss {
     logits.beta = p_.beta;
     Sums sums[kMaxSingle / kRun];
     kernels().single(logits, feat_block(v, feats, types_), sums);
-    std::copy(sums, sums + runs_of(u.locations), run_sums_.begin() + u.first_run);
+    std::copy(sums, sums + runs_of(u.locations), run_sums_.begin() + u.first_sum);
   }
 
   void weigh(const Unit& u) {
@@ -163,21 +176,20 @@ class Loss {
       sum_runs(static_cast<const double*>(b.weight), u.locations, sums);
     else
       sum_runs(static_cast<const float*>(b.weight), u.locations, sums);
-    for (int64_t r = 0; r < runs_of(u.locations); ++r) run_sums_[u.first_run + r].weight = sums[r];
+    for (int64_t r = 0; r < runs_of(u.locations); ++r) run_sums_[u.first_sum + r].weight = sums[r];
   }
 
   // The losses and gradients of a block (of float16 without scale / Z_l), or zero gradients where Z_l is 0.
-  double run_tile(Block b, const Factor& factor, double (*kernel)(const Block&)) const {
+  void run_tile(Block b, const Factor& factor, void (*kernel)(const Block&, double*), double* sums) const {
     b.beta = p_.beta;
     b.factor = b.student_type == DType::f16 ? 1.0 : factor.value;
     b.streamed = grad_bytes_ > kStreamedBytes && streamable(b);
-    if (!factor.zero) return kernel(b);
-    if (b.grad == nullptr) return 0.0;
+    if (!factor.zero) return kernel(b, sums);
+    if (b.grad == nullptr) return;
     const size_t size = size_of(b.student_type);
     const int64_t rows = b.channel_major ? b.locations : b.channels;
     const int64_t length = b.channel_major ? b.channels : b.locations;
     for (int64_t r = 0; r < rows; ++r) std::memset(at(b.grad, r * b.grad_stride, size), 0, length * size);
-    return 0.0;
   }
 
   double read(const Scalar& s) const {
@@ -218,6 +230,12 @@ class Loss {
     return total;
   }
 
+  double sum_of_segments(const Slice& slice) const {
+    double total = 0.0;
+    for (int64_t i = slice.first; i < slice.last; ++i) total += segment_sums_[i];
+    return total;
+  }
+
   void settle(int l) {
     const Level& v = p_.levels[l];
     const double weight = sum_of_runs(l).weight;
@@ -225,17 +243,15 @@ class Loss {
     states_[l].head = factor_of(v, v.logit_channels, weight, p_.head_scale);
   }
 
-  // The sums of units and runs, in an order that does not follow the threads.
+  // The sums of segments and runs, in an order that does not follow the threads.
   void finish() {
     std::vector<Sums> totals(p_.num_levels);
     for (int l = 0; single_ && l < p_.num_levels; ++l) {
       settle(l);
       totals[l] = sum_of_runs(l);
     }
-    for (size_t i = 0; i < units_.size(); ++i) {
-      if (units_[i].kind == Kind::imitation) totals[units_[i].level].feature += unit_sums_[i];
-      if (units_[i].kind == Kind::head) totals[units_[i].level].head += unit_sums_[i];
-    }
+    for (int l = 0; !single_ && l < p_.num_levels; ++l)
+      totals[l] = {0.0, sum_of_segments(states_[l].feature_sums), sum_of_segments(states_[l].head_sums)};
     double feature = 0.0, head = 0.0;
     for (int l = 0; l < p_.num_levels; ++l) {
       if (!states_[l].feature.zero) feature += states_[l].feature.value * totals[l].feature;
@@ -263,10 +279,10 @@ class Loss {
   const Threads& threads_;
   bool single_ = false;
   std::vector<Unit> units_;
-  int64_t elements_ = 0, runs_ = 0, grad_bytes_ = 0;
+  int64_t elements_ = 0, runs_ = 0, segments_ = 0, grad_bytes_ = 0;
   std::unique_ptr<LevelState[]> states_;
-  std::vector<double> unit_sums_;  // of head and imitation units
-  std::vector<Sums> run_sums_;     // of weigh and single units, one a run of locations
+  std::vector<double> segment_sums_;  // of head and imitation units
+  std::vector<Sums> run_sums_;        // of weigh and single units, one a run of locations
 };
 
 }  // namespace

@@ -62,7 +62,8 @@ void cut(int64_t total, int64_t size, const Piece& piece) {
 inline int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
-inline int64_t runs_of(int64_t locations) { return (locations + kRun - 1) / kRun; }
+inline int64_t pieces(int64_t total, int64_t size) { return (total + size - 1) / size; }
+inline int64_t runs_of(int64_t locations) { return pieces(locations, kRun); }
 
 // A pass over all channels (mask, single): units of whole runs, whose number may follow the threads, because
 // sums are taken over runs. Long rows stream best; all threads need something to do.
@@ -72,19 +73,19 @@ inline int64_t locations_per_pass(const Level& level, bool channel_major, int th
   return std::clamp<int64_t>(round_up(share, kRun), kRun, kMaxSingle);
 }
 
-// A pass with gradients: the sum of a unit is one number, so units must not follow the threads.
+// A pass with gradients: units of whole segments of kMaxTerms channels, each with a sum of its own, so that
+// their length may follow the threads; in channels_last a unit has one sum, and must not follow them.
 struct Tile {
   int64_t channels, locations;
 };
-inline Tile tile_of(int64_t channels, int64_t locations, bool channel_major) {
-  constexpr int64_t kElements = 1 << 17, kRow = 8192;
+inline Tile tile_of(int64_t batch, int64_t channels, int64_t locations, bool channel_major, int threads) {
+  constexpr int64_t kElements = 1 << 16, kUnits = 4, kMaxSegments = 16;  // units a thread, segments a unit
   if (channel_major)
-    return {std::max<int64_t>(channels, 1),
-            std::max<int64_t>(1, kElements / 2 / std::max<int64_t>(channels, 1))};
-  const int64_t rows = std::max<int64_t>(1, (locations + kRow - 1) / kRow);
-  const int64_t length = std::max<int64_t>(kRun, round_up((locations + rows - 1) / rows, kRun));
-  return {std::max<int64_t>(8, kElements / std::min(length, std::max<int64_t>(locations, 1)) / 8 * 8),
-          length};
+    return {std::max<int64_t>(channels, 1), std::max<int64_t>(1, kElements / std::max<int64_t>(channels, 1))};
+  const int64_t segments = pieces(locations, kSegment), rows = batch * pieces(channels, kMaxTerms);
+  const int64_t wanted = std::clamp<int64_t>(rows * segments / (kUnits * threads), 1, kMaxSegments);
+  const int64_t units = std::max<int64_t>(pieces(segments, wanted), 1);
+  return {kMaxTerms, kSegment * std::max<int64_t>(pieces(segments, units), 1)};
 }
 
 inline const char* at(const TensorView& v, DType type, const Range& r) {

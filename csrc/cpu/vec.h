@@ -216,13 +216,16 @@ FRS_INLINE void put(T* p, Part part, V v, bool) {
   store(p, part, v);
 }
 
-// body(i, Whole or Part) over the vectors of [begin, end).
+// body(i, Whole or Part) over [begin, end) in steps of kStep elements, or of one vector.
+template <int64_t kStep, class Body>
+FRS_INLINE void for_steps(int64_t begin, int64_t end, const Body& body) {
+  int64_t i = begin;
+  for (; i + kStep <= end; i += kStep) body(i, Whole{});
+  if (i < end) body(i, Part{static_cast<int>(end - i)});
+}
 template <class T, class Body>
 FRS_INLINE void for_vectors(int64_t begin, int64_t end, const Body& body) {
-  constexpr int64_t kCount = Lane<T>::kCount;
-  int64_t i = begin;
-  for (; i + kCount <= end; i += kCount) body(i, Whole{});
-  if (i < end) body(i, Part{static_cast<int>(end - i)});
+  for_steps<Lane<T>::kCount>(begin, end, body);
 }
 
 FRS_INLINE double sum(double v) { return v; }

@@ -1,15 +1,15 @@
 // The head term of one vector: cross-entropy against the teacher's sigmoid, and its gradient.
 #pragma once
 
+#include "../isa.h"
 #include "../vec.h"
+#include "group.h"
 
 namespace frs::cpu::FRS_ISA {
 namespace {
 
 // What the terms of one vector of locations (or of one location's channels) add up to. PlainEntropy: each is
 // linear + log1p(exp(-|s|)); the logarithms of up to kMaxTerms terms are taken as one, of their product.
-constexpr int64_t kMaxTerms = 64;
-
 template <class V>
 struct PlainEntropy {
   V linear{}, product{};
@@ -37,28 +37,37 @@ struct FocalEntropy {
   FRS_INLINE V total() const { return value; }
 };
 
-// body(i, part, decays) over the vectors of [begin, end), block by block: first all exponentials of a block,
-// exponentials(i, part), then the rest of it. Their chain of dependent instructions is half of an element's;
-// apart, more elements fit into what the processor looks ahead.
-template <class T, class Exponentials, class Body>
-FRS_INLINE void for_decays(int64_t begin, int64_t end, const Exponentials& exponentials, const Body& body) {
-  constexpr int64_t kCount = Lane<T>::kCount, kBlock = 16 * kCount;
-  Decays<typename Lane<T>::V> ahead[kBlock / kCount];
-  for (int64_t first = begin; first < end; first += kBlock) {
-    const int64_t last = first + kBlock < end ? first + kBlock : end;
-    for_vectors<T>(first, last,
-                   [&](int64_t i, auto part) { ahead[(i - first) / kCount] = exponentials(i, part); });
-    for_vectors<T>(first, last, [&](int64_t i, auto part) { body(i, part, ahead[(i - first) / kCount]); });
-  }
-}
-
-// A location-major block is taken row after row in segments of so many locations, whose sums wait in the
-// first cache for the next row. Float sums are carried over to double after each.
-constexpr int64_t kSegment = 1024;
-
 // A logit whose terms are exactly 0, beside another such: exp(-128) counts as 0. Fills the lanes past the
 // channels.
 constexpr float kNoLogit = -128.0f;
+
+// body(i, part, s, t, decays) over the groups of a row of logits, block by block: first all exponentials of a
+// block, then the rest of it. Their chain of dependent instructions is half of an element's; apart, more
+// elements fit into what the processor looks ahead. `next_*` away lies what is read afterwards.
+template <class Ts, class Tt, class Body>
+FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, int64_t next_s, int64_t next_t,
+                           const Body& body) {
+  using V = typename Lane<Ts>::V;
+  constexpr int N = kTogether<Ts, Tt>;
+  constexpr int kTerms = N == 2 ? kTermsOfBFloat16 : kTermsOfFloat;
+  constexpr int64_t kGroups = 16, kStep = N * Lane<Ts>::kCount;
+  Group<Decays<V>, N> ahead[kGroups];
+  for (int64_t first = 0; first < length; first += kGroups * kStep) {
+    const int64_t last = first + kGroups * kStep < length ? first + kGroups * kStep : length;
+    for_steps<kStep>(first, last, [&](int64_t i, auto part) {
+      __builtin_prefetch(s + next_s + i);
+      __builtin_prefetch(t + next_t + i);
+      const auto student = load_group<N>(s + i, part, kNoLogit);
+      const auto teacher = load_group<N>(t + i, part, kNoLogit);
+      for (int j = 0; j < N; ++j)
+        ahead[(i - first) / kStep].v[j] = decays<kTerms>(student.v[j], teacher.v[j]);
+    });
+    for_steps<kStep>(first, last, [&](int64_t i, auto part) {
+      body(i, part, load_group<N>(s + i, part, kNoLogit), load_group<N>(t + i, part, kNoLogit),
+           ahead[(i - first) / kStep]);
+    });
+  }
+}
 
 }  // namespace
 }  // namespace frs::cpu::FRS_ISA

@@ -1,5 +1,7 @@
 // Head distillation: sum of S BCE(s, sigmoid(T)), and d/ds = factor S (sigmoid(s) - sigmoid(T)) in the same
 // pass.
+#include <algorithm>
+
 #include "../isa.h"
 #include "../vec.h"
 #include "entropy.h"
@@ -7,77 +9,83 @@
 namespace frs::cpu::FRS_ISA {
 namespace {
 
-// s, t, g [rows, locations] with rows `b.*_stride` apart, rows <= kMaxTerms; S [locations].
-template <template <class> class Entropy, class Ts, class Tt, class S>
-double head_rows(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows, const Block& b) {
-  using V = typename Lane<Ts>::V;
-  constexpr int64_t kCount = Lane<Ts>::kCount;
-  const S factor = static_cast<S>(b.factor);
-  double total = 0.0;
-  for (int64_t begin = 0; begin < b.locations; begin += kSegment) {
-    const int64_t length = begin + kSegment < b.locations ? kSegment : b.locations - begin;
-    const S* w = weight + begin;
-    Entropy<V> entropies[kSegment / kCount];
-    for (int64_t r = 0; r < rows; ++r) {
-      const Ts* student = s + r * b.student_stride + begin;
-      const Tt* teacher = t + r * b.teacher_stride + begin;
-      Ts* grad = g + r * b.grad_stride + begin;
-      for_decays<Ts>(
-          0, length,
-          [&](int64_t i, auto part) {
-            __builtin_prefetch(student + b.student_stride + i);
-            __builtin_prefetch(teacher + b.teacher_stride + i);
-            return decays(load(student + i, part), load(teacher + i, part));
-          },
-          [&](int64_t i, auto part, const Decays<V>& e) {
-            const V gradient =
-                entropies[i / kCount].add(load(student + i, part), load(teacher + i, part), e, b.beta);
-            if (g != nullptr) put(grad + i, part, load(w + i, part) * factor * gradient, b.streamed);
-          });
-    }
-    V segment{};
-    for_vectors<Ts>(0, length, [&](int64_t i, auto part) {
-      segment += load(w + i, part) * entropies[i / kCount].total();
-    });
-    total += sum(segment);
+// A NaN of any kind as the one that arithmetic makes (see round_to_bf16).
+template <class S>
+FRS_INLINE S plain_nan(S x) {
+  return x == x ? x : static_cast<S>(NAN);
+}
+
+// S of a segment, apart as the groups are, and times what the gradient is multiplied by.
+template <class S, int N, int64_t kCount>
+struct Weights {
+  S plain[kSegment], scaled[kSegment];
+
+  Weights(const S* weight, int64_t length, S factor) {
+    for (S& w : plain) w = 0;
+    for (int64_t i = 0; i < length; ++i) plain[place_of<N, kCount>(i)] = weight[i];
+    for (int64_t i = 0; i < kSegment; ++i) scaled[i] = plain_nan(plain[i] * factor);
   }
-  return total;
+};
+
+// s, t, g [rows, length] with rows `b.*_stride` apart, rows <= kMaxTerms, length <= kSegment; S [length]. Row
+// after row: the sums of the locations wait in the first cache for the next one.
+template <template <class> class Entropy, class Ts, class Tt, class S>
+double segment(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows, int64_t length,
+               const Block& b) {
+  using V = typename Lane<Ts>::V;
+  constexpr int N = kTogether<Ts, Tt>;
+  constexpr int64_t kCount = Lane<Ts>::kCount;
+  const Weights<S, N, kCount> w(weight, length, static_cast<S>(b.factor));
+  Entropy<V> entropies[kSegment / kCount];
+  for (int64_t r = 0; r < rows; ++r) {
+    for_logits(s + r * b.student_stride, t + r * b.teacher_stride, length, b.student_stride, b.teacher_stride,
+               [&](int64_t i, auto part, const auto& student, const auto& teacher, const auto& decays) {
+                 Group<V, N> gradient;
+                 for (int j = 0; j < N; ++j)
+                   gradient.v[j] =
+                       load(w.scaled + i + j * kCount) *
+                       entropies[i / kCount + j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
+                 if (g != nullptr) put_group(g + r * b.grad_stride + i, part, gradient, b.streamed);
+               });
+  }
+  V total{};
+  for (int64_t i = 0; i < (length + N * kCount - 1) / (N * kCount) * (N * kCount); i += kCount)
+    total += load(w.plain + i) * entropies[i / kCount].total();
+  return sum(total);
 }
 
 template <template <class> class Entropy, class Ts, class Tt, class S>
-double location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b) {
-  double total = 0.0;
-  for (int64_t c = 0; c < b.channels; c += kMaxTerms) {
-    const int64_t rows = c + kMaxTerms < b.channels ? kMaxTerms : b.channels - c;
-    total += head_rows<Entropy>(s + c * b.student_stride, t + c * b.teacher_stride,
-                                g == nullptr ? g : g + c * b.grad_stride, weight, rows, b);
+void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b, double* sums) {
+  for (int64_t l = 0; l < b.locations; l += kSegment, ++sums) {
+    *sums = 0.0;
+    for (int64_t c = 0; c < b.channels; c += kMaxTerms)
+      *sums += segment<Entropy>(s + c * b.student_stride + l, t + c * b.teacher_stride + l,
+                                g == nullptr ? g : g + c * b.grad_stride + l, weight + l,
+                                std::min(kMaxTerms, b.channels - c), std::min(kSegment, b.locations - l), b);
   }
-  return total;
 }
 
 // s, t, g [locations, channels] with locations `b.*_stride` apart; S [locations].
 template <template <class> class Entropy, class Ts, class Tt, class S>
 double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b) {
   using V = typename Lane<Ts>::V;
-  constexpr int64_t kChunk = kMaxTerms * Lane<Ts>::kCount;
+  constexpr int N = kTogether<Ts, Tt>;
+  constexpr int64_t kChunk = kMaxTerms * N * Lane<Ts>::kCount;
   double total = 0.0;
   for (int64_t l = 0; l < b.locations; ++l) {
-    const S w = weight[l], factor = w * static_cast<S>(b.factor);
+    const S w = weight[l], factor = plain_nan(w * static_cast<S>(b.factor));
     V location{};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
-      const int64_t end = begin + kChunk < b.channels ? begin + kChunk : b.channels;
-      Entropy<V> entropy;
-      for_decays<Ts>(
-          begin, end,
-          [&](int64_t i, auto part) {
-            return decays(load(s + i, part, kNoLogit), load(t + i, part, kNoLogit));
-          },
-          [&](int64_t i, auto part, const Decays<V>& e) {
-            const V gradient =
-                entropy.add(load(s + i, part, kNoLogit), load(t + i, part, kNoLogit), e, b.beta);
-            if (g != nullptr) put(g + i, part, factor * gradient, b.streamed);
-          });
-      location += entropy.total();
+      Entropy<V> entropy[N];
+      for_logits(s + begin, t + begin, std::min(kChunk, b.channels - begin), b.student_stride,
+                 b.teacher_stride,
+                 [&](int64_t i, auto part, const auto& student, const auto& teacher, const auto& decays) {
+                   Group<V, N> gradient;
+                   for (int j = 0; j < N; ++j)
+                     gradient.v[j] = factor * entropy[j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
+                   if (g != nullptr) put_group(g + begin + i, part, gradient, b.streamed);
+                 });
+      for (const Entropy<V>& e : entropy) location += e.total();
     }
     total += w * sum(location);
     s += b.student_stride;
@@ -87,24 +95,28 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
   return total;
 }
 
+template <template <class> class Entropy, class Ts, class Tt, class S>
+void head_of(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b, double* sums) {
+  if (b.channel_major)
+    *sums = channel_major<Entropy>(s, t, g, weight, b);
+  else
+    location_major<Entropy>(s, t, g, weight, b, sums);
+}
+
 }  // namespace
 
-double head(const Block& b) {
-  const double total = with_types(b.student_type, b.teacher_type, [&](auto* student, auto* teacher) {
+void head(const Block& b, double* sums) {
+  with_types(b.student_type, b.teacher_type, [&](auto* student, auto* teacher) {
     using Ts = std::remove_pointer_t<decltype(student)>;
     using Tt = std::remove_pointer_t<decltype(teacher)>;
     const Ts* s = static_cast<const Ts*>(b.student);
     const Tt* t = static_cast<const Tt*>(b.teacher);
     Ts* g = static_cast<Ts*>(b.grad);
     const auto* weight = static_cast<const typename Lane<Ts>::Scalar*>(b.weight);
-    if (b.beta > 0)
-      return b.channel_major ? channel_major<FocalEntropy>(s, t, g, weight, b)
-                             : location_major<FocalEntropy>(s, t, g, weight, b);
-    return b.channel_major ? channel_major<PlainEntropy>(s, t, g, weight, b)
-                           : location_major<PlainEntropy>(s, t, g, weight, b);
+    b.beta > 0 ? head_of<FocalEntropy>(s, t, g, weight, b, sums)
+               : head_of<PlainEntropy>(s, t, g, weight, b, sums);
   });
   if (b.streamed) stream_fence();
-  return total;
 }
 
 }  // namespace frs::cpu::FRS_ISA

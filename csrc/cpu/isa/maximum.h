@@ -42,7 +42,8 @@ FRS_INLINE void raise_rows(const T* t, int64_t stride, int64_t locations, S* s) 
 template <class T, class S>
 void raise_by_rows(const T* t, int64_t stride, int64_t channels, int64_t locations, S* s) {
   int64_t c = 0;
-  for (; c + 8 <= channels; c += 8) raise_rows<8>(t + c * stride, stride, locations, s);
+  for (; c + 16 <= channels; c += 16) raise_rows<16>(t + c * stride, stride, locations, s);
+  for (; c + 4 <= channels; c += 4) raise_rows<4>(t + c * stride, stride, locations, s);
   for (; c < channels; ++c) raise_rows<1>(t + c * stride, stride, locations, s);
 }
 

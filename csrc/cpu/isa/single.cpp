@@ -1,6 +1,9 @@
 // Mask and losses in one pass over T, s, x and y, for calls that want no gradient: the maximum, the
 // cross-entropies and the squared differences of a location are gathered side by side, and S multiplies their
 // sums at the end.
+#include <algorithm>
+#include <limits>
+
 #include "../isa.h"
 #include "../vec.h"
 #include "entropy.h"
@@ -15,65 +18,68 @@ struct Gathered {
   S maximum[kMaxSingle], entropy[kMaxSingle], squares[kMaxSingle];
 };
 
-// s, t [channels, locations] with rows `b.*_stride` apart, row after row as in head.cpp.
+// s, t [channels, length <= kSegment] with rows `b.*_stride` apart, row after row as in head.cpp. Into
+// `maximum` and `sum` [length] of `out`.
 template <template <class> class Entropy, class Ts, class Tt, class S>
-void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
+void gather_segment(const Ts* s, const Tt* t, int64_t length, const Block& b, S* maximum, S* sum) {
   using V = typename Lane<Ts>::V;
+  constexpr int N = kTogether<Ts, Tt>;
   constexpr int64_t kCount = Lane<Ts>::kCount;
-  for (int64_t begin = 0; begin < b.locations; begin += kSegment) {
-    const int64_t length = begin + kSegment < b.locations ? kSegment : b.locations - begin;
-    S *maximum = out.maximum + begin, *sum = out.entropy + begin;
-    for (int64_t c = 0; c < b.channels; c += kMaxTerms) {
-      const int64_t end = c + kMaxTerms < b.channels ? c + kMaxTerms : b.channels;
-      Entropy<V> entropies[kSegment / kCount];
-      for (int64_t row = c; row < end; ++row) {
-        const Ts* student = s + row * b.student_stride + begin;
-        const Tt* teacher = t + row * b.teacher_stride + begin;
-        for_decays<Ts>(
-            0, length,
-            [&](int64_t i, auto part) {
-              __builtin_prefetch(student + b.student_stride + i);
-              __builtin_prefetch(teacher + b.teacher_stride + i);
-              return decays(load(student + i, part), load(teacher + i, part));
-            },
-            [&](int64_t i, auto part, const Decays<V>& e) {
-              const V logit = load(teacher + i, part);
-              Maximum<V> m{load(maximum + i, part)};
-              m.raise(logit);
-              store(maximum + i, part, m.get());
-              entropies[i / kCount].add(load(student + i, part), logit, e, b.beta);
-            });
-      }
-      for_vectors<Ts>(0, length, [&](int64_t i, auto part) {
-        store(sum + i, part, load(sum + i, part) + entropies[i / kCount].total());
-      });
-    }
+  constexpr S kLowest = -std::numeric_limits<S>::infinity();
+  Maximum<V> maxima[kSegment / kCount];
+  V totals[kSegment / kCount] = {};
+  for (Maximum<V>& m : maxima) m.value = V{} + kLowest;
+  for (int64_t c = 0; c < b.channels; c += kMaxTerms) {
+    Entropy<V> entropies[kSegment / kCount];
+    for (int64_t row = c; row < std::min(c + kMaxTerms, b.channels); ++row)
+      for_logits(s + row * b.student_stride, t + row * b.teacher_stride, length, b.student_stride,
+                 b.teacher_stride,
+                 [&](int64_t i, auto, const auto& student, const auto& teacher, const auto& decays) {
+                   for (int j = 0; j < N; ++j) {
+                     maxima[i / kCount + j].raise(teacher.v[j]);
+                     entropies[i / kCount + j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
+                   }
+                 });
+    for (int64_t i = 0; i < kSegment / kCount; ++i) totals[i] += entropies[i].total();
+  }
+  S lanes[2 * kSegment];
+  for (int64_t i = 0; i < kSegment; i += kCount) {
+    store(lanes + i, maxima[i / kCount].get());
+    store(lanes + kSegment + i, totals[i / kCount]);
+  }
+  for (int64_t i = 0; i < length; ++i) {
+    maximum[i] = lanes[place_of<N, kCount>(i)];
+    sum[i] = lanes[kSegment + place_of<N, kCount>(i)];
   }
 }
+template <template <class> class Entropy, class Ts, class Tt, class S>
+void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
+  for (int64_t l = 0; l < b.locations; l += kSegment)
+    gather_segment<Entropy>(s + l, t + l, std::min(kSegment, b.locations - l), b, out.maximum + l,
+                            out.entropy + l);
+}
 
-// s, t [locations, channels] with locations `b.*_stride` apart.
+// s, t [locations, channels] with locations `b.*_stride` apart. The fill of a last vector, kNoLogit, is no
+// maximum that matters: sigmoid(-128) is 0, as that of anything less.
 template <template <class> class Entropy, class Ts, class Tt, class S>
 void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
   using V = typename Lane<Ts>::V;
-  constexpr int64_t kChunk = kMaxTerms * Lane<Ts>::kCount;
+  constexpr int N = kTogether<Ts, Tt>;
+  constexpr int64_t kChunk = kMaxTerms * N * Lane<Ts>::kCount;
   for (int64_t l = 0; l < b.locations; ++l) {
-    const Tt* teacher = t + l * b.teacher_stride;
-    const Ts* student = s + l * b.student_stride;
     Maximum<V> m{lowest<S>()};
     V total{};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
-      const int64_t end = begin + kChunk < b.channels ? begin + kChunk : b.channels;
-      Entropy<V> entropy;
-      for_decays<Ts>(
-          begin, end,
-          [&](int64_t i, auto part) {
-            return decays(load(student + i, part, kNoLogit), load(teacher + i, part, kNoLogit));
-          },
-          [&](int64_t i, auto part, const Decays<V>& e) {
-            m.raise(load(teacher + i, part, -INFINITY));
-            entropy.add(load(student + i, part, kNoLogit), load(teacher + i, part, kNoLogit), e, b.beta);
-          });
-      total += entropy.total();
+      Entropy<V> entropy[N];
+      for_logits(s + l * b.student_stride + begin, t + l * b.teacher_stride + begin,
+                 std::min(kChunk, b.channels - begin), b.student_stride, b.teacher_stride,
+                 [&](int64_t, auto, const auto& student, const auto& teacher, const auto& decays) {
+                   for (int j = 0; j < N; ++j) {
+                     m.raise(teacher.v[j]);
+                     entropy[j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
+                   }
+                 });
+      for (const Entropy<V>& e : entropy) total += e.total();
     }
     out.maximum[l] = across(m.get());
     out.entropy[l] = sum(total);

@@ -55,28 +55,53 @@ FRS_HOST_DEVICE float at_least(float x, float low) { return low > x ? low : x; }
 FRS_HOST_DEVICE float if_negative(float x, float a, float b) { return bit_cast<int32_t>(x) < 0 ? a : b; }
 FRS_HOST_DEVICE double if_negative(double x, double a, double b) { return bit_cast<int64_t>(x) < 0 ? a : b; }
 
-// e^x = 2^n e^r with n = round(x log2 e), |r| <= ln(2) / 2, and e^r a minimax polynomial (relative error
-// 2e-9). Adding 1.5 * 2^23 + 127 rounds to an integer and leaves n + 127 in the low bits, where the exponent
-// field is one shift away; n times the head of ln 2 is exact.
+// e^x = 2^n e^r with n = round(x log2 e), |r| <= ln(2) / 2, and e^r a minimax polynomial. Adding
+// 1.5 * 2^23 + 127 rounds to an integer and leaves n + 127 in the low bits, where the exponent field is one
+// shift away.
 template <class V>
 struct ExpParts {
   V fraction;      // e^r; NaN stays NaN
   Bits<V> biased;  // n + 127 in the low nine bits, others above
 };
-template <class V>
+// The polynomial may have so many terms:
+//   6  relative error 2e-9
+//   5  1e-7, of which fused multiply-adds make results within 2 ulp
+//   4  2^-18: a five-hundredth of what rounding to bfloat16 loses, for logits that were that type
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+constexpr bool kFused = true;
+#else
+constexpr bool kFused = false;
+#endif
+constexpr int kTermsOfFloat = kFused ? 5 : 6, kTermsOfBFloat16 = 4;
+
+template <int kTerms, class V>
+FRS_HOST_DEVICE V exp_slope(V r) {  // (e^r - 1) / r
+  if constexpr (kTerms == 6) {
+    V p = r * 1.3843606748443502e-3f + 8.374195643626514e-3f;
+    p = p * r + 4.166800472622094e-2f;
+    p = p * r + 1.6666430800097812e-1f;
+    p = p * r + 4.9999994191643926e-1f;
+    return p * r + 1.0f;
+  } else if constexpr (kTerms == 5) {
+    V p = r * 8.26178304851e-3f + 4.18988056481e-2f;
+    p = p * r + 1.66681841016e-1f;
+    p = p * r + 4.99991416931e-1f;
+    return p * r + 9.99999463558e-1f;
+  } else {
+    V p = r * 4.15120870e-2f + 1.67873263e-1f;
+    p = p * r + 5.00030339e-1f;
+    return p * r + 9.99967039e-1f;
+  }
+}
+template <int kTerms, class V>
 FRS_HOST_DEVICE ExpParts<V> exp_parts(V x) {
   constexpr float kRound = 12582912.0f + 127.0f, kLog2E = 1.44269502f;
-  constexpr float kLn2Head = 0.693359375f, kLn2Tail = -2.12194440e-4f;
+  constexpr float kLn2 = 6.93147182e-1f, kLn2Head = 0.693359375f, kLn2Tail = -2.12194440e-4f;
   const V shifted = x * kLog2E + kRound;
   const V n = shifted - kRound;
-  const V r = (x - n * kLn2Head) - n * kLn2Tail;
-  V p = r * 1.3843606748443502e-3f + 8.374195643626514e-3f;
-  p = p * r + 4.166800472622094e-2f;
-  p = p * r + 1.6666430800097812e-1f;
-  p = p * r + 4.9999994191643926e-1f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  return {p, bit_cast<Bits<V>>(shifted)};
+  // n times the head of ln 2 is exact; for four terms one product is enough, if it is not rounded itself.
+  const V r = kTerms == 4 && kFused ? V(x - n * kLn2) : V((x - n * kLn2Head) - n * kLn2Tail);
+  return {r * exp_slope<kTerms, V>(r) + 1.0f, bit_cast<Bits<V>>(shifted)};
 }
 template <class V>
 FRS_HOST_DEVICE V
@@ -85,20 +110,23 @@ power_of_two(Bits<V> biased) {  // 2^(biased - 127) for 0 (then 0) <= biased <= 
 }
 
 // e^x for x <= 0. Results below the normal range are 0.
-template <class V>
+template <int kTerms = kTermsOfFloat, class V>
 FRS_HOST_DEVICE V exp_nonpositive(V x) {
   const ExpParts<V> parts =
-      exp_parts<V>(at_least(x, -88.0f));  // -88 rounds to 2^-127, whose bits are those of 0
+      exp_parts<kTerms, V>(at_least(x, -88.0f));  // -88 rounds to 2^-127, whose bits are those of 0
   return parts.fraction * power_of_two<V>(parts.biased);
 }
-FRS_HOST_DEVICE double exp_nonpositive(double x) { return ::exp(x); }
+template <int kTerms = kTermsOfFloat>
+FRS_HOST_DEVICE double exp_nonpositive(double x) {
+  return ::exp(x);
+}
 
 // e^x over the whole range, subnormal results included: the power of two is applied in two halves.
 template <class V>
 FRS_HOST_DEVICE V exp(V x) {
   V y = x < -110.0f ? V{} - 110.0f : x;
   y = y > 90.0f ? V{} + 90.0f : y;
-  const ExpParts<V> parts = exp_parts<V>(y);
+  const ExpParts<V> parts = exp_parts<6, V>(y);
   const Bits<V> n = parts.biased - (0x4b400000 + 127), half = n >> 1;
   return parts.fraction * power_of_two<V>(half + 127) * power_of_two<V>(n - half + 127);
 }
@@ -166,9 +194,9 @@ template <class V>
 struct Decays {
   V student, teacher;  // exp(-|s|), exp(-|t|)
 };
-template <class V>
+template <int kTerms = kTermsOfFloat, class V>
 FRS_HOST_DEVICE Decays<V> decays(V s, V t) {
-  return {exp_nonpositive(negative_abs(s)), exp_nonpositive(negative_abs(t))};
+  return {exp_nonpositive<kTerms>(negative_abs(s)), exp_nonpositive<kTerms>(negative_abs(t))};
 }
 template <class V>
 FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V s, V t, const Decays<V>& e) {
