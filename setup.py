@@ -95,8 +95,9 @@ class BuildNative(build_ext):
 
         cpu = ninja.objects("cxx", "csrc/cpu/*.cpp", plain)
         cpu += ninja.objects("cxx", "csrc/bind/cpu*.cpp", plain + stable)
-        for isa, flags in ISAS.items():
-            cpu += ninja.objects("cxx", "csrc/cpu/isa/*.cpp", [*plain, *flags, f"-DFRS_ISA={isa}"], f".{isa}")
+        variants = {isa: [*flags, f"-DFRS_ISA={isa}"] for isa, flags in ISAS.items()}
+        for isa, more in variants.items():
+            cpu += ninja.objects("cxx", "csrc/cpu/isa/*.cpp", plain + more, f".{isa}")
         ninja.build("link", targets[LIBRARIES[0]], cpu, [f"-L{base}/lib", "-ltorch_cpu", "-pthread"])
 
         if LIBRARIES[1] in targets:
@@ -110,8 +111,8 @@ class BuildNative(build_ext):
             pybind = ["-isystem", toolchain.need("pybind11").get_include()]
             python = ["-isystem", sysconfig.get_path("include")]
             host = ninja.objects("cxx", "csrc/host.cpp", plain + pybind + python)
-            for isa, flags in ISAS.items():
-                host += ninja.objects("cxx", "csrc/host_math.cpp", [*plain, *flags, f"-DFRS_ISA={isa}"], f".{isa}")
+            for isa, more in variants.items():
+                host += ninja.objects("cxx", "csrc/host_math.cpp", plain + more, f".{isa}")
             host += ninja.objects("cxx", f"{self.build_temp}/build_info.cpp", plain)
             ninja.build("link", targets[LIBRARIES[2]], host, [])
 

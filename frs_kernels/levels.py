@@ -146,10 +146,11 @@ class Terms:
 
     def canonical(self) -> "Terms":
         """The same call in the layouts, dtypes and list lengths that the operators take."""
-        student_feats, teacher_feats = self._aligned(self.student_feats, self.teacher_feats)
+        dtype = self.dtype
         needed = self.student_logits or not self.weights
-        student_logits, teacher_logits = self._aligned(
-            self.student_logits, self.teacher_logits if needed else []
+        student_feats, teacher_feats = _aligned(self.student_feats, self.teacher_feats, dtype)
+        student_logits, teacher_logits = _aligned(
+            self.student_logits, self.teacher_logits if needed else [], dtype
         )
         return replace(
             self,
@@ -157,22 +158,24 @@ class Terms:
             teacher_feats=teacher_feats,
             student_logits=student_logits,
             teacher_logits=teacher_logits,
-            weights=[w.detach().to(self.dtype).contiguous() for w in self.weights],
-            channel_weights=[c.detach().to(self.dtype).contiguous() for c in self.channel_weights],
+            weights=[w.detach().to(dtype).contiguous() for w in self.weights],
+            channel_weights=[c.detach().to(dtype).contiguous() for c in self.channel_weights],
         )
 
-    def _aligned(self, students: list[Tensor], teachers: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """One dtype a list, one layout a level (the student's, or the teacher's own without a student)."""
-        students, teachers = self._one_dtype(students), self._one_dtype(teachers)
-        orders = [layout(t) or "locations" for t in students or teachers]
-        return (
-            [in_layout(t, order) for t, order in zip(students, orders, strict=False)],
-            [in_layout(t, order) for t, order in zip(teachers, orders, strict=False)],
-        )
 
-    def _one_dtype(self, tensors: list[Tensor]) -> list[Tensor]:
-        if self.dtype == torch.float64:
-            return [t.double() for t in tensors]
-        if len({t.dtype for t in tensors}) > 1:
-            return [t.float() for t in tensors]
-        return tensors
+def _aligned(students: list[Tensor], teachers: list[Tensor], dtype: torch.dtype) -> tuple:
+    """One dtype a list, one layout a level (the student's, or the teacher's own without a student)."""
+    students, teachers = _one_dtype(students, dtype), _one_dtype(teachers, dtype)
+    orders = [layout(t) or "locations" for t in students or teachers]
+    return (
+        [in_layout(t, order) for t, order in zip(students, orders, strict=False)],
+        [in_layout(t, order) for t, order in zip(teachers, orders, strict=False)],
+    )
+
+
+def _one_dtype(tensors: list[Tensor], accumulation: torch.dtype) -> list[Tensor]:
+    if accumulation == torch.float64:
+        return [t.double() for t in tensors]
+    if len({t.dtype for t in tensors}) > 1:
+        return [t.float() for t in tensors]
+    return tensors

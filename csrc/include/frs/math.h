@@ -187,8 +187,9 @@ FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V s, V t, V es, V et, V r) {
   const V apart =
       bit_cast<V>(bit_cast<Bits<V>>(s) ^ bit_cast<Bits<V>>(t));  // negative where the signs differ
   const V large = (1.0f + et) * r, teacher = (1.0f + es) * r;    // sigmoid(|s|), sigmoid(|t|)
-  return {-negative_abs(s) * (if_negative(apart, V{} + 1.0f, et) * teacher), es,
-          flip_by_sign(if_negative(apart, 1.0f - es * et, et - es) * r, s), es * large * large};
+  const V with = if_negative(apart, V{} + 1.0f, et), against = if_negative(apart, et, V{} + 1.0f);
+  return {-negative_abs(s) * (with * teacher), es, flip_by_sign((with - es * against) * r, s),
+          es * large * large};
 }
 template <class V>
 struct Decays {
