@@ -108,6 +108,10 @@ def check_special_values():
                 student, payload.reshape(1, 2, 1, 1), torch.ones(1, 1, 1), backend="native"
             ).backward()
             assert student.grad.isnan().all()
+            student = torch.zeros(1, 40, 1, 2).to(dtype).contiguous(memory_format=layout).requires_grad_()
+            weight = payload.reshape(1, 1, 2)
+            frs_kernels.weighted_bce(student, student.detach(), weight, backend="native").backward()
+            assert student.grad.isnan().all()
             largest = torch.finfo(dtype).max
             student = torch.full((1, 40, 1, 1), largest).to(dtype).requires_grad_()
             frs_kernels.weighted_mse(
