@@ -2,8 +2,8 @@
 //
 // Bounded: a freed block is kept only while all kept blocks together are no larger than the gradients of the
 // latest call; a call that finds no block of its size unmaps every block kept first, so a step of another
-// shape does not add up with the last one. Safe to fork: nothing ever waits for the lock, and who does not get
-// it maps and unmaps memory directly.
+// shape does not add up with the last one. Safe to fork: nothing ever waits for the lock, and who does not
+// get it maps and unmaps memory directly.
 #include "cpu_memory.h"
 
 #include <sys/mman.h>
