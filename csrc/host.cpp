@@ -20,7 +20,7 @@ namespace {
 namespace py = pybind11;
 using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
-// The scalar maths as one instruction set computes it: `functions` of host_math.cpp, compiled for each.
+// The maths as one instruction set computes it: `functions` of host_math.cpp, compiled for each.
 const HostMath* math_of(const std::string& isa) {
   if (isa == "default") return baseline::functions();
 #if defined(__x86_64__)
@@ -30,7 +30,7 @@ const HostMath* math_of(const std::string& isa) {
   throw py::value_error("this machine does not run " + isa);
 }
 
-using Function = void (*HostMath::*)(const float*, const float*, float*, int64_t);
+using Function = HostMath::Function HostMath::*;
 
 Array map(Function function, const Array& x, const Array& y, const std::string& isa) {
   if (x.size() != y.size()) throw py::value_error("x and y differ in size");

@@ -29,17 +29,16 @@ struct Block {
 constexpr int64_t kRun = 256;
 constexpr int64_t kMaxSingle = 4096;
 
-// Losses with gradients are summed over kSegment locations of at most kMaxTerms channels, or over a whole
-// channel-major block: see sums_of.
+// Losses with gradients have a sum for each segment of kSegment locations of a location-major block, and one
+// sum for a channel-major block.
 constexpr int64_t kSegment = 1024, kMaxTerms = 64;
+
+constexpr int64_t pieces(int64_t total, int64_t size) { return (total + size - 1) / size; }
+constexpr int64_t round_up(int64_t value, int64_t multiple) { return pieces(value, multiple) * multiple; }
 
 struct Sums {
   double weight = 0.0, feature = 0.0, head = 0.0;  // of S, S |x - y|^2 and S BCE
 };
-
-inline int64_t sums_of(const Block& b) {
-  return b.channel_major ? 1 : (b.locations + kSegment - 1) / kSegment;
-}
 
 struct Kernels {
   // S[l] = max_c sigmoid(T[c, l]) (accumulation type), sums[l / kRun] = sum of S over kRun locations.

@@ -25,14 +25,13 @@ struct Factor {
   bool zero = true;  // Z_l == 0: the level contributes nothing, whatever its tensors hold
 };
 
-struct Slice {
+struct Slice {  // of the sums over runs, or over segments
   int64_t first = 0, last = 0;
 };
 
 struct LevelState {
   Countdown weighed;
-  int64_t first_run = 0, runs = 0;  // its part of the sums over runs
-  Slice head_sums, feature_sums;    // and of those over segments
+  Slice runs, head_sums, feature_sums;
   Factor feature, head;
 };
 
@@ -90,8 +89,7 @@ class Loss {
     const size_t before = units_.size();
     const bool logits = p_.mask_from_logits;
     const int64_t size = locations_per_pass(v, logits && !logit_location_major(v), threads_.count);
-    states_[l].first_run = runs_;
-    states_[l].runs = v.batch * runs_of(v.locations);
+    states_[l].runs = {runs_, runs_ + v.batch * runs_of(v.locations)};
     for (int64_t image = 0; image < v.batch; ++image) {
       cut(v.locations, size, [&](int64_t begin, int64_t length) {
         units_.push_back({{l, image, 0, v.logit_channels, begin, length}, kind, runs_ + begin / kRun});
@@ -179,7 +177,8 @@ class Loss {
     for (int64_t r = 0; r < runs_of(u.locations); ++r) run_sums_[u.first_sum + r].weight = sums[r];
   }
 
-  // The losses and gradients of a block (of float16 without scale / Z_l), or zero gradients where Z_l is 0.
+  // The losses and gradients of a block (of float16 without scale / Z_l). Where Z_l is 0: zero gradients, and
+  // the sums stay 0.
   void run_tile(Block b, const Factor& factor, void (*kernel)(const Block&, double*), double* sums) const {
     b.beta = p_.beta;
     b.factor = b.student_type == DType::f16 ? 1.0 : factor.value;
@@ -222,7 +221,7 @@ class Loss {
 
   Sums sum_of_runs(int l) const {
     Sums total;
-    for (int64_t r = states_[l].first_run; r < states_[l].first_run + states_[l].runs; ++r) {
+    for (int64_t r = states_[l].runs.first; r < states_[l].runs.last; ++r) {
       total.weight += run_sums_[r].weight;
       total.feature += run_sums_[r].feature;
       total.head += run_sums_[r].head;

@@ -59,10 +59,6 @@ void cut(int64_t total, int64_t size, const Piece& piece) {
   for (int64_t begin = 0; begin < total; begin += size) piece(begin, std::min(size, total - begin));
 }
 
-inline int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-inline int64_t pieces(int64_t total, int64_t size) { return (total + size - 1) / size; }
 inline int64_t runs_of(int64_t locations) { return pieces(locations, kRun); }
 
 // A pass over all channels (mask, single): units of whole runs, whose number may follow the threads, because
@@ -82,10 +78,10 @@ inline Tile tile_of(int64_t batch, int64_t channels, int64_t locations, bool cha
   constexpr int64_t kElements = 1 << 16, kUnits = 4, kMaxSegments = 16;  // units a thread, segments a unit
   if (channel_major)
     return {std::max<int64_t>(channels, 1), std::max<int64_t>(1, kElements / std::max<int64_t>(channels, 1))};
-  const int64_t segments = pieces(locations, kSegment), rows = batch * pieces(channels, kMaxTerms);
+  const int64_t segments = std::max<int64_t>(pieces(locations, kSegment), 1);
+  const int64_t rows = batch * pieces(channels, kMaxTerms);
   const int64_t wanted = std::clamp<int64_t>(rows * segments / (kUnits * threads), 1, kMaxSegments);
-  const int64_t units = std::max<int64_t>(pieces(segments, wanted), 1);
-  return {kMaxTerms, kSegment * std::max<int64_t>(pieces(segments, units), 1)};
+  return {kMaxTerms, kSegment * pieces(segments, pieces(segments, wanted))};
 }
 
 inline const char* at(const TensorView& v, DType type, const Range& r) {

@@ -122,9 +122,14 @@ FRS_INLINE Floats load(const Half* p) {
 
 FRS_INLINE void store(float* p, Floats v) { memcpy(p, &v, sizeof(v)); }
 FRS_INLINE void store(double* p, double v) { *p = v; }
-FRS_INLINE void store(BFloat16* p, Floats v) {  // to nearest, ties to even; any NaN becomes the quiet one
-  const Words bits = v == v ? bit_cast<Words>(v) : Words{} + 0x7fc00000;
-  const Words bf16 = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+// To nearest, ties to even, in the upper half of a word. A NaN stays one as long as its lower half is 0: so
+// are those that arithmetic makes of bfloat16.
+FRS_INLINE Words round_to_bf16(Floats v) {
+  const Words bits = bit_cast<Words>(v);
+  return bits + 0x7fff + (bits >> 16 & 1);
+}
+FRS_INLINE void store(BFloat16* p, Floats v) {  // any NaN becomes the quiet one
+  const Words bf16 = round_to_bf16(v == v ? v : Floats{} + NAN) >> 16;
 #if defined(__AVX512F__)
   const __m256i h = _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)bf16);
 #elif defined(__AVX2__)

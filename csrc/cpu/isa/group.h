@@ -44,12 +44,6 @@ FRS_INLINE Group<typename Lane<T>::V, N> load_group(const T* p, Part part, float
   }
 }
 
-// To nearest, ties to even, in the upper half of a word. A NaN stays one as long as its lower half is 0: so
-// are those that arithmetic makes of bfloat16.
-FRS_INLINE Words round_to_bf16(Floats v) {
-  const Words bits = bit_cast<Words>(v);
-  return bits + 0x7fff + (bits >> 16 & 1);
-}
 template <int N, class T, class V>
 FRS_INLINE void put_group(T* p, Whole, const Group<V, N>& group, bool streamed) {
   if constexpr (N == 1) {

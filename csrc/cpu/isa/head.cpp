@@ -21,9 +21,9 @@ struct Weights {
   S plain[kSegment], scaled[kSegment];
 
   Weights(const S* weight, int64_t length, S factor) {
-    for (S& w : plain) w = 0;
-    for (int64_t i = 0; i < length; ++i) plain[place_of<N, kCount>(i)] = weight[i];
-    for (int64_t i = 0; i < kSegment; ++i) scaled[i] = plain_nan(plain[i] * factor);
+    const int64_t end = round_up(length, N * kCount);
+    for (int64_t i = 0; i < end; ++i) plain[place_of<N, kCount>(i)] = i < length ? weight[i] : 0;
+    for (int64_t i = 0; i < end; ++i) scaled[i] = plain_nan(plain[i] * factor);
   }
 };
 
@@ -49,7 +49,7 @@ double segment(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows, i
                });
   }
   V total{};
-  for (int64_t i = 0; i < (length + N * kCount - 1) / (N * kCount) * (N * kCount); i += kCount)
+  for (int64_t i = 0; i < round_up(length, N * kCount); i += kCount)
     total += load(w.plain + i) * entropies[i / kCount].total();
   return sum(total);
 }

@@ -35,13 +35,13 @@ template <class Ts, class Tt, class S>
 void location_major(const Ts* x, const Tt* y, Ts* g, const S* weight, const S* channel_weight, const Block& b,
                     double* sums) {
   constexpr int64_t kRows = 4;
-  std::fill(sums, sums + sums_of(b), 0.0);
+  std::fill(sums, sums + pieces(b.locations, kSegment), 0.0);
   for (int64_t c = 0, rows; c < b.channels; c += rows) {
     rows = c + kRows <= b.channels ? kRows : 1;
+    const auto run = rows == kRows ? imitation_rows<kRows, Ts, Tt, S> : imitation_rows<1, Ts, Tt, S>;
+    const S* const cw = channel_weight == nullptr ? nullptr : channel_weight + c;
     for (int64_t l = 0; l < b.locations; l += kSegment) {
       auto at = [&](auto* p, int64_t stride) { return p == nullptr ? p : p + c * stride + l; };
-      const S* const cw = channel_weight == nullptr ? nullptr : channel_weight + c;
-      const auto run = rows == kRows ? imitation_rows<kRows, Ts, Tt, S> : imitation_rows<1, Ts, Tt, S>;
       sums[l / kSegment] += run(at(x, b.student_stride), at(y, b.teacher_stride), at(g, b.grad_stride),
                                 weight + l, cw, std::min(kSegment, b.locations - l), b);
     }

@@ -2,7 +2,6 @@
 // cross-entropies and the squared differences of a location are gathered side by side, and S multiplies their
 // sums at the end.
 #include <algorithm>
-#include <limits>
 
 #include "../isa.h"
 #include "../vec.h"
@@ -18,17 +17,20 @@ struct Gathered {
   S maximum[kMaxSingle], entropy[kMaxSingle], squares[kMaxSingle];
 };
 
-// s, t [channels, length <= kSegment] with rows `b.*_stride` apart, row after row as in head.cpp. Into
-// `maximum` and `sum` [length] of `out`.
+// s, t [channels, length <= kSegment] with rows `b.*_stride` apart, row after row as in head.cpp; maximum and
+// sum [length].
 template <template <class> class Entropy, class Ts, class Tt, class S>
 void gather_segment(const Ts* s, const Tt* t, int64_t length, const Block& b, S* maximum, S* sum) {
   using V = typename Lane<Ts>::V;
   constexpr int N = kTogether<Ts, Tt>;
   constexpr int64_t kCount = Lane<Ts>::kCount;
-  constexpr S kLowest = -std::numeric_limits<S>::infinity();
+  const int64_t vectors = round_up(length, N * kCount) / kCount;
   Maximum<V> maxima[kSegment / kCount];
-  V totals[kSegment / kCount] = {};
-  for (Maximum<V>& m : maxima) m.value = V{} + kLowest;
+  V totals[kSegment / kCount];
+  for (int64_t i = 0; i < vectors; ++i) {
+    maxima[i] = {lowest<S>()};
+    totals[i] = V{};
+  }
   for (int64_t c = 0; c < b.channels; c += kMaxTerms) {
     Entropy<V> entropies[kSegment / kCount];
     for (int64_t row = c; row < std::min(c + kMaxTerms, b.channels); ++row)
@@ -40,16 +42,16 @@ void gather_segment(const Ts* s, const Tt* t, int64_t length, const Block& b, S*
                      entropies[i / kCount + j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
                    }
                  });
-    for (int64_t i = 0; i < kSegment / kCount; ++i) totals[i] += entropies[i].total();
+    for (int64_t i = 0; i < vectors; ++i) totals[i] += entropies[i].total();
   }
-  S lanes[2 * kSegment];
-  for (int64_t i = 0; i < kSegment; i += kCount) {
-    store(lanes + i, maxima[i / kCount].get());
-    store(lanes + kSegment + i, totals[i / kCount]);
+  S apart_maximum[kSegment], apart_sum[kSegment];
+  for (int64_t i = 0; i < vectors; ++i) {
+    store(apart_maximum + i * kCount, maxima[i].get());
+    store(apart_sum + i * kCount, totals[i]);
   }
   for (int64_t i = 0; i < length; ++i) {
-    maximum[i] = lanes[place_of<N, kCount>(i)];
-    sum[i] = lanes[kSegment + place_of<N, kCount>(i)];
+    maximum[i] = apart_maximum[place_of<N, kCount>(i)];
+    sum[i] = apart_sum[place_of<N, kCount>(i)];
   }
 }
 template <template <class> class Entropy, class Ts, class Tt, class S>
