@@ -62,11 +62,13 @@ void cut(int64_t total, int64_t size, const Piece& piece) {
 inline int64_t runs_of(int64_t locations) { return pieces(locations, kRun); }
 
 // A pass over all channels (mask, single): units of whole runs, whose number may follow the threads, because
-// sums are taken over runs. Long rows stream best; all threads need something to do.
+// sums are taken over runs. Long rows stream best; all threads need something to do, as much as each other.
 inline int64_t locations_per_pass(const Level& level, bool channel_major, int threads) {
   if (channel_major) return kRun;
-  const int64_t share = level.batch * level.locations / (4 * threads);
-  return std::clamp<int64_t>(round_up(share, kRun), kRun, kMaxSingle);
+  constexpr int64_t kUnits = 2, kMaxRuns = kMaxSingle / kRun;  // units a thread at least, runs a unit at most
+  const int64_t runs = level.batch * runs_of(level.locations);
+  const int64_t units = threads * std::max(kUnits, pieces(runs, threads * kMaxRuns));
+  return kRun * std::clamp<int64_t>(pieces(runs, units), 1, kMaxRuns);
 }
 
 // A pass with gradients: units of whole segments of kMaxTerms channels, each with a sum of its own, so that

@@ -179,6 +179,10 @@ FRS_INLINE void stream_fence() {
 #endif
 }
 
+// Asks for the line at p, which a row further on will need, wherever that is: it is never read here. Into the
+// second cache: the first one is too small for a row of every tensor, and would lose what is in use.
+FRS_INLINE void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 // How much of a vector is there: all of it, or, at the end of a row, `count` elements. Lanes beyond them are
 // loaded as `fill` and not stored.
 struct Whole {};

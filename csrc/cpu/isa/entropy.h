@@ -43,9 +43,9 @@ constexpr float kNoLogit = -128.0f;
 
 // body(i, part, s, t, decays) over the groups of a row of logits, block by block: first all exponentials of a
 // block, then the rest of it. Their chain of dependent instructions is half of an element's; apart, more
-// elements fit into what the processor looks ahead. `next_*` away lies what is read afterwards.
-template <class Ts, class Tt, class Body>
-FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, int64_t next_s, int64_t next_t,
+// elements fit into what the processor looks ahead. fetch_next(i) asks for what is read afterwards.
+template <class Ts, class Tt, class FetchNext, class Body>
+FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, const FetchNext& fetch_next,
                            const Body& body) {
   using V = typename Lane<Ts>::V;
   constexpr int N = kTogether<Ts, Tt>;
@@ -55,8 +55,7 @@ FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, int64_t nex
   for (int64_t first = 0; first < length; first += kGroups * kStep) {
     const int64_t last = first + kGroups * kStep < length ? first + kGroups * kStep : length;
     for_steps<kStep>(first, last, [&](int64_t i, auto part) {
-      __builtin_prefetch(s + next_s + i);
-      __builtin_prefetch(t + next_t + i);
+      fetch_next(i);
       const auto student = load_group<N>(s + i, part, kNoLogit);
       const auto teacher = load_group<N>(t + i, part, kNoLogit);
       for (int j = 0; j < N; ++j)
@@ -68,6 +67,17 @@ FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, int64_t nex
     });
   }
 }
+
+// What follows a row of NCHW, `*_stride` away. In channels_last the next location follows at once, and the
+// processor has asked for it already.
+template <class Ts, class Tt>
+FRS_INLINE auto fetch_row_after(const Ts* s, const Tt* t, const Block& b) {
+  return [s = s + b.student_stride, t = t + b.teacher_stride](int64_t i) {
+    fetch(s + i);
+    fetch(t + i);
+  };
+}
+constexpr auto fetch_nothing = [](int64_t) {};
 
 }  // namespace
 }  // namespace frs::cpu::FRS_ISA

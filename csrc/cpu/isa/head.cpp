@@ -38,7 +38,9 @@ double segment(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows, i
   const Weights<S, N, kCount> w(weight, length, static_cast<S>(b.factor));
   Entropy<V> entropies[kSegment / kCount];
   for (int64_t r = 0; r < rows; ++r) {
-    for_logits(s + r * b.student_stride, t + r * b.teacher_stride, length, b.student_stride, b.teacher_stride,
+    const Ts* const row_s = s + r * b.student_stride;
+    const Tt* const row_t = t + r * b.teacher_stride;
+    for_logits(row_s, row_t, length, fetch_row_after(row_s, row_t, b),
                [&](int64_t i, auto part, const auto& student, const auto& teacher, const auto& decays) {
                  Group<V, N> gradient;
                  for (int j = 0; j < N; ++j)
@@ -77,8 +79,7 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
     V location{};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
       Entropy<V> entropy[N];
-      for_logits(s + begin, t + begin, std::min(kChunk, b.channels - begin), b.student_stride,
-                 b.teacher_stride,
+      for_logits(s + begin, t + begin, std::min(kChunk, b.channels - begin), fetch_nothing,
                  [&](int64_t i, auto part, const auto& student, const auto& teacher, const auto& decays) {
                    Group<V, N> gradient;
                    for (int j = 0; j < N; ++j)

@@ -31,7 +31,7 @@ FRS_INLINE void raise_rows(const T* t, int64_t stride, int64_t locations, S* s) 
   for_vectors<T>(0, locations, [&](int64_t i, auto part) {
     Maximum<typename Lane<T>::V> m{load(s + i, part)};
     for (int r = 0; r < R; ++r) {
-      __builtin_prefetch(t + (R + r) * stride + i);
+      fetch(t + (R + r) * stride + i);
       m.raise(load(t + r * stride + i, part));
     }
     store(s + i, part, m.get());
@@ -42,8 +42,7 @@ FRS_INLINE void raise_rows(const T* t, int64_t stride, int64_t locations, S* s) 
 template <class T, class S>
 void raise_by_rows(const T* t, int64_t stride, int64_t channels, int64_t locations, S* s) {
   int64_t c = 0;
-  for (; c + 16 <= channels; c += 16) raise_rows<16>(t + c * stride, stride, locations, s);
-  for (; c + 4 <= channels; c += 4) raise_rows<4>(t + c * stride, stride, locations, s);
+  for (; c + 8 <= channels; c += 8) raise_rows<8>(t + c * stride, stride, locations, s);
   for (; c < channels; ++c) raise_rows<1>(t + c * stride, stride, locations, s);
 }
 

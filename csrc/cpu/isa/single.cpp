@@ -33,15 +33,17 @@ void gather_segment(const Ts* s, const Tt* t, int64_t length, const Block& b, S*
   }
   for (int64_t c = 0; c < b.channels; c += kMaxTerms) {
     Entropy<V> entropies[kSegment / kCount];
-    for (int64_t row = c; row < std::min(c + kMaxTerms, b.channels); ++row)
-      for_logits(s + row * b.student_stride, t + row * b.teacher_stride, length, b.student_stride,
-                 b.teacher_stride,
+    for (int64_t row = c; row < std::min(c + kMaxTerms, b.channels); ++row) {
+      const Ts* const row_s = s + row * b.student_stride;
+      const Tt* const row_t = t + row * b.teacher_stride;
+      for_logits(row_s, row_t, length, fetch_row_after(row_s, row_t, b),
                  [&](int64_t i, auto, const auto& student, const auto& teacher, const auto& decays) {
                    for (int j = 0; j < N; ++j) {
                      maxima[i / kCount + j].raise(teacher.v[j]);
                      entropies[i / kCount + j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
                    }
                  });
+    }
     for (int64_t i = 0; i < vectors; ++i) totals[i] += entropies[i].total();
   }
   S apart_maximum[kSegment], apart_sum[kSegment];
@@ -74,7 +76,7 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
       Entropy<V> entropy[N];
       for_logits(s + l * b.student_stride + begin, t + l * b.teacher_stride + begin,
-                 std::min(kChunk, b.channels - begin), b.student_stride, b.teacher_stride,
+                 std::min(kChunk, b.channels - begin), fetch_nothing,
                  [&](int64_t, auto, const auto& student, const auto& teacher, const auto& decays) {
                    for (int j = 0; j < N; ++j) {
                      m.raise(teacher.v[j]);
@@ -88,14 +90,29 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
   }
 }
 
+// squares[l] += sum of c (x - y)^2 over R rows; x, y [R, locations], c [R] or nullptr.
+template <int R, class Ts, class Tt, class S>
+void add_squares(const Ts* x, const Tt* y, const S* c, const Block& b, S* squares) {
+  for_vectors<Ts>(0, b.locations, [&](int64_t i, auto part) {
+    auto total = load(squares + i, part);
+    for (int r = 0; r < R; ++r) {
+      fetch(x + (R + r) * b.student_stride + i);
+      fetch(y + (R + r) * b.teacher_stride + i);
+      const auto d = load(x + r * b.student_stride + i, part) - load(y + r * b.teacher_stride + i, part);
+      total += (c == nullptr ? d : d * c[r]) * d;
+    }
+    store(squares + i, part, total);
+  });
+}
+
 // x, y [channels, locations] or [locations, channels]; c [channels] or nullptr.
 template <class Ts, class Tt, class S>
 void gather_feat_rows(const Ts* x, const Tt* y, const S* c, const Block& b, Gathered<S>& out) {
-  for (int64_t row = 0; row < b.channels; ++row) {
-    for_vectors<Ts>(0, b.locations, [&](int64_t i, auto part) {
-      const auto d = load(x + row * b.student_stride + i, part) - load(y + row * b.teacher_stride + i, part);
-      store(out.squares + i, part, load(out.squares + i, part) + (c == nullptr ? d : d * c[row]) * d);
-    });
+  constexpr int64_t kRows = 4;
+  for (int64_t row = 0, rows; row < b.channels; row += rows) {
+    rows = row + kRows <= b.channels ? kRows : 1;
+    const auto add = rows == kRows ? add_squares<kRows, Ts, Tt, S> : add_squares<1, Ts, Tt, S>;
+    add(x + row * b.student_stride, y + row * b.teacher_stride, c == nullptr ? c : c + row, b, out.squares);
   }
 }
 template <class Ts, class Tt, class S>
