@@ -50,7 +50,10 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
     try:
-        parse(sys.argv[1:] if arguments is None else arguments).run(Log())
+        try:
+            parse(sys.argv[1:] if arguments is None else arguments).run(Log())
+        finally:
+            sys.stdout.flush()  # here, where a reader that has left can be met, and not when Python ends
     except UserError as error:
         print(f"frs-train: {error}", file=sys.stderr)
         return 2

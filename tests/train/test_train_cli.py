@@ -27,8 +27,10 @@ def test_help_names_every_command(capsys):
         assert command in text
 
 
-def test_a_reader_that_leaves_early_is_no_error():
-    command = f"{shlex.quote(sys.executable)} -m frs_train train --help | head -n 1"
+@pytest.mark.parametrize("unbuffered", ["", "-u"])
+def test_a_reader_that_leaves_early_is_no_error(unbuffered, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    command = f"{shlex.quote(sys.executable)} {unbuffered} -m frs_train train --help | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.stdout.startswith("usage: frs-train train") and done.stderr == ""
 
