@@ -102,7 +102,6 @@ PYBIND11_MODULE(_host, m) {
   });
   define_unary(m, "exp", &HostMath::exp);
   define_unary(m, "exp_nonpositive", &HostMath::exp_nonpositive);
-  define_unary(m, "exp_of_bfloat16", &HostMath::exp_of_bfloat16);
   define_unary(m, "log1p", &HostMath::log1p);
   define_unary(m, "sigmoid", &HostMath::sigmoid);
   define_binary(m, "bce", &HostMath::bce);

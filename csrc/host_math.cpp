@@ -15,9 +15,6 @@ struct Exp {
 struct ExpNonpositive {
   FRS_INLINE Floats operator()(Floats x, Floats) const { return exp_nonpositive(x); }
 };
-struct ExpOfBFloat16 {
-  FRS_INLINE Floats operator()(Floats x, Floats) const { return exp_nonpositive<kTermsOfBFloat16>(x); }
-};
 struct Log1p {
   FRS_INLINE Floats operator()(Floats x, Floats) const { return frs::log1p(x); }
 };
@@ -38,7 +35,7 @@ void map(const float* x, const float* y, float* out, int64_t count) {
   });
 }
 
-constexpr HostMath kFunctions = {map<Exp>, map<ExpNonpositive>, map<ExpOfBFloat16>, map<Log1p>, map<Sigmoid>,
+constexpr HostMath kFunctions = {map<Exp>, map<ExpNonpositive>, map<Log1p>, map<Sigmoid>,
                                  map<Bce>, map<BceGradient>};
 
 }  // namespace

@@ -7,7 +7,7 @@ namespace frs {
 
 struct HostMath {
   using Function = void (*)(const float* x, const float* y, float* out, int64_t count);
-  Function exp, exp_nonpositive, exp_of_bfloat16, log1p, sigmoid, bce, bce_gradient;
+  Function exp, exp_nonpositive, log1p, sigmoid, bce, bce_gradient;
 };
 
 namespace baseline {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, term
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import frs_kernels as frs
@@ -156,6 +156,10 @@ def test_gradcheck(target, beta):
     channels=st.integers(1, 40), height=st.integers(1, 9), width=st.integers(1, 40),
     layout=st.sampled_from(LAYOUTS), dtype=st.sampled_from(DTYPES), normalizer=st.sampled_from(NORMALIZERS),
     beta=st.sampled_from([0.0, 1.0, 2.0]), spread=st.sampled_from([0.1, 3.0, 60.0]),
+)  # fmt: skip
+@example(
+    channels=1, height=1, width=1, layout="nchw", dtype=torch.bfloat16,
+    normalizer="weight", beta=1.0, spread=0.1,
 )  # fmt: skip
 def test_any_shape(target, channels, height, width, layout, dtype, normalizer, beta, spread):
     base = arguments(

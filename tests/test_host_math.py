@@ -56,16 +56,6 @@ def test_exp_of_the_kernels_flushes_subnormal_results(isa):
     assert (actual[x < -88] == 0).all()
 
 
-def test_the_exp_of_bfloat16_is_far_more_accurate_than_that_type(isa):
-    x = np.arange(0x8000, 0x10000, dtype=np.uint32) << 16  # every bfloat16 with a sign
-    x = x.astype(np.uint32).view(np.float32)
-    actual, exact = host.exp_of_bfloat16(x, isa), np.exp(x.astype(np.float64))
-    normal = exact >= np.finfo(np.float32).tiny
-    assert (np.isnan(actual) == np.isnan(x)).all()
-    assert np.abs(actual[normal] / exact[normal] - 1).max() <= 2**-18
-    assert (actual[exact < 2**-127] == 0).all()
-
-
 @pytest.mark.parametrize("x", [EVERYWHERE, dense(-105, 105)], ids=["everywhere", "dense"])
 def test_sigmoid(isa, x):
     assert worst_ulp(host.sigmoid(x, isa), sigmoid(x.astype(np.float64))) <= 3

@@ -49,7 +49,6 @@ FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, const Fetch
                            const Body& body) {
   using V = typename Lane<Ts>::V;
   constexpr int N = kTogether<Ts, Tt>;
-  constexpr int kTerms = N == 2 ? kTermsOfBFloat16 : kTermsOfFloat;
   constexpr int64_t kGroups = 16, kStep = N * Lane<Ts>::kCount;
   Group<Decays<V>, N> ahead[kGroups];
   for (int64_t first = 0; first < length; first += kGroups * kStep) {
@@ -58,8 +57,7 @@ FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, const Fetch
       fetch_next(i);
       const auto student = load_group<N>(s + i, part, kNoLogit);
       const auto teacher = load_group<N>(t + i, part, kNoLogit);
-      for (int j = 0; j < N; ++j)
-        ahead[(i - first) / kStep].v[j] = decays<kTerms>(student.v[j], teacher.v[j]);
+      for (int j = 0; j < N; ++j) ahead[(i - first) / kStep].v[j] = decays(student.v[j], teacher.v[j]);
     });
     for_steps<kStep>(first, last, [&](int64_t i, auto part) {
       body(i, part, load_group<N>(s + i, part, kNoLogit), load_group<N>(t + i, part, kNoLogit),

@@ -66,13 +66,12 @@ struct ExpParts {
 // The polynomial may have so many terms:
 //   6  relative error 2e-9
 //   5  1e-7, of which fused multiply-adds make results within 2 ulp
-//   4  2^-18: a five-hundredth of what rounding to bfloat16 loses, for logits that were that type
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 constexpr bool kFused = true;
 #else
 constexpr bool kFused = false;
 #endif
-constexpr int kTermsOfFloat = kFused ? 5 : 6, kTermsOfBFloat16 = 4;
+constexpr int kTermsOfFloat = kFused ? 5 : 6;
 
 template <int kTerms, class V>
 FRS_HOST_DEVICE V exp_slope(V r) {  // (e^r - 1) / r
@@ -82,25 +81,20 @@ FRS_HOST_DEVICE V exp_slope(V r) {  // (e^r - 1) / r
     p = p * r + 1.6666430800097812e-1f;
     p = p * r + 4.9999994191643926e-1f;
     return p * r + 1.0f;
-  } else if constexpr (kTerms == 5) {
+  } else {
     V p = r * 8.26178304851e-3f + 4.18988056481e-2f;
     p = p * r + 1.66681841016e-1f;
     p = p * r + 4.99991416931e-1f;
     return p * r + 9.99999463558e-1f;
-  } else {
-    V p = r * 4.15120870e-2f + 1.67873263e-1f;
-    p = p * r + 5.00030339e-1f;
-    return p * r + 9.99967039e-1f;
   }
 }
 template <int kTerms, class V>
 FRS_HOST_DEVICE ExpParts<V> exp_parts(V x) {
   constexpr float kRound = 12582912.0f + 127.0f, kLog2E = 1.44269502f;
-  constexpr float kLn2 = 6.93147182e-1f, kLn2Head = 0.693359375f, kLn2Tail = -2.12194440e-4f;
+  constexpr float kLn2Head = 0.693359375f, kLn2Tail = -2.12194440e-4f;
   const V shifted = x * kLog2E + kRound;
   const V n = shifted - kRound;
-  // n times the head of ln 2 is exact; for four terms one product is enough, if it is not rounded itself.
-  const V r = kTerms == 4 && kFused ? V(x - n * kLn2) : V((x - n * kLn2Head) - n * kLn2Tail);
+  const V r = (x - n * kLn2Head) - n * kLn2Tail;  // n times the head of ln 2 is exact
   return {r * exp_slope<kTerms, V>(r) + 1.0f, bit_cast<Bits<V>>(shifted)};
 }
 template <class V>
