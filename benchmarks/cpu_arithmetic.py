@@ -18,8 +18,8 @@ from benchmarks import machine
 from benchmarks.timers import clock, timed
 from frs_kernels import library
 
-# Of an element, docs/performance.md: 19 or 15 fused multiply-adds, 13 sums, products and maxima, 1 division.
-FLOPS = {torch.float32: 52, torch.bfloat16: 44}
+# Of an element, docs/performance.md: 19 fused multiply-adds, 13 sums, products and maxima, 1 division.
+FLOPS, DTYPES = 52, (torch.float32, torch.bfloat16)
 SHAPES = {False: (1, 128, 16, 32), True: (1, 720, 8, 12)}  # NCHW and channels_last: rows long enough
 ROUNDS = 2000
 
@@ -53,9 +53,9 @@ def row() -> str:
     reason = library.load_native("cpu")
     assert reason is None, reason
     torch.set_num_threads(1)
-    times = {kind: nanoseconds(*kind) for kind in itertools.product(FLOPS, (False, True))}
+    times = {kind: nanoseconds(*kind) for kind in itertools.product(DTYPES, (False, True))}
     peak = rate_of_products()
-    shares = [max(FLOPS[d] / t for (d, _), t in times.items() if d == dtype) / peak for dtype in FLOPS]
+    shares = [max(FLOPS / t for (d, _), t in times.items() if d == dtype) / peak for dtype in DTYPES]
     return " | ".join([*(f"{8 * t:.1f}" for t in times.values()), *(f"{share:.0%}" for share in shares)])
 
 
@@ -68,9 +68,7 @@ def main() -> None:
     info = machine.describe("cpu")
     print("# Arithmetic of the CPU kernels\n")
     print("Nanoseconds for 8 elements of the head term with gradient, data in the second cache, one thread;")
-    print(
-        f"and the better rate of each type, at {' or '.join(map(str, FLOPS.values()))} operations an element,"
-    )
+    print(f"and the better rate of each type, at {FLOPS} operations an element,")
     print("beside that of torch's matrix product. Written by `python -m benchmarks.cpu_arithmetic`.\n")
     print(f"{info['cpu']}, torch {info['torch']}, kernel sources {machine.digests('cpu')['native-cpu']}\n")
     print("| | fp32 NCHW | fp32 channels_last | bf16 NCHW | bf16 channels_last | rate, fp32 | rate, bf16 |")
