@@ -66,16 +66,25 @@ FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, const Fetch
   }
 }
 
-// What follows a row of NCHW, `*_stride` away. In channels_last the next location follows at once, and the
-// processor has asked for it already.
-template <class Ts, class Tt>
-FRS_INLINE auto fetch_row_after(const Ts* s, const Tt* t, const Block& b) {
-  return [s = s + b.student_stride, t = t + b.teacher_stride](int64_t i) {
-    fetch(s + i);
-    fetch(t + i);
+// The row `row` of NCHW logits: the next one is `*_stride` away, where nothing else would look for it.
+template <class Ts, class Tt, class Body>
+FRS_INLINE void for_logit_row(const Ts* s, const Tt* t, int64_t row, int64_t length, const Block& b,
+                              const Body& body) {
+  s += row * b.student_stride;
+  t += row * b.teacher_stride;
+  const auto fetch_next = [&](int64_t i) {
+    fetch(s + b.student_stride + i);
+    fetch(t + b.teacher_stride + i);
   };
+  for_logits(s, t, length, fetch_next, body);
 }
-constexpr auto fetch_nothing = [](int64_t) {};
+
+// Some logits of one location of channels_last: the next ones follow at once, and the processor has asked for
+// them already.
+template <class Ts, class Tt, class Body>
+FRS_INLINE void for_logit_channels(const Ts* s, const Tt* t, int64_t length, const Body& body) {
+  for_logits(s, t, length, [](int64_t) {}, body);
+}
 
 }  // namespace
 }  // namespace frs::cpu::FRS_ISA

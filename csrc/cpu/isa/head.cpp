@@ -38,17 +38,15 @@ double segment(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows, i
   const Weights<S, N, kCount> w(weight, length, static_cast<S>(b.factor));
   Entropy<V> entropies[kSegment / kCount];
   for (int64_t r = 0; r < rows; ++r) {
-    const Ts* const row_s = s + r * b.student_stride;
-    const Tt* const row_t = t + r * b.teacher_stride;
-    for_logits(row_s, row_t, length, fetch_row_after(row_s, row_t, b),
-               [&](int64_t i, auto part, const auto& student, const auto& teacher, const auto& decays) {
-                 Group<V, N> gradient;
-                 for (int j = 0; j < N; ++j)
-                   gradient.v[j] =
-                       load(w.scaled + i + j * kCount) *
-                       entropies[i / kCount + j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
-                 if (g != nullptr) put_group(g + r * b.grad_stride + i, part, gradient, b.streamed);
-               });
+    for_logit_row(s, t, r, length, b,
+                  [&](int64_t i, auto part, const auto& student, const auto& teacher, const auto& decays) {
+                    Group<V, N> gradient;
+                    for (int j = 0; j < N; ++j)
+                      gradient.v[j] =
+                          load(w.scaled + i + j * kCount) *
+                          entropies[i / kCount + j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
+                    if (g != nullptr) put_group(g + r * b.grad_stride + i, part, gradient, b.streamed);
+                  });
   }
   V total{};
   for (int64_t i = 0; i < round_up(length, N * kCount); i += kCount)
@@ -79,13 +77,14 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
     V location{};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
       Entropy<V> entropy[N];
-      for_logits(s + begin, t + begin, std::min(kChunk, b.channels - begin), fetch_nothing,
-                 [&](int64_t i, auto part, const auto& student, const auto& teacher, const auto& decays) {
-                   Group<V, N> gradient;
-                   for (int j = 0; j < N; ++j)
-                     gradient.v[j] = factor * entropy[j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
-                   if (g != nullptr) put_group(g + begin + i, part, gradient, b.streamed);
-                 });
+      for_logit_channels(
+          s + begin, t + begin, std::min(kChunk, b.channels - begin),
+          [&](int64_t i, auto part, const auto& student, const auto& teacher, const auto& decays) {
+            Group<V, N> gradient;
+            for (int j = 0; j < N; ++j)
+              gradient.v[j] = factor * entropy[j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
+            if (g != nullptr) put_group(g + begin + i, part, gradient, b.streamed);
+          });
       for (const Entropy<V>& e : entropy) location += e.total();
     }
     total += w * sum(location);

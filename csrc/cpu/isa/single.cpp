@@ -33,17 +33,14 @@ void gather_segment(const Ts* s, const Tt* t, int64_t length, const Block& b, S*
   }
   for (int64_t c = 0; c < b.channels; c += kMaxTerms) {
     Entropy<V> entropies[kSegment / kCount];
-    for (int64_t row = c; row < std::min(c + kMaxTerms, b.channels); ++row) {
-      const Ts* const row_s = s + row * b.student_stride;
-      const Tt* const row_t = t + row * b.teacher_stride;
-      for_logits(row_s, row_t, length, fetch_row_after(row_s, row_t, b),
-                 [&](int64_t i, auto, const auto& student, const auto& teacher, const auto& decays) {
-                   for (int j = 0; j < N; ++j) {
-                     maxima[i / kCount + j].raise(teacher.v[j]);
-                     entropies[i / kCount + j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
-                   }
-                 });
-    }
+    for (int64_t row = c; row < std::min(c + kMaxTerms, b.channels); ++row)
+      for_logit_row(s, t, row, length, b,
+                    [&](int64_t i, auto, const auto& student, const auto& teacher, const auto& decays) {
+                      for (int j = 0; j < N; ++j) {
+                        maxima[i / kCount + j].raise(teacher.v[j]);
+                        entropies[i / kCount + j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
+                      }
+                    });
     for (int64_t i = 0; i < vectors; ++i) totals[i] += entropies[i].total();
   }
   S apart_maximum[kSegment], apart_sum[kSegment];
@@ -75,14 +72,14 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
     V total{};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
       Entropy<V> entropy[N];
-      for_logits(s + l * b.student_stride + begin, t + l * b.teacher_stride + begin,
-                 std::min(kChunk, b.channels - begin), fetch_nothing,
-                 [&](int64_t, auto, const auto& student, const auto& teacher, const auto& decays) {
-                   for (int j = 0; j < N; ++j) {
-                     m.raise(teacher.v[j]);
-                     entropy[j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
-                   }
-                 });
+      for_logit_channels(s + l * b.student_stride + begin, t + l * b.teacher_stride + begin,
+                         std::min(kChunk, b.channels - begin),
+                         [&](int64_t, auto, const auto& student, const auto& teacher, const auto& decays) {
+                           for (int j = 0; j < N; ++j) {
+                             m.raise(teacher.v[j]);
+                             entropy[j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
+                           }
+                         });
       for (const Entropy<V>& e : entropy) total += e.total();
     }
     out.maximum[l] = across(m.get());

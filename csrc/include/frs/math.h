@@ -71,7 +71,6 @@ constexpr bool kFused = true;
 #else
 constexpr bool kFused = false;
 #endif
-constexpr int kTermsOfFloat = kFused ? 5 : 6;
 
 template <int kTerms, class V>
 FRS_HOST_DEVICE V exp_slope(V r) {  // (e^r - 1) / r
@@ -104,16 +103,13 @@ power_of_two(Bits<V> biased) {  // 2^(biased - 127) for 0 (then 0) <= biased <= 
 }
 
 // e^x for x <= 0. Results below the normal range are 0.
-template <int kTerms = kTermsOfFloat, class V>
+template <class V>
 FRS_HOST_DEVICE V exp_nonpositive(V x) {
   const ExpParts<V> parts =
-      exp_parts<kTerms, V>(at_least(x, -88.0f));  // -88 rounds to 2^-127, whose bits are those of 0
+      exp_parts<kFused ? 5 : 6, V>(at_least(x, -88.0f));  // -88 rounds to 2^-127, whose bits are those of 0
   return parts.fraction * power_of_two<V>(parts.biased);
 }
-template <int kTerms = kTermsOfFloat>
-FRS_HOST_DEVICE double exp_nonpositive(double x) {
-  return ::exp(x);
-}
+FRS_HOST_DEVICE double exp_nonpositive(double x) { return ::exp(x); }
 
 // e^x over the whole range, subnormal results included: the power of two is applied in two halves.
 template <class V>
@@ -189,9 +185,9 @@ template <class V>
 struct Decays {
   V student, teacher;  // exp(-|s|), exp(-|t|)
 };
-template <int kTerms = kTermsOfFloat, class V>
+template <class V>
 FRS_HOST_DEVICE Decays<V> decays(V s, V t) {
-  return {exp_nonpositive<kTerms>(negative_abs(s)), exp_nonpositive<kTerms>(negative_abs(t))};
+  return {exp_nonpositive(negative_abs(s)), exp_nonpositive(negative_abs(t))};
 }
 template <class V>
 FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V s, V t, const Decays<V>& e) {
