@@ -95,9 +95,12 @@ report() {
 }
 
 failed=()
-"$python" -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"' || exit 1
-"$python" -c 'import hypothesis, matplotlib, pytest_benchmark, pytest_timeout' ||
-  { echo "pip install hypothesis matplotlib pytest-benchmark pytest-timeout"; exit 1; }
+stop() { echo "gpu_suite.sh: $*" >&2; exit 1; }
+has() { "$python" -c "$1" 2>/dev/null; }
+has 'import torch' || stop "$python has no torch; name another one: PYTHON=.venv/bin/python"
+has 'import torch; assert torch.cuda.is_available()' || stop "torch sees no GPU"
+has 'import hypothesis, matplotlib, pytest_benchmark, pytest_timeout' ||
+  stop "$python lacks a package: pip install hypothesis matplotlib pytest-benchmark pytest-timeout"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$out/log.txt"
 for stage in "${stages[@]}"; do
   case $stage in
