@@ -25,7 +25,9 @@ struct Bce {
   FRS_INLINE Floats operator()(Floats s, Floats t) const { return bce(s, t); }
 };
 struct BceGradient {
-  FRS_INLINE Floats operator()(Floats s, Floats t) const { return cross_entropy(s, t).gradient; }
+  FRS_INLINE Floats operator()(Floats s, Floats t) const {
+    return flip_by_sign(cross_entropy(s, t).slope, s);
+  }
 };
 
 template <class F>

@@ -21,7 +21,7 @@ struct Block {
   const void* weight = nullptr;          // S   [locations], accumulation type
   const void* channel_weight = nullptr;  // [channels], accumulation type; nullptr: 1 (imitation only)
   bool streamed = false;                 // dx or ds is written past the caches; see streamable in schedule.h
-  double factor = 1.0;                   // scale / Z_l, what the gradient is multiplied by
+  double factor = 1.0;                   // scale / Z_l, which losses and gradients are multiplied by
   double beta = 0.0;                     // head only
 };
 
@@ -43,9 +43,11 @@ struct Sums {
 struct Kernels {
   // S[l] = max_c sigmoid(T[c, l]) (accumulation type), sums[l / kRun] = sum of S over kRun locations.
   void (*mask)(const Block& block, void* S, double* sums);
-  // sums[i] = sum of S[l] BCE(s[c, l], sigmoid(T[c, l])) over segment i, and the gradient where it is wanted.
+  // sums[i] = factor times the sum of S[l] BCE(s[c, l], sigmoid(T[c, l])) over segment i, and the gradient
+  // where it is wanted.
   void (*head)(const Block& block, double* sums);
-  // sums[i] = sum of S[l] channel_weight[c] (x[c, l] - y[c, l])^2, and the gradient where it is wanted.
+  // sums[i] = factor times the sum of S[l] channel_weight[c] (x[c, l] - y[c, l])^2, and the gradient where it
+  // is wanted.
   void (*imitation)(const Block& block, double* sums);
   // Mask and losses in one pass, no gradient: `logits` and `feats` are the same locations with all channels;
   // logits.student nullptr: no head term; feats.student nullptr: no imitation term. One result a kRun

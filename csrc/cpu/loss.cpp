@@ -177,8 +177,11 @@ class Loss {
     for (int64_t r = 0; r < runs_of(u.locations); ++r) run_sums_[u.first_sum + r].weight = sums[r];
   }
 
-  // The losses and gradients of a block (of float16 without scale / Z_l). Where Z_l is 0: zero gradients, and
-  // the sums stay 0.
+  // What losses and gradients that units have taken are still to be multiplied by: of float16, whose
+  // gradients might leave their range, scale / Z_l.
+  static double pending(const Factor& factor, DType type) { return type == DType::f16 ? factor.value : 1.0; }
+
+  // The losses and gradients of a block. Where Z_l is 0: zero gradients, and the sums stay 0.
   void run_tile(Block b, const Factor& factor, void (*kernel)(const Block&, double*), double* sums) const {
     b.beta = p_.beta;
     b.factor = b.student_type == DType::f16 ? 1.0 : factor.value;
@@ -242,19 +245,20 @@ class Loss {
     states_[l].head = factor_of(v, v.logit_channels, weight, p_.head_scale);
   }
 
-  // The sums of segments and runs, in an order that does not follow the threads.
+  // The sums of runs or segments, in an order that does not follow the threads.
   void finish() {
-    std::vector<Sums> totals(p_.num_levels);
-    for (int l = 0; single_ && l < p_.num_levels; ++l) {
-      settle(l);
-      totals[l] = sum_of_runs(l);
-    }
-    for (int l = 0; !single_ && l < p_.num_levels; ++l)
-      totals[l] = {0.0, sum_of_segments(states_[l].feature_sums), sum_of_segments(states_[l].head_sums)};
     double feature = 0.0, head = 0.0;
     for (int l = 0; l < p_.num_levels; ++l) {
-      if (!states_[l].feature.zero) feature += states_[l].feature.value * totals[l].feature;
-      if (!states_[l].head.zero) head += states_[l].head.value * totals[l].head;
+      const LevelState& state = states_[l];
+      if (single_) {
+        settle(l);
+        const Sums sums = sum_of_runs(l);
+        if (!state.feature.zero) feature += state.feature.value * sums.feature;
+        if (!state.head.zero) head += state.head.value * sums.head;
+      } else {
+        feature += pending(state.feature, types_.student_feat) * sum_of_segments(state.feature_sums);
+        head += pending(state.head, types_.student_logit) * sum_of_segments(state.head_sums);
+      }
     }
     types_.double_precision() ? write<double>(feature, head) : write<float>(feature, head);
   }
@@ -265,11 +269,10 @@ class Loss {
     losses[0] = static_cast<S>(feature);
     losses[1] = static_cast<S>(head);
     losses[2] = losses[0] + losses[1];
-    S* pending = static_cast<S*>(p_.pending);
+    S* out = static_cast<S*>(p_.pending);
     for (int l = 0; l < p_.num_levels; ++l) {
-      pending[l] = types_.student_feat == DType::f16 ? static_cast<S>(states_[l].feature.value) : 1;
-      pending[p_.num_levels + l] =
-          types_.student_logit == DType::f16 ? static_cast<S>(states_[l].head.value) : 1;
+      out[l] = static_cast<S>(pending(states_[l].feature, types_.student_feat));
+      out[p_.num_levels + l] = static_cast<S>(pending(states_[l].head, types_.student_logit));
     }
   }
 

@@ -1,64 +1,14 @@
-// Vectors of floats as wide as the instruction set that this file is compiled for, and how they are loaded
-// from and stored to each element type. GCC's and Clang's vector extensions: the same source for every
-// instruction set.
+// How vectors of floats are loaded from and stored to each element type.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
+#include "floats.h"
 #include "frs/launch.h"
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
 namespace frs {
-
-#if defined(__AVX512F__)
-#define FRS_LANES 16
-#elif defined(__AVX2__)
-#define FRS_LANES 8
-#else
-#define FRS_LANES 4
-#endif
-
-typedef float Floats __attribute__((vector_size(FRS_LANES * 4)));
-typedef int32_t Ints __attribute__((vector_size(FRS_LANES * 4)));
-typedef uint32_t Words __attribute__((vector_size(FRS_LANES * 4)));
-typedef uint16_t Halves __attribute__((vector_size(FRS_LANES * 2)));
-
-#define FRS_INLINE inline __attribute__((always_inline))
-FRS_INLINE Floats to_float(Ints n) { return __builtin_convertvector(n, Floats); }
-FRS_INLINE Floats at_least(Floats x, float low) {  // NaN stays NaN
-#if defined(__AVX512F__)
-  return _mm512_maskz_max_ps(0xffff, Floats{} + low, x);
-#elif defined(__AVX2__)
-  return _mm256_max_ps(Floats{} + low, x);
-#else
-  return x < low ? Floats{} + low : x;
-#endif
-}
-FRS_INLINE Floats if_negative(Floats x, Floats a, Floats b) {  // by the sign bit
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  return _mm256_blendv_ps(b, a, x);
-#else
-  Ints bits;
-  memcpy(&bits, &x, sizeof(bits));
-  return bits < 0 ? a : b;
-#endif
-}
-
-}  // namespace frs
-
-#include "frs/math.h"  // whose templates call to_float
-
-namespace frs {
-
-template <>
-struct BitsOf<Floats> {
-  using type = Ints;
-};
 
 // Element types as they lie in memory.
 struct BFloat16 {

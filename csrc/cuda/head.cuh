@@ -47,10 +47,11 @@ struct Head {
   explicit FRS_DEVICE Head(double) {}
   FRS_DEVICE Acc add(Acc s, Acc t, Acc, Sums& sums) const {
     const Acc es = exp_negative_abs(s), et = exp_negative_abs(t);
-    const CrossEntropy<Acc> h = cross_entropy<Acc>(s, t, es, et, reciprocal((1 + es) * (1 + et)));
+    const CrossEntropy<Acc> h =
+        cross_entropy<Acc>(-negative_abs(s), apart(s, t), es, et, reciprocal((1 + es) * (1 + et)));
     sums.linear += h.linear;
     sums.product = log_product(sums.product, h.exp_abs);
-    return h.gradient;
+    return flip_by_sign(h.slope, s);
   }
   FRS_DEVICE Acc value(const Sums& sums) const { return sums.linear + log1p(sums.product); }
   // To be called before a location has had more than kMaxFactors elements since the last time.
@@ -71,7 +72,7 @@ struct FocalHead {
   FRS_DEVICE Acc add(Acc s, Acc t, Acc, Sums& sums) const {
     const Focal<Acc> f = focal(cross_entropy(s, t), beta);
     sums.linear += f.value;
-    return f.gradient;
+    return flip_by_sign(f.slope, s);
   }
   FRS_DEVICE Acc value(const Sums& sums) const { return sums.linear; }
   FRS_DEVICE void fold(Sums&) const {}

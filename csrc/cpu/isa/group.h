@@ -1,6 +1,6 @@
 // The vectors that one turn of a loop over logits takes from each tensor: one, or two where both tensors are
 // bfloat16. Two of those lie in 32 bits, so a shift and a mask make a vector of the even and one of the odd
-// elements: half the instructions of widening the first and the second half of them, and of narrowing again.
+// elements, and what concerns only their signs is done before they are apart: about half the instructions.
 #pragma once
 
 #include "../vec.h"
@@ -23,50 +23,81 @@ constexpr int64_t place_of(int64_t i) {
   return i - within + within % N * kCount + within / N;
 }
 
+// A group as it lies in memory: a vector of one type of float, or words of two bfloat16.
 template <int N, class T>
-FRS_INLINE Group<typename Lane<T>::V, N> load_group(const T* p, Whole, float = 0.0f) {
-  if constexpr (N == 1) {
-    return {load(p)};
-  } else {
-    const Words pairs = read<Words>(p);
-    return {bit_cast<Floats>(pairs << 16), bit_cast<Floats>(pairs & 0xffff0000)};
-  }
+FRS_INLINE auto load_raw(const T* p, Whole, float = 0.0f) {
+  if constexpr (N == 1)
+    return load(p);
+  else
+    return read<Words>(p);
 }
 template <int N, class T>
-FRS_INLINE Group<typename Lane<T>::V, N> load_group(const T* p, Part part, float fill) {
+FRS_INLINE auto load_raw(const T* p, Part part, float fill) {
   if constexpr (N == 1) {
-    return {load(p, part, fill)};
+    return load(p, part, fill);
   } else {
     T elements[N * FRS_LANES];
     for (T& element : elements) element.bits = bit_cast<uint32_t>(fill) >> 16;
     for (int i = 0; i < part.count; ++i) elements[i] = p[i];
-    return load_group<N>(elements, Whole{});
+    return read<Words>(elements);
   }
 }
 
-template <int N, class T, class V>
-FRS_INLINE void put_group(T* p, Whole, const Group<V, N>& group, bool streamed) {
-  if constexpr (N == 1) {
-    put(p, Whole{}, group.v[0], streamed);
-  } else {
-    const Words even = round_to_bf16(group.v[0]) >> 16, odd = round_to_bf16(group.v[1]);
-#if defined(__AVX2__) && !defined(__AVX512F__)
-    const Words pairs = (Words)_mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
-#else
-    const Words pairs = even | (odd & 0xffff0000);
-#endif
-    memcpy(p, &pairs, sizeof(pairs));
-  }
+template <class V>
+FRS_INLINE Group<V, 1> group_of(V raw) {
+  return {raw};
 }
-template <int N, class T, class V>
-FRS_INLINE void put_group(T* p, Part part, const Group<V, N>& group, bool streamed) {
-  if constexpr (N == 1) {
-    put(p, part, group.v[0], streamed);
-  } else {
-    T elements[N * FRS_LANES];
-    put_group(elements, Whole{}, group, streamed);
-    for (int i = 0; i < part.count; ++i) p[i] = elements[i];
-  }
+FRS_INLINE Group<Floats, 2> group_of(Words raw) {
+  return {bit_cast<Floats>(raw << 16), bit_cast<Floats>(raw & 0xffff0000)};
+}
+
+template <class V>
+FRS_INLINE Group<V, 1> negative_abs_of(V raw) {
+  return {negative_abs(raw)};
+}
+FRS_INLINE Group<Floats, 2> negative_abs_of(Words raw) { return group_of(raw | 0x80008000); }
+
+template <class V>
+FRS_INLINE Group<V, 1> abs_of(V raw) {
+  return {-negative_abs(raw)};
+}
+FRS_INLINE Group<Floats, 2> abs_of(Words raw) { return group_of(raw & 0x7fff7fff); }
+
+template <class V>
+FRS_INLINE Group<V, 1> apart_of(V s, V t) {
+  return {apart(s, t)};
+}
+FRS_INLINE Group<Floats, 2> apart_of(Words s, Words t) {  // only their signs count
+  return {bit_cast<Floats>((s ^ t) << 16), bit_cast<Floats>(s ^ t)};
+}
+
+// Stores `group`, negated where `sign`, a raw group, is negative. bfloat16 are rounded to nearest; of what
+// lies halfway, which products of sigmoids do only by chance, the larger one is taken. A NaN of arithmetic
+// stays one.
+template <class T, class V>
+FRS_INLINE void put_flipped(T* p, Whole, const Group<V, 1>& group, V sign, bool streamed) {
+  put(p, Whole{}, flip_by_sign(group.v[0], sign), streamed);
+}
+template <class T>
+FRS_INLINE void put_flipped(T* p, Whole, const Group<Floats, 2>& group, Words sign, bool) {
+  const Words even = (bit_cast<Words>(group.v[0]) + 0x8000) >> 16, odd = bit_cast<Words>(group.v[1]) + 0x8000;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const Words pairs = (Words)_mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
+#else
+  const Words pairs = even | (odd & 0xffff0000);
+#endif
+  const Words flipped = pairs ^ (sign & 0x80008000);
+  memcpy(p, &flipped, sizeof(flipped));
+}
+template <class T, class V>
+FRS_INLINE void put_flipped(T* p, Part part, const Group<V, 1>& group, V sign, bool streamed) {
+  put(p, part, flip_by_sign(group.v[0], sign), streamed);
+}
+template <class T>
+FRS_INLINE void put_flipped(T* p, Part part, const Group<Floats, 2>& group, Words sign, bool streamed) {
+  T elements[2 * FRS_LANES];
+  put_flipped(elements, Whole{}, group, sign, streamed);
+  for (int i = 0; i < part.count; ++i) p[i] = elements[i];
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Head distillation: sum of S BCE(s, sigmoid(T)), and d/ds = factor S (sigmoid(s) - sigmoid(T)) in the same
-// pass.
+// Head distillation: sum of factor S BCE(s, sigmoid(T)), and d/ds = factor S (sigmoid(s) - sigmoid(T)) in the
+// same pass.
 #include <algorithm>
 
 #include "../isa.h"
@@ -9,21 +9,21 @@
 namespace frs::cpu::FRS_ISA {
 namespace {
 
-// A NaN of any kind as the one that arithmetic makes (see round_to_bf16).
+// A NaN of any kind as the one that arithmetic makes (see put_flipped).
 template <class S>
 FRS_INLINE S plain_nan(S x) {
   return x == x ? x : static_cast<S>(NAN);
 }
 
-// S of a segment, apart as the groups are, and times what the gradient is multiplied by.
+// w = S factor of a segment, apart as the groups are.
 template <class S, int N, int64_t kCount>
 struct Weights {
-  S plain[kSegment], scaled[kSegment];
+  S values[kSegment];
 
   Weights(const S* weight, int64_t length, S factor) {
     const int64_t end = round_up(length, N * kCount);
-    for (int64_t i = 0; i < end; ++i) plain[place_of<N, kCount>(i)] = i < length ? weight[i] : 0;
-    for (int64_t i = 0; i < end; ++i) scaled[i] = plain_nan(plain[i] * factor);
+    for (int64_t i = 0; i < end; ++i)
+      values[place_of<N, kCount>(i)] = i < length ? plain_nan(weight[i] * factor) : 0;
   }
 };
 
@@ -36,21 +36,19 @@ double segment(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows, i
   constexpr int N = kTogether<Ts, Tt>;
   constexpr int64_t kCount = Lane<Ts>::kCount;
   const Weights<S, N, kCount> w(weight, length, static_cast<S>(b.factor));
+  const bool streamed = b.streamed;
   Entropy<V> entropies[kSegment / kCount];
   for (int64_t r = 0; r < rows; ++r) {
-    for_logit_row(s, t, r, length, b,
-                  [&](int64_t i, auto part, const auto& student, const auto& teacher, const auto& decays) {
-                    Group<V, N> gradient;
-                    for (int j = 0; j < N; ++j)
-                      gradient.v[j] =
-                          load(w.scaled + i + j * kCount) *
-                          entropies[i / kCount + j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
-                    if (g != nullptr) put_group(g + r * b.grad_stride + i, part, gradient, b.streamed);
-                  });
+    for_logit_row(s, t, r, length, b, [&](int64_t i, auto part, auto student, auto, const auto& terms) {
+      Group<V, N> slope;
+      for (int j = 0; j < N; ++j)
+        slope.v[j] = entropies[i / kCount + j].add(terms.v[j], load(w.values + i + j * kCount), b.beta);
+      if (g != nullptr) put_flipped(g + r * b.grad_stride + i, part, slope, student, streamed);
+    });
   }
   V total{};
   for (int64_t i = 0; i < round_up(length, N * kCount); i += kCount)
-    total += load(w.plain + i) * entropies[i / kCount].total();
+    total += entropies[i / kCount].total(load(w.values + i));
   return sum(total);
 }
 
@@ -71,23 +69,22 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
   using V = typename Lane<Ts>::V;
   constexpr int N = kTogether<Ts, Tt>;
   constexpr int64_t kChunk = kMaxTerms * N * Lane<Ts>::kCount;
+  const bool streamed = b.streamed;
   double total = 0.0;
   for (int64_t l = 0; l < b.locations; ++l) {
-    const S w = weight[l], factor = plain_nan(w * static_cast<S>(b.factor));
+    const V w = V{} + plain_nan(weight[l] * static_cast<S>(b.factor));
     V location{};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
       Entropy<V> entropy[N];
-      for_logit_channels(
-          s + begin, t + begin, std::min(kChunk, b.channels - begin),
-          [&](int64_t i, auto part, const auto& student, const auto& teacher, const auto& decays) {
-            Group<V, N> gradient;
-            for (int j = 0; j < N; ++j)
-              gradient.v[j] = factor * entropy[j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
-            if (g != nullptr) put_group(g + begin + i, part, gradient, b.streamed);
-          });
-      for (const Entropy<V>& e : entropy) location += e.total();
+      for_logit_channels(s + begin, t + begin, std::min(kChunk, b.channels - begin),
+                         [&](int64_t i, auto part, auto student, auto, const auto& terms) {
+                           Group<V, N> slope;
+                           for (int j = 0; j < N; ++j) slope.v[j] = entropy[j].add(terms.v[j], w, b.beta);
+                           if (g != nullptr) put_flipped(g + begin + i, part, slope, student, streamed);
+                         });
+      for (const Entropy<V>& e : entropy) location += e.total(w);
     }
-    total += w * sum(location);
+    total += sum(location);
     s += b.student_stride;
     t += b.teacher_stride;
     if (g != nullptr) g += b.grad_stride;

@@ -1,4 +1,4 @@
-// Feature imitation: sum of S c (x - y)^2, and d/dx = 2 factor S c (x - y) in the same pass. Also the
+// Feature imitation: sum of factor S c (x - y)^2, and d/dx = 2 factor S c (x - y) in the same pass. Also the
 // in-place scale.
 #include <algorithm>
 
@@ -28,7 +28,7 @@ double imitation_rows(const Ts* x, const Tt* y, Ts* g, const S* weight, const S*
     }
     total += w * squares;
   });
-  return sum(total);
+  return b.factor * sum(total);
 }
 
 template <class Ts, class Tt, class S>
@@ -67,7 +67,7 @@ double channel_major(const Ts* x, const Tt* y, Ts* g, const S* weight, const S* 
     y += b.teacher_stride;
     if (g != nullptr) g += b.grad_stride;
   }
-  return total;
+  return b.factor * total;
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ void gather_segment(const Ts* s, const Tt* t, int64_t length, const Block& b, S*
   using V = typename Lane<Ts>::V;
   constexpr int N = kTogether<Ts, Tt>;
   constexpr int64_t kCount = Lane<Ts>::kCount;
+  const V one = V{} + 1.0f;  // S is known when the sums are
   const int64_t vectors = round_up(length, N * kCount) / kCount;
   Maximum<V> maxima[kSegment / kCount];
   V totals[kSegment / kCount];
@@ -34,14 +35,14 @@ void gather_segment(const Ts* s, const Tt* t, int64_t length, const Block& b, S*
   for (int64_t c = 0; c < b.channels; c += kMaxTerms) {
     Entropy<V> entropies[kSegment / kCount];
     for (int64_t row = c; row < std::min(c + kMaxTerms, b.channels); ++row)
-      for_logit_row(s, t, row, length, b,
-                    [&](int64_t i, auto, const auto& student, const auto& teacher, const auto& decays) {
-                      for (int j = 0; j < N; ++j) {
-                        maxima[i / kCount + j].raise(teacher.v[j]);
-                        entropies[i / kCount + j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
-                      }
-                    });
-    for (int64_t i = 0; i < vectors; ++i) totals[i] += entropies[i].total();
+      for_logit_row(s, t, row, length, b, [&](int64_t i, auto, auto, auto teacher, const auto& terms) {
+        const auto candidates = group_of(teacher);
+        for (int j = 0; j < N; ++j) {
+          maxima[i / kCount + j].raise(candidates.v[j]);
+          entropies[i / kCount + j].add(terms.v[j], one, b.beta);
+        }
+      });
+    for (int64_t i = 0; i < vectors; ++i) totals[i] += entropies[i].total(one);
   }
   S apart_maximum[kSegment], apart_sum[kSegment];
   for (int64_t i = 0; i < vectors; ++i) {
@@ -67,6 +68,7 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
   using V = typename Lane<Ts>::V;
   constexpr int N = kTogether<Ts, Tt>;
   constexpr int64_t kChunk = kMaxTerms * N * Lane<Ts>::kCount;
+  const V one = V{} + 1.0f;
   for (int64_t l = 0; l < b.locations; ++l) {
     Maximum<V> m{lowest<S>()};
     V total{};
@@ -74,13 +76,14 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
       Entropy<V> entropy[N];
       for_logit_channels(s + l * b.student_stride + begin, t + l * b.teacher_stride + begin,
                          std::min(kChunk, b.channels - begin),
-                         [&](int64_t, auto, const auto& student, const auto& teacher, const auto& decays) {
+                         [&](int64_t, auto, auto, auto teacher, const auto& terms) {
+                           const auto candidates = group_of(teacher);
                            for (int j = 0; j < N; ++j) {
-                             m.raise(teacher.v[j]);
-                             entropy[j].add(student.v[j], teacher.v[j], decays.v[j], b.beta);
+                             m.raise(candidates.v[j]);
+                             entropy[j].add(terms.v[j], one, b.beta);
                            }
                          });
-      for (const Entropy<V>& e : entropy) total += e.total();
+      for (const Entropy<V>& e : entropy) total += e.total(one);
     }
     out.maximum[l] = across(m.get());
     out.entropy[l] = sum(total);

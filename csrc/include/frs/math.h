@@ -1,5 +1,5 @@
 // The scalar maths of every kernel, written once. V is float or double (g++ and nvcc), or a vector of floats
-// (csrc/cpu/vec.h): comparisons of vectors are lane masks, and `mask ? a : b` selects lane by lane.
+// (csrc/cpu/floats.h): comparisons of vectors are lane masks, and `mask ? a : b` selects lane by lane.
 #pragma once
 
 #include <cmath>
@@ -49,52 +49,34 @@ FRS_HOST_DEVICE double flip_by_sign(double value, double sign) {
   return bit_cast<double>(bit_cast<int64_t>(value) ^ (bit_cast<int64_t>(sign) & INT64_MIN));
 }
 
-// The operations that vectors have their own instructions for (csrc/cpu/vec.h).
+// The operations that vectors have their own instructions for (csrc/cpu/floats.h, where exp_nonpositive has a
+// version of its own, too).
 FRS_HOST_DEVICE float to_float(int32_t n) { return static_cast<float>(n); }
 FRS_HOST_DEVICE float at_least(float x, float low) { return low > x ? low : x; }  // NaN stays NaN
 FRS_HOST_DEVICE float if_negative(float x, float a, float b) { return bit_cast<int32_t>(x) < 0 ? a : b; }
 FRS_HOST_DEVICE double if_negative(double x, double a, double b) { return bit_cast<int64_t>(x) < 0 ? a : b; }
 
-// e^x = 2^n e^r with n = round(x log2 e), |r| <= ln(2) / 2, and e^r a minimax polynomial. Adding
-// 1.5 * 2^23 + 127 rounds to an integer and leaves n + 127 in the low bits, where the exponent field is one
-// shift away.
+// e^x = 2^n e^r with n = round(x log2 e), |r| <= ln(2) / 2, and e^r a minimax polynomial, whose
+// relative error is 2e-9. Adding 1.5 * 2^23 + 127 rounds to an integer and leaves n + 127 in the low bits,
+// where the exponent field is one shift away.
 template <class V>
 struct ExpParts {
   V fraction;      // e^r; NaN stays NaN
   Bits<V> biased;  // n + 127 in the low nine bits, others above
 };
-// The polynomial may have so many terms:
-//   6  relative error 2e-9
-//   5  1e-7, of which fused multiply-adds make results within 2 ulp
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-constexpr bool kFused = true;
-#else
-constexpr bool kFused = false;
-#endif
-
-template <int kTerms, class V>
-FRS_HOST_DEVICE V exp_slope(V r) {  // (e^r - 1) / r
-  if constexpr (kTerms == 6) {
-    V p = r * 1.3843606748443502e-3f + 8.374195643626514e-3f;
-    p = p * r + 4.166800472622094e-2f;
-    p = p * r + 1.6666430800097812e-1f;
-    p = p * r + 4.9999994191643926e-1f;
-    return p * r + 1.0f;
-  } else {
-    V p = r * 8.26178304851e-3f + 4.18988056481e-2f;
-    p = p * r + 1.66681841016e-1f;
-    p = p * r + 4.99991416931e-1f;
-    return p * r + 9.99999463558e-1f;
-  }
-}
-template <int kTerms, class V>
+template <class V>
 FRS_HOST_DEVICE ExpParts<V> exp_parts(V x) {
   constexpr float kRound = 12582912.0f + 127.0f, kLog2E = 1.44269502f;
   constexpr float kLn2Head = 0.693359375f, kLn2Tail = -2.12194440e-4f;
   const V shifted = x * kLog2E + kRound;
   const V n = shifted - kRound;
   const V r = (x - n * kLn2Head) - n * kLn2Tail;  // n times the head of ln 2 is exact
-  return {r * exp_slope<kTerms, V>(r) + 1.0f, bit_cast<Bits<V>>(shifted)};
+  V p = r * 1.3843606748443502e-3f + 8.374195643626514e-3f;
+  p = p * r + 4.166800472622094e-2f;
+  p = p * r + 1.6666430800097812e-1f;
+  p = p * r + 4.9999994191643926e-1f;
+  p = p * r + 1.0f;
+  return {p * r + 1.0f, bit_cast<Bits<V>>(shifted)};
 }
 template <class V>
 FRS_HOST_DEVICE V
@@ -106,7 +88,7 @@ power_of_two(Bits<V> biased) {  // 2^(biased - 127) for 0 (then 0) <= biased <= 
 template <class V>
 FRS_HOST_DEVICE V exp_nonpositive(V x) {
   const ExpParts<V> parts =
-      exp_parts<kFused ? 5 : 6, V>(at_least(x, -88.0f));  // -88 rounds to 2^-127, whose bits are those of 0
+      exp_parts(at_least(x, -88.0f));  // -88 rounds to 2^-127, whose bits are those of 0
   return parts.fraction * power_of_two<V>(parts.biased);
 }
 FRS_HOST_DEVICE double exp_nonpositive(double x) { return ::exp(x); }
@@ -116,7 +98,7 @@ template <class V>
 FRS_HOST_DEVICE V exp(V x) {
   V y = x < -110.0f ? V{} - 110.0f : x;
   y = y > 90.0f ? V{} + 90.0f : y;
-  const ExpParts<V> parts = exp_parts<6, V>(y);
+  const ExpParts<V> parts = exp_parts(y);
   const Bits<V> n = parts.biased - (0x4b400000 + 127), half = n >> 1;
   return parts.fraction * power_of_two<V>(half + 127) * power_of_two<V>(n - half + 127);
 }
@@ -162,40 +144,41 @@ FRS_HOST_DEVICE V sigmoid(V x) {
   return if_negative(x, e * large, large);
 }
 
-// Cross-entropy of sigmoid(s) against sigmoid(t), from es = exp(-|s|), et = exp(-|t|) and one reciprocal for
-// both sigmoids, r = 1 / ((1 + es) (1 + et)). Nothing cancels, however large s and t are:
-//   softplus(s) - sigmoid(t) s = |s| sigmoid(-sign(s) t) + log1p(es)
-//   d/ds = sigmoid(s) - sigmoid(t) = sign(s) (same sign ? et - es : 1 - es et) r, exactly 0 where s == t
+// Negative where the signs of s and t differ.
+template <class V>
+FRS_HOST_DEVICE V apart(V s, V t) {
+  return bit_cast<V>(bit_cast<Bits<V>>(s) ^ bit_cast<Bits<V>>(t));
+}
+
+// w times the cross-entropy of sigmoid(s) against sigmoid(t), all of it in terms of |s|. Nothing cancels,
+// however large s and t are:
+//   softplus(s) - sigmoid(t) s = |s| sigmoid(-sign(s) t) + log1p(exp(-|s|))
+//   its derivative by |s|, sign(s) (sigmoid(s) - sigmoid(t)) = (same sign ? et - es : 1 - es et) r
 template <class V>
 struct CrossEntropy {
-  V linear, exp_abs;  // its value is linear + log1p(exp_abs); see log_product for sums of these
-  V gradient;
-  V variance;  // sigmoid(s) sigmoid(-s)
+  V linear, exp_abs;  // its value is linear + w log1p(exp_abs); see log_product for sums of these
+  V slope;            // by |s|, exactly 0 where s == t; flip_by_sign(slope, s) is the gradient
+  V variance;         // sigmoid(s) sigmoid(-s), if w is 1
 };
+// From |s|, apart(s, t), es = exp(-|s|), et = exp(-|t|) and r = w / ((1 + es) (1 + et)).
 template <class V>
-FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V s, V t, V es, V et, V r) {
-  const V apart =
-      bit_cast<V>(bit_cast<Bits<V>>(s) ^ bit_cast<Bits<V>>(t));  // negative where the signs differ
-  const V large = (1.0f + et) * r, teacher = (1.0f + es) * r;    // sigmoid(|s|), sigmoid(|t|)
+FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V size, V apart, V es, V et, V r) {
+  const V large = (1.0f + et) * r, teacher = (1.0f + es) * r;  // w sigmoid(|s|), w sigmoid(|t|)
   const V with = if_negative(apart, V{} + 1.0f, et), against = if_negative(apart, et, V{} + 1.0f);
-  return {-negative_abs(s) * (with * teacher), es, flip_by_sign((with - es * against) * r, s),
-          es * large * large};
+  return {size * (with * teacher), es, (with - es * against) * r, es * large * large};
 }
 template <class V>
 struct Decays {
   V student, teacher;  // exp(-|s|), exp(-|t|)
 };
 template <class V>
-FRS_HOST_DEVICE Decays<V> decays(V s, V t) {
-  return {exp_nonpositive(negative_abs(s)), exp_nonpositive(negative_abs(t))};
-}
-template <class V>
-FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V s, V t, const Decays<V>& e) {
-  return cross_entropy<V>(s, t, e.student, e.teacher, 1.0f / ((1.0f + e.student) * (1.0f + e.teacher)));
+FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V size, V apart, const Decays<V>& e, V w) {
+  return cross_entropy<V>(size, apart, e.student, e.teacher, w / ((1.0f + e.student) * (1.0f + e.teacher)));
 }
 template <class V>
 FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V s, V t) {
-  return cross_entropy(s, t, decays(s, t));
+  const Decays<V> e = {exp_nonpositive(negative_abs(s)), exp_nonpositive(negative_abs(t))};
+  return cross_entropy<V>(-negative_abs(s), apart(s, t), e, V{} + 1.0f);
 }
 
 // prod(1 + e_i) - 1 grown by one factor, without losing small e_i: log1p of it is the sum of log1p(e_i).
@@ -229,20 +212,20 @@ FRS_HOST_DEVICE V power_unit(V x, float y) {
 FRS_HOST_DEVICE double power_unit(double x, double y) { return ::pow(x, y); }
 
 // Quality focal form |p - q|^beta bce, p = sigmoid(s), q = sigmoid(t). With d = |p - q| and w = d^(beta-1):
-//   value = d w bce
-//   d/ds  = d w (p - q) + beta w sign(p - q) p (1 - p) bce, whose second part is 0 where d is
+//   value  = d w bce
+//   d/d|s| = d w slope + beta w sign(slope) p (1 - p) bce, whose second part is 0 where d is
 template <class V>
 struct Focal {
-  V value, gradient;
+  V value, slope;
 };
 template <class V, class Beta>
 FRS_HOST_DEVICE Focal<V> focal(const CrossEntropy<V>& h, Beta beta) {
   const V entropy = h.linear + log1p(h.exp_abs);
-  const V d = -negative_abs(h.gradient);
+  const V d = -negative_abs(h.slope);
   const V power = beta == 2 ? d : beta == 1 ? V{} + 1.0f : power_unit(d, beta - 1);
   const V w = d == 0.0f ? V{} : power;
-  const V slope = h.gradient < 0.0f ? -w : w;
-  return {d * w * entropy, d * w * h.gradient + beta * slope * h.variance * entropy};
+  const V signed_w = h.slope < 0.0f ? -w : w;
+  return {d * w * entropy, d * w * h.slope + beta * signed_w * h.variance * entropy};
 }
 
 }  // namespace frs
