@@ -27,13 +27,13 @@ typedef uint16_t Halves __attribute__((vector_size(FRS_LANES * 2)));
 
 #define FRS_INLINE inline __attribute__((always_inline))
 FRS_INLINE Floats to_float(Ints n) { return __builtin_convertvector(n, Floats); }
-FRS_INLINE Floats at_least(Floats x, float low) {  // NaN stays NaN
+FRS_INLINE Floats larger(Floats x, Floats y) {  // y where one of them is NaN
 #if defined(__AVX512F__)
-  return _mm512_maskz_max_ps(0xffff, Floats{} + low, x);
+  return _mm512_maskz_max_ps(0xffff, x, y);
 #elif defined(__AVX2__)
-  return _mm256_max_ps(Floats{} + low, x);
+  return _mm256_max_ps(x, y);
 #else
-  return x < low ? Floats{} + low : x;
+  return x > y ? x : y;
 #endif
 }
 FRS_INLINE Floats if_negative(Floats x, Floats a, Floats b) {  // by the sign bit
@@ -66,7 +66,7 @@ FRS_INLINE Floats exp_nonpositive(Floats x) {
   constexpr float kLn2Head = 0.693147182f / 8, kLn2Tail = -1.90465429e-9f / 8;
   constexpr int32_t kFractions[8] = {// bits of 2^(k/8), less those of 1 and what k adds to the exponent
                                      0, -289342, -509968, -655657, -719629, -694486, -572163, -343865};
-  x = at_least(x, -88.0f);  // -88 rounds to 2^-127, whose bits are those of 0
+  x = larger(Floats{} - 88.0f, x);  // -88 rounds to 2^-127, whose bits are those of 0
   const Floats shifted = x * kLog2E + kRound;
   const Floats n = shifted - kRound;
   const Floats near = x - n * kLn2Head,

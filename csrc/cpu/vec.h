@@ -130,8 +130,13 @@ FRS_INLINE void stream_fence() {
 }
 
 // Asks for the line at p, which a row further on will need, wherever that is: it is never read here. Into the
-// second cache: the first one is too small for a row of every tensor, and would lose what is in use.
-FRS_INLINE void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+// second cache where rows of many channels are read side by side: in the first one they would push out what
+// is in use.
+template <int kCache>
+FRS_INLINE void fetch(const void* p) {
+  static_assert(kCache == 1 || kCache == 2, "the first or the second cache");
+  __builtin_prefetch(p, 0, 4 - kCache);
+}
 
 // How much of a vector is there: all of it, or, at the end of a row, `count` elements. Lanes beyond them are
 // loaded as `fill` and not stored.
@@ -154,6 +159,17 @@ FRS_INLINE Floats load(const T* p, Part part, float fill = 0.0f) {
   for (int i = 0; i < part.count; ++i) lanes[i] = p[i];
   return first(part.count) ? load(lanes) : Floats{} + fill;
 }
+FRS_INLINE Floats load(const float* p, Part part, float fill = 0.0f) {
+#if defined(__AVX512F__)
+  return _mm512_mask_loadu_ps(Floats{} + fill, (1u << part.count) - 1, p);
+#elif defined(__AVX2__)
+  const Ints present = first(part.count);
+  const Floats lanes = _mm256_maskload_ps(p, (__m256i)present);
+  return present ? lanes : Floats{} + fill;
+#else
+  return load<float>(p, part, fill);
+#endif
+}
 FRS_INLINE double load(const double* p, Part, float = 0.0f) { return *p; }  // a double is a whole vector
 template <class T>
 FRS_INLINE void store(T* p, Whole, typename Lane<T>::V v) {
@@ -165,6 +181,13 @@ FRS_INLINE void store(T* p, Part part, Floats v) {
   store(lanes, v);
   for (int i = 0; i < part.count; ++i) p[i] = lanes[i];
 }
+#if defined(__AVX512F__)
+FRS_INLINE void store(float* p, Part part, Floats v) { _mm512_mask_storeu_ps(p, (1u << part.count) - 1, v); }
+#elif defined(__AVX2__)
+FRS_INLINE void store(float* p, Part part, Floats v) {
+  _mm256_maskstore_ps(p, (__m256i)first(part.count), v);
+}
+#endif
 FRS_INLINE void store(double* p, Part, double v) { *p = v; }
 template <class T, class V>
 FRS_INLINE void put(T* p, Whole, V v, bool streamed) {

@@ -106,8 +106,8 @@ FRS_INLINE void for_logit_row(const Ts* s, const Tt* t, int64_t row, int64_t len
   s += row * b.student_stride;
   t += row * b.teacher_stride;
   const auto ask = [next_s = s + b.student_stride, next_t = t + b.teacher_stride](int64_t i) {
-    fetch(next_s + i);
-    fetch(next_t + i);
+    fetch<1>(next_s + i);
+    fetch<1>(next_t + i);
   };
   for_logits(s, t, length, ask, body);
 }

@@ -36,10 +36,15 @@ FRS_INLINE auto load_raw(const T* p, Part part, float fill) {
   if constexpr (N == 1) {
     return load(p, part, fill);
   } else {
+#if defined(__AVX512F__)
+    const Words filled = Words{} + (bit_cast<uint32_t>(fill) >> 16) * 0x10001;
+    return (Words)_mm512_mask_loadu_epi16((__m512i)filled, (1u << part.count) - 1, p);
+#else
     T elements[N * FRS_LANES];
     for (T& element : elements) element.bits = bit_cast<uint32_t>(fill) >> 16;
     for (int i = 0; i < part.count; ++i) elements[i] = p[i];
     return read<Words>(elements);
+#endif
   }
 }
 
@@ -74,30 +79,32 @@ FRS_INLINE Group<Floats, 2> apart_of(Words s, Words t) {  // only their signs co
 // Stores `group`, negated where `sign`, a raw group, is negative. bfloat16 are rounded to nearest; of what
 // lies halfway, which products of sigmoids do only by chance, the larger one is taken. A NaN of arithmetic
 // stays one.
-template <class T, class V>
-FRS_INLINE void put_flipped(T* p, Whole, const Group<V, 1>& group, V sign, bool streamed) {
-  put(p, Whole{}, flip_by_sign(group.v[0], sign), streamed);
+template <class T, class Extent, class V>
+FRS_INLINE void put_flipped(T* p, Extent part, const Group<V, 1>& group, V sign, bool streamed) {
+  put(p, part, flip_by_sign(group.v[0], sign), streamed);
 }
-template <class T>
-FRS_INLINE void put_flipped(T* p, Whole, const Group<Floats, 2>& group, Words sign, bool) {
+FRS_INLINE Words flipped_pairs(const Group<Floats, 2>& group, Words sign) {
   const Words even = (bit_cast<Words>(group.v[0]) + 0x8000) >> 16, odd = bit_cast<Words>(group.v[1]) + 0x8000;
 #if defined(__AVX2__) && !defined(__AVX512F__)
   const Words pairs = (Words)_mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
 #else
   const Words pairs = even | (odd & 0xffff0000);
 #endif
-  const Words flipped = pairs ^ (sign & 0x80008000);
-  memcpy(p, &flipped, sizeof(flipped));
-}
-template <class T, class V>
-FRS_INLINE void put_flipped(T* p, Part part, const Group<V, 1>& group, V sign, bool streamed) {
-  put(p, part, flip_by_sign(group.v[0], sign), streamed);
+  return pairs ^ (sign & 0x80008000);
 }
 template <class T>
-FRS_INLINE void put_flipped(T* p, Part part, const Group<Floats, 2>& group, Words sign, bool streamed) {
-  T elements[2 * FRS_LANES];
-  put_flipped(elements, Whole{}, group, sign, streamed);
-  for (int i = 0; i < part.count; ++i) p[i] = elements[i];
+FRS_INLINE void put_flipped(T* p, Whole, const Group<Floats, 2>& group, Words sign, bool streamed) {
+  const Words pairs = flipped_pairs(group, sign);
+  put(reinterpret_cast<float*>(p), Whole{}, bit_cast<Floats>(pairs), streamed);
+}
+template <class T>
+FRS_INLINE void put_flipped(T* p, Part part, const Group<Floats, 2>& group, Words sign, bool) {
+  const Words pairs = flipped_pairs(group, sign);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_epi16(p, (1u << part.count) - 1, (__m512i)pairs);
+#else
+  memcpy(p, &pairs, part.count * sizeof(T));
+#endif
 }
 
 }  // namespace

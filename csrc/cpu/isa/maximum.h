@@ -1,7 +1,8 @@
-// Maxima that keep NaN: the vector maximum of every instruction set would drop it.
+// Maxima that keep NaN: the vector maximum of every instruction set drops it.
 #pragma once
 
 #include "../vec.h"
+#include "group.h"
 
 namespace frs::cpu::FRS_ISA {
 namespace {
@@ -19,7 +20,7 @@ struct Maximum {
   decltype(V{} != V{}) nan{};
 
   FRS_INLINE void raise(V x) {
-    value = x > value ? x : value;
+    value = larger(x, value);
     nan = nan | (x != x);
   }
   FRS_INLINE V get() const { return nan ? V{} + static_cast<float>(NAN) : value; }
@@ -31,7 +32,7 @@ FRS_INLINE void raise_rows(const T* t, int64_t stride, int64_t locations, S* s) 
   for_vectors<T>(0, locations, [&](int64_t i, auto part) {
     Maximum<typename Lane<T>::V> m{load(s + i, part)};
     for (int r = 0; r < R; ++r) {
-      fetch(t + (R + r) * stride + i);
+      fetch<2>(t + (R + r) * stride + i);
       m.raise(load(t + r * stride + i, part));
     }
     store(s + i, part, m.get());
@@ -60,9 +61,16 @@ FRS_INLINE float across(Floats v) {
 template <class T>
 FRS_INLINE auto maximum(const T* t, int64_t channels) {
   using V = typename Lane<T>::V;
-  Maximum<V> m{lowest<typename Lane<T>::Scalar>()};
-  for_vectors<T>(0, channels, [&](int64_t i, auto part) { m.raise(load(t + i, part, -INFINITY)); });
-  return across(m.get());
+  using S = typename Lane<T>::Scalar;
+  constexpr int N = kTogether<T, T>;
+  Maximum<V> m[N];
+  for (auto& each : m) each = {lowest<S>()};
+  for_steps<N * Lane<T>::kCount>(0, channels, [&](int64_t i, auto part) {
+    const auto group = group_of(load_raw<N>(t + i, part, -INFINITY));
+    for (int j = 0; j < N; ++j) m[j].raise(group.v[j]);
+  });
+  for (int j = 1; j < N; ++j) m[0].raise(m[j].get());
+  return across(m[0].get());
 }
 
 }  // namespace

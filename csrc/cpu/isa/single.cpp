@@ -96,8 +96,8 @@ void add_squares(const Ts* x, const Tt* y, const S* c, const Block& b, S* square
   for_vectors<Ts>(0, b.locations, [&](int64_t i, auto part) {
     auto total = load(squares + i, part);
     for (int r = 0; r < R; ++r) {
-      fetch(x + (R + r) * b.student_stride + i);
-      fetch(y + (R + r) * b.teacher_stride + i);
+      fetch<2>(x + (R + r) * b.student_stride + i);
+      fetch<2>(y + (R + r) * b.teacher_stride + i);
       const auto d = load(x + r * b.student_stride + i, part) - load(y + r * b.teacher_stride + i, part);
       total += (c == nullptr ? d : d * c[r]) * d;
     }

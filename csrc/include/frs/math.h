@@ -52,7 +52,8 @@ FRS_HOST_DEVICE double flip_by_sign(double value, double sign) {
 // The operations that vectors have their own instructions for (csrc/cpu/floats.h, where exp_nonpositive has a
 // version of its own, too).
 FRS_HOST_DEVICE float to_float(int32_t n) { return static_cast<float>(n); }
-FRS_HOST_DEVICE float at_least(float x, float low) { return low > x ? low : x; }  // NaN stays NaN
+FRS_HOST_DEVICE float larger(float x, float y) { return x > y ? x : y; }  // y where one of them is NaN
+FRS_HOST_DEVICE double larger(double x, double y) { return x > y ? x : y; }
 FRS_HOST_DEVICE float if_negative(float x, float a, float b) { return bit_cast<int32_t>(x) < 0 ? a : b; }
 FRS_HOST_DEVICE double if_negative(double x, double a, double b) { return bit_cast<int64_t>(x) < 0 ? a : b; }
 
@@ -88,7 +89,7 @@ power_of_two(Bits<V> biased) {  // 2^(biased - 127) for 0 (then 0) <= biased <= 
 template <class V>
 FRS_HOST_DEVICE V exp_nonpositive(V x) {
   const ExpParts<V> parts =
-      exp_parts(at_least(x, -88.0f));  // -88 rounds to 2^-127, whose bits are those of 0
+      exp_parts(larger(V{} - 88.0f, x));  // -88 rounds to 2^-127, whose bits are those of 0
   return parts.fraction * power_of_two<V>(parts.biased);
 }
 FRS_HOST_DEVICE double exp_nonpositive(double x) { return ::exp(x); }
