@@ -87,10 +87,12 @@ def _cuda() -> dict:
 
 
 def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
+    """The model; where a hypervisor hides its number, with the family, which stands for a generation."""
+    first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    info = dict(re.findall(r"^(.*?)\s*:[ ]?(.*)$", first, re.MULTILINE))
+    name = info.get("model name", platform.machine()).strip()
+    hidden = "cpu family" in info and not re.search(r"\d", name)
+    return f"{name} family {info['cpu family']}" if hidden else name
 
 
 def _limit() -> str:
