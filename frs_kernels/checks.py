@@ -91,28 +91,28 @@ def _check_same_shape(student: str, teacher: str, present: dict[str, list[Tensor
 
 def _check_locations(present: dict[str, list[Tensor]]) -> None:
     """Batch and locations agree within a level; a map is [B, H, W] or [B, H*W], or has a channel of 1."""
-    first = "student_feats" if "student_feats" in present else "teacher_logits"
-    if first not in present:
-        first = "student_logits"
-    for level, tensor in enumerate(present[first]):
-        for name in ("teacher_logits", "weight"):
-            other = present[name][level] if name in present else tensor
-            grid = list(tensor.shape[2:])
-            spatial = list(other.shape[2:])
-            if name == "weight" and name in present:
-                spatial = list(other.shape[1:])
-                if len(spatial) > 1 and spatial[0] == 1 and spatial != grid:
-                    spatial = spatial[1:]
-            flat = len(spatial) == 1 or len(grid) == 1
-            agree = _count(spatial) == _count(grid) if flat else spatial == grid
-            if other.shape[0] != tensor.shape[0] or not agree:
-                raise ValueError(
-                    f"level {level}: {first} {list(tensor.shape)} and {name} {list(other.shape)} "
-                    "do not agree in batch and locations"
-                )
+    first = next(name for name in ("student_feats", "teacher_logits", "student_logits") if name in present)
+    for name in ("teacher_logits", "weight"):
+        for level, (tensor, other) in enumerate(zip(present[first], present.get(name, []), strict=False)):
+            if _same_locations(tensor, other, is_map=name == "weight"):
+                continue
+            raise ValueError(
+                f"level {level}: {first} {list(tensor.shape)} and {name} {list(other.shape)} "
+                "do not agree in batch and locations"
+            )
 
 
-def _count(sizes: list[int]) -> int:
+def _same_locations(tensor: Tensor, other: Tensor, is_map: bool) -> bool:
+    grid, spatial = tensor.shape[2:], other.shape[1:] if is_map else other.shape[2:]
+    if is_map and len(spatial) > 1 and spatial[0] == 1 and spatial != grid:
+        spatial = spatial[1:]
+    if other.shape[0] != tensor.shape[0]:
+        return False
+    flat = len(spatial) == 1 or len(grid) == 1
+    return spatial == grid or (flat and _count(spatial) == _count(grid))
+
+
+def _count(sizes: Sequence[int]) -> int:
     count = 1
     for size in sizes:
         count = count * size

@@ -52,9 +52,9 @@ def available_backends() -> list[str]:
 def refusal(name: str, terms: Terms) -> str | None:
     """Why the backend does not run for these arguments, or None."""
     backend = load(name)
-    if name != "eager" and len(terms.tensors) and len(terms.pairs()) and _levels(terms) > MAX_LEVELS:
+    if name != "eager" and _levels(terms) > MAX_LEVELS:
         return f"{_levels(terms)} levels, the fused kernels take {MAX_LEVELS} in one call"
-    return backend.unavailable() or backend.refuses(terms)
+    return backend.refuses(terms)
 
 
 def select(name: str, terms: Terms):

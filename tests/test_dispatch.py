@@ -41,7 +41,7 @@ def test_auto_takes_the_best_that_runs():
 
 
 def test_backend_that_cannot_run_says_why(monkeypatch):
-    monkeypatch.setattr(dispatch.BACKENDS["native"], "unavailable", lambda: "it was not built")
+    monkeypatch.setattr(dispatch.BACKENDS["native"], "load_native", lambda device: "it was not built")
     with pytest.raises(RuntimeError, match="backend 'native' cannot run: it was not built"):
         frs.frs_mask(torch.zeros(1, 2, 3, 3), backend="native")
     assert frs.frs_mask(torch.zeros(1, 2, 3, 3)).shape == (1, 3, 3)

@@ -23,6 +23,8 @@ def unavailable() -> str | None:
 
 def refuses(terms) -> str | None:
     """Why it cannot run for these arguments, or None."""
+    if (reason := unavailable()) is not None:
+        return reason
     device = terms.tensors[0].device.type
     if device == "cpu" and not interpreted():
         return "Triton runs on CPU tensors only in its interpreter: start Python with TRITON_INTERPRET=1"
