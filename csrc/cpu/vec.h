@@ -130,13 +130,8 @@ FRS_INLINE void stream_fence() {
 }
 
 // Asks for the line at p, which a row further on will need, wherever that is: it is never read here. Into the
-// second cache where rows of many channels are read side by side: in the first one they would push out what
-// is in use.
-template <int kCache>
-FRS_INLINE void fetch(const void* p) {
-  static_assert(kCache == 1 || kCache == 2, "the first or the second cache");
-  __builtin_prefetch(p, 0, 4 - kCache);
-}
+// second cache: the first one is too small for a row of every tensor, and would lose what is in use.
+FRS_INLINE void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // How much of a vector is there: all of it, or, at the end of a row, `count` elements. Lanes beyond them are
 // loaded as `fill` and not stored.

@@ -50,6 +50,14 @@ struct FocalEntropy {
 // channels.
 constexpr float kNoLogit = -128.0f;
 
+// Of a loop whose constants would take the registers of the one that follows, where there are only 16: the
+// compiler leaves the sums of that one in memory.
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define FRS_APART FRS_INLINE
+#else
+#define FRS_APART __attribute__((noinline))
+#endif
+
 // exp(-|s|) and exp(-|t|) of the first logits of a row, groups apart.
 template <class Ts, class Tt>
 struct Ahead {
@@ -58,10 +66,9 @@ struct Ahead {
   static constexpr int64_t kCount = Lane<Ts>::kCount, kStep = N * kCount, kSize = 16 * kStep;
   alignas(64) S student[kSize], teacher[kSize];
 
-  // s, t [length <= kSize]. ask(i) fetches what is read later than this row. Not inlined: its constants
-  // would take the registers of the loop that follows.
+  // s, t [length <= kSize]. ask(i) fetches what is read later than this row.
   template <class Ask>
-  __attribute__((noinline)) void fill(const Ts* s, const Tt* t, int64_t length, const Ask ask) {
+  FRS_APART void fill(const Ts* s, const Tt* t, int64_t length, const Ask ask) {
     for_steps<kStep>(0, length, [&](int64_t i, auto part) {
       ask(i);
       const auto from_s = negative_abs_of(load_raw<N>(s + i, part, kNoLogit));
@@ -106,8 +113,8 @@ FRS_INLINE void for_logit_row(const Ts* s, const Tt* t, int64_t row, int64_t len
   s += row * b.student_stride;
   t += row * b.teacher_stride;
   const auto ask = [next_s = s + b.student_stride, next_t = t + b.teacher_stride](int64_t i) {
-    fetch<1>(next_s + i);
-    fetch<1>(next_t + i);
+    fetch(next_s + i);
+    fetch(next_t + i);
   };
   for_logits(s, t, length, ask, body);
 }

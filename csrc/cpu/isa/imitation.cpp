@@ -19,8 +19,8 @@ double imitation_rows(const Ts* x, const Tt* y, Ts* g, const S* weight, const S*
     const V w = load(weight + i, part);
     V squares{};
     for (int r = 0; r < R; ++r) {
-      fetch<2>(x + (R + r) * b.student_stride + i);
-      fetch<2>(y + (R + r) * b.teacher_stride + i);
+      fetch(x + (R + r) * b.student_stride + i);
+      fetch(y + (R + r) * b.teacher_stride + i);
       const V d = load(x + r * b.student_stride + i, part) - load(y + r * b.teacher_stride + i, part);
       const V cd = c == nullptr ? d : d * c[r];
       squares += cd * d;

@@ -12,30 +12,22 @@ FRS_INLINE typename Lane<S>::V lowest() {
   return typename Lane<S>::V{} - static_cast<S>(INFINITY);
 }
 
-// A running maximum. A NaN in `value` stays there (no number is greater); one that comes in is noted in
-// `nan`.
+// The larger one, or NaN if one of them is: `larger` keeps a NaN in `maximum`.
 template <class V>
-struct Maximum {
-  V value;
-  decltype(V{} != V{}) nan{};
-
-  FRS_INLINE void raise(V x) {
-    value = larger(x, value);
-    nan = nan | (x != x);
-  }
-  FRS_INLINE V get() const { return nan ? V{} + static_cast<float>(NAN) : value; }
-};
+FRS_INLINE V raised(V maximum, V x) {
+  return x == x ? larger(x, maximum) : x;
+}
 
 // s[l] <- max(s[l], T[0..R, l]);  T [R, locations], rows `stride` apart.
 template <int R, class T, class S>
 FRS_INLINE void raise_rows(const T* t, int64_t stride, int64_t locations, S* s) {
   for_vectors<T>(0, locations, [&](int64_t i, auto part) {
-    Maximum<typename Lane<T>::V> m{load(s + i, part)};
+    typename Lane<T>::V m = load(s + i, part);
     for (int r = 0; r < R; ++r) {
-      fetch<2>(t + (R + r) * stride + i);
-      m.raise(load(t + r * stride + i, part));
+      fetch(t + (R + r) * stride + i);
+      m = raised(m, load(t + r * stride + i, part));
     }
-    store(s + i, part, m.get());
+    store(s + i, part, m);
   });
 }
 
@@ -52,9 +44,9 @@ FRS_INLINE double across(double v) { return v; }
 FRS_INLINE float across(Floats v) {
   float lanes[FRS_LANES];
   store(lanes, v);
-  Maximum<float> m{lanes[0]};
-  for (float lane : lanes) m.raise(lane);
-  return m.get();
+  float m = lanes[0];
+  for (float lane : lanes) m = raised(m, lane);
+  return m;
 }
 
 // max over t[0..channels).
@@ -63,14 +55,14 @@ FRS_INLINE auto maximum(const T* t, int64_t channels) {
   using V = typename Lane<T>::V;
   using S = typename Lane<T>::Scalar;
   constexpr int N = kTogether<T, T>;
-  Maximum<V> m[N];
-  for (auto& each : m) each = {lowest<S>()};
+  V m[N];
+  for (V& each : m) each = lowest<S>();
   for_steps<N * Lane<T>::kCount>(0, channels, [&](int64_t i, auto part) {
     const auto group = group_of(load_raw<N>(t + i, part, -INFINITY));
-    for (int j = 0; j < N; ++j) m[j].raise(group.v[j]);
+    for (int j = 0; j < N; ++j) m[j] = raised(m[j], group.v[j]);
   });
-  for (int j = 1; j < N; ++j) m[0].raise(m[j].get());
-  return across(m[0].get());
+  for (int j = 1; j < N; ++j) m[0] = raised(m[0], m[j]);
+  return across(m[0]);
 }
 
 }  // namespace

@@ -26,10 +26,9 @@ void gather_segment(const Ts* s, const Tt* t, int64_t length, const Block& b, S*
   constexpr int64_t kCount = Lane<Ts>::kCount;
   const V one = V{} + 1.0f;  // S is known when the sums are
   const int64_t vectors = round_up(length, N * kCount) / kCount;
-  Maximum<V> maxima[kSegment / kCount];
-  V totals[kSegment / kCount];
+  V maxima[kSegment / kCount], totals[kSegment / kCount];
   for (int64_t i = 0; i < vectors; ++i) {
-    maxima[i] = {lowest<S>()};
+    maxima[i] = lowest<S>();
     totals[i] = V{};
   }
   for (int64_t c = 0; c < b.channels; c += kMaxTerms) {
@@ -38,7 +37,8 @@ void gather_segment(const Ts* s, const Tt* t, int64_t length, const Block& b, S*
       for_logit_row(s, t, row, length, b, [&](int64_t i, auto, auto, auto teacher, const auto& terms) {
         const auto candidates = group_of(teacher);
         for (int j = 0; j < N; ++j) {
-          maxima[i / kCount + j].raise(candidates.v[j]);
+          V& maximum = maxima[i / kCount + j];
+          maximum = raised(maximum, candidates.v[j]);
           entropies[i / kCount + j].add(terms.v[j], one, b.beta);
         }
       });
@@ -46,7 +46,7 @@ void gather_segment(const Ts* s, const Tt* t, int64_t length, const Block& b, S*
   }
   S apart_maximum[kSegment], apart_sum[kSegment];
   for (int64_t i = 0; i < vectors; ++i) {
-    store(apart_maximum + i * kCount, maxima[i].get());
+    store(apart_maximum + i * kCount, maxima[i]);
     store(apart_sum + i * kCount, totals[i]);
   }
   for (int64_t i = 0; i < length; ++i) {
@@ -70,7 +70,7 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
   constexpr int64_t kChunk = kMaxTerms * N * Lane<Ts>::kCount;
   const V one = V{} + 1.0f;
   for (int64_t l = 0; l < b.locations; ++l) {
-    Maximum<V> m{lowest<S>()};
+    V m = lowest<S>();
     V total{};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
       Entropy<V> entropy[N];
@@ -79,13 +79,13 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
                          [&](int64_t, auto, auto, auto teacher, const auto& terms) {
                            const auto candidates = group_of(teacher);
                            for (int j = 0; j < N; ++j) {
-                             m.raise(candidates.v[j]);
+                             m = raised(m, candidates.v[j]);
                              entropy[j].add(terms.v[j], one, b.beta);
                            }
                          });
       for (const Entropy<V>& e : entropy) total += e.total(one);
     }
-    out.maximum[l] = across(m.get());
+    out.maximum[l] = across(m);
     out.entropy[l] = sum(total);
   }
 }
@@ -96,8 +96,8 @@ void add_squares(const Ts* x, const Tt* y, const S* c, const Block& b, S* square
   for_vectors<Ts>(0, b.locations, [&](int64_t i, auto part) {
     auto total = load(squares + i, part);
     for (int r = 0; r < R; ++r) {
-      fetch<2>(x + (R + r) * b.student_stride + i);
-      fetch<2>(y + (R + r) * b.teacher_stride + i);
+      fetch(x + (R + r) * b.student_stride + i);
+      fetch(y + (R + r) * b.teacher_stride + i);
       const auto d = load(x + r * b.student_stride + i, part) - load(y + r * b.teacher_stride + i, part);
       total += (c == nullptr ? d : d * c[r]) * d;
     }
