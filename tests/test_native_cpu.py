@@ -80,6 +80,7 @@ for dtype, tolerance in ((torch.float32, 2e-6), (torch.bfloat16, 8e-3), (torch.f
         for ours, truth in zip(maps, frs_kernels.reference.frs_mask([v.double() for v in call[2]])):
             torch.testing.assert_close(ours.double(), truth, rtol=1e-6, atol=0)
 t.check_special_values()
+t.check_large_gradients()
 """
 
 
@@ -122,6 +123,34 @@ def check_special_values():
 
 def test_special_values():
     check_special_values()
+
+
+def check_large_gradients():
+    """Gradients of more than 16 MB are stored past the caches: the same bits as of each image alone."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            shape = (10, 40, 104, 208)
+            student, teacher = (
+                torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=layout)
+                for _ in range(2)
+            )
+            weight = torch.rand(10, 104, 208, generator=generator)
+            assert student.numel() * student.element_size() > 16 * MEBIBYTE
+
+            def gradient(s, t, w):
+                s = s.detach().requires_grad_()
+                frs_kernels.weighted_bce(s, t, w, normalizer=3.0, backend="native").backward()
+                return s.grad
+
+            together = gradient(student, teacher, weight)
+            for image in (slice(0, 1), slice(9, 10)):
+                alone = gradient(student[image], teacher[image], weight[image])
+                assert torch.equal(together[image], alone)
+
+
+def test_large_gradients():
+    check_large_gradients()
 
 
 def test_half_precision_is_converted_as_torch_converts_it():
