@@ -15,34 +15,35 @@ struct Term {
   Decays<V> decays;
 };
 
-// What the terms of one vector of locations (or of one location's channels) add up to, each w times as much:
-// partly in `sum`, which the caller may share among vectors, partly in the rest. PlainEntropy: each is linear
-// + w log1p(exp(-|s|)); the logarithms of up to kMaxTerms terms are taken as one, of their product.
+// What the terms of one vector of locations (or of one location's channels) add up to, each w times as much.
+// PlainEntropy: each is linear + w log1p(exp(-|s|)); the logarithms of up to kMaxTerms terms are taken as
+// one, of their product.
 template <class V>
 struct PlainEntropy {
-  V product{};
+  V linear{}, product{};
 
-  FRS_INLINE V add(const Term<V>& x, V w, double, V& sum) {  // returns w times the slope by |s|
+  FRS_INLINE V add(const Term<V>& x, V w, double) {  // returns w times the slope by |s|
     const CrossEntropy<V> h = cross_entropy(x.size, x.apart, x.decays, w);
-    sum += h.linear;
+    linear += h.linear;
     product = log_product(product, h.exp_abs);
     return h.slope;
   }
-  FRS_INLINE V rest(V w) const { return w * log1p(product); }
+  FRS_INLINE V total(V w) const { return linear + w * log1p(product); }
 };
 
 // The same with the factor |sigmoid(s) - sigmoid(t)|^beta, beta > 0.
 template <class V>
 struct FocalEntropy {
   using Scalar = std::conditional_t<std::is_same_v<V, double>, double, float>;
+  V value{};
 
-  FRS_INLINE V add(const Term<V>& x, V w, double beta, V& sum) {
+  FRS_INLINE V add(const Term<V>& x, V w, double beta) {
     const CrossEntropy<V> h = cross_entropy(x.size, x.apart, x.decays, V{} + 1.0f);
     const Focal<V> f = focal(h, static_cast<Scalar>(beta));
-    sum += w * f.value;
+    value += f.value;
     return w * f.slope;
   }
-  FRS_INLINE V rest(V) const { return V{}; }
+  FRS_INLINE V total(V w) const { return w * value; }
 };
 
 // A logit whose terms are exactly 0, beside another such: exp(-128) counts as 0. Fills the lanes past the

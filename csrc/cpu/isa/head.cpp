@@ -38,22 +38,18 @@ double segment(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows, i
   const Weights<S, N, kCount> w(weight, length, static_cast<S>(b.factor));
   const bool streamed = b.streamed;
   Entropy<V> entropies[kSegment / kCount];
-  double total = 0.0;
   for (int64_t r = 0; r < rows; ++r) {
-    V of_row{};
     for_logit_row(s, t, r, length, b, [&](int64_t i, auto part, auto student, auto, const auto& terms) {
       Group<V, N> slope;
       for (int j = 0; j < N; ++j)
-        slope.v[j] =
-            entropies[i / kCount + j].add(terms.v[j], load(w.values + i + j * kCount), b.beta, of_row);
+        slope.v[j] = entropies[i / kCount + j].add(terms.v[j], load(w.values + i + j * kCount), b.beta);
       if (g != nullptr) put_flipped(g + r * b.grad_stride + i, part, slope, student, streamed);
     });
-    total += sum(of_row);
   }
-  V rest{};
+  V total{};
   for (int64_t i = 0; i < round_up(length, N * kCount); i += kCount)
-    rest += entropies[i / kCount].rest(load(w.values + i));
-  return total + sum(rest);
+    total += entropies[i / kCount].total(load(w.values + i));
+  return sum(total);
 }
 
 template <template <class> class Entropy, class Ts, class Tt, class S>
@@ -83,11 +79,10 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
       for_logit_channels(s + begin, t + begin, std::min(kChunk, b.channels - begin),
                          [&](int64_t i, auto part, auto student, auto, const auto& terms) {
                            Group<V, N> slope;
-                           for (int j = 0; j < N; ++j)
-                             slope.v[j] = entropy[j].add(terms.v[j], w, b.beta, location);
+                           for (int j = 0; j < N; ++j) slope.v[j] = entropy[j].add(terms.v[j], w, b.beta);
                            if (g != nullptr) put_flipped(g + begin + i, part, slope, student, streamed);
                          });
-      for (const Entropy<V>& e : entropy) location += e.rest(w);
+      for (const Entropy<V>& e : entropy) location += e.total(w);
     }
     total += sum(location);
     s += b.student_stride;

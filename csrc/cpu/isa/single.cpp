@@ -33,17 +33,16 @@ void gather_segment(const Ts* s, const Tt* t, int64_t length, const Block& b, S*
   }
   for (int64_t c = 0; c < b.channels; c += kMaxTerms) {
     Entropy<V> entropies[kSegment / kCount];
-    V sums[kSegment / kCount] = {};
     for (int64_t row = c; row < std::min(c + kMaxTerms, b.channels); ++row)
       for_logit_row(s, t, row, length, b, [&](int64_t i, auto, auto, auto teacher, const auto& terms) {
         const auto candidates = group_of(teacher);
         for (int j = 0; j < N; ++j) {
           V& maximum = maxima[i / kCount + j];
           maximum = raised(maximum, candidates.v[j]);
-          entropies[i / kCount + j].add(terms.v[j], one, b.beta, sums[i / kCount + j]);
+          entropies[i / kCount + j].add(terms.v[j], one, b.beta);
         }
       });
-    for (int64_t i = 0; i < vectors; ++i) totals[i] += sums[i] + entropies[i].rest(one);
+    for (int64_t i = 0; i < vectors; ++i) totals[i] += entropies[i].total(one);
   }
   S apart_maximum[kSegment], apart_sum[kSegment];
   for (int64_t i = 0; i < vectors; ++i) {
@@ -81,10 +80,10 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
                            const auto candidates = group_of(teacher);
                            for (int j = 0; j < N; ++j) {
                              m = raised(m, candidates.v[j]);
-                             entropy[j].add(terms.v[j], one, b.beta, total);
+                             entropy[j].add(terms.v[j], one, b.beta);
                            }
                          });
-      for (const Entropy<V>& e : entropy) total += e.rest(one);
+      for (const Entropy<V>& e : entropy) total += e.total(one);
     }
     out.maximum[l] = across(m);
     out.entropy[l] = sum(total);
