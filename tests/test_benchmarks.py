@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from benchmarks import cpu_arithmetic, machine, memory, selection, timers, truth
+from benchmarks import cpu_arithmetic, machine, memory, selection, side_by_side, timers, truth
 from benchmarks.measure import Call
 from benchmarks.providers import EAGER, PROVIDERS
 from benchmarks.workloads import DTYPES, LAYOUTS, MODES, OPS, WORKLOADS, Case, make_inputs
@@ -179,6 +179,22 @@ def test_cuda_clock_gives_seconds_of_device_time(monkeypatch):
         _FakeEvent.now += 25.0  # ms
 
     assert timers.timed(timers.clock("cuda"), run) == pytest.approx(0.025)
+
+
+def test_side_by_side_times_every_kind(monkeypatch):
+    monkeypatch.setattr(side_by_side, "CALLS", 3)
+    if load_native("cpu") is not None:
+        pytest.skip("the CPU kernels are not built")
+    found = side_by_side.medians("tiny")
+    assert [len(row) for row in found] == [len(side_by_side.KINDS)] * 2
+    assert all(0 < seconds < 1 for row in found for seconds in row)
+
+
+def test_side_by_side_names_a_tree_that_is_not_built(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["side_by_side", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        side_by_side.main()
+    assert f"{tmp_path} is not built" in capsys.readouterr().err
 
 
 def test_arithmetic_of_a_cpu_kernel_takes_time(monkeypatch):

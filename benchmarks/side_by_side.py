@@ -1,0 +1,87 @@
+"""What a change to the CPU kernels is worth on this machine: this tree and another one in turns.
+
+python -m benchmarks.side_by_side OTHER_TREE
+
+Both trees have to be built in place (`python setup.py build_ext --inplace`), their operators have to take the
+same arguments. Every round starts one process a tree; the table has the median over the rounds of this tree's
+time divided by the other's: the whole loss on RetinaNet's shapes, the operator without the Python around it.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.machine import ROOT
+from benchmarks.timers import clock, timed
+from benchmarks.workloads import LAYOUTS, Case, make_inputs
+
+CALLS, ROUNDS = 25, 7
+KINDS = tuple(itertools.product(("fp32", "bf16"), LAYOUTS))
+
+
+def library_of(tree: Path) -> Path:
+    return tree / "frs_kernels" / "_native_cpu.so"
+
+
+def medians(workload: str) -> list[list[float]]:
+    """Seconds of the operator that is loaded: with and without gradients, a list over KINDS each."""
+    scalars = (0, 1.0, None, 1.0, None, 1.0, None, 0.0)
+    found = [[], []]
+    for dtype, layout in KINDS:
+        x, y, s, t, _ = make_inputs(Case("loss", "both", workload, 1, dtype, layout), "cpu").lists
+        for grads, row in zip((True, False), found, strict=True):
+            arguments = (x, y, s, t, [], [], *scalars, grads, grads)
+
+            def call(arguments=arguments):
+                torch.ops.frs_kernels.loss(*arguments)
+
+            row.append(statistics.median(timed(clock("cpu"), call) for _ in range(CALLS)))
+    return found
+
+
+def measured(tree: Path, isa: str) -> list[list[float]]:
+    command = [sys.executable, "-m", "benchmarks.side_by_side", "--measure", str(tree)]
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": isa}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("tree", type=Path, help="the other tree, built in place")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    other = options.tree.resolve()
+    for tree in (other, ROOT):
+        if not library_of(tree).exists():
+            parser.error(f"{tree} is not built: run `python setup.py build_ext --inplace` there")
+    if options.measure:
+        import frs_kernels.library  # noqa: F401 - the operators' schemas
+
+        torch.ops.load_library(library_of(other))
+        print(json.dumps(medians("retinanet-800x1344")))
+        return
+    from frs_kernels import _host
+
+    print("| new time / old time |", " | ".join(f"{dtype} {layout}" for dtype, layout in KINDS), "|")
+    print("|---" * (len(KINDS) + 1) + "|")
+    baseline, *better = _host.instruction_sets()
+    for isa in better or [baseline]:
+        rounds = [[measured(tree, isa) for tree in (other, ROOT)] for _ in range(ROUNDS)]
+        for row, what in enumerate(("with gradients", "without")):
+            ratios = (
+                statistics.median(new[row][kind] / old[row][kind] for old, new in rounds)
+                for kind in range(len(KINDS))
+            )
+            print(f"| {isa}, {what} |", " | ".join(f"{ratio:.2f}" for ratio in ratios), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
