@@ -27,11 +27,11 @@ struct Block {
 
 // Sums over locations are taken over runs of kRun, so that they do not depend on how blocks are cut.
 constexpr int64_t kRun = 256;
-constexpr int64_t kMaxSingle = 4096;
+constexpr int64_t kMaxSingle = 8192;
 
-// Losses with gradients have a sum for each segment of kSegment locations of a location-major block, and one
-// sum for a channel-major block.
-constexpr int64_t kSegment = 1024, kMaxTerms = 64;
+// Losses with gradients have a sum for each segment of kSegment locations of a location-major block, which
+// has at most kMaxRow of them and kMaxTerms channels, and one sum for a channel-major block.
+constexpr int64_t kSegment = 1024, kMaxRow = 20 * kSegment, kMaxTerms = 64;
 
 constexpr int64_t pieces(int64_t total, int64_t size) { return (total + size - 1) / size; }
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return pieces(value, multiple) * multiple; }

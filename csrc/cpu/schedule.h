@@ -72,17 +72,19 @@ inline int64_t locations_per_pass(const Level& level, bool channel_major, int th
 }
 
 // A pass with gradients: units of whole segments of kMaxTerms channels, each with a sum of its own, so that
-// their length may follow the threads; in channels_last a unit has one sum, and must not follow them.
+// their length may follow the threads: whole rows, which lie in memory one after another, where there are
+// few. In channels_last a unit has one sum, and must not follow them.
 struct Tile {
   int64_t channels, locations;
 };
 inline Tile tile_of(int64_t batch, int64_t channels, int64_t locations, bool channel_major, int threads) {
-  constexpr int64_t kElements = 1 << 16, kUnits = 4, kMaxSegments = 16;  // units a thread, segments a unit
+  constexpr int64_t kElements = 1 << 16;  // of a channels_last unit
+  constexpr int64_t kUnits = 4;           // others a thread
   if (channel_major)
     return {std::max<int64_t>(channels, 1), std::max<int64_t>(1, kElements / std::max<int64_t>(channels, 1))};
   const int64_t segments = std::max<int64_t>(pieces(locations, kSegment), 1);
   const int64_t rows = batch * pieces(channels, kMaxTerms);
-  const int64_t wanted = std::clamp<int64_t>(rows * segments / (kUnits * threads), 1, kMaxSegments);
+  const int64_t wanted = std::clamp<int64_t>(rows * segments / (kUnits * threads), 1, kMaxRow / kSegment);
   return {kMaxTerms, kSegment * pieces(segments, pieces(segments, wanted))};
 }
 

@@ -72,14 +72,9 @@ FRS_INLINE Floats load(const Half* p) {
 
 FRS_INLINE void store(float* p, Floats v) { memcpy(p, &v, sizeof(v)); }
 FRS_INLINE void store(double* p, double v) { *p = v; }
-// To nearest, ties to even, in the upper half of a word. A NaN stays one as long as its lower half is 0: so
-// are those that arithmetic makes of bfloat16.
-FRS_INLINE Words round_to_bf16(Floats v) {
-  const Words bits = bit_cast<Words>(v);
-  return bits + 0x7fff + (bits >> 16 & 1);
-}
-FRS_INLINE void store(BFloat16* p, Floats v) {  // any NaN becomes the quiet one
-  const Words bf16 = round_to_bf16(v == v ? v : Floats{} + NAN) >> 16;
+FRS_INLINE void store(BFloat16* p, Floats v) {  // to nearest, ties to even; any NaN becomes the quiet one
+  const Words bits = bit_cast<Words>(v == v ? v : Floats{} + NAN);
+  const Words bf16 = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 #if defined(__AVX512F__)
   const __m256i h = _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)bf16);
 #elif defined(__AVX2__)
@@ -129,9 +124,8 @@ FRS_INLINE void stream_fence() {
 #endif
 }
 
-// Asks for the line at p, which a row further on will need, wherever that is: it is never read here. Into the
-// second cache: the first one is too small for a row of every tensor, and would lose what is in use.
-FRS_INLINE void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+// Asks for the line at p, wherever that is: it is never read here.
+FRS_INLINE void fetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
 // How much of a vector is there: all of it, or, at the end of a row, `count` elements. Lanes beyond them are
 // loaded as `fill` and not stored.

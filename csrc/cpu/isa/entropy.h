@@ -15,40 +15,46 @@ struct Term {
   Decays<V> decays;
 };
 
-// What the terms of one vector of locations (or of one location's channels) add up to, each w times as much.
-// PlainEntropy: each is linear + w log1p(exp(-|s|)); the logarithms of up to kMaxTerms terms are taken as
-// one, of their product.
+// What the terms of one vector of locations (or of one location's channels) add up to, each w times as much:
+// partly in `sum`, which the caller may share among vectors, partly in the rest. PlainEntropy: each is linear
+// + w log1p(exp(-|s|)); the logarithms of up to kMaxTerms terms are taken as one, of their product.
 template <class V>
 struct PlainEntropy {
-  V linear{}, product{};
+  V product;
 
-  FRS_INLINE V add(const Term<V>& x, V w, double) {  // returns w times the slope by |s|
+  FRS_INLINE V add(const Term<V>& x, V w, double, V& sum) {  // returns w times the slope by |s|
     const CrossEntropy<V> h = cross_entropy(x.size, x.apart, x.decays, w);
-    linear += h.linear;
+    sum += h.linear;
     product = log_product(product, h.exp_abs);
     return h.slope;
   }
-  FRS_INLINE V total(V w) const { return linear + w * log1p(product); }
+  FRS_INLINE V rest(V w) const { return w * log1p(product); }
 };
 
 // The same with the factor |sigmoid(s) - sigmoid(t)|^beta, beta > 0.
 template <class V>
 struct FocalEntropy {
   using Scalar = std::conditional_t<std::is_same_v<V, double>, double, float>;
-  V value{};
 
-  FRS_INLINE V add(const Term<V>& x, V w, double beta) {
+  FRS_INLINE V add(const Term<V>& x, V w, double beta, V& sum) {
     const CrossEntropy<V> h = cross_entropy(x.size, x.apart, x.decays, V{} + 1.0f);
     const Focal<V> f = focal(h, static_cast<Scalar>(beta));
-    value += f.value;
+    sum += w * f.value;
     return w * f.slope;
   }
-  FRS_INLINE V total(V w) const { return w * value; }
+  FRS_INLINE V rest(V) const { return V{}; }
 };
 
 // A logit whose terms are exactly 0, beside another such: exp(-128) counts as 0. Fills the lanes past the
 // channels.
 constexpr float kNoLogit = -128.0f;
+
+// What is read after a row of logits lies at *_stride from it; what is read `ahead` elements after a block,
+// the processor is asked for at that block. By itself it looks ahead less far than these loops need.
+struct Next {
+  int64_t ahead, student_stride, teacher_stride;
+};
+constexpr int64_t kAhead = 1024;
 
 // Of a loop whose constants would take the registers of the one that follows, where there are only 16: the
 // compiler leaves the sums of that one in memory.
@@ -66,11 +72,11 @@ struct Ahead {
   static constexpr int64_t kCount = Lane<Ts>::kCount, kStep = N * kCount, kSize = 16 * kStep;
   alignas(64) S student[kSize], teacher[kSize];
 
-  // s, t [length <= kSize]. ask(i) fetches what is read later than this row.
-  template <class Ask>
-  FRS_APART void fill(const Ts* s, const Tt* t, int64_t length, const Ask ask) {
+  // s, t [length <= kSize]; later_s, later_t [length]: what to ask for.
+  FRS_APART void fill(const Ts* s, const Tt* t, int64_t length, const Ts* later_s, const Tt* later_t) {
     for_steps<kStep>(0, length, [&](int64_t i, auto part) {
-      ask(i);
+      fetch(later_s + i);
+      fetch(later_t + i);
       const auto from_s = negative_abs_of(load_raw<N>(s + i, part, kNoLogit));
       const auto from_t = negative_abs_of(load_raw<N>(t + i, part, kNoLogit));
       for (int j = 0; j < N; ++j) store(student + i + j * kCount, exp_nonpositive(from_s.v[j]));
@@ -90,40 +96,26 @@ struct Ahead {
 };
 
 // body(i, part, s, t, terms) over the groups of a row of logits, s and t as they lie in memory, block by
-// block: first all exponentials of a block, then the rest of it. Their chain of dependent instructions is
-// half of an element's; apart, more elements fit into what the processor looks ahead.
-template <class Ts, class Tt, class Ask, class Body>
-FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, const Ask& ask, const Body& body) {
+// block: first all exponentials of a block, then the rest of it, then done(i) with the block's first element.
+// Their chain of dependent instructions is half of an element's; apart, more elements fit into what the
+// processor looks ahead.
+template <class Ts, class Tt, class Body, class Done>
+FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, const Next& next, const Body& body,
+                           const Done& done) {
   Ahead<Ts, Tt> ahead;
+  const int64_t end = round_up(length, ahead.kSize), later = next.ahead < end ? next.ahead : end;
   for (int64_t first = 0; first < length; first += ahead.kSize, s += ahead.kSize, t += ahead.kSize) {
     const int64_t count = first + ahead.kSize < length ? ahead.kSize : length - first;
-    ahead.fill(s, t, count, [&](int64_t i) { ask(first + i); });
+    const bool in_row = first + later < end;
+    ahead.fill(s, t, count, s + later + (in_row ? 0 : next.student_stride - end),
+               t + later + (in_row ? 0 : next.teacher_stride - end));
     for_steps<ahead.kStep>(0, count, [&](int64_t i, auto part) {
       const auto student = load_raw<ahead.N>(s + i, part, kNoLogit);
       const auto teacher = load_raw<ahead.N>(t + i, part, kNoLogit);
       body(first + i, part, student, teacher, ahead.terms(i, student, teacher));
     });
+    done(first);
   }
-}
-
-// The row `row` of NCHW logits: the next one is `*_stride` away, where nothing else would look for it.
-template <class Ts, class Tt, class Body>
-FRS_INLINE void for_logit_row(const Ts* s, const Tt* t, int64_t row, int64_t length, const Block& b,
-                              const Body& body) {
-  s += row * b.student_stride;
-  t += row * b.teacher_stride;
-  const auto ask = [next_s = s + b.student_stride, next_t = t + b.teacher_stride](int64_t i) {
-    fetch(next_s + i);
-    fetch(next_t + i);
-  };
-  for_logits(s, t, length, ask, body);
-}
-
-// Some logits of one location of channels_last: the next ones follow at once, and the processor has asked for
-// them already.
-template <class Ts, class Tt, class Body>
-FRS_INLINE void for_logit_channels(const Ts* s, const Tt* t, int64_t length, const Body& body) {
-  for_logits(s, t, length, [](int64_t) {}, body);
 }
 
 }  // namespace

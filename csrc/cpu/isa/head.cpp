@@ -15,10 +15,10 @@ FRS_INLINE S plain_nan(S x) {
   return x == x ? x : static_cast<S>(NAN);
 }
 
-// w = S factor of a segment, apart as the groups are.
+// w = S factor of a row, apart as the groups are.
 template <class S, int N, int64_t kCount>
 struct Weights {
-  S values[kSegment];
+  S values[kMaxRow];
 
   Weights(const S* weight, int64_t length, S factor) {
     const int64_t end = round_up(length, N * kCount);
@@ -27,40 +27,43 @@ struct Weights {
   }
 };
 
-// s, t, g [rows, length] with rows `b.*_stride` apart, rows <= kMaxTerms, length <= kSegment; S [length]. Row
-// after row: the sums of the locations wait in the first cache for the next one.
+// s, t, g [channels, locations] with rows `b.*_stride` apart, channels <= kMaxTerms, locations <= kMaxRow;
+// S [locations]. Row after row, as they lie in memory: what the locations' products have come to waits in the
+// second cache for the next one.
 template <template <class> class Entropy, class Ts, class Tt, class S>
-double segment(const Ts* s, const Tt* t, Ts* g, const S* weight, int64_t rows, int64_t length,
-               const Block& b) {
+void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b, double* sums) {
   using V = typename Lane<Ts>::V;
   constexpr int N = kTogether<Ts, Tt>;
   constexpr int64_t kCount = Lane<Ts>::kCount;
-  const Weights<S, N, kCount> w(weight, length, static_cast<S>(b.factor));
+  const Weights<S, N, kCount> w(weight, b.locations, static_cast<S>(b.factor));
   const bool streamed = b.streamed;
-  Entropy<V> entropies[kSegment / kCount];
-  for (int64_t r = 0; r < rows; ++r) {
-    for_logit_row(s, t, r, length, b, [&](int64_t i, auto part, auto student, auto, const auto& terms) {
-      Group<V, N> slope;
-      for (int j = 0; j < N; ++j)
-        slope.v[j] = entropies[i / kCount + j].add(terms.v[j], load(w.values + i + j * kCount), b.beta);
-      if (g != nullptr) put_flipped(g + r * b.grad_stride + i, part, slope, student, streamed);
-    });
+  Entropy<V> entropies[kMaxRow / kCount];
+  const int64_t vectors = round_up(b.locations, N * kCount) / kCount;
+  std::fill(entropies, entropies + vectors, Entropy<V>{});
+  std::fill(sums, sums + pieces(b.locations, kSegment), 0.0);
+  const Next next = {kAhead, b.student_stride, b.teacher_stride};
+  for (int64_t r = 0; r < b.channels; ++r) {
+    Ts* const row = g == nullptr ? g : g + r * b.grad_stride;
+    V linear[N] = {}, segments[kMaxRow / kSegment] = {};
+    for_logits(
+        s + r * b.student_stride, t + r * b.teacher_stride, b.locations, next,
+        [&](int64_t i, auto part, auto student, auto, const auto& terms) {
+          Group<V, N> slope;
+          for (int j = 0; j < N; ++j)
+            slope.v[j] =
+                entropies[i / kCount + j].add(terms.v[j], load(w.values + i + j * kCount), b.beta, linear[j]);
+          if (row != nullptr) put_flipped(row + i, part, slope, student, streamed);
+        },
+        [&](int64_t i) {
+          for (V& each : linear) {
+            segments[i / kSegment] += each;
+            each = V{};
+          }
+        });
+    for (int64_t i = 0; i < pieces(b.locations, kSegment); ++i) sums[i] += sum(segments[i]);
   }
-  V total{};
-  for (int64_t i = 0; i < round_up(length, N * kCount); i += kCount)
-    total += entropies[i / kCount].total(load(w.values + i));
-  return sum(total);
-}
-
-template <template <class> class Entropy, class Ts, class Tt, class S>
-void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b, double* sums) {
-  for (int64_t l = 0; l < b.locations; l += kSegment, ++sums) {
-    *sums = 0.0;
-    for (int64_t c = 0; c < b.channels; c += kMaxTerms)
-      *sums += segment<Entropy>(s + c * b.student_stride + l, t + c * b.teacher_stride + l,
-                                g == nullptr ? g : g + c * b.grad_stride + l, weight + l,
-                                std::min(kMaxTerms, b.channels - c), std::min(kSegment, b.locations - l), b);
-  }
+  for (int64_t v = 0; v < vectors; ++v)
+    sums[v * kCount / kSegment] += sum(entropies[v].rest(load(w.values + v * kCount)));
 }
 
 // s, t, g [locations, channels] with locations `b.*_stride` apart; S [locations].
@@ -73,17 +76,21 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
   double total = 0.0;
   for (int64_t l = 0; l < b.locations; ++l) {
     const V w = V{} + plain_nan(weight[l] * static_cast<S>(b.factor));
-    V location{};
+    V location{}, linear[N] = {};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
-      Entropy<V> entropy[N];
-      for_logit_channels(s + begin, t + begin, std::min(kChunk, b.channels - begin),
-                         [&](int64_t i, auto part, auto student, auto, const auto& terms) {
-                           Group<V, N> slope;
-                           for (int j = 0; j < N; ++j) slope.v[j] = entropy[j].add(terms.v[j], w, b.beta);
-                           if (g != nullptr) put_flipped(g + begin + i, part, slope, student, streamed);
-                         });
-      for (const Entropy<V>& e : entropy) location += e.total(w);
+      Entropy<V> entropy[N] = {};
+      const int64_t count = std::min(kChunk, b.channels - begin);
+      for_logits(
+          s + begin, t + begin, count, Next{kAhead, count, count},
+          [&](int64_t i, auto part, auto student, auto, const auto& terms) {
+            Group<V, N> slope;
+            for (int j = 0; j < N; ++j) slope.v[j] = entropy[j].add(terms.v[j], w, b.beta, linear[j]);
+            if (g != nullptr) put_flipped(g + begin + i, part, slope, student, streamed);
+          },
+          [](int64_t) {});
+      for (const Entropy<V>& e : entropy) location += e.rest(w);
     }
+    for (const V& each : linear) location += each;
     total += sum(location);
     s += b.student_stride;
     t += b.teacher_stride;
