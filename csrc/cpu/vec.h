@@ -124,8 +124,11 @@ FRS_INLINE void stream_fence() {
 #endif
 }
 
-// Asks for the line at p, wherever that is: it is never read here.
+// Asks for the line at p, wherever that is: it is never read here. fetch_once: for its last use, into the
+// first cache only; the others keep what is still to be read, as the teacher's logits that made the mask.
+// What calls them has to be inlined: the compiler drops the call of a function that does nothing else.
 FRS_INLINE void fetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+FRS_INLINE void fetch_once(const void* p) { __builtin_prefetch(p, 0, 0); }
 
 // How much of a vector is there: all of it, or, at the end of a row, `count` elements. Lanes beyond them are
 // loaded as `fill` and not stored.

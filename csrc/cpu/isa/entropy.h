@@ -49,12 +49,36 @@ struct FocalEntropy {
 // channels.
 constexpr float kNoLogit = -128.0f;
 
-// What is read after a row of logits lies at *_stride from it; what is read `ahead` elements after a block,
-// the processor is asked for at that block. By itself it looks ahead less far than these loops need.
-struct Next {
-  int64_t ahead, student_stride, teacher_stride;
+// What the processor is asked for while it reads a block of logits. Follows: nothing, as what comes next lies
+// right behind, where it looks by itself.
+struct Follows {
+  FRS_INLINE void ask(int64_t) const {}
+  template <class Ts, class Tt>
+  FRS_INLINE Follows after(int64_t, int64_t, const Ts*, const Tt*) const {
+    return {};
+  }
 };
-constexpr int64_t kAhead = 1024;
+// Rows: what is read `ahead` elements later, in this row or in the next one, which lies at *_stride.
+template <class Ts, class Tt>
+struct Later {
+  const Ts* s;
+  const Tt* t;
+  FRS_INLINE void ask(int64_t i) const {
+    fetch_once(s + i);
+    fetch_once(t + i);
+  }
+};
+struct Rows {
+  int64_t ahead, student_stride, teacher_stride;
+
+  // s, t: element `first` of a row that ends at `end`, in whole blocks.
+  template <class Ts, class Tt>
+  FRS_INLINE Later<Ts, Tt> after(int64_t first, int64_t end, const Ts* s, const Tt* t) const {
+    const int64_t later = ahead < end ? ahead : end;
+    if (first + later < end) return {s + later, t + later};
+    return {s + later + student_stride - end, t + later + teacher_stride - end};
+  }
+};
 
 // Of a loop whose constants would take the registers of the one that follows, where there are only 16: the
 // compiler leaves the sums of that one in memory.
@@ -72,11 +96,11 @@ struct Ahead {
   static constexpr int64_t kCount = Lane<Ts>::kCount, kStep = N * kCount, kSize = 16 * kStep;
   alignas(64) S student[kSize], teacher[kSize];
 
-  // s, t [length <= kSize]; later_s, later_t [length]: what to ask for.
-  FRS_APART void fill(const Ts* s, const Tt* t, int64_t length, const Ts* later_s, const Tt* later_t) {
+  // s, t [length <= kSize]
+  template <class After>
+  FRS_APART void fill(const Ts* s, const Tt* t, int64_t length, const After after) {
     for_steps<kStep>(0, length, [&](int64_t i, auto part) {
-      fetch(later_s + i);
-      fetch(later_t + i);
+      after.ask(i);
       const auto from_s = negative_abs_of(load_raw<N>(s + i, part, kNoLogit));
       const auto from_t = negative_abs_of(load_raw<N>(t + i, part, kNoLogit));
       for (int j = 0; j < N; ++j) store(student + i + j * kCount, exp_nonpositive(from_s.v[j]));
@@ -99,16 +123,14 @@ struct Ahead {
 // block: first all exponentials of a block, then the rest of it, then done(i) with the block's first element.
 // Their chain of dependent instructions is half of an element's; apart, more elements fit into what the
 // processor looks ahead.
-template <class Ts, class Tt, class Body, class Done>
+template <class Ts, class Tt, class Next, class Body, class Done>
 FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, const Next& next, const Body& body,
                            const Done& done) {
   Ahead<Ts, Tt> ahead;
-  const int64_t end = round_up(length, ahead.kSize), later = next.ahead < end ? next.ahead : end;
+  const int64_t end = round_up(length, ahead.kSize);
   for (int64_t first = 0; first < length; first += ahead.kSize, s += ahead.kSize, t += ahead.kSize) {
     const int64_t count = first + ahead.kSize < length ? ahead.kSize : length - first;
-    const bool in_row = first + later < end;
-    ahead.fill(s, t, count, s + later + (in_row ? 0 : next.student_stride - end),
-               t + later + (in_row ? 0 : next.teacher_stride - end));
+    ahead.fill(s, t, count, next.after(first, end, s, t));
     for_steps<ahead.kStep>(0, count, [&](int64_t i, auto part) {
       const auto student = load_raw<ahead.N>(s + i, part, kNoLogit);
       const auto teacher = load_raw<ahead.N>(t + i, part, kNoLogit);

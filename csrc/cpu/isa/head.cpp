@@ -41,7 +41,8 @@ void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Bloc
   const int64_t vectors = round_up(b.locations, N * kCount) / kCount;
   std::fill(entropies, entropies + vectors, Entropy<V>{});
   std::fill(sums, sums + pieces(b.locations, kSegment), 0.0);
-  const Next next = {kAhead, b.student_stride, b.teacher_stride};
+  constexpr int64_t kAhead = 1024;
+  const Rows next = {kAhead, b.student_stride, b.teacher_stride};
   for (int64_t r = 0; r < b.channels; ++r) {
     Ts* const row = g == nullptr ? g : g + r * b.grad_stride;
     V linear[N] = {}, segments[kMaxRow / kSegment] = {};
@@ -81,7 +82,7 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
       Entropy<V> entropy[N] = {};
       const int64_t count = std::min(kChunk, b.channels - begin);
       for_logits(
-          s + begin, t + begin, count, Next{kAhead, count, count},
+          s + begin, t + begin, count, Follows{},
           [&](int64_t i, auto part, auto student, auto, const auto& terms) {
             Group<V, N> slope;
             for (int j = 0; j < N; ++j) slope.v[j] = entropy[j].add(terms.v[j], w, b.beta, linear[j]);

@@ -37,7 +37,7 @@ void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& ou
   const int64_t vectors = round_up(b.locations, N * kCount) / kCount;
   Gathering<Entropy, V> found[kMaxSingle / kCount];
   for (int64_t v = 0; v < vectors; ++v) found[v] = Gathering<Entropy, V>{lowest<S>(), V{}, Entropy<V>{}};
-  const Next next = {kMaxSingle, b.student_stride, b.teacher_stride};  // the next row: it is not close
+  const Rows next = {kMaxSingle, b.student_stride, b.teacher_stride};  // the next row: it is not close
   for (int64_t row = 0; row < b.channels; ++row) {
     for_logits(
         s + row * b.student_stride, t + row * b.teacher_stride, b.locations, next,
@@ -81,8 +81,7 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
       Entropy<V> entropy[N] = {};
       const int64_t count = std::min(kChunk, b.channels - begin);
       for_logits(
-          s + l * b.student_stride + begin, t + l * b.teacher_stride + begin, count,
-          Next{kAhead, count, count},
+          s + l * b.student_stride + begin, t + l * b.teacher_stride + begin, count, Follows{},
           [&](int64_t, auto, auto, auto teacher, const auto& terms) {
             const auto candidates = group_of(teacher);
             for (int j = 0; j < N; ++j) {
