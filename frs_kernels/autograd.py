@@ -20,8 +20,8 @@ def fused_loss(namespace: str, terms: Terms) -> FRSLoss:
         terms.student_feats, terms.teacher_feats, terms.student_logits, terms.teacher_logits,
         terms.weights, terms.channel_weights,
     )  # fmt: skip
-    some = terms.tensors[0]
-    scalars = [_scalar(v, terms.dtype, some.device) for v in (
+    dtype, device = terms.dtype, terms.tensors[0].device
+    scalars = [_scalar(v, dtype, device) for v in (
         terms.normalizer if not isinstance(terms.normalizer, str) else 1.0, terms.feat_scale, terms.head_scale
     )]  # fmt: skip
     code = NORMALIZERS.index(terms.normalizer) if isinstance(terms.normalizer, str) else len(NORMALIZERS) - 1
@@ -64,13 +64,15 @@ class _FusedLoss(torch.autograd.Function):
         ctx.num_feat_grads = len(feat_grads)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(pending, *feat_grads, *logit_grads)
-        return losses[0], losses[1], losses[2]
+        return losses.unbind()
 
     @staticmethod
     def backward(ctx, *grad_outputs):
+        if not torch.is_grad_enabled():
+            return _FusedLoss.gradients(ctx, *grad_outputs)
         with torch.no_grad():
             grads = _FusedLoss.gradients(ctx, *grad_outputs)
-        return _refuse_second(grads) if torch.is_grad_enabled() else grads
+        return _refuse_second(grads)
 
     @staticmethod
     def gradients(ctx, grad_feature, grad_head, grad_total):
@@ -78,7 +80,7 @@ class _FusedLoss(torch.autograd.Function):
         feat_grads, logit_grads = grads[: ctx.num_feat_grads], grads[ctx.num_feat_grads :]
         for_feats, for_logits = _sum(grad_feature, grad_total), _sum(grad_head, grad_total)
         if for_feats is for_logits and feat_grads and logit_grads:
-            grads = _scaled(ctx.namespace, grads, for_feats, pending.flatten())
+            grads = _scaled(ctx.namespace, grads, for_feats, pending)
             feat_grads, logit_grads = grads[: ctx.num_feat_grads], grads[ctx.num_feat_grads :]
         else:
             feat_grads = _scaled(ctx.namespace, feat_grads, for_feats, pending[0])
@@ -116,7 +118,7 @@ def _scaled(namespace: str, grads: list[Tensor], factor: Tensor | None, pending:
     if factor is None or not grads:
         return []
     if torch.compiler.is_compiling() or torch._C._autograd._get_current_graph_task_keep_graph():
-        factors = (factor * pending).unbind()
+        factors = (factor * pending).flatten().unbind()
         return [(grad * each).to(grad.dtype) for grad, each in zip(grads, factors, strict=True)]
     getattr(torch.ops, namespace).scale_(grads, factor, pending)
     return grads

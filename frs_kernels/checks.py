@@ -68,12 +68,11 @@ def _check_counts(present: dict[str, list[Tensor]]) -> None:
 
 def _check_devices(present: dict[str, list[Tensor]]) -> None:
     (first, levels), *_ = present.items()
+    device = levels[0].device
     for name, others in present.items():
         for level, tensor in enumerate(others):
-            if tensor.device != levels[0].device:
-                raise ValueError(
-                    f"level {level}: {name} is on {tensor.device}, {first} on {levels[0].device}"
-                )
+            if tensor.device != device:
+                raise ValueError(f"level {level}: {name} is on {tensor.device}, {first} on {device}")
 
 
 def _check_same_shape(student: str, teacher: str, present: dict[str, list[Tensor]], hint: str) -> None:
