@@ -76,7 +76,7 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
   const V one = V{} + 1.0f;
   for (int64_t l = 0; l < b.locations; ++l) {
     V m = lowest<S>();
-    V total{};
+    V total{}, linear[N] = {};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
       Entropy<V> entropy[N] = {};
       const int64_t count = std::min(kChunk, b.channels - begin);
@@ -86,12 +86,13 @@ void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S
             const auto candidates = group_of(teacher);
             for (int j = 0; j < N; ++j) {
               m = raised(m, candidates.v[j]);
-              entropy[j].add(terms.v[j], one, b.beta, total);
+              entropy[j].add(terms.v[j], one, b.beta, linear[j]);
             }
           },
           [](int64_t) {});
       for (const Entropy<V>& e : entropy) total += e.rest(one);
     }
+    for (const V& each : linear) total += each;
     out.maximum[l] = across(m);
     out.entropy[l] = sum(total);
   }
