@@ -31,7 +31,13 @@ def fused_loss(namespace: str, terms: Terms) -> FRSLoss:
     if feat_grad or head_grad:
         return FRSLoss(*_FusedLoss.apply(namespace, numbers, lengths, feat_grad, head_grad, *tensors))
     losses, *_ = _call(namespace, numbers, lengths, False, False, tensors)
-    return FRSLoss(*losses.unbind())
+    return FRSLoss(*_each(losses))
+
+
+def _each(losses: Tensor) -> tuple[Tensor, ...]:
+    """The three losses as tensors of their own, in the same memory: autograd lets nobody add to a view of
+    several, as `loss += other` does."""
+    return tuple(loss.data for loss in losses.unbind())
 
 
 def _scalar(value, dtype, device) -> tuple[float, Tensor | None]:
@@ -64,7 +70,7 @@ class _FusedLoss(torch.autograd.Function):
         ctx.num_feat_grads = len(feat_grads)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(pending, *feat_grads, *logit_grads)
-        return losses.unbind()
+        return _each(losses)
 
     @staticmethod
     def backward(ctx, *grad_outputs):

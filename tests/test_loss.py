@@ -117,6 +117,24 @@ def test_partial_gradients(target):
     torch.testing.assert_close(leaf.grad, expected[len(SIZES) + 1])
 
 
+@pytest.mark.parametrize("wanted", [True, False], ids=["gradients", "no gradients"])
+def test_losses_can_be_added_to_in_place(target, wanted):
+    base = arguments(device=target.device)
+    leaves = [t.requires_grad_(wanted) for t in base["student_feats"]]
+    loss = frs.frs_loss(**base, backend=target.backend)
+    expected = [2 * loss.total.item(), loss.feature.item(), loss.head.item()]
+    other = torch.tensor(loss.total.item(), device=target.device, requires_grad=True)
+    total = loss.total
+    total += other
+    assert [total.item(), loss.feature.item(), loss.head.item()] == expected
+    total.backward()
+    assert other.grad == 1
+    if wanted:
+        plain = [t.detach().requires_grad_() for t in leaves]
+        frs.frs_loss(**{**base, "student_feats": plain}, backend=target.backend).total.backward()
+        assert all(torch.equal(a.grad, b.grad) for a, b in zip(leaves, plain, strict=True))
+
+
 def test_each_term_can_be_differentiated_alone(target):
     base = {
         name: [t.requires_grad_() for t in levels] for name, levels in arguments(device=target.device).items()
