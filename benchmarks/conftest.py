@@ -60,13 +60,30 @@ def _parameter(item, name: str):
     return item.callspec.params.get(name) if hasattr(item, "callspec") else None
 
 
-def pytest_runtest_setup(item):
+def _minutes(item) -> float:
+    """What this size has for the files of the session, up to this item's kind."""
     minutes = selection.BUDGET[item.config.stash[_DEVICE], item.config.getoption("size")]
     minutes *= sum(selection.SHARES[name] for name in {other.path.stem for other in item.session.items})
     if _parameter(item.session.items[-1], "allocator") == "warm" != _parameter(item, "allocator"):
         minutes *= 1 - selection.RESERVED
-    if time.monotonic() - item.config.stash[_STARTED] > 60 * minutes:
-        pytest.skip(f"the {minutes:.1f} minutes that this size has for these files are spent")
+    return minutes
+
+
+def _seconds_left(item) -> float:
+    return item.config.stash[_STARTED] + 60 * _minutes(item) - time.monotonic()
+
+
+def pytest_runtest_setup(item):
+    if _seconds_left(item) < 0:
+        pytest.skip(f"the {_minutes(item):.1f} minutes that this size has for these files are spent")
+
+
+@pytest.fixture
+def share(request) -> float:
+    """Seconds for this test: its equal share of what is left for those of its file that are still to come."""
+    items = request.session.items
+    waiting = [item for item in items[items.index(request.node) :] if item.path == request.node.path]
+    return max(0.0, _seconds_left(request.node)) / len(waiting)
 
 
 @pytest.fixture(scope="session")

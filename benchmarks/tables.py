@@ -104,17 +104,15 @@ def bandwidth(run: Run) -> str:
 
 
 def gpu_details(run: Run) -> str:
-    """Launches, host time and wall time, where a GPU was measured."""
+    """Launches, host time and wall time, where a GPU was measured, and what events alone would say."""
+    heads = ["", "provider", "launches", "host us", "wall ms", "events, host behind, ms", "device ms"]
     rows = [
         [f"{r.case.op}: {name(r.case)}", r.provider, str(r.extra["launches"] or "-"),
-         f"{r.extra['host_us']:.0f}", f"{r.extra['wall_ms']:.3g}", f"{r.seconds * 1e3:.3g}"]
+         *(f"{number:.3g}" for number in (
+             r.extra["host_us"], r.extra["wall_ms"], r.extra["host_behind_ms"], r.seconds * 1e3))]
         for r in run.singles if "launches" in r.extra
     ]  # fmt: skip
-    return (
-        table(["", "provider", "launches", "host us", "wall ms", "device ms"], rows, run.source)
-        if rows
-        else ""
-    )
+    return table(heads, rows, run.source) if rows else ""
 
 
 def accuracy(run: Run) -> str:
