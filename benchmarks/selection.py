@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from benchmarks.providers import COMPILED, EAGER, FUSED, MAX_AUTOTUNE
 from benchmarks.workloads import LAYOUTS, MODES, Case
 
-SIZES = ("small", "standard", "full")
+SIZES = ("quick", "small", "standard", "full")
 # Minutes after which what is left is skipped.
 BUDGET = {
-    ("cpu", "small"): 3, ("cpu", "standard"): 14, ("cpu", "full"): 90,
-    ("cuda", "small"): 2, ("cuda", "standard"): 8, ("cuda", "full"): 30,
+    ("cpu", "quick"): 1, ("cpu", "small"): 3, ("cpu", "standard"): 14, ("cpu", "full"): 90,
+    ("cuda", "quick"): 2, ("cuda", "small"): 2, ("cuda", "standard"): 8, ("cuda", "full"): 30,
 }  # fmt: skip
 # Of that, the share of each file, so that a session of some of them knows its time.
 SHARES = {
@@ -18,7 +18,8 @@ SHARES = {
     "test_mask": 0.06,
 }  # fmt: skip
 RESERVED = 0.2  # of the minutes: for the races with another allocator, which must come last
-SECONDS_A_CASE = {"small": 0.3, "standard": 2.0, "full": 3.0}  # of timed rounds
+SHORTEST_RACE = 10.0  # seconds of a race on a GPU without anything compiled
+SECONDS_A_CASE = {"quick": 0.2, "small": 0.3, "standard": 2.0, "full": 3.0}  # of timed rounds
 
 RETINANET, SMALL = "retinanet-800x1344", "retinanet-256x256"
 # The fused backends first: they must not go without a number because the compilers took the time.
@@ -56,6 +57,7 @@ _PARTS = [
     Plan("mask", _FORWARD, (RETINANET,), (1,), ("fp32", "bf16")),
 ]
 PLANS = {
+    ("cpu", "quick"): [Plan("loss", _BOTH, ("tiny",)), Plan("mask", _FORWARD, ("tiny",))],
     ("cpu", "small"): [
         Plan("loss", MODES, (SMALL,)),
         Plan("loss", _BOTH, (SMALL,), (1,), ("bf16",), ("nhwc",)),
@@ -87,6 +89,17 @@ PLANS = {
         *(Plan(op, ("both", "forward"), (RETINANET,), (1,), ("fp32", *_HALF), LAYOUTS, _CPU)
           for op in ("head", "imitation")),
         Plan("mask", _FORWARD, (RETINANET,), (1,), ("fp32", *_HALF), LAYOUTS, _CPU),
+    ],
+    ("cuda", "quick"): [
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, FUSED),
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16",)),
+        Plan("loss", ("forward", "backward"), (RETINANET,), (16,), ("bf16",), providers=FUSED),
+        Plan("loss-masks", _BOTH, (RETINANET,), (16,), ("bf16",), providers=FUSED),
+        Plan("loss", _BOTH, (RETINANET,), (1,), ("bf16", "fp32"), providers=FUSED),
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("fp16",), providers=FUSED),
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16",), providers=COMPILED),
+        *(Plan(op, _BOTH, (RETINANET,), (16,), ("bf16",), providers=FUSED) for op in ("head", "imitation")),
+        Plan("mask", _FORWARD, (RETINANET,), (16,), ("bf16",), providers=FUSED),
     ],
     ("cuda", "small"): [
         Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16",), ("nchw",), _CPU),
@@ -138,6 +151,8 @@ def races(size: str, device: str) -> list[tuple[Case, str]]:
     """(case, allocator) of every comparison in which the providers take turns."""
     if device == "cuda":
         return [(case, "default") for case in _gpu_races(size)]
+    if size == "quick":
+        return [(case, "default") for case in Plan("loss", _BOTH, ("tiny",)).cases()]
     if size == "small":
         both = forward = Plan("loss", _BOTH, (SMALL,)).cases()
     else:
@@ -151,6 +166,8 @@ def _gpu_races(size: str) -> list[Case]:
     """bfloat16 before float32: it is what a GPU is used with, and a race may have no time left."""
     if size == "small":
         return Plan("loss", _BOTH, (SMALL,), (1,), ("bf16",)).cases()
+    if size == "quick":
+        return Plan("loss", _BOTH, (RETINANET,), (16, 1), ("bf16",)).cases()
     dtypes = ("bf16", "fp32")
     both, single = (Plan("loss", _BOTH, (RETINANET,), (b,), dtypes, ("nchw",)).cases() for b in (16, 1))
     forward = Plan("loss", _FORWARD, (RETINANET,), (16,), dtypes[:1]).cases()
@@ -159,7 +176,7 @@ def _gpu_races(size: str) -> list[Case]:
 
 def rivals(size: str, device: str) -> tuple[str, ...]:
     """Who takes turns with the fused backends in a race, in the order in which they are made ready."""
-    if size == "small":
+    if size in ("quick", "small"):
         return EAGER if device == "cpu" else (*EAGER, "compile-best")
     tuned = {"full": MAX_AUTOTUNE, "standard": ("compile-best-max",) if device == "cuda" else ()}
     return (*EAGER, *reversed(COMPILED), *tuned[size])

@@ -52,7 +52,6 @@ STEPS = {
     ("cpu", "small"): [Step("resnet18", "resnet10", 1, 96, 128, "none", feat_width=64)],
     ("cpu", "standard"): [Step("resnet34", "resnet18", 2, 256, 320, "none")],
     ("cpu", "full"): [Step("resnet101", "resnet50", 2, 480, 640, "none")],
-    ("cuda", "small"): [],
     ("cuda", "standard"): [Step("resnet101", "resnet50", 8, 800, 1344, "bf16")],
     ("cuda", "full"): [Step("resnet101", "resnet50", 8, 800, 1344, amp) for amp in ("bf16", "none")],
 }
