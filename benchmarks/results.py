@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.providers import FUSED, PROVIDERS
@@ -34,6 +34,7 @@ class Race:
     allocator: str
     turns: dict[str, dict[str, float]]
     copy_gbps: float
+    missing: dict[str, str] = field(default_factory=dict)  # provider -> why it has no turns
 
     def seconds(self, provider: str) -> float:
         return self.turns[provider]["median"]
@@ -49,6 +50,7 @@ class Race:
         )
 
     def speedup(self, provider: str) -> float:
+        """How many times slower than ours a provider is that took part."""
         return self.seconds(provider) / self.seconds(self.ours)
 
     @property
@@ -82,7 +84,9 @@ class Run:
             self.steps.append(extra)
         elif "turns" in extra:
             case = Case(**extra["case"])
-            self.races.append(Race(case, extra["allocator"], extra["turns"], extra["copy_gbps"]))
+            self.races.append(
+                Race(case, extra["allocator"], extra["turns"], extra["copy_gbps"], extra.get("missing", {}))
+            )
         else:
             record = Record(Case(**extra["case"]), extra["provider"], bench["stats"]["median"], extra)
             self.singles.append(record)

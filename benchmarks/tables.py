@@ -46,9 +46,10 @@ def _headline_row(run: Run, race: Race) -> list[str]:
     return [
         f"{run.machine['name']}, B={case.batch}, {case.dtype}, {layout}",
         f"**{time(race.seconds(race.ours))}** ({race.ours})",
-        f"{race.speedup('official'):.1f}x slower",
-        f"{race.speedup('best-eager'):.1f}x slower",
-        f"{race.speedup(best):.1f}x slower" if best else "-",
+        *(
+            f"{race.speedup(each):.1f}x slower" if each in race.turns else "-"
+            for each in ("official", "best-eager", best)
+        ),
         f"{race.gbps / race.copy_gbps:.0%}",
         f"{megabytes(memory.get(race.ours))} / {megabytes(memory.get('official'))} MB" if memory else "-",
     ]
@@ -65,7 +66,11 @@ def races(run: Run) -> str:
         share = f"{race.gbps / race.copy_gbps:.0%}"
         numbers = [*cells, f"{race.gbps:.1f}", f"{race.copy_gbps:.1f}", share]
         rows.append([name(race.case), *([race.allocator] if warm else []), *numbers])
-    return table(heads, rows, run.source)
+    notes = [
+        f"- No {each} on {name(race.case)}: {reason}"
+        for race in run.races for each, reason in race.missing.items()
+    ]  # fmt: skip
+    return "\n".join([table(heads, rows, run.source), *notes, *([""] if notes else [])])
 
 
 def _turn(race: Race, provider: str) -> str:
