@@ -5,6 +5,7 @@ the real ones, on a copy of the tree without .git and in a Python without the tr
 marked gpu are collected, not run; the benchmarks run on the CPU.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import summary
 from frs_kernels.library import load_native
 
 ROOT = Path(__file__).parent.parent
@@ -23,16 +25,16 @@ FOLDERS = ("benchmarks", "csrc", "frs_kernels", "frs_train", "tests", "examples"
 STAGES = {
     "check": "16",
     "build": "build_ext",
-    "quick race": "benchmarks/test_race.py",
-    "quick loss": "benchmarks/test_loss.py",
-    "quick others": "benchmarks/test_mask.py",
-    "tests": "gpu and not slow",
+    "quick race": "after benchmarks/test_race.py",
+    "quick loss": "after benchmarks/test_loss.py",
+    "quick others": "before -m pytest benchmarks/test_mask.py",
+    "tests": "after tests -m gpu and not slow",
     "sanitize memcheck": "memcheck --error-exitcode 99 --kernel-regex kns=frs build",
     "sanitize racecheck": "racecheck --error-exitcode 99 --kernel-regex kns=frs build",
-    "sanitize-tests memcheck": "-m sanitize",
+    "sanitize-tests memcheck": "before -m pytest tests/test_triton_gpu.py",
     "counters": "score_kernel",
     "counters-triton": "mask_kernel",
-    "huge": "gpu and slow",
+    "huge": "before -m pytest tests/test_cuda.py",
     "standard race": "before -m pytest benchmarks/test_race.py",
 }
 
@@ -78,16 +80,15 @@ class Suite:
         held = self.dry / "held"
         held.unlink(missing_ok=True)
         process = self.start(*stages)
-        deadline = time.monotonic() + 120
-        while not held.exists():
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-            time.sleep(0.05)
+        _wait_until(lambda: held.exists() or process.poll() is not None)
+        assert held.exists(), process.communicate()[0]
         if how == signal.SIGKILL:
-            for pid in _session(process.pid):
+            for pid in _alive(process.pid):
                 os.kill(pid, how)
         else:
             process.send_signal(how)
-        process.communicate()
+        process.communicate(timeout=20)
+        _wait_until(lambda: not _alive(process.pid))
         self.set("hold")
 
     @property
@@ -100,15 +101,23 @@ class Suite:
         return file.read_text().splitlines() if file.exists() else []
 
 
-def _session(leader: int) -> list[int]:
-    """The processes of a session."""
+def _wait_until(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _alive(leader: int) -> list[int]:
+    """The processes of a session that have not ended."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if os.getsid(int(entry.name)) == leader:
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            if os.getsid(int(entry.name)) == leader and state not in "ZX":
                 found.append(int(entry.name))
-        except ProcessLookupError:
-            pass
+        except (ProcessLookupError, FileNotFoundError):
+            pass  # it has ended meanwhile
     return found
 
 
@@ -125,6 +134,9 @@ def test_killed_in_every_stage_and_continued(suite):
         suite.kill_in(words, "first", "second")
         done = suite.done()
         assert stage not in done and list(STAGES)[:index] == [name for name in STAGES if name in done]
+        if stage == "quick race":  # the race that was measured before the kill is there already
+            (bench,) = json.loads((suite.folder / "benchmarks.json").read_text())["benchmarks"]
+            assert bench["extra_info"]["turns"].keys() == {"native", "official", "best-eager", "copy"}
     code, output = suite.run("first", "second")
     assert code == 0, output
     assert set(STAGES) <= set(suite.done()) and "all done" in output
@@ -139,3 +151,44 @@ def test_killed_in_every_stage_and_continued(suite):
         "quick race: done before",
     ):  # fmt: skip
         assert wanted in text, text
+
+
+@pytest.mark.slow
+def test_too_few_tests_are_not_done_and_later_stages_run(suite):
+    suite.set("few")
+    suite.set("built")
+    code, output = suite.run("huge", "counters")
+    assert code == 1 and "huge: FAILED" in output and "not done: huge" in output
+    assert suite.done() == ["counters", "counters-triton"]
+    assert "1 passed" in (suite.folder / "summary.md").read_text()
+
+
+def test_a_signal_ends_what_runs_and_another_gpu_has_its_own_folder(suite):
+    suite.kill_in("16", "check", how=signal.SIGTERM)
+    assert suite.done() == [] and "begun: gpu_check 16" in (suite.folder / "check.txt").read_text()
+    before = suite.folder
+    suite.set("name", "NVIDIA Other")
+    assert suite.run("check")[0] == 0
+    names = {folder.name.rpartition("-")[0] for folder in suite.out.iterdir()}
+    assert names == {"nvidia-dry-80gb", "nvidia-other"} and not (before / "done.txt").exists()
+
+
+def test_the_log_of_tests_is_read_with_and_without_xdist():
+    lines = [
+        "tests/test_a.py::test_b[x-1] PASSED                 [ 10%]",
+        "tests/test_a.py::test_c[a b] FAILED [ 20%]",
+        "[gw3] [  5%] PASSED tests/test_a.py::test_c[a b] ",
+        "[gw11] [100%] ERROR tests/test_a.py::test_d",
+        "FAILED tests/test_a.py::test_c[a b] - AssertionError: 1",
+    ]
+    assert summary.outcomes(lines) == {
+        "tests/test_a.py::test_b[x-1]": "PASSED",
+        "tests/test_a.py::test_c[a b]": "PASSED",
+        "tests/test_a.py::test_d": "ERROR",
+    }
+
+
+def test_the_summary_of_a_folder_with_nothing_in_it(tmp_path):
+    (tmp_path / "log.txt").write_text("[10:00:00] check ...\nnoise\n")
+    text = summary.page(tmp_path)
+    assert "[10:00:00] check ..." in text and "noise" not in text and text.count("Nothing yet.") == 5

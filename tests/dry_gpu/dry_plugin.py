@@ -9,9 +9,10 @@ import pytest
 FOLDER = Path(os.environ["DRY"])
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     if (FOLDER / "few").exists():
-        del items[10:]
+        del items[1:]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -19,7 +20,7 @@ def pytest_runtest_protocol(item):
     """Holds after the first test whose results are written, if the command line is the one to be killed."""
     done = yield
     wanted = FOLDER / "hold"
-    words = " ".join(item.config.invocation_params.args)
+    words = "after " + " ".join(item.config.invocation_params.args)
     if wanted.exists() and wanted.read_text() and wanted.read_text() in words:
         (FOLDER / "held").touch()
         time.sleep(300)
