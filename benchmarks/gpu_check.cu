@@ -1,10 +1,12 @@
-// The native CUDA kernels without torch or Python: are they right, and what does each take. Seconds, not
-// minutes, so it is what runs first on a GPU, and what compute-sanitizer runs.
+// The native CUDA kernels without torch or Python: are they right, and what does each take. It takes seconds,
+// so it is what runs first on a GPU, and what compute-sanitizer and ncu run.
 //
-//   nvcc -O3 -std=c++17 -arch=native -Icsrc -Icsrc/include benchmarks/gpu_check.cu csrc/cuda/*.cu -o
-//   build/gpu_check build/gpu_check [BATCH]       RetinaNet 800x1344: errors against float64, then
-//   microseconds (default: 16) build/gpu_check 2 tiny        small ragged levels, every kernel once, no
-//   times: for compute-sanitizer
+//   SOURCES="benchmarks/gpu_check.cu csrc/cuda/*.cu"
+//   nvcc -O3 -std=c++17 -arch=native -Icsrc -Icsrc/include $SOURCES -o build/gpu_check
+//
+//   build/gpu_check [BATCH]     RetinaNet 800x1344, 16 images: errors against float64, microseconds
+//   build/gpu_check 16 once     the whole loss once for each dtype and layout, no times: for ncu
+//   build/gpu_check 2 tiny      small ragged levels, every kernel once, no times: for compute-sanitizer
 //
 // Exit status 1 if a result is wrong or a CUDA call fails.
 #include <cuda_bf16.h>
@@ -21,21 +23,12 @@
 #include <vector>
 
 #include "cuda/launch.h"
+#include "gpu_truth.cuh"
 
 namespace {
 
 using frs::DType, frs::DTypes, frs::Level, frs::LossParams, frs::Normalizer, frs::Span, frs::TensorView;
 namespace cuda = frs::cuda;
-
-#define CHECK(call) check((call), #call, __LINE__)
-void check(cudaError_t error, const char* call, int line) {
-  if (error == cudaSuccess) return;
-  printf("FAILED, line %d: %s: %s\n", line, call, cudaGetErrorString(error));
-  exit(1);
-}
-
-constexpr double kFeatScale = 0.005, kHeadScale = 0.02;
-constexpr int kThreads = 128;
 
 // Device memory that is freed with the object.
 class Memory {
@@ -53,93 +46,6 @@ class Memory {
  private:
   std::vector<void*> taken_;
 };
-
-// ---- inputs ----
-
-__device__ uint32_t hashed(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-  return static_cast<uint32_t>((x ^ (x >> 31)) >> 16);
-}
-
-// Normally distributed numbers.
-template <class T>
-__global__ void fill(T* out, size_t count, float mean, float spread, uint64_t seed) {
-  const size_t stride = size_t{gridDim.x} * blockDim.x;
-  for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride) {
-    const float u = (hashed(seed + 2 * i) + 1.0f) * 0x1p-32f, v = hashed(seed + 2 * i + 1) * 0x1p-32f;
-    out[i] = static_cast<T>(mean + spread * sqrtf(-2 * logf(u)) * cospif(2 * v));
-  }
-}
-
-// ---- the truth, in float64: one thread a location ----
-
-__device__ double widened(double x) { return x; }
-template <class T>
-__device__ double widened(T x) {
-  return static_cast<float>(x);
-}
-
-template <class T>
-struct Truth {
-  const T *x, *y, *s, *t;  // student and teacher features, student and teacher logits of a level
-  const T *dx, *ds;        // the gradients to check
-  int batch, feat_channels, logit_channels, locations;
-  bool location_major;
-  double pending[2];  // what dx and ds lack
-  double* weight;     // [batch * locations], out: S
-  double* sums;       // out: sum of S, of S * squared errors, of S * entropies; then see gradient_errors
-
-  __device__ double at(const T* data, int channels, int index, int channel) const {
-    const size_t b = index / locations, l = index % locations;
-    return widened(data[location_major ? (b * channels + channel) * locations + l
-                                       : (b * locations + l) * channels + channel]);
-  }
-};
-
-__device__ double probability(double z) { return 1 / (1 + exp(-z)); }
-
-template <class T>
-__global__ void true_sums(Truth<T> v) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= v.batch * v.locations) return;
-  double largest = -INFINITY, squares = 0, entropy = 0;
-  for (int k = 0; k < v.logit_channels; ++k) {
-    const double t = v.at(v.t, v.logit_channels, i, k), s = v.at(v.s, v.logit_channels, i, k);
-    largest = fmax(largest, t);
-    entropy += fmax(s, 0.0) + log1p(exp(-fabs(s))) - probability(t) * s;
-  }
-  for (int d = 0; d < v.feat_channels; ++d) {
-    const double difference = v.at(v.x, v.feat_channels, i, d) - v.at(v.y, v.feat_channels, i, d);
-    squares += difference * difference;
-  }
-  const double weight = v.weight[i] = probability(largest);
-  atomicAdd(v.sums, weight);
-  atomicAdd(v.sums + 1, weight * squares);
-  atomicAdd(v.sums + 2, weight * entropy);
-}
-
-// sums[3..6]: |dx - truth|^2, |truth|^2, |ds - truth|^2, |truth|^2. NaN stays: what nobody wrote is NaN.
-template <class T>
-__global__ void gradient_errors(Truth<T> v) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= v.batch * v.locations) return;
-  const double factor = v.weight[i] / v.sums[0];
-  double norms[4] = {};
-  for (int d = 0; d < v.feat_channels; ++d) {
-    const double difference = v.at(v.x, v.feat_channels, i, d) - v.at(v.y, v.feat_channels, i, d);
-    const double truth = kFeatScale * 2 * factor * difference;
-    const double error = v.pending[0] * v.at(v.dx, v.feat_channels, i, d) - truth;
-    norms[0] += error * error, norms[1] += truth * truth;
-  }
-  for (int k = 0; k < v.logit_channels; ++k) {
-    const double s = v.at(v.s, v.logit_channels, i, k), t = v.at(v.t, v.logit_channels, i, k);
-    const double truth = kHeadScale * factor * (probability(s) - probability(t));
-    const double error = v.pending[1] * v.at(v.ds, v.logit_channels, i, k) - truth;
-    norms[2] += error * error, norms[3] += truth * truth;
-  }
-  for (int j = 0; j < 4; ++j) atomicAdd(v.sums + 3 + j, norms[j]);
-}
 
 // ---- clocks and roofs ----
 
@@ -415,14 +321,17 @@ void run_the_others(Problem<T>& p) {
   scale_call(p, 0.5f)();
 }
 
+enum class Mode { times, once, tiny };
+
 template <class T>
-bool run(DType type, const char* name, int batch, bool tiny) {
+bool run(DType type, const char* name, int batch, Mode mode) {
   bool right = true;
   for (bool location_major : {true, false}) {
-    Problem<T> p(type, tiny ? kRagged : kRetinaNet, batch, location_major);
+    Problem<T> p(type, mode == Mode::tiny ? kRagged : kRetinaNet, batch, location_major);
     loss_call(p.memory, p.params, p.types)();
     right &= is_right(p, name);
-    tiny ? run_the_others(p) : time_kernels(p);
+    if (mode == Mode::tiny) run_the_others(p);
+    if (mode == Mode::times) time_kernels(p);
     CHECK(cudaDeviceSynchronize());
   }
   return right;
@@ -432,17 +341,20 @@ bool run(DType type, const char* name, int batch, bool tiny) {
 
 int main(int argc, char** argv) {
   const int batch = argc > 1 ? atoi(argv[1]) : 16;
-  const bool tiny = argc > 2 && strcmp(argv[2], "tiny") == 0;
+  const char* name = argc > 2 ? argv[2] : "";
+  const Mode mode = !strcmp(name, "tiny") ? Mode::tiny : !strcmp(name, "once") ? Mode::once : Mode::times;
   setvbuf(stdout, nullptr, _IOLBF, 0);
   cudaDeviceProp device;
   CHECK(cudaGetDeviceProperties(&device, 0));
   printf("%s, %d multiprocessors, L2 %d MB\n", device.name, device.multiProcessorCount,
          device.l2CacheSize >> 20);
-  if (!tiny) measure_roofs(device.multiProcessorCount);
-  bool right = run<__nv_bfloat16>(DType::bf16, "bf16", batch, tiny);
-  right &= run<float>(DType::f32, "fp32", batch, tiny);
-  if (tiny)
-    right &= run<__half>(DType::f16, "fp16", batch, tiny) && run<double>(DType::f64, "fp64", batch, tiny);
+  if (mode == Mode::times) measure_roofs(device.multiProcessorCount);
+  bool right = run<__nv_bfloat16>(DType::bf16, "bf16", batch, mode);
+  right &= run<float>(DType::f32, "fp32", batch, mode);
+  if (mode == Mode::tiny) {
+    right &= run<__half>(DType::f16, "fp16", batch, mode);
+    right &= run<double>(DType::f64, "fp64", batch, mode);
+  }
   CHECK(cudaDeviceSynchronize());
   return right ? 0 : 1;
 }
