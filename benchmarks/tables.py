@@ -46,9 +46,10 @@ def _headline_row(run: Run, race: Race) -> list[str]:
     return [
         f"{run.machine['name']}, B={case.batch}, {case.dtype}, {layout}",
         f"**{time(race.seconds(race.ours))}** ({race.ours})",
-        f"{race.speedup('official'):.1f}x slower",
-        f"{race.speedup('best-eager'):.1f}x slower",
-        f"{race.speedup(best):.1f}x slower" if best else "-",
+        *(
+            f"{race.speedup(each):.1f}x slower" if each in race.turns else "-"
+            for each in ("official", "best-eager", best)
+        ),
         f"{race.gbps / race.copy_gbps:.0%}",
         f"{megabytes(memory.get(race.ours))} / {megabytes(memory.get('official'))} MB" if memory else "-",
     ]
@@ -65,7 +66,11 @@ def races(run: Run) -> str:
         share = f"{race.gbps / race.copy_gbps:.0%}"
         numbers = [*cells, f"{race.gbps:.1f}", f"{race.copy_gbps:.1f}", share]
         rows.append([name(race.case), *([race.allocator] if warm else []), *numbers])
-    return table(heads, rows, run.source)
+    notes = [
+        f"- No {each} on {name(race.case)}: {reason}"
+        for race in run.races for each, reason in race.missing.items()
+    ]  # fmt: skip
+    return "\n".join([table(heads, rows, run.source), *notes, *([""] if notes else [])])
 
 
 def _turn(race: Race, provider: str) -> str:
@@ -104,17 +109,15 @@ def bandwidth(run: Run) -> str:
 
 
 def gpu_details(run: Run) -> str:
-    """Launches, host time and wall time, where a GPU was measured."""
+    """Launches, host time and wall time, where a GPU was measured, and what events alone would say."""
+    heads = ["", "provider", "launches", "host us", "wall ms", "events, host behind, ms", "device ms"]
     rows = [
         [f"{r.case.op}: {name(r.case)}", r.provider, str(r.extra["launches"] or "-"),
-         f"{r.extra['host_us']:.0f}", f"{r.extra['wall_ms']:.3g}", f"{r.seconds * 1e3:.3g}"]
+         *(f"{number:.3g}" for number in (
+             r.extra["host_us"], r.extra["wall_ms"], r.extra["host_behind_ms"], r.seconds * 1e3))]
         for r in run.singles if "launches" in r.extra
     ]  # fmt: skip
-    return (
-        table(["", "provider", "launches", "host us", "wall ms", "device ms"], rows, run.source)
-        if rows
-        else ""
-    )
+    return table(heads, rows, run.source) if rows else ""
 
 
 def accuracy(run: Run) -> str:
