@@ -1,8 +1,8 @@
 """A whole training step: this project's way, the official way, and the student without a teacher, in turns.
 
 The official way, as the FRS authors' detectors do it: the student's head runs a second time for the
-distillation, the teacher runs in float32 with its box branch and with autograd left on, and the losses are
-eager. Ours is what ``frs-train`` does, with the teacher in the student's precision.
+distillation, the frozen teacher runs in float32 with its box branch, and the losses are eager. Ours is what
+``frs-train`` does, with the teacher in the student's precision.
 """
 
 import statistics
@@ -63,7 +63,7 @@ class OfficialLearner(Learner):
 
     def __init__(self, student, teacher):
         super().__init__(student)
-        self.teacher = [teacher]  # no submodule, as in the official code: neither saved nor trained
+        self.teacher = [teacher.requires_grad_(False)]  # no submodule: neither saved nor trained
         self.adapter = FeatureAdapter(student.feat_channels, teacher.feat_channels, len(student.strides))
 
     def forward(self, images, targets, size):
