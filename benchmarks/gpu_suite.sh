@@ -134,7 +134,8 @@ sanitize_kernels() {
 sanitize_tests() {
   echo "== $1, pytest -m sanitize" >>"$out/sanitize.txt"
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 pytests sanitize.txt 8 90 compute-sanitizer --tool "$1" \
-    --error-exitcode 99 --kernel-regex "kns=frs|loss_kernel|mask_kernel|single_kernel|weight_sums|scale" \
+    --error-exitcode 99 --report-api-errors no \
+    --kernel-regex "kns=frs|loss_kernel|mask_kernel|single_kernel|weight_sums|scale" \
     "$python" -m pytest tests/test_triton_gpu.py tests/test_cuda.py -m sanitize --timeout 80
 }
 
@@ -151,7 +152,7 @@ profile() {
   return 1
 }
 
-counters() { compiled && profile -k "regex:score_kernel|loss_kernel" -c 2 $binary 16; }
+counters() { compiled && profile -k "regex:score_kernel|loss_kernel" -c 4 $binary 16 once; }  # both layouts
 
 counters_triton() {
   profile -k "regex:mask_kernel|loss_kernel" -c 2 "$python" -m pytest benchmarks/test_loss.py --size quick \

@@ -28,7 +28,9 @@ def tables_of(run: Run) -> str:
     sections = []
     if run.races:
         sections += ["## Side by side\n", _SIDE_BY_SIDE, tables.races(run)]
-    sections += ["## Training step\n", tables.steps(run)] if run.steps else []
+    if run.steps:
+        parts = tables.step_parts(run)
+        sections += ["## Training step\n", tables.steps(run), *([parts] if parts else [])]
     for op in OPS:
         if run.cases(lambda case, op=op: case.op == op):
             sections += [f"## {op}, each provider by itself\n", tables.singles(run, op)]

@@ -135,7 +135,7 @@ def accuracy(run: Run) -> str:
 
 
 def steps(run: Run) -> str:
-    """Whole training steps, taking turns."""
+    """Whole training steps, taking turns; and the ways that the GPU's memory was too small for."""
     rows = []
     for extra in run.steps:
         ours = extra["turns"]["ours"]["median"]
@@ -144,6 +144,20 @@ def steps(run: Run) -> str:
             rows.append(
                 [extra["step"], way, time(turn["median"]), ratio, megabytes(extra["peak_bytes"][way])]
             )
+        for way, batch in extra.get("largest_batch", {}).items():
+            rows.append([extra["step"], way, "out of memory", f"largest batch {batch}", "-"])
     return (
         table(["training step", "way", "time", "of ours", "peak MB added"], rows, run.source) if rows else ""
     )
+
+
+def step_parts(run: Run) -> str:
+    """What our training steps consist of."""
+    rows = []
+    for extra in run.steps:
+        parts = extra.get("parts", {})
+        whole = sum(part["median"] for part in parts.values())
+        for name, part in parts.items():
+            share = f"{part['median'] / whole:.1%}"
+            rows.append([extra["step"], name, time(part["median"]), share, megabytes(part["peak_bytes"])])
+    return table(["our step", "part", "time", "share", "peak MB added"], rows, run.source) if rows else ""

@@ -4,6 +4,9 @@ What this cannot show is what the compiler for the GPU makes of them and how fas
 test_cuda_build.py and, on a GPU, test_cuda.py.
 """
 
+import ctypes
+import math
+
 import emulated
 import pytest
 import test_head
@@ -108,3 +111,22 @@ def test_small_and_large_calls_are_cut_differently(target):
     compare(frs.weighted_bce, target, {
         "student_logits": logits["student_logits"], "teacher_logits": logits["teacher_logits"]
     }, ("student_logits",), weight=weight)  # fmt: skip
+
+
+def test_the_logarithm_of_a_location_is_right_for_every_input():
+    """With the documented error of lg2.approx on top: 2^-22, absolute up to lg2(2) and relative above."""
+    steps = torch.arange(0, 0x7F800000 - 0x20000000, 97, dtype=torch.int32) + 0x20000000  # 1e-19 to 3e38
+    q = steps.view(torch.float32)
+    found = torch.empty_like(q)
+    emulated.load().emulated_log1p_nonnegative(
+        ctypes.c_void_p(q.data_ptr()), ctypes.c_void_p(found.data_ptr()), ctypes.c_int64(len(q))
+    )
+    exact = q.double().log1p()
+    hardware = torch.where(q < 0.25, 0.0, exact.clamp(min=math.log(2)) * 2.0**-22)
+    assert ((found.double() - exact).abs() + hardware <= 1.1e-6 * exact).all()
+    special = torch.tensor([0.0, float("inf"), float("nan")])
+    found = torch.empty_like(special)
+    emulated.load().emulated_log1p_nonnegative(
+        ctypes.c_void_p(special.data_ptr()), ctypes.c_void_p(found.data_ptr()), ctypes.c_int64(3)
+    )
+    assert torch.equal(found.nan_to_num(nan=-1.0), special.nan_to_num(nan=-1.0))
