@@ -80,6 +80,8 @@ class Run:
 
     def _sort(self, bench: dict) -> None:
         extra = bench["extra_info"]
+        if not _is_described(bench):
+            return
         if "step" in extra:
             self.steps.append(extra)
         elif "turns" in extra:
@@ -130,10 +132,19 @@ def may_share_a_file(one: dict, other: dict) -> bool:
     return key(one) == key(other)
 
 
+def _is_described(bench: dict) -> bool:
+    """Whether it says what was timed; it does not if its test failed between the timing and the end."""
+    return not {"case", "step"}.isdisjoint(bench["extra_info"])
+
+
 def is_finished(bench: dict, size: str) -> bool:
     """Whether a benchmark need not be measured again for a size."""
     extra = bench["extra_info"]
-    return not extra.get("unfinished") and SIZES.index(extra.get("size", SIZES[0])) >= SIZES.index(size)
+    return (
+        _is_described(bench)
+        and not extra.get("unfinished")
+        and SIZES.index(extra.get("size", SIZES[0])) >= SIZES.index(size)
+    )
 
 
 def merge(older: dict | None, newer: dict) -> dict:

@@ -88,6 +88,32 @@ def test_cuda_sources_leave_cpu_numbers_current(root):
     assert not Run.read(root / "benchmarks/results/cpu-some.json", root).stale
 
 
+def test_a_benchmark_that_failed_after_its_timing_is_no_result(root):
+    file = root / "benchmarks/results/cpu-some.json"
+    content = json.loads(file.read_text())
+    content["benchmarks"].append(_bench("half", {"size": "standard"}, 1.0))
+    file.write_text(json.dumps(content))
+    run = Run.read(file, root)
+    assert (len(run.races), len(run.singles), len(run.steps)) == (1, 2, 0)
+    assert not is_finished(content["benchmarks"][-1], "quick")
+
+
+def test_who_is_missing_from_a_race_stands_under_its_table(root):
+    file = root / "benchmarks/results/cpu-some.json"
+    content = json.loads(file.read_text())
+    extra = content["benchmarks"][0]["extra_info"]
+    del extra["turns"]["official"]
+    extra["missing"] = {"official": "official needs more memory than this GPU has"}
+    file.write_text(json.dumps(content))
+    report.write(root)
+    page = (root / "docs/results/cpu-some.md").read_text()
+    assert (
+        "- No official on retinanet-800x1344, B=1, fp32, NCHW, forward + backward: official needs more"
+        in page
+    )
+    assert "| - | 15.0x slower |" in (root / "README.md").read_text()
+
+
 def test_readme_without_markers_is_an_error(root):
     (root / "README.md").write_text("no table wanted\n")
     with pytest.raises(ValueError, match="headline:begin"):
@@ -135,7 +161,7 @@ def test_runs_share_a_file_if_kernels_machine_and_torch_are_the_same(tmp_path):
 def test_merge_keeps_the_numbers_of_the_larger_size(tmp_path):
     def sized(size, median):
         content = {**_run(tmp_path, "d1"), "size": size}
-        content["benchmarks"] = [_bench("native", {"size": size}, median)]
+        content["benchmarks"] = [_bench("native", {"size": size, "case": {}}, median)]
         return content
 
     merged = merge(sized("standard", 1.0), sized("quick", 2.0))

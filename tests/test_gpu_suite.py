@@ -26,7 +26,7 @@ STAGES = {
     "check": "16",
     "build": "build_ext",
     "quick race": "after benchmarks/test_race.py",
-    "quick loss": "after benchmarks/test_loss.py",
+    "quick loss": "before -m pytest benchmarks/test_loss.py",
     "quick others": "before -m pytest benchmarks/test_mask.py",
     "tests": "after tests -m gpu and not slow",
     "sanitize memcheck": "memcheck --error-exitcode 99 --kernel-regex kns=frs build",
