@@ -173,6 +173,19 @@ def test_a_signal_ends_what_runs_and_another_gpu_has_its_own_folder(suite):
     assert names == {"nvidia-dry-80gb", "nvidia-other"} and not (before / "done.txt").exists()
 
 
+def test_a_command_that_hangs_is_cut_off_and_the_next_one_runs(suite):
+    for name, text in (("short", ""), ("hold", "16 once"), ("built", "")):
+        suite.set(name, text)
+    code, output = suite.run("counters", "check")
+    assert code == 1 and "counters: cut off after" in output and "counters-triton: ok" in output
+    assert suite.done() == ["counters-triton", "check"]
+
+
+def test_the_digest_of_the_sources_needs_no_torch():
+    code = "import sys, benchmarks.sources as s; s.digests('cuda'); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_the_log_of_tests_is_read_with_and_without_xdist():
     lines = [
         "tests/test_a.py::test_b[x-1] PASSED                 [ 10%]",
