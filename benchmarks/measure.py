@@ -74,11 +74,14 @@ class Call:
         And the time between two events when the host is not ahead: what is above the median is idle GPU.
         """
         self.prepare()
-        count = timers.launches(self.run)
+        launched = timers.launches(self.run)
+        few = launched if self.provider.is_fused else []  # an eager call has hundreds
+        kernels = [{"name": name[:80], "us": microseconds} for name, microseconds in few]
         host, wall = timers.host_and_wall(self.prepare, self.run)
         behind = statistics.median(self._seconds_host_behind() for _ in range(9))
         return {
-            "launches": count, "host_us": host * 1e6, "wall_ms": wall * 1e3, "host_behind_ms": behind * 1e3,
+            "launches": len(launched) or None, "kernels": kernels,
+            "host_us": host * 1e6, "wall_ms": wall * 1e3, "host_behind_ms": behind * 1e3,
         }  # fmt: skip
 
     def _seconds_host_behind(self) -> float:

@@ -37,7 +37,7 @@ def tables_of(run: Run) -> str:
     if run.singles:
         sections += ["## Bandwidth\n", _bandwidth_line(run), tables.bandwidth(run)]
         details = tables.gpu_details(run)
-        sections += ["## Launches and host time\n", details] if details else []
+        sections += ["## Launches and host time\n", details, tables.gpu_kernels(run)] if details else []
         sections += ["## Accuracy\n", _ACCURACY, tables.accuracy(run)]
     return "\n".join(sections)
 

@@ -120,6 +120,15 @@ def gpu_details(run: Run) -> str:
     return table(heads, rows, run.source) if rows else ""
 
 
+def gpu_kernels(run: Run) -> str:
+    """Every launch of the fused backends' calls with its device time, of one profiled call."""
+    rows = [
+        [f"{r.case.op}: {name(r.case)}", r.provider, "; ".join(f"{k['name']} {k['us']:.0f}" for k in kernels)]
+        for r in run.singles if (kernels := r.extra.get("kernels"))
+    ]  # fmt: skip
+    return table(["", "provider", "launches, us"], rows, run.source) if rows else ""
+
+
 def accuracy(run: Run) -> str:
     """Largest relative error against float64 that each provider showed before it was timed."""
     worst: dict[str, dict[str, float]] = {}

@@ -66,17 +66,19 @@ def host_and_wall(setup: Callable, run: Callable, rounds: int = 20) -> tuple[flo
     return statistics.median(host), statistics.median(wall)
 
 
-def launches(run: Callable) -> int | None:
-    """Kernels, copies and fills that one call puts on the GPU; None if the profiler sees no device."""
+def launches(run: Callable) -> list[tuple[str, float]]:
+    """(name, microseconds) of the kernels, copies and fills that one call puts on the GPU, in their order.
+
+    Empty if the profiler sees no device. The times are of a single call that is being profiled.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
         run()
         torch.cuda.synchronize()
-    on_device = [
-        event
+    return [
+        (event.name, event.time_range.elapsed_us())
         for event in recorded.events()
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
     ]
-    return len(on_device) or None

@@ -98,6 +98,20 @@ def test_a_benchmark_that_failed_after_its_timing_is_no_result(root):
     assert not is_finished(content["benchmarks"][-1], "quick")
 
 
+def test_a_gpu_page_has_launches_and_host_time(root):
+    file = root / "benchmarks/results/cpu-some.json"
+    content = json.loads(file.read_text())
+    content["benchmarks"][2]["extra_info"] |= {
+        "launches": 3, "host_us": 120.0, "wall_ms": 1.2, "host_behind_ms": 1.05,
+        "kernels": [{"name": "score_kernel", "us": 172.4}, {"name": "loss_kernel", "us": 702.0}],
+    }  # fmt: skip
+    file.write_text(json.dumps(content))
+    report.write(root)
+    page = (root / "docs/results/cpu-some.md").read_text()
+    assert "| native | 3 | 120 | 1.2 | 1.05 | 11 |" in page
+    assert "| native | score_kernel 172; loss_kernel 702 |" in page
+
+
 def test_who_is_missing_from_a_race_stands_under_its_table(root):
     file = root / "benchmarks/results/cpu-some.json"
     content = json.loads(file.read_text())

@@ -264,7 +264,7 @@ def test_host_time_is_taken_without_the_sleep(monkeypatch):
     slept = []
     monkeypatch.setattr(torch.cuda, "_sleep", slept.append)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(timers, "launches", lambda run: 3)
+    monkeypatch.setattr(timers, "launches", lambda run: [("mask", 1.0)] * 3)
     details = call.gpu_details()
     assert not slept and details["launches"] == 3 and details["host_behind_ms"] >= 0
     call.setup()
