@@ -43,8 +43,11 @@ def peaks(table, level, image, location, term: tl.constexpr, WIDE: tl.constexpr)
 
 @triton.jit(do_not_specialize=["sums"])
 def mask_kernel(table, sums, term: tl.constexpr):
-    """Writes S of one image's BL locations, and their sum to ``sums`` unless that is None."""
-    tile = tl.program_id(0)
+    """Writes S of one image's BL locations, and their sum to ``sums`` unless that is None.
+
+    The last tiles come first: those of small levels, which are narrow and slow and would else run alone.
+    """
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
     level = row_of(table, tile, term.ROWS)
     image, _, location = place(table, level, tile, None, term)
     if term.ALL_ALIGNED:
