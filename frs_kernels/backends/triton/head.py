@@ -20,8 +20,8 @@ from frs_kernels.backends.triton.tiles import (
     field,
     grad_view,
     input_view,
-    inverse,
     largest,
+    quotient,
 )
 
 _PADDING = tl.constexpr(-10000.0)  # as s and T: entropy and gradient of exactly 0, and no NaN
@@ -42,9 +42,9 @@ def probabilities(s, t):
     e_t = decay(t)
     u = 1.0 + e
     u_t = 1.0 + e_t
-    both = inverse(u * u_t)
-    reciprocal = both * u_t
-    large = both * u  # sigmoid(|t|)
+    both = u * u_t
+    reciprocal = quotient(u_t, both)
+    large = quotient(u, both)  # sigmoid(|t|)
     small = e_t * large  # sigmoid(-|t|)
     p = tl.where(s >= 0, reciprocal, e * reciprocal)
     q = tl.where(t >= 0, large, small)

@@ -208,27 +208,26 @@ def largest(values):
 def decay(x):
     """exp(-|x|)"""
     if x.dtype == tl.float32 and FAST:
-        e = libdevice.fast_expf(-tl.abs(x))
+        e = libdevice.fast_expf(tl.abs(x) * -1.0)  # where -|x| would be 0 - |x|, an instruction
     else:
         e = tl.exp(-tl.abs(x))
     return e
 
 
 @triton.jit
-def inverse(x):
-    """1 / x for an x that is neither very large nor very small."""
+def quotient(x, y):
+    """x / y for a y that is neither very large nor very small."""
     if x.dtype == tl.float32 and FAST:
-        r = libdevice.fast_dividef(1.0, x)
+        q = libdevice.fast_dividef(x, y)
     else:
-        r = 1.0 / x
-    return r
+        q = x / y
+    return q
 
 
 @triton.jit
 def sigmoid(x):
     e = decay(x)
-    r = inverse(1.0 + e)
-    return tl.where(x >= 0, r, e * r)
+    return quotient(tl.where(x >= 0, 1.0, e), 1.0 + e)
 
 
 @triton.jit
