@@ -8,6 +8,7 @@ measured with such a teacher, so that precision alone makes no difference.
 
 import itertools
 import statistics
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -183,36 +184,45 @@ def _parts(training: Training, device: str, rounds: int) -> dict[str, dict[str, 
 
     The loss's gradients are computed in its forward, so "loss" holds both; the adapters' are in "backward".
     """
-    now, learner, optimizer = timers.clock(device), training.learner, training.optimizer
-    counts = device == "cuda"  # whether torch counts the memory
-    marks, spent, peaks = [], {part: [] for part in PARTS}, dict.fromkeys(PARTS, 0 if counts else None)
+    spent = [
+        [end - begin for begin, end in itertools.pairwise(stamps)]
+        for stamps in _noted(training, timers.clock(device), device, rounds)
+    ]
+    peaks = [None] * len(PARTS)
+    if device == "cuda":  # in a step of its own: to ask for these numbers takes the host a while
+        ((_, held), *ends) = list(_noted(training, _highest_and_held, device, 1))[0]
+        peaks = [highest - held for highest, _ in ends]
+    return {
+        part: {**_spread(seconds), "peak_bytes": peak}
+        for part, seconds, peak in zip(PARTS, zip(*spent, strict=True), peaks, strict=True)
+    }
 
-    def mark(*_):
-        marks.append((now(), torch.cuda.max_memory_allocated() if counts else None))
-        if counts:
-            torch.cuda.reset_peak_memory_stats()
 
+def _noted(training: Training, note: Callable, device: str, rounds: int) -> Iterator[list]:
+    """Runs our steps, and yields what ``note()`` says at the start of each and at the ends of its parts."""
+    learner, optimizer, notes = training.learner, training.optimizer, []
     ends = (
         learner.teacher.module.register_forward_hook, learner.student.register_forward_hook,
         learner.loss.adapter.register_forward_hook, learner.loss.register_forward_hook,
         optimizer.register_step_pre_hook, optimizer.register_step_post_hook,
     )  # fmt: skip
-    hooks = [register(mark) for register in ends]
+    hooks = [register(lambda *_: notes.append(note())) for register in ends]
     for _ in range(rounds):
-        marks.clear()
         optimizer.zero_grad(set_to_none=True)
-        held = torch.cuda.memory_allocated() if counts else None
         if device == "cuda":
             timers.let_host_run_ahead()
-        mark()
+        notes[:] = [note()]
         training()
-        for part, ((begin, _), (end, highest)) in zip(PARTS, itertools.pairwise(marks), strict=True):
-            spent[part].append(end - begin)
-            if counts:
-                peaks[part] = max(peaks[part], highest - held)
+        yield list(notes)
     for hook in hooks:
         hook.remove()
-    return {part: {**_spread(spent[part]), "peak_bytes": peaks[part]} for part in PARTS}
+
+
+def _highest_and_held() -> tuple[int, int]:
+    """The most bytes allocated since the last call, and the bytes allocated now."""
+    found = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return found
 
 
 def _spread(values: list[float]) -> dict[str, float]:

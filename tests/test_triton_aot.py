@@ -20,6 +20,7 @@ def ids(variant):
 @pytest.mark.parametrize("variant", aot.variants(), ids=ids)
 @pytest.mark.parametrize("target", aot.TARGETS)
 def test_compiles_without_spills_and_with_wide_accesses(target, variant):
+    variant = variant.on(aot.TARGETS[target])
     kernel = aot.compiled(variant, aot.TARGETS[target])
     registers, spilled = aot.resources(kernel)
     assert 0 < registers and spilled == 0, f"{spilled} bytes spilled with {registers} registers"

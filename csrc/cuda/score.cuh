@@ -11,13 +11,12 @@ namespace frs::cuda {
 
 // A block's work: `score` (shared memory, one tile long) gets S of the locations from tile.location on, 0
 // beyond the last one. Returns this thread's share of the tile's S * head term, if HeadLoss is not NoHead.
-template <class HeadLoss, class C, class Pipe>
+template <class HeadLoss, class C, class Pipe, uint32_t kSize = tiles::score_tile(C::kWidth)>
 struct Scorer {
   using Acc = typename C::Acc;
   static constexpr int kWidth = C::kWidth;
   static constexpr bool kHead = !std::is_same_v<HeadLoss, NoHead<Acc>>;
-  static constexpr uint32_t kTile = tiles::score_tile(kWidth), kLanes = kTile / kWidth,
-                            kGroups = kThreads / kLanes;
+  static constexpr uint32_t kTile = kSize, kLanes = kTile / kWidth, kGroups = kThreads / kLanes;
 
   const HeadLoss& loss;
   const C &student, &teacher;

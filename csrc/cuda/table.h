@@ -12,6 +12,10 @@ namespace frs::cuda {
 
 constexpr int kMaxTerms = 2 * kMaxLevels;
 
+FRS_HOST_DEVICE constexpr bool needs_sums(Normalizer n) {  // Z comes from the sum of S
+  return n == Normalizer::weight || n == Normalizer::weight_channels;
+}
+
 struct Side {
   void* data = nullptr;
   int64_t row_stride = 0, batch_stride = 0;  // in elements
@@ -46,7 +50,7 @@ struct WeightTable {
   unsigned* counter = nullptr;
 };
 
-// Work of the loss kernel and of the single-pass kernel. Terms: imitation of every level, then head of every
+// Work of the loss kernel and of the kernels of one pass. Terms: imitation of every level, then head of every
 // level.
 struct LossTable {
   Term terms[kMaxTerms];
@@ -62,7 +66,7 @@ struct LossTable {
   void* losses = nullptr;     // [3]
   void* pending = nullptr;    // [2, num_levels]
   void* tile_sums = nullptr;  // [tiles]: sums of S
-  void* partials = nullptr;   // [blocks], single pass: [2, tiles]: sums of the imitation and the head term
+  void* partials = nullptr;   // [blocks], in one pass: [2, tiles]: sums of the imitation and the head term
   unsigned* counter = nullptr;
 };
 static_assert(sizeof(LossTable) <= 4096, "fits the kernel parameters of every CUDA version");

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,7 +44,25 @@ class Variant:
     name: str
     kernel: object
     arguments: dict  # a type for what is passed at run time, a value for what is compiled in
-    wide_bytes: int = 0  # bytes of large tensors that a thread moves per iteration, where all is aligned
+    # Bytes of large tensors that a thread moves per iteration, where all is aligned.
+    loaded: int = 0
+    stored: int = 0
+
+    def on(self, target: GPUTarget) -> "Variant":
+        """The variant as plan.py has it for such a GPU: without a pipeline on AMD's."""
+        if target.backend != "hip":
+            return self
+        return replace(self, arguments={k: _unpipelined(v) for k, v in self.arguments.items()})
+
+    @property
+    def wide_bytes(self) -> int:
+        """Bytes of the accesses to large tensors in the code, which loads each stage of a pipeline once."""
+        terms = [value for value in self.arguments.values() if isinstance(value, Term)]
+        return self.loaded * max(term.STAGES for term in terms) + self.stored if self.loaded else 0
+
+
+def _unpipelined(value):
+    return value._replace(STAGES=1) if isinstance(value, Term) else value
 
 
 def term(order, dtype, shape: plan.Shape, **changes) -> Term:
@@ -55,7 +73,8 @@ def term(order, dtype, shape: plan.Shape, **changes) -> Term:
         "STUDENT": dtype, "TEACHER": dtype, "ACC": acc, "INDEX": tl.int32,
         "CHANNEL_WEIGHTS": False, "BETA": 0.0, "GRAD": True,
     }  # fmt: skip
-    return Term(**{**values, **changes})
+    values.update(changes)
+    return Term(**{"STAGES": plan.stages(order.value, values["GRAD"]), **values})
 
 
 def variants() -> list[Variant]:
@@ -93,13 +112,14 @@ def _table(width) -> tuple[str, ...]:
 
 def _mask(order, dtype, acc, **changes) -> Variant:
     tile = plan.mask_tile(order.value, 720, _TORCH[dtype])
-    arguments = {"table": _table(WIDTH), "sums": _pointer(acc), "term": term(order, dtype, tile, **changes)}
-    wide = 0 if "ALL_ALIGNED" in changes else _bytes(tile, dtype)
-    return Variant(_label("mask", order, dtype, changes), mask_kernel, arguments, wide)
+    compiled = term(order, dtype, tile, STAGES=1, **changes)
+    arguments = {"table": _table(WIDTH), "sums": _pointer(acc), "term": compiled}
+    loaded = _bytes(tile, dtype) * compiled.ALL_ALIGNED
+    return Variant(_label("mask", order, dtype, changes), mask_kernel, arguments, loaded)
 
 
 def _loss(order, dtype, acc, **changes) -> Variant:
-    tile = plan.loss_tile(order.value, 720, acc)
+    tile = plan.loss_tile(order.value, 720, _TORCH[dtype])
     compiled = term(order, dtype, tile, **changes)
     arguments = {
         "head_table": _table(WIDTH), "feat_table": _table(WIDTH), "counter": "*i32",
@@ -108,9 +128,9 @@ def _loss(order, dtype, acc, **changes) -> Variant:
         "head_term": compiled._replace(CHANNEL_WEIGHTS=False),
         "feat_term": compiled._replace(BETA=0.0), "ACC": compiled.ACC,
     }  # fmt: skip
-    moved = [compiled.STUDENT, compiled.TEACHER] + [compiled.STUDENT] * compiled.GRAD
-    wide = 2 * _bytes(tile, *moved) if compiled.ALL_ALIGNED else 0
-    return Variant(_label("loss", order, dtype, changes), loss_kernel, arguments, wide)
+    loaded = 2 * _bytes(tile, compiled.STUDENT, compiled.TEACHER) * compiled.ALL_ALIGNED
+    stored = 2 * _bytes(tile, compiled.STUDENT) * compiled.GRAD
+    return Variant(_label("loss", order, dtype, changes), loss_kernel, arguments, loaded, stored)
 
 
 def _single(order, dtype, acc, **changes) -> Variant:
@@ -162,6 +182,7 @@ def _pointer(acc: torch.dtype) -> str:
 
 def compiled(variant: Variant, target: GPUTarget):
     """The kernel compiled for a target, as :func:`triton.compile` returns it."""
+    variant = variant.on(target)
     signature, constants = {}, {}
     for position, name in enumerate(variant.kernel.arg_names):
         value = variant.arguments[name]
@@ -210,7 +231,9 @@ def accesses(kernel) -> dict[int, int]:
     else:
         pattern = r"(?:ld|st)\.global[\w.:]*?(?:\.v(\d))?\.b(\d+)\s"
         found = re.findall(pattern, kernel.asm["ptx"])
+        copies = re.findall(r"cp\.async\.\w+\.shared\.global[^,]*,[^,]*, (\w+)", kernel.asm["ptx"])
         widths = [int(vector or 1) * int(bits) // 8 for vector, bits in found]
+        widths += [int(width, 0) for width in copies]
     for width in widths:
         counts[width] = counts.get(width, 0) + 1
     return counts

@@ -20,8 +20,9 @@ from frs_kernels.backends.triton.tiles import (
     field,
     grad_view,
     input_view,
-    inverse,
     largest,
+    load_once,
+    quotient,
 )
 
 _PADDING = tl.constexpr(-10000.0)  # as s and T: entropy and gradient of exactly 0, and no NaN
@@ -42,9 +43,9 @@ def probabilities(s, t):
     e_t = decay(t)
     u = 1.0 + e
     u_t = 1.0 + e_t
-    both = inverse(u * u_t)
-    reciprocal = both * u_t
-    large = both * u  # sigmoid(|t|)
+    both = u * u_t
+    reciprocal = quotient(u_t, both)
+    large = quotient(u, both)  # sigmoid(|t|)
     small = e_t * large  # sigmoid(-|t|)
     p = tl.where(s >= 0, reciprocal, e * reciprocal)
     q = tl.where(t >= 0, large, small)
@@ -81,10 +82,10 @@ def cross_entropy(
     BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
     flags = field(table, FLAGS, level, term.ROWS)
     channels, locations = extent(table, level, term, WIDE)
-    s_pointer, s_c, s_l = input_view(table, STUDENT, term.STUDENT, level, image, flags, term, WIDE)
-    t_pointer, t_c, t_l = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
+    student = input_view(table, STUDENT, term.STUDENT, level, image, flags, term, WIDE)
+    teacher = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
     if term.GRAD:
-        g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, WIDE)
+        grad = grad_view(table, level, image, flags, term, WIDE)
     i = location + tl.arange(0, term.BL)
     here, readable = (i < locations)[None, :], (i < tl.where(alive, locations, 0))[None, :]
     last = tl.minimum(last, channels)
@@ -92,16 +93,10 @@ def cross_entropy(
     peak = tl.full([BC, term.BL], float("-inf"), term.ACC)
     for segment in range(first, last, _FACTORS * BC):
         product = tl.full([BC, term.BL], 0.0, term.ACC)
-        for c in range(segment, tl.minimum(last, segment + _FACTORS * BC), BC):
-            inside = (c + tl.arange(0, BC) < channels)[:, None]
-            s = tl.load(
-                block(s_pointer, c, location, s_c, s_l, term, WIDE),
-                mask=inside & readable, other=_PADDING, eviction_policy="evict_first",
-            ).to(term.ACC)  # fmt: skip
-            t = tl.load(
-                block(t_pointer, c, location, t_c, t_l, term, WIDE),
-                mask=inside & readable, other=_PADDING, eviction_policy="evict_first",
-            ).to(term.ACC)  # fmt: skip
+        end = tl.minimum(last, segment + _FACTORS * BC)
+        for c in tl.range(segment, end, BC, num_stages=term.STAGES if WIDE else 1):
+            s = load_once(student, c, channels, location, readable, _PADDING, term, WIDE).to(term.ACC)
+            t = load_once(teacher, c, channels, location, readable, _PADDING, term, WIDE).to(term.ACC)
             peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)
             p, q, linear, e, reciprocal = probabilities(s, t)
             if term.BETA > 0:
@@ -113,9 +108,10 @@ def cross_entropy(
                 product = product * (1.0 + e) + e
             if term.GRAD:
                 gradient = (factor[None, :] * derivative).to(term.STUDENT)
+                inside = (c + tl.arange(0, BC) < channels)[:, None] & here
                 tl.store(
-                    block(g_pointer, c, location, g_c, g_l, term, WIDE), gradient,
-                    mask=inside & here, eviction_policy="evict_first",
+                    block(grad, c, location, term, WIDE), gradient,
+                    mask=inside, eviction_policy="evict_first",
                 )  # fmt: skip
         if term.BETA == 0:
             total += log1p(product, 1.0 / (1.0 + product))

@@ -15,6 +15,7 @@ from frs_kernels.backends.triton.tiles import (
     field,
     grad_view,
     input_view,
+    load_once,
 )
 
 
@@ -39,23 +40,16 @@ def squared_error(
     BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
     flags = field(table, FLAGS, level, term.ROWS)
     channels, locations = extent(table, level, term, WIDE)
-    x_pointer, x_c, x_l = input_view(table, STUDENT, term.STUDENT, level, image, flags, term, WIDE)
-    y_pointer, y_c, y_l = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
+    student = input_view(table, STUDENT, term.STUDENT, level, image, flags, term, WIDE)
+    teacher = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
     if term.GRAD:
-        g_pointer, g_c, g_l = grad_view(table, level, image, flags, term, WIDE)
+        grad = grad_view(table, level, image, flags, term, WIDE)
     i = location + tl.arange(0, term.BL)
     here, readable = (i < locations)[None, :], (i < tl.where(alive, locations, 0))[None, :]
     error = tl.full([BC, term.BL], 0.0, term.ACC)
-    for c in range(first, tl.minimum(last, channels), BC):
-        inside = (c + tl.arange(0, BC) < channels)[:, None]
-        x = tl.load(
-            block(x_pointer, c, location, x_c, x_l, term, WIDE),
-            mask=inside & readable, other=0.0, eviction_policy="evict_first",
-        ).to(term.ACC)  # fmt: skip
-        y = tl.load(
-            block(y_pointer, c, location, y_c, y_l, term, WIDE),
-            mask=inside & readable, other=0.0, eviction_policy="evict_first",
-        ).to(term.ACC)  # fmt: skip
+    for c in tl.range(first, tl.minimum(last, channels), BC, num_stages=term.STAGES if WIDE else 1):
+        x = load_once(student, c, channels, location, readable, 0.0, term, WIDE).to(term.ACC)
+        y = load_once(teacher, c, channels, location, readable, 0.0, term, WIDE).to(term.ACC)
         difference = x - y
         weighted = difference
         if term.CHANNEL_WEIGHTS:
@@ -63,10 +57,10 @@ def squared_error(
         error += weighted * difference
         if term.GRAD:
             gradient = (2.0 * factor[None, :] * weighted).to(term.STUDENT)
+            inside = (c + tl.arange(0, BC) < channels)[:, None] & here
             tl.store(
-                block(g_pointer, c, location, g_c, g_l, term, WIDE), gradient,
-                mask=inside & here, eviction_policy="evict_first",
-            )  # fmt: skip
+                block(grad, c, location, term, WIDE), gradient, mask=inside, eviction_policy="evict_first"
+            )
     return tl.sum(error, axis=0)
 
 

@@ -75,19 +75,21 @@ def loss_kernel(
 ):  # fmt: skip
     """Losses and gradients of all levels; a term that is None is absent.
 
-    The head's tiles come first and in reverse: the teacher's logits that the mask kernel read last are
-    still in the cache. The last program to finish (an integer counter says which) adds the partial sums,
-    always in the order of the tiles.
+    The head's tiles come first and in order: the teacher's logits that the mask kernel read last are still
+    in the cache. The features' come in reverse: small levels are narrow and slow, and nothing would run
+    beside them at the end. The last program to finish (an integer counter says which) adds the partial
+    sums, always in the order of the programs.
     """
     program = tl.program_id(0)
+    feat_tile = head_tiles + feat_tiles - 1 - program
     if feat_term is None:
-        partial = head_partial(head_table, head_tiles - 1 - program, head_steps, factors, head_term)
+        partial = head_partial(head_table, program, head_steps, factors, head_term)
     elif head_term is None:
-        partial = imitation_partial(feat_table, program, feat_steps, factors, feat_term)
+        partial = imitation_partial(feat_table, feat_tile, feat_steps, factors, feat_term)
     elif program < head_tiles:
-        partial = head_partial(head_table, head_tiles - 1 - program, head_steps, factors, head_term)
+        partial = head_partial(head_table, program, head_steps, factors, head_term)
     else:
-        partial = imitation_partial(feat_table, program - head_tiles, feat_steps, factors, feat_term)
+        partial = imitation_partial(feat_table, feat_tile, feat_steps, factors, feat_term)
     tl.store(partials + program, partial)
     tl.debug_barrier()
     before = tl.atomic_add(counter, 1, sem="acq_rel")

@@ -29,22 +29,23 @@ def peaks(table, level, image, location, term: tl.constexpr, WIDE: tl.constexpr)
     BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
     flags = field(table, FLAGS, level, term.ROWS)
     channels, locations = extent(table, level, term, WIDE)
-    pointer, stride_c, stride_l = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
+    view = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
     here = (location + tl.arange(0, term.BL) < locations)[None, :]
     peak = tl.full([BC, term.BL], float("-inf"), term.ACC)
     for c in range(0, channels, BC):
         inside = (c + tl.arange(0, BC) < channels)[:, None] & here
-        t = tl.load(
-            block(pointer, c, location, stride_c, stride_l, term, WIDE), mask=inside, other=float("-inf")
-        ).to(term.ACC)
+        t = tl.load(block(view, c, location, term, WIDE), mask=inside, other=float("-inf")).to(term.ACC)
         peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)
     return largest(peak)
 
 
 @triton.jit(do_not_specialize=["sums"])
 def mask_kernel(table, sums, term: tl.constexpr):
-    """Writes S of one image's BL locations, and their sum to ``sums`` unless that is None."""
-    tile = tl.program_id(0)
+    """Writes S of one image's BL locations, and their sum to ``sums`` unless that is None.
+
+    The last tiles come first: those of small levels, which are narrow and slow and would else run alone.
+    """
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
     level = row_of(table, tile, term.ROWS)
     image, _, location = place(table, level, tile, None, term)
     if term.ALL_ALIGNED:

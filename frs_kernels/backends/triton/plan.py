@@ -23,6 +23,7 @@ DTYPES = {
 # Accesses of one element need an address each: their code takes fewer channels at a time, or its registers
 # would limit the occupancy of the wide code beside it.
 _NARROWER = 4
+STAGES = 1 if torch.version.hip else 3  # see stages(); on AMD it takes registers, and nobody has measured it
 _PROGRAMS = 8192  # a launch should have: about eight waves on the largest GPUs
 _BATCH, _NUMEL = 2, 3  # positions in levels.NORMALIZERS
 _ADDRESS = encode([0])[0]  # of nothing
@@ -66,9 +67,14 @@ def _elements(count: int, acc: torch.dtype) -> int:
     return 8 * count if triton.knobs.runtime.interpret else count
 
 
-def loss_tile(order: int, channels: int, acc: torch.dtype) -> Shape:
-    """8 elements a thread: one 16-byte access of bfloat16, in 64 to 96 registers."""
-    return _tile(order, channels, _elements(1024, acc), 8)
+def loss_tile(order: int, channels: int, dtype: torch.dtype) -> Shape:
+    """One 16-byte access a thread and tensor: 8 elements of bfloat16 or 4 of float32."""
+    return _tile(order, channels, _elements(2048 // min(dtype.itemsize, 4), dtype), 8)
+
+
+def stages(order: int, grad: bool) -> int:
+    """Of the loops over wide accesses. Without gradients no store keeps the next loads waiting."""
+    return STAGES if grad and order != MIXED.value else 1
 
 
 def mask_tile(order: int, channels: int, dtype: torch.dtype) -> Shape:
@@ -105,7 +111,8 @@ def loss_launches(
     logits: Geometry | None, feats: Geometry | None, acc: torch.dtype, beta: float, channel_weights: bool
 ) -> tuple[Launch | None, Launch | None]:
     """Of the head and the imitation term; each program takes as many channels as leave enough programs."""
-    parts = [(part, loss_tile(part.order, max(part.channels), acc)) for part in (logits, feats) if part]
+    present = [part for part in (logits, feats) if part]
+    parts = [(part, loss_tile(part.order, max(part.channels), part.student)) for part in present]
     blocks = sum(sum(_chunks(part, tile, 1)) for part, tile in parts)
     most = min(64, max(4, blocks // _PROGRAMS))
     found = {}
@@ -192,6 +199,7 @@ def _launch(part: Geometry, tile: Shape, counts: list[int], acc: torch.dtype, **
         ACC=DTYPES[acc],
         INDEX=tl.int64 if part.wide(*tile) else tl.int32,
         GRAD=part.grad,
+        STAGES=stages(part.order, part.grad),
         **values,
     )
     return Launch(bounds[-1], bounds, encode(v for row in rows for v in row), term)

@@ -52,6 +52,7 @@ class Term(NamedTuple):
     CHANNEL_WEIGHTS: bool
     BETA: float  # a hyper-parameter: compiled in, so that 1 and 2 need no logarithm
     GRAD: bool
+    STAGES: int  # of the loops over wide accesses: one tile is computed, the rest are on their way
 
 
 (
@@ -176,8 +177,9 @@ def grad_view(table, level, image, flags, term: tl.constexpr, WIDE: tl.constexpr
 
 
 @triton.jit
-def block(pointer, channel, location, stride_c, stride_l, term: tl.constexpr, WIDE: tl.constexpr):
+def block(view, channel, location, term: tl.constexpr, WIDE: tl.constexpr):
     """Pointers to BC channels x BL locations: the corner is a 64-bit address, the rest INDEX offsets."""
+    pointer, stride_c, stride_l = view
     corner = pointer + (channel * stride_c.to(tl.int64) + location * stride_l.to(tl.int64))
     if WIDE:
         corner = tl.multiple_of(corner, 16)
@@ -185,6 +187,17 @@ def block(pointer, channel, location, stride_c, stride_l, term: tl.constexpr, WI
     c = tl.arange(0, BC).to(term.INDEX)[:, None]
     i = tl.arange(0, term.BL).to(term.INDEX)[None, :]
     return corner + (c * stride_c + i * stride_l)
+
+
+@triton.jit
+def load_once(
+    view, channel, channels, location, readable, PADDING: tl.constexpr, term: tl.constexpr, WIDE: tl.constexpr
+):
+    """A block that nothing will read again; padding behind the last channel and where it is not readable."""
+    BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
+    inside = (channel + tl.arange(0, BC) < channels)[:, None] & readable
+    pointers = block(view, channel, location, term, WIDE)
+    return tl.load(pointers, mask=inside, other=PADDING, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -208,27 +221,26 @@ def largest(values):
 def decay(x):
     """exp(-|x|)"""
     if x.dtype == tl.float32 and FAST:
-        e = libdevice.fast_expf(-tl.abs(x))
+        e = libdevice.fast_expf(tl.abs(x) * -1.0)  # where -|x| would be 0 - |x|, an instruction
     else:
         e = tl.exp(-tl.abs(x))
     return e
 
 
 @triton.jit
-def inverse(x):
-    """1 / x for an x that is neither very large nor very small."""
+def quotient(x, y):
+    """x / y for a y that is neither very large nor very small."""
     if x.dtype == tl.float32 and FAST:
-        r = libdevice.fast_dividef(1.0, x)
+        q = libdevice.fast_dividef(x, y)
     else:
-        r = 1.0 / x
-    return r
+        q = x / y
+    return q
 
 
 @triton.jit
 def sigmoid(x):
     e = decay(x)
-    r = inverse(1.0 + e)
-    return tl.where(x >= 0, r, e * r)
+    return quotient(tl.where(x >= 0, 1.0, e), 1.0 + e)
 
 
 @triton.jit
