@@ -137,7 +137,7 @@ sanitize_tests() {
   echo "== $1, pytest -m sanitize" >>"$out/sanitize.txt"
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 pytests sanitize.txt 8 90 compute-sanitizer --tool "$1" \
     --error-exitcode 99 --report-api-errors no \
-    --kernel-regex "kns=frs|loss_kernel|mask_kernel|single_kernel|weight_sums|scale" \
+    --kernel-regex "kns=frs|(loss|mask|single|factors|finish|scale)_kernel|weight_sums" \
     "$python" -m pytest tests/test_triton_gpu.py tests/test_cuda.py -m sanitize --timeout 80
 }
 
@@ -154,7 +154,7 @@ profile() {
   return 1
 }
 
-counters() { compiled && profile -k "regex:score_kernel|loss_kernel" -c 4 $binary 16 once; }  # both layouts
+counters() { compiled && profile -k "regex:score_kernel|loss_kernel|once_kernel" -c 6 $binary 16 once; }
 
 counters_triton() {
   profile -k "regex:mask_kernel|loss_kernel" -c 2 "$python" -m pytest benchmarks/test_loss.py --size quick \

@@ -25,6 +25,7 @@ def test_every_kernel_once(dtype, layout):
     """Small and ragged, for compute-sanitizer: two phases, single pass, weights given, focal, scale, NaN."""
     base = arguments(24, 24, sizes=LONG_SIZES, dtype=dtype, layout=layout, device="cuda")
     compare(frs.frs_loss, CUDA, base, WRT, upstream=0.7)
+    compare(frs.frs_loss, CUDA, base, WRT, upstream=0.7, normalizer="batch")
     compare(frs.frs_loss, CUDA, base, ())
     compare(frs.frs_loss, CUDA, base, WRT, masks=maps(sizes=LONG_SIZES, device="cuda"))
     head = {name: base[name] for name in ("student_logits", "teacher_logits")}
