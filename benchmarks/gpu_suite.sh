@@ -100,7 +100,7 @@ build() {
 pytests() {
   local file=$out/$1 least=$2 limit=$3 before code passed
   shift 3
-  touch "$file"
+  echo >>"$file"  # what was cut off before may end within a line
   before=$(wc -l <"$file")
   within "$limit" "$@" -v -ra -p no:cacheprovider >>"$file" 2>&1
   code=$?
@@ -144,7 +144,7 @@ sanitize_tests() {
 # profile COMMAND...: ncu's status is that of a program that it has killed, so what it has found counts.
 profile() {
   local file=$out/counters.txt before code
-  touch "$file"
+  echo >>"$file"
   before=$(wc -l <"$file")
   within 60 ncu --clock-control none --kill yes --section SpeedOfLight --section Occupancy \
     --section WarpStateStats --section MemoryWorkloadAnalysis "$@" >>"$file" 2>&1
@@ -225,6 +225,7 @@ slug=$(tr '[:upper:]' '[:lower:]' <<<"$name" | tr -cs 'a-z0-9\n' - | sed 's/^-*/
 sources=$("$python" -m benchmarks.sources cuda) || stop "$python does not run"
 out=$out_dir/$slug-$sources
 mkdir -p "$out"
+echo >>"$out/log.txt"  # what was cut off before may end within a line
 clocks=$(nvidia-smi --query-gpu=driver_version,clocks.sm,clocks.max.sm --format=csv,noheader | head -1)
 say "$name, $clocks: $*"
 for each in "$@"; do stage "$each"; done
