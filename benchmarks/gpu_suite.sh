@@ -149,7 +149,7 @@ profile() {
   within 60 ncu --clock-control none --kill yes --section SpeedOfLight --section Occupancy \
     --section WarpStateStats --section MemoryWorkloadAnalysis "$@" >>"$file" 2>&1
   code=$?
-  tail -n +$((before + 1)) "$file" | grep -q "Duration  *[a-z]" && return
+  tail -n +$((before + 1)) "$file" | grep -c "Duration  *[a-z]" && return
   [ $code -ne 0 ] && return $code
   return 1
 }
