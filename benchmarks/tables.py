@@ -113,8 +113,8 @@ def gpu_details(run: Run) -> str:
     heads = ["", "provider", "launches", "host us", "wall ms", "events, host behind, ms", "device ms"]
     rows = [
         [f"{r.case.op}: {name(r.case)}", r.provider, str(r.extra["launches"] or "-"),
-         *(f"{number:.3g}" for number in (
-             r.extra["host_us"], r.extra["wall_ms"], r.extra["host_behind_ms"], r.seconds * 1e3))]
+         f"{r.extra['host_us']:.0f}", f"{r.extra['wall_ms']:.3g}", f"{r.extra['host_behind_ms']:.3g}",
+         f"{r.seconds * 1e3:.3g}"]
         for r in run.singles if "launches" in r.extra
     ]  # fmt: skip
     return table(heads, rows, run.source) if rows else ""
