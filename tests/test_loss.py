@@ -67,11 +67,17 @@ def test_divisor_of_zero_contributes_nothing(target, layout, dtype, known):
     assert all((grad == 0).all() for grad in grads)
 
 
-def test_mixed_dtypes(target):
-    mixed = arguments(dtype=torch.bfloat16, teacher_dtype=torch.float32, device=target.device)
-    mixed["student_feats"] = [t.half() for t in mixed["student_feats"]]
-    _, grads = compare(frs.frs_loss, target, mixed, WRT)
-    assert {g.dtype for g in grads} == {torch.float16, torch.bfloat16}
+@pytest.mark.parametrize("normalizer", ["weight", "numel"])
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_mixed_dtypes(target, layout, normalizer):
+    for feats, logits in ((8, 12), (16, 24)):
+        mixed = arguments(
+            feats, logits, dtype=torch.bfloat16, teacher_dtype=torch.float32, layout=layout,
+            device=target.device,
+        )  # fmt: skip
+        mixed["student_feats"] = [t.half() for t in mixed["student_feats"]]
+        _, grads = compare(frs.frs_loss, target, mixed, WRT, normalizer=normalizer)
+        assert {g.dtype for g in grads} == {torch.float16, torch.bfloat16}
 
 
 def test_total_is_the_sum_of_the_weighted_terms(target):

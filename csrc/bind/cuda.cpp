@@ -71,7 +71,7 @@ LossResult loss(const LossArguments& a) {
   device.check(a.feat_scale_tensor, "feat_scale_tensor");
   device.check(a.head_scale_tensor, "head_scale_tensor");
 
-  const LossCall call = prepare_loss(a, empty_strided, cuda::needs_scores);
+  const LossCall call = prepare_loss(a);
   check_sizes(call.params.levels, call.params.num_levels);
   cuda::LossPlan plan = cuda::plan_loss(call.params, call.types);
   const Tensor workspace =

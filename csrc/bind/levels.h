@@ -82,18 +82,12 @@ struct LossCall {
   DTypes types;
   std::optional<Tensor> losses, pending;  // [3] and [2, levels] in the accumulation type
   Tensors feat_grads, logit_grads;
-  // All levels' S [B, L] one after another, where a backend needs it: Level::weight is nullptr elsewhere, and
-  // mask and losses can be one single pass.
+  // All levels' S [B, L] one after another; only where it comes from the logits and gradients are wanted:
+  // without gradients Level::weight is nullptr, and mask and losses can be one single pass.
   std::optional<Tensor> masks;
 };
 
-// Whether a backend needs memory for S where that comes from the logits.
-using NeedsScores = bool (*)(const LossParams&, const DTypes&);
-
-inline bool with_gradients(const LossParams& p, const DTypes&) { return wants_gradients(p); }
-
-inline LossCall prepare_loss(const LossArguments& a, Allocate allocate = empty_strided,
-                             NeedsScores needs_scores = with_gradients) {
+inline LossCall prepare_loss(const LossArguments& a, Allocate allocate = empty_strided) {
   LossCall call;
   LossParams& p = call.params;
   const bool imitation = !a.student_feats.empty(), head = !a.student_logits.empty();
@@ -187,7 +181,7 @@ inline LossCall prepare_loss(const LossArguments& a, Allocate allocate = empty_s
     mask_size += padded(count);
   }
 
-  if (p.mask_from_logits && needs_scores(p, call.types)) {
+  if (p.mask_from_logits && (a.feat_grad || a.head_grad)) {
     call.masks = torch::stable::new_empty(any[0], {mask_size}, accumulation);
     char* next = static_cast<char*>(call.masks->mutable_data_ptr());
     for (int l = 0; l < p.num_levels; ++l) {

@@ -14,12 +14,9 @@ namespace frs::cuda {
 // Level::weight [B, L] <- max over k of sigmoid(teacher_logit [B, K, L]). One launch.
 cudaError_t mask(const Level* levels, int num_levels, DType teacher_logit, cudaStream_t stream);
 
-// Whether a call of `loss` needs memory for S, [B, L] at Level::weight: S comes from the logits and gradients
-// wait for its sum, so that there are two phases. It is not written otherwise.
-bool needs_scores(const LossParams& params, const DTypes& types);
-
 // How a call of `loss` is laid out on the device; `workspace` bytes of memory, aligned to 16, are needed for
-// it.
+// it. Level::weight must be there where gradients are wanted and S comes from the logits: two phases keep S
+// in it.
 struct LossPlan {
   LossTable table;
   ScoreTable scores;    // first phase, where S comes from the logits

@@ -22,7 +22,7 @@ union Rings {  // a thread's slots of one are its slots of the other
 template <class C>
 struct Shared {
   using Acc = typename C::Acc;
-  static constexpr uint32_t kTile = tiles::once_tile(C::kWidth);
+  static constexpr uint32_t kTile = once_tile(C::kWidth);
 
   Acc score[kTile], best_of[kThreads * C::kWidth / kTile][kTile];
   Rings<C> rings;
@@ -160,8 +160,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<C>)
   if (blockIdx.x < tiles) {
     const uint32_t index = tiles - 1 - blockIdx.x;
     const int level = tiles::find_range(table.first_tile, levels, index);
-    const auto tile =
-        tiles::tile_of(index - table.first_tile[level], table.cuts[levels + level].locations(), kTile);
+    const auto tile = tile_of(index - table.first_tile[level], table.cuts[levels + level].locations(), kTile);
     prepare(shared, table, level);
     find_scores(shared, table, levels + level, tile);
     work(shared, Head<Acc>(0), table, 1, level, tile);

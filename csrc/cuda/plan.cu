@@ -40,6 +40,13 @@ void fill_term(Term& term, tiles::Cut& cut, const Level& level, bool head, DType
              aligned(location_major ? term.location_weight : term.channel_weight);
 }
 
+bool wants_gradients(const LossParams& p) {
+  for (int l = 0; l < p.num_levels; ++l) {
+    if (p.levels[l].feat_grad.data != nullptr || p.levels[l].logit_grad.data != nullptr) return true;
+  }
+  return false;
+}
+
 // Gradients in one launch with S: their Z must be known, or they are float16 and `pending` carries it.
 // Without a head term T is read once by two phases, too. Float64 is there to check the others, not to be
 // fast, and no public function asks for the focal form of a mask from the logits: neither gets a kernel.
@@ -115,10 +122,6 @@ uint32_t plan_scores(ScoreTable& table, const Level* levels, int num_levels, DTy
   return tiles;
 }
 
-bool needs_scores(const LossParams& p, const DTypes& types) {
-  return p.mask_from_logits && wants_gradients(p) && !once(p, types);
-}
-
 LossPlan plan_loss(const LossParams& p, const DTypes& types) {
   LossPlan plan;
   LossTable& table = plan.table;
@@ -157,7 +160,7 @@ LossPlan plan_loss(const LossParams& p, const DTypes& types) {
   uint32_t blocks = 0;
   if (plan.second != Second::loss) {
     const bool single = plan.second == Second::single_pass;
-    const uint32_t tile = single ? tiles::score_tile(width) : tiles::once_tile(width);
+    const uint32_t tile = single ? tiles::score_tile(width) : once_tile(width);
     for (int l = 0; l < levels; ++l) {
       tiles::Cut &feature = table.cuts[l], &cut = table.cuts[levels + l];
       feature.lanes_log2 = tiles::choose_lanes(feature.columns, width, feature.wide);

@@ -102,10 +102,12 @@ struct Scorer {
 #pragma unroll
         for (int i = 0; i < number.value; ++i) use(s_words[i], t_words[i]);
       };
-      constexpr int kTogether = kHead ? 1 : 4;  // beside the arithmetic of the head there are no registers
+      constexpr int kTogether = 4;
       uint32_t left = count;
+      if constexpr (!kHead) {  // beside the arithmetic of the head there are no registers
 #pragma unroll 1
-      for (; left >= kTogether; left -= kTogether) take_rows(std::integral_constant<int, kTogether>());
+        for (; left >= kTogether; left -= kTogether) take_rows(std::integral_constant<int, kTogether>());
+      }
 #pragma unroll 1
       for (; left > 0; --left) take_rows(std::integral_constant<int, 1>());
     }

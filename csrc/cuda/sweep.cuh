@@ -30,7 +30,7 @@ FRS_DEVICE void store_column(const C& codec, char* p, int64_t row_bytes, uint32_
 // channels at a time.
 template <class C>
 struct Columnwise {
-  static constexpr uint32_t kTile = tiles::once_tile(C::kWidth), kStep = kThreads / kTile * C::kWidth;
+  static constexpr uint32_t kTile = once_tile(C::kWidth), kStep = kThreads / kTile * C::kWidth;
   uint32_t place, row, count;  // a location of the tile; the first row; how many steps from there
 
   explicit FRS_DEVICE Columnwise(const Cut& cut, uint32_t location)
@@ -46,7 +46,7 @@ template <class Loss, class C, class Pipe>
 struct Sweep {
   using Acc = typename C::Acc;
   static constexpr int kWidth = C::kWidth;
-  static constexpr uint32_t kTile = tiles::once_tile(kWidth);
+  static constexpr uint32_t kTile = once_tile(kWidth);
 
   const Loss& loss;
   const C &student, &teacher;

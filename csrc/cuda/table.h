@@ -16,6 +16,14 @@ FRS_HOST_DEVICE constexpr bool needs_sums(Normalizer n) {  // Z comes from the s
   return n == Normalizer::weight || n == Normalizer::weight_channels;
 }
 
+// A tile of locations of the kernel that computes gradients in one pass: rows of 128 bytes in NCHW, so that
+// the teacher's logits of all tiles under way stay in the L2 cache until they are read again.
+FRS_HOST_DEVICE constexpr uint32_t once_tile(uint32_t width) { return 8 * width; }
+FRS_HOST_DEVICE tiles::ScoreTile tile_of(uint32_t index, uint32_t locations, uint32_t size) {
+  const uint32_t tiles = tiles::ceil_div(locations, size);
+  return {index / tiles, index % tiles * size};
+}
+
 struct Side {
   void* data = nullptr;
   int64_t row_stride = 0, batch_stride = 0;  // in elements

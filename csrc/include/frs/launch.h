@@ -39,13 +39,6 @@ inline bool logit_location_major(const Level& v) {
   return location_major(v.student_logit, v.teacher_logit, v.logit_grad);
 }
 
-inline bool wants_gradients(const LossParams& p) {
-  for (int l = 0; l < p.num_levels; ++l) {
-    if (p.levels[l].feat_grad.data != nullptr || p.levels[l].logit_grad.data != nullptr) return true;
-  }
-  return false;
-}
-
 // A dense tensor of `size` elements.
 struct Span {
   void* data = nullptr;

@@ -125,19 +125,12 @@ FRS_HOST_DEVICE int find_range(const uint32_t* first, int count, uint32_t index)
 // channels.
 FRS_HOST_DEVICE constexpr uint32_t score_tile(uint32_t width) { return width >= 4 ? 128 : kWarp * width; }
 
-// The same where gradients are computed at once: rows of 128 bytes in NCHW, so that the teacher's logits of
-// all tiles under way stay in the L2 until they are read again.
-FRS_HOST_DEVICE constexpr uint32_t once_tile(uint32_t width) { return 8 * width; }
-
 struct ScoreTile {
   uint32_t batch, location;
 };
-FRS_HOST_DEVICE ScoreTile tile_of(uint32_t index, uint32_t locations, uint32_t size) {
-  const uint32_t tiles = ceil_div(locations, size);
-  return {index / tiles, index % tiles * size};
-}
 FRS_HOST_DEVICE ScoreTile score_tile_of(uint32_t index, uint32_t locations, uint32_t width) {
-  return tile_of(index, locations, score_tile(width));
+  const uint32_t tiles = ceil_div(locations, score_tile(width));
+  return {index / tiles, index % tiles * score_tile(width)};
 }
 
 }  // namespace frs::tiles
