@@ -1,6 +1,9 @@
 """Every Triton kernel compiled ahead of time for the GPUs it is meant for: no spills, no narrow accesses."""
 
 import collections
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ if INTERPRETED:
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from frs_kernels.backends.triton import aot, launch, operators  # noqa: E402
+
+HERE = Path(__file__).parent
 
 
 def ids(variant):
@@ -86,3 +91,22 @@ def test_all_sizes_share_a_compilation_and_relaunches_pass_the_same(pretended_gp
         assert [type(a) for a in arguments] == [type(a) for a in arguments_again]
     for sizes in ([(20, 26), (5, 7)], [(48, 64), (13, 21)], [(1, 3), (1, 1)]):
         assert call(sizes)[1] == 1
+
+
+def test_the_key_of_a_kernel_does_not_depend_on_which_is_launched_first():
+    """Else another process would compile again what is in Triton's cache on disk."""
+    check = (
+        "import sys, torch\n"
+        "from frs_kernels.backends import triton\n"
+        "triton.register(torch.library.Library('keys', 'FRAGMENT'), [])\n"
+        "from frs_kernels.backends.triton import loss, mask\n"
+        "kernels = {'weight_sums': mask.weight_sums, 'loss_kernel': loss.loss_kernel}\n"
+        "kernels[sys.argv[1]].cache_key\n"
+        "print(*(kernels[name].cache_key for name in sorted(kernels)))\n"
+    )
+
+    def keys(kernel):
+        command = [sys.executable, "-c", check, kernel]
+        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent).stdout
+
+    assert keys("weight_sums") == keys("loss_kernel") != ""

@@ -69,8 +69,10 @@ def _register_once() -> str | None:
 
 def register(library: torch.library.Library, devices: list[str]) -> None:
     """Implements the three operators of ``library`` for these device types."""
-    from frs_kernels.backends.triton import operators
+    from frs_kernels.backends.triton import head, imitation, loss, mask, operators, reduce, scale, tiles
+    from frs_kernels.backends.triton.launch import settle_keys
 
+    settle_keys(tiles, mask, imitation, head, reduce, loss, scale)
     for name in ("mask", "loss", "scale_"):
         for device in devices:
             library.impl(name, getattr(operators, name), device.upper())

@@ -8,9 +8,22 @@ to the compiled kernel.
 """
 
 import torch
+from triton.runtime.jit import JITFunction
 
 _COMPILED: dict[tuple, object] = {}
 NUM_WARPS = 2 if torch.version.hip else 4  # 128 threads
+
+
+def settle_keys(*modules) -> None:
+    """Makes the keys of Triton's cache on disk independent of which kernel a process launches first.
+
+    The key of a function has the globals of those that it calls only if theirs were asked for before (Triton
+    3.6); so they are asked for here, callees first: modules and functions in the order of their definition.
+    """
+    for module in modules:
+        for value in vars(module).values():
+            if isinstance(value, JITFunction):
+                _ = value.cache_key
 
 
 def launch(kernel, programs: int, device: torch.device, arguments: tuple, constants: tuple) -> None:
