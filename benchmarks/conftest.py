@@ -19,7 +19,7 @@ def pytest_addoption(parser):
         choices=selection.SIZES,
         default="small",
         help="how much to measure: small proves that the suite runs (2 minutes), standard is what the "
-        "committed results hold (15 minutes on a CPU, 8 on a GPU), full is everything; quick is the first "
+        "committed results hold (15 minutes on a CPU, 10 on a GPU), full is everything; quick is the first "
         "look at a GPU",
     )
     parser.addoption(

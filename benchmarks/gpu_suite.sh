@@ -13,7 +13,7 @@
 #     sanitize   compute-sanitizer on every kernel, at small ragged shapes
 #     counters   hardware counters of the large kernels, by Nsight Compute
 #     huge       tensors beyond 2^31 elements
-#     quick small standard full    the benchmarks: about 2, 2, 8 and 30 minutes; race: the races of standard
+#     quick small standard full    the benchmarks: about 2, 2, 10 and 30 minutes; race: the races of standard
 #     report     the summary of whatever is in OUTDIR; needs no GPU
 #
 # Everything lands in one folder of OUTDIR, named after the GPU and the kernels' sources: log.txt, check.txt,
