@@ -286,9 +286,6 @@ void time_kernels(Problem<T>& p) {
     return seconds([&] { CHECK(cuda::mask(levels, count, p.types.teacher_logit, nullptr)); });
   };
   report("whole, 4C + 3F", loss(p.params), 4 * C + 3 * F);
-  LossParams known = p.params;
-  known.normalizer = Normalizer::batch;
-  report("divisor known, 3C + 3F", loss(known), 3 * C + 3 * F);
   report("masks given, 3C + 3F", loss(with_masks(p.params)), 3 * C + 3 * F);
   report("no gradients, 2C + 2F", loss(without_gradients(p.params)), 2 * C + 2 * F);
   report("mask, C", mask(p.params.levels, p.params.num_levels), C);

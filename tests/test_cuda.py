@@ -35,7 +35,7 @@ def loss_and_grads(base, **options):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "rows", "split"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_kernel_once(target, dtype, layout):
-    """Small enough for compute-sanitizer: mask, two phases, one launch, weights given, focal, scale."""
+    """Small enough for compute-sanitizer: mask, two phases, weights given, single pass, focal, scale."""
     base = arguments(24, 24, sizes=LONG_SIZES, dtype=dtype, layout=layout, device="cuda")
     compare(frs.frs_loss, target, base, WRT, upstream=0.7)
     compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer="batch")

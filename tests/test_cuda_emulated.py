@@ -14,7 +14,7 @@ import test_imitation
 import test_loss
 import test_mask
 import torch
-from cases import DTYPES, LONG_SIZES, NORMALIZERS, Target, compare, tensors
+from cases import DTYPES, LONG_SIZES, Target, compare, tensors
 
 import frs_kernels as frs
 from frs_kernels import dispatch
@@ -105,20 +105,6 @@ def test_at_most_three_launches_forward_and_one_backward(target):
     with torch.no_grad():
         _, count = launched(lambda: frs.frs_loss(**base, backend="emulated"))
     assert count == 2
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("normalizer", NORMALIZERS)
-def test_gradients_that_do_not_wait_for_the_sum_take_one_kernel(target, normalizer, dtype):
-    base = test_loss.arguments(8, 12, sizes=LONG_SIZES, dtype=dtype)
-    waits = normalizer in ("weight", "weight_channels") and dtype != torch.float16
-    two_phases = waits or dtype == torch.float64
-    for names in (WRT, WRT[:1], WRT[1:]):
-        leaves = {name: [t.clone().requires_grad_(name in names) for t in base[name]] for name in base}
-        before = emulated.launches(), emulated.memsets()
-        frs.frs_loss(**leaves, normalizer=normalizer, backend="emulated")
-        assert emulated.launches() - before[0] == 2
-        assert emulated.memsets() - before[1] == (0 if two_phases else 1)
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "odd"])

@@ -52,11 +52,10 @@ __device__ __forceinline__ T block_sum(T v) {
 }
 
 // The sum of values[0..count) that other blocks, of this launch or an earlier one, have written; in every
-// thread. kAhead loads of a thread are under way together.
-template <int kAhead = 4, class T>
+// thread.
+template <class T>
 __device__ __forceinline__ T block_sum_of(const T* values, uint32_t count) {
   T v = 0;
-#pragma unroll kAhead
   for (uint32_t i = threadIdx.x; i < count; i += kThreads) v += __ldcg(values + i);
   return block_sum(v);
 }

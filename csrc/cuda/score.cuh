@@ -11,12 +11,13 @@ namespace frs::cuda {
 
 // A block's work: `score` (shared memory, one tile long) gets S of the locations from tile.location on, 0
 // beyond the last one. Returns this thread's share of the tile's S * head term, if HeadLoss is not NoHead.
-template <class HeadLoss, class C, class Pipe, uint32_t kSize = tiles::score_tile(C::kWidth)>
+template <class HeadLoss, class C, class Pipe>
 struct Scorer {
   using Acc = typename C::Acc;
   static constexpr int kWidth = C::kWidth;
   static constexpr bool kHead = !std::is_same_v<HeadLoss, NoHead<Acc>>;
-  static constexpr uint32_t kTile = kSize, kLanes = kTile / kWidth, kGroups = kThreads / kLanes;
+  static constexpr uint32_t kTile = tiles::score_tile(kWidth), kLanes = kTile / kWidth,
+                            kGroups = kThreads / kLanes;
 
   const HeadLoss& loss;
   const C &student, &teacher;
@@ -102,12 +103,10 @@ struct Scorer {
 #pragma unroll
         for (int i = 0; i < number.value; ++i) use(s_words[i], t_words[i]);
       };
-      constexpr int kTogether = 4;
+      constexpr int kTogether = kHead ? 1 : 4;  // beside the arithmetic of the head there are no registers
       uint32_t left = count;
-      if constexpr (!kHead) {  // beside the arithmetic of the head there are no registers
 #pragma unroll 1
-        for (; left >= kTogether; left -= kTogether) take_rows(std::integral_constant<int, kTogether>());
-      }
+      for (; left >= kTogether; left -= kTogether) take_rows(std::integral_constant<int, kTogether>());
 #pragma unroll 1
       for (; left > 0; --left) take_rows(std::integral_constant<int, 1>());
     }
