@@ -10,6 +10,19 @@
 
 namespace frs::cuda {
 
+// Asks the L2 for the whole line of 128 bytes: a row that begins within a line would have its two halves
+// fetched from DRAM one after the other.
+FRS_DEVICE void copy_async(void* shared, const void* p) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(p)
+               : "memory");
+#else
+  __pipeline_memcpy_async(shared, p, 16);
+#endif
+}
+
 template <class C, int kSides>
 struct Ring {
   static constexpr int kQuads = C::kWords / 4, kStages = 8 / (kSides * kQuads);
@@ -18,7 +31,7 @@ struct Ring {
   FRS_DEVICE void fetch(uint32_t stage, int side, const C& codec, const char* p) {
 #pragma unroll
     for (int q = 0; q < kQuads; ++q) {
-      if (q < codec.quads()) __pipeline_memcpy_async(&slots[stage][side][q][threadIdx.x], p + 16 * q, 16);
+      if (q < codec.quads()) copy_async(&slots[stage][side][q][threadIdx.x], p + 16 * q);
     }
   }
   FRS_DEVICE void read(uint32_t stage, int side, const C& codec, uint32_t* words) const {
