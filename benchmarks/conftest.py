@@ -1,11 +1,13 @@
 """The suite's one option, its clock, its order, and what goes into the JSON beside the times."""
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import bandwidth, machine, selection, timers
+from benchmarks import bandwidth, machine, selection, sources, timers
+from benchmarks.keep import Keeper
 from benchmarks.measure import Call, rounds_for
 from benchmarks.providers import PROVIDERS
 from benchmarks.workloads import Case, make_inputs
@@ -17,13 +19,23 @@ def pytest_addoption(parser):
         choices=selection.SIZES,
         default="small",
         help="how much to measure: small proves that the suite runs (2 minutes), standard is what the "
-        "committed results hold (15 minutes on a CPU, 8 on a GPU), full is everything",
+        "committed results hold (15 minutes on a CPU, 10 on a GPU), full is everything; quick is the first "
+        "look at a GPU",
+    )
+    parser.addoption(
+        "--into",
+        type=Path,
+        help="a JSON file that every benchmark is added to as soon as it is measured; what the file holds "
+        f"already is not measured again; the exit status is {TIME_SPENT} where the time did not suffice",
     )
 
 
 def pytest_configure(config):
     config.stash[_DEVICE] = machine.default_device()
     config.stash[_STARTED] = time.monotonic()
+    file, size = config.getoption("into"), config.getoption("size")
+    config.stash[_KEEPER] = Keeper(config, file, config.stash[_DEVICE], size) if file else None
+    config.stash[_SKIPPED] = False
     config.option.benchmark_columns = config.option.benchmark_columns or ["min", "median", "iqr", "rounds"]
 
 
@@ -37,7 +49,7 @@ def pytest_generate_tests(metafunc):
         races = selection.races(size, device)
         metafunc.parametrize("case, allocator", races, ids=[f"{case}-{kind}" for case, kind in races])
     elif "step" in metafunc.fixturenames:
-        metafunc.parametrize("step", metafunc.module.STEPS[device, size], ids=str)
+        metafunc.parametrize("step", metafunc.module.STEPS.get((device, size), []), ids=str)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -60,13 +72,58 @@ def _parameter(item, name: str):
     return item.callspec.params.get(name) if hasattr(item, "callspec") else None
 
 
-def pytest_runtest_setup(item):
+def _minutes(item) -> float:
+    """What this size has for the files of the session, up to this item's kind."""
     minutes = selection.BUDGET[item.config.stash[_DEVICE], item.config.getoption("size")]
     minutes *= sum(selection.SHARES[name] for name in {other.path.stem for other in item.session.items})
     if _parameter(item.session.items[-1], "allocator") == "warm" != _parameter(item, "allocator"):
         minutes *= 1 - selection.RESERVED
-    if time.monotonic() - item.config.stash[_STARTED] > 60 * minutes:
-        pytest.skip(f"the {minutes:.1f} minutes that this size has for these files are spent")
+    return minutes
+
+
+def _seconds_left(item) -> float:
+    return item.config.stash[_STARTED] + 60 * _minutes(item) - time.monotonic()
+
+
+def _is_measured(item) -> bool:
+    keeper = item.config.stash[_KEEPER]
+    return keeper is not None and item.nodeid in keeper.measured
+
+
+def pytest_runtest_setup(item):
+    if _is_measured(item):
+        pytest.skip("measured before")
+    if _seconds_left(item) < 0:
+        item.config.stash[_SKIPPED] = True
+        pytest.skip(f"the {_minutes(item):.1f} minutes that this size has for these files are spent")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    try:
+        return (yield)
+    finally:
+        if item.config.stash[_KEEPER]:
+            item.config.stash[_KEEPER].write()
+
+
+def pytest_sessionfinish(session, exitstatus):
+    spent = session.config.stash[_SKIPPED] and session.config.stash[_KEEPER]
+    if spent and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = TIME_SPENT
+
+
+@pytest.fixture
+def share(request) -> float:
+    """Seconds for this test: what is left for its file, less a little for each of those still to come.
+
+    The first ones are the most telling and get all they need; the last ones get at least an equal share.
+    """
+    items = request.session.items
+    later = items[items.index(request.node) + 1 :]
+    waiting = sum(item.path == request.node.path and not _is_measured(item) for item in later)
+    left = max(0.0, _seconds_left(request.node))
+    return max(left / (1 + waiting), left - selection.SHORTEST_RACE * waiting)
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +187,9 @@ def measure(prepare, benchmark, copier, device, seconds):
             gbps = case.bytes_moved / benchmark.stats.stats.median / 1e9
             benchmark.extra_info.update(gbps=gbps, copy_share=gbps / copier.best)
         if device == "cuda":
+            benchmark.extra_info["unfinished"] = True
             benchmark.extra_info.update(call.gpu_details())
+            del benchmark.extra_info["unfinished"]
 
     return measure_
 
@@ -143,15 +202,20 @@ def pytest_benchmark_update_json(config, output_json):
     """Adds what was measured once a run and drops what a reader of the file has no use for."""
     copier = config.stash.get(_COPIER, None)
     output_json["bandwidth_gbps"] = copier.gbps if copier else {}
-    output_json["digests"] = machine.digests(config.stash[_DEVICE])
+    output_json["digests"] = sources.digests(config.stash[_DEVICE])
     output_json["size"] = config.getoption("size")
     output_json["commit_info"] = {k: output_json["commit_info"].get(k) for k in ("id", "dirty")}
     for bench in output_json["benchmarks"]:
+        bench["extra_info"]["size"] = output_json["size"]
         bench["stats"].pop("data", None)
         for name in ("params", "options"):
             bench.pop(name)
 
 
+TIME_SPENT = 9  # no exit status of pytest's own
+
 _DEVICE = pytest.StashKey[str]()
+_KEEPER = pytest.StashKey[Keeper | None]()
+_SKIPPED = pytest.StashKey[bool]()
 _STARTED = pytest.StashKey[float]()
 _COPIER = pytest.StashKey[bandwidth.Copier]()

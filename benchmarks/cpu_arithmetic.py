@@ -17,7 +17,7 @@ import sys
 import numpy as np
 import torch
 
-from benchmarks import machine
+from benchmarks import machine, sources
 from benchmarks.timers import clock, timed
 from frs_kernels import library
 
@@ -76,7 +76,7 @@ def main() -> None:
     print("Nanoseconds for 8 elements of the head term with gradient, data in the second cache, one thread;")
     print(f"and the better rate of each type, at {FLOPS} operations an element,")
     print("beside that of NumPy's matrix product. Written by `python -m benchmarks.cpu_arithmetic`.\n")
-    print(f"{info['cpu']}, torch {info['torch']}, kernel sources {machine.digests('cpu')['native-cpu']}\n")
+    print(f"{info['cpu']}, torch {info['torch']}, kernel sources {sources.digests('cpu')['native-cpu']}\n")
     print("| | fp32 NCHW | fp32 channels_last | bf16 NCHW | bf16 channels_last | rate, fp32 | rate, bf16 |")
     print("|---|---|---|---|---|---|---|")
     for isa in _host.instruction_sets():

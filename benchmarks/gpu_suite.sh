@@ -1,119 +1,234 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command, on any machine that has one:
 #
-#     benchmarks/gpu_suite.sh OUTDIR [STAGE...]
+#     benchmarks/gpu_suite.sh OUTDIR [PLAN or STAGE...]
 #
-# Stages, all of them in this order if none is named:
-#     build      the native extensions, unless they are built and load already (a prebuilt tree)
+# Plans (without any named: first second standard full):
+#     first      6 minutes at most: does it load, is it right, what does it cost: check build quick tests
+#     second     5 minutes at most: tests sanitize counters huge race
+# Stages:
+#     check      the native kernels without torch: errors against float64, microseconds of each kernel
+#     build      the native extensions, unless they load already (a prebuilt tree)
 #     tests      the tests marked gpu
-#     sanitize   compute-sanitizer (memcheck, racecheck, synccheck) on every native kernel at small ragged shapes
-#     small standard full    the benchmarks: about 2, 8 and 30 minutes
-#     report     the tables of everything measured so far, in OUTDIR/summary.md
+#     sanitize   compute-sanitizer on every kernel, at small ragged shapes
+#     counters   hardware counters of the large kernels, by Nsight Compute
+#     huge       tensors beyond 2^31 elements
+#     quick small standard full    the benchmarks: about 2, 2, 10 and 30 minutes; race: the races of standard
+#     report     the summary of whatever is in OUTDIR; needs no GPU
 #
-# Safe to cut off at any time and to start again: a stage that is done for these kernel sources, and a part of
-# the benchmarks that is done, are not repeated, and a failed stage does not keep the later ones from running.
-# OUTDIR holds log.txt, tests.log, sanitize.log, small.json, standard.json, full.json, summary.md and done.
-# Copy the largest JSON to benchmarks/results/, named as `python -m benchmarks.machine` says, and run
-# `python -m benchmarks.report`.
+# Everything lands in one folder of OUTDIR, named after the GPU and the kernels' sources: log.txt, check.txt,
+# tests.txt, sanitize.txt, counters.txt, benchmarks.json, summary.md and done.txt. It may be cut off at any
+# second and started again: what has been measured stays, what is done is not repeated, a stage that fails or
+# takes too long does not keep the later ones from running.
 set -uo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,20s/^# \?//p' "$0"; exit 2; }
-out=$(mkdir -p "$1" && cd "$1" && pwd)
+usage() { sed -n '2,24s/^# \?//p' "$0"; exit 2; }
+[ $# -ge 1 ] || usage
+out_dir=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
-stages=("$@")
-[ $# -gt 0 ] || stages=(build tests sanitize small standard full report)
+[ $# -gt 0 ] || set -- first second standard full
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-export PYTHONUNBUFFERED=1
-parts=(race loss step "mask imitation head")
+binary=build/gpu_check
+export PYTHONUNBUFFERED=1 PATH=$PATH:/usr/local/cuda/bin
+failed=() child= until=0
 
+stop() { echo "gpu_suite.sh: $*" >&2; exit 1; }
 say() { echo "[$(date -u +%H:%M:%S)] $*" | tee -a "$out/log.txt"; }
+trap '[ -z "$child" ] || kill -TERM "$child"; exit 143' INT TERM HUP
 
-sources() { "$python" -c 'from benchmarks.machine import digests; print(*digests("cuda").values(), sep="-")'; }
-
-# once NAME COMMAND...: runs the command unless it has succeeded for these sources; its output goes to the log.
-once() {
-  local name=$1 key
+# within SECONDS COMMAND...: ends the command, and all it has started, when these or the plan's are over.
+within() {
+  local limit=$1 left=$((until - SECONDS)) code
   shift
-  key="$name $(sources)"
-  if grep -qxF "$key" "$out/done" 2>/dev/null; then say "$name: done before"; return 0; fi
-  say "$name: $*"
-  if "$@" >>"$out/log.txt" 2>&1; then
-    echo "$key" >>"$out/done"
-    say "$name: ok"
-  else
-    say "$name: FAILED, see $out"
-    failed+=("$name")
-    return 1
-  fi
+  [ "$until" -eq 0 ] || [ "$left" -gt "$limit" ] || limit=$left
+  [ "$limit" -ge 3 ] || return 124
+  timeout -k 5 "$limit" "$@" &
+  child=$!
+  wait "$child"
+  code=$?
+  child=
+  return $code
 }
 
-loads() { "$python" -c "
-import sys
-from frs_kernels.library import load_native
-problem = load_native('cpu') or load_native('cuda')
-print(problem or 'the native extensions load')
-sys.exit(problem is not None)"; }
+# once NAME COMMAND...: runs the command unless it has succeeded in this folder; its output goes to the log.
+once() {
+  local name=$1 began=$SECONDS code
+  shift
+  if grep -qxF "$name" "$out/done.txt" 2>/dev/null; then say "$name: done before"; return; fi
+  say "$name ..."
+  "$@" >>"$out/log.txt" 2>&1
+  code=$?
+  case $code in
+    0) echo "$name" >>"$out/done.txt"; say "$name: ok, $((SECONDS - began)) s"; return ;;
+    5) say "$name: nothing to run here: $(grep ^SKIPPED "$out/log.txt" | tail -1)"; return ;;
+    9) say "$name: its time is spent, start again for the rest" ;;
+    124 | 137) say "$name: cut off after $((SECONDS - began)) s, what it had is kept" ;;
+    *) say "$name: FAILED (status $code) after $((SECONDS - began)) s" ;;
+  esac
+  failed+=("$name")
+}
+
+# The check program, taken as it is where it was carried here, and made again where the sources have changed.
+compiled() {
+  local made=$binary.sources
+  [ -x $binary ] && { [ ! -e $made ] || [ "$(cat $made)" = "$sources" ]; } && return
+  mkdir -p build
+  within 180 nvcc -O3 -std=c++17 -arch="sm_${capability/./}" -Icsrc -Icsrc/include \
+    benchmarks/gpu_check.cu csrc/cuda/*.cu -o $binary.part || return
+  mv $binary.part $binary
+  echo "$sources" >$made
+}
+
+check() {
+  compiled || return
+  local code=0
+  { within 90 $binary 16 || code=$?; within 30 $binary 1 || code=$?; } >>"$out/check.txt" 2>&1
+  return $code
+}
+
+ready() { "$python" -m benchmarks.ready; }
 
 build() {
-  if loads; then return 0; fi
-  FRS_BUILD=cuda "$python" setup.py build_ext --inplace && loads
+  case $has in *native*) return 0 ;; esac
+  FRS_BUILD=cuda TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability} \
+    within 600 "$python" setup.py build_ext --inplace || return
+  has=$(ready) && case $has in *native*) return 0 ;; *) return 1 ;; esac
 }
 
-tests() { "$python" -m pytest tests -m gpu -ra >"$out/tests.log" 2>&1; }
-
-sanitize() {
-  local tool
-  : >"$out/sanitize.log"
-  for tool in memcheck racecheck synccheck; do
-    compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m benchmarks.sanitize >>"$out/sanitize.log" 2>&1 ||
-      return 1
-  done
-}
-
-# measure SIZE OP...: a part of a size in a process of its own; its results go to the size's JSON at its end.
-measure() {
-  local size=$1 fresh code files
-  shift
-  files=("${@/#/benchmarks/test_}")
-  files=("${files[@]/%/.py}")
-  fresh=$(mktemp --suffix=.json)
-  "$python" -m pytest "${files[@]}" --size "$size" --benchmark-json="$fresh" -q -ra -p no:cacheprovider
+# pytests FILE LEAST SECONDS COMMAND...: the output is added to FILE; fewer passed than LEAST is a failure.
+pytests() {
+  local file=$out/$1 least=$2 limit=$3 before code passed
+  shift 3
+  echo >>"$file"  # what was cut off before may end within a line
+  before=$(wc -l <"$file")
+  within "$limit" "$@" -v -ra -p no:cacheprovider >>"$file" 2>&1
   code=$?
-  [ -s "$fresh" ] && "$python" -m benchmarks.report merge "$out/$size.json" "$fresh"
-  rm -f "$fresh"
-  [ $code -eq 0 ] || [ $code -eq 5 ]  # 5: this size has nothing of this part
+  passed=$(tail -n +$((before + 1)) "$file" | grep -c PASSED)
+  echo "$passed passed, at least $least wanted"
+  [ $code -ne 5 ] || code=1  # none was found
+  [ $code -ne 0 ] || [ "$passed" -ge "$least" ] || code=1
+  return $code
+}
+
+tests() {
+  local parallel=() count=$((memory / 6000)) cores
+  cores=$(nproc)
+  [ $count -lt "$cores" ] || count=$cores
+  [ $count -lt 12 ] || count=12
+  case $has in *xdist*) [ $count -lt 2 ] || parallel=(-n $count) ;; esac
+  pytests tests.txt 600 600 "$python" -m pytest tests -m "gpu and not slow" --maxfail 40 --timeout 120 \
+    "${parallel[@]}"
+}
+
+huge() {
+  [ "$memory" -ge 60000 ] || { echo "needs 60 GB of GPU memory"; return 0; }
+  pytests tests.txt 2 120 "$python" -m pytest tests/test_cuda.py tests/test_triton_gpu.py -m "gpu and slow" \
+    --timeout 60
+}
+
+sanitize_kernels() {
+  echo "== $1, gpu_check 2 tiny" >>"$out/sanitize.txt"
+  compiled && within 60 compute-sanitizer --tool "$1" --error-exitcode 99 --kernel-regex kns=frs \
+    $binary 2 tiny >>"$out/sanitize.txt" 2>&1
+}
+
+sanitize_tests() {
+  echo "== $1, pytest -m sanitize" >>"$out/sanitize.txt"
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 pytests sanitize.txt 8 90 compute-sanitizer --tool "$1" \
+    --error-exitcode 99 --report-api-errors no \
+    --kernel-regex "kns=frs|(loss|mask|single|factors|finish|scale)_kernel|weight_sums" \
+    "$python" -m pytest tests/test_triton_gpu.py tests/test_cuda.py -m sanitize --timeout 80
+}
+
+# profile COMMAND...: ncu's status is that of a program that it has killed, so what it has found counts.
+profile() {
+  local file=$out/counters.txt before code
+  echo >>"$file"
+  before=$(wc -l <"$file")
+  within 60 ncu --clock-control none --kill yes --section SpeedOfLight --section Occupancy \
+    --section WarpStateStats --section MemoryWorkloadAnalysis "$@" >>"$file" 2>&1
+  code=$?
+  tail -n +$((before + 1)) "$file" | grep -c "Duration  *[a-z]" && return
+  [ $code -ne 0 ] && return $code
+  return 1
+}
+
+counters() { compiled && profile -k "regex:score_kernel|loss_kernel|once_kernel" -c 6 $binary 16 once; }
+
+counters_triton() {
+  profile -k "regex:mask_kernel|loss_kernel" -c 2 "$python" -m pytest benchmarks/test_loss.py --size quick \
+    -k loss-both-retinanet-800x1344-b16-bf16-nchw-triton -p no:cacheprovider
+}
+
+# measure SIZE SECONDS OP...: a part of a size, in a process of its own, so that a crash ends no other part.
+measure() {
+  local size=$1 limit=$2 files
+  shift 2
+  files=("${@/#/benchmarks/test_}")
+  within "$limit" "$python" -m pytest "${files[@]/%/.py}" --size "$size" --into "$out/benchmarks.json" \
+    -q -ra -p no:cacheprovider --timeout 300
+}
+
+benchmarks() {
+  once "$1 race" measure "$1" "$2" race
+  once "$1 loss" measure "$1" "$2" loss
+  [ "$1" = quick ] || once "$1 step" measure "$1" "$2" step
+  once "$1 others" measure "$1" "$2" mask imitation head
 }
 
 report() {
-  local size
-  for size in full standard small; do
-    [ -s "$out/$size.json" ] || continue
-    echo "# $size"
-    "$python" -m benchmarks.report summary "$out/$size.json"
-  done >"$out/summary.md"
+  local folder
+  for folder in "$out_dir"/*/; do
+    [ -e "$folder/log.txt" ] || continue
+    "$python" -m benchmarks.summary "$folder" >"$folder/summary.part" &&
+      mv "$folder/summary.part" "$folder/summary.md" && cat "$folder/summary.md"
+  done
 }
 
-failed=()
-stop() { echo "gpu_suite.sh: $*" >&2; exit 1; }
-has() { "$python" -c "$1" 2>/dev/null; }
-has 'import torch' || stop "$python has no torch; name another one: PYTHON=.venv/bin/python"
-has 'import torch; assert torch.cuda.is_available()' || stop "torch sees no GPU"
-has 'import hypothesis, matplotlib, pytest_benchmark, pytest_timeout' ||
-  stop "$python lacks a package: pip install hypothesis matplotlib pytest-benchmark pytest-timeout"
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$out/log.txt"
-for stage in "${stages[@]}"; do
-  case $stage in
-    build | tests | sanitize) once "$stage" "$stage" ;;
-    small | standard | full)
-      # shellcheck disable=SC2086  # a part is several words
-      for part in "${parts[@]}"; do once "$stage ${part// /-}" measure "$stage" $part; done
-      report
+# plan SECONDS STAGE...: the stages, all of them together within the time.
+plan() {
+  until=$((SECONDS + $1))
+  shift
+  local each
+  for each in "$@"; do stage "$each"; done
+  until=0
+}
+
+stage() {
+  case $1 in first | second | check | report) ;; *) [ -n "${has-}" ] || has=$(ready) || stop "$has" ;; esac
+  case $1 in
+    first) plan 345 check build quick tests ;;  # 15 seconds are for the report
+    second) plan 285 tests sanitize counters huge race ;;
+    check | build | tests | huge) once "$1" "$1" ;;
+    sanitize)
+      for tool in memcheck racecheck synccheck; do once "sanitize $tool" sanitize_kernels $tool; done
+      for tool in memcheck racecheck; do once "sanitize-tests $tool" sanitize_tests $tool; done
       ;;
-    report) report ;;
-    *) say "no stage is called $stage"; exit 2 ;;
+    counters) once counters counters; once counters-triton counters_triton ;;
+    quick) benchmarks quick 100 ;;
+    small) benchmarks small 200 ;;
+    standard) benchmarks standard 500 ;;
+    full) benchmarks full 1500 ;;
+    race) once "standard race" measure standard 500 race ;;
+    report) ;;
+    *) echo "no stage is called $1" >&2; usage ;;
   esac
-done
+}
+
+if [ "$*" = report ]; then report; exit; fi
+gpu=$(nvidia-smi --query-gpu=name,compute_cap,memory.total --format=csv,noheader,nounits | head -1) ||
+  stop "nvidia-smi finds no GPU"
+IFS=, read -r name capability memory <<<"${gpu//, /,}"
+[[ $memory =~ ^[0-9]+$ ]] || memory=16000  # a GPU that shares the host's memory does not say
+slug=$(tr '[:upper:]' '[:lower:]' <<<"$name" | tr -cs 'a-z0-9\n' - | sed 's/^-*//; s/-*$//')
+sources=$("$python" -m benchmarks.sources cuda) || stop "$python does not run"
+out=$out_dir/$slug-$sources
+mkdir -p "$out"
+echo >>"$out/log.txt"  # what was cut off before may end within a line
+clocks=$(nvidia-smi --query-gpu=driver_version,clocks.sm,clocks.max.sm --format=csv,noheader | head -1)
+say "$name, $clocks: $*"
+for each in "$@"; do stage "$each"; done
 report
-cat "$out/summary.md"
-[ ${#failed[@]} -eq 0 ] || { say "failed: ${failed[*]}"; exit 1; }
+[ ${#failed[@]} -eq 0 ] || { say "not done: ${failed[*]}"; exit 1; }
+say "all done"

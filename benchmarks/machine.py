@@ -1,9 +1,8 @@
-"""What it ran on and what it ran: the machine, the build, and a digest of the kernels' sources.
+"""What it ran on: the machine, the software and the build.
 
 ``python -m benchmarks.machine`` prints the file name that this machine's results go by.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -12,29 +11,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-
-# The files whose change makes a number stale, for each fused provider on each device.
-_PYTHON = ("frs_kernels/autograd.py",)
-_SHARED = (*_PYTHON, "csrc/include/**/*", "csrc/bind/*.h")
-SOURCES = {
-    "native-cpu": (*_SHARED, "csrc/cpu/**/*", "csrc/bind/cpu*.cpp"),
-    "native-cuda": (*_SHARED, "csrc/cuda/**/*", "csrc/bind/cuda*.cpp"),
-    "triton-cuda": (*_PYTHON, "frs_kernels/backends/triton/**/*.py"),
-}
-
-
-def digests(device: str, root: Path = ROOT) -> dict[str, str]:
-    """Digest of the kernel sources by provider, for the providers of a device."""
-    return {name: _digest(root, globs) for name, globs in SOURCES.items() if name.endswith("-" + device)}
-
-
-def _digest(root: Path, globs: tuple[str, ...]) -> str:
-    found = hashlib.sha256()
-    files = {file for pattern in globs for file in root.glob(pattern) if file.is_file()}
-    for file in sorted(files):
-        found.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return found.hexdigest()[:12]
+from benchmarks.sources import ROOT
 
 
 def describe(device: str) -> dict:

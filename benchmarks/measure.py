@@ -1,5 +1,6 @@
 """One provider on one case: prepared, checked against float64, and measured."""
 
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -23,6 +24,12 @@ class Call:
         self._loss = None
 
     def setup(self) -> None:
+        """What comes before the timed part, and a sleeping GPU, so that the host is ahead of it."""
+        self.prepare()
+        if self.device == "cuda":
+            timers.let_host_run_ahead()
+
+    def prepare(self) -> None:
         """What comes before the timed part: the forward of a backward, and a cold cache."""
         torch.compiler.cudagraph_mark_step_begin()
         if self.case.mode == "backward":
@@ -36,7 +43,7 @@ class Call:
 
     def check(self) -> dict[str, float]:
         """Relative errors of values and gradients against float64. AssertionError if they are too large."""
-        self.setup()
+        self.prepare()
         outcome = self._results()
         incoming = self._incoming.item()
         found = truth.errors(self.case, outcome, truth.truth(self.case, self.device), incoming)
@@ -50,7 +57,7 @@ class Call:
         """Runs it a few times; seconds of the last, by the clock that will time it."""
         now = timers.clock(self.device)
         for _ in range(rounds):
-            self.setup()
+            self.prepare()
             seconds = timers.timed(now, self.run)
         return seconds
 
@@ -62,11 +69,24 @@ class Call:
         return memory.peak_added(self.run, self.device)
 
     def gpu_details(self) -> dict:
-        """Launches, host time until the call returns, and wall time until its work is done."""
-        self.setup()
-        count = timers.launches(self.run)
-        host, wall = timers.host_and_wall(self.setup, self.run)
-        return {"launches": count, "host_us": host * 1e6, "wall_ms": wall * 1e3}
+        """Launches, host time until the call returns, wall time until its work is done.
+
+        And the time between two events when the host is not ahead: what is above the median is idle GPU.
+        """
+        self.prepare()
+        launched = timers.launches(self.run)
+        few = launched if self.provider.is_fused else []  # an eager call has hundreds
+        kernels = [{"name": name[:80], "us": microseconds} for name, microseconds in few]
+        host, wall = timers.host_and_wall(self.prepare, self.run)
+        behind = statistics.median(self._seconds_host_behind() for _ in range(9))
+        return {
+            "launches": len(launched) or None, "kernels": kernels,
+            "host_us": host * 1e6, "wall_ms": wall * 1e3, "host_behind_ms": behind * 1e3,
+        }  # fmt: skip
+
+    def _seconds_host_behind(self) -> float:
+        self.prepare()
+        return timers.timed(timers.clock(self.device), self.run, host_ahead=False)
 
     def _forward(self):
         return self._function(*self.inputs.lists)

@@ -22,6 +22,32 @@ def peak_added(run: Callable, device: str) -> int | None:
     return _peak_cuda(run) if device == "cuda" else _peak_resident(run)
 
 
+class Shortage:
+    """``with Shortage() as short:`` leaves the block where a GPU's memory is too small: ``short.happened``.
+
+    What the block held is free for others only after it: an exception keeps the frames it came through.
+    """
+
+    # How PyTorch, cuDNN and cuBLAS say it. cuDNN finds no engine where none gets its workspace.
+    SIGNS = ("out of memory", "ALLOC_FAILED", "unable to find an engine")
+
+    def __init__(self):
+        self.happened = False
+
+    def __enter__(self) -> "Shortage":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        self.happened = isinstance(error, RuntimeError) and any(sign in str(error) for sign in self.SIGNS)
+        return self.happened
+
+
+def release() -> None:
+    """Gives the GPU what no tensor uses any more."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def _peak_cuda(run: Callable) -> int:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()

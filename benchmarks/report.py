@@ -3,17 +3,15 @@
 python -m benchmarks.report                     write the pages, the plots and the README's table
 python -m benchmarks.report check               fail if a page is not what the JSON and the sources give now
 python -m benchmarks.report summary FILE        print a run's tables
-python -m benchmarks.report merge FILE NEWER    put a newer run's benchmarks into FILE
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from benchmarks import tables
-from benchmarks.machine import ROOT
-from benchmarks.results import Run, merge
+from benchmarks.results import Run
+from benchmarks.sources import ROOT
 from benchmarks.workloads import OPS
 
 TITLES = {
@@ -30,14 +28,16 @@ def tables_of(run: Run) -> str:
     sections = []
     if run.races:
         sections += ["## Side by side\n", _SIDE_BY_SIDE, tables.races(run)]
-    sections += ["## Training step\n", tables.steps(run)] if run.steps else []
+    if run.steps:
+        parts = tables.step_parts(run)
+        sections += ["## Training step\n", tables.steps(run), *([parts] if parts else [])]
     for op in OPS:
         if run.cases(lambda case, op=op: case.op == op):
             sections += [f"## {op}, each provider by itself\n", tables.singles(run, op)]
     if run.singles:
         sections += ["## Bandwidth\n", _bandwidth_line(run), tables.bandwidth(run)]
         details = tables.gpu_details(run)
-        sections += ["## Launches and host time\n", details] if details else []
+        sections += ["## Launches and host time\n", details, tables.gpu_kernels(run)] if details else []
         sections += ["## Accuracy\n", _ACCURACY, tables.accuracy(run)]
     return "\n".join(sections)
 
@@ -149,15 +149,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("check", help="fail if a page is out of date")
     commands.add_parser("summary", help="print a run's tables").add_argument("file", type=Path)
-    merging = commands.add_parser("merge", help="put a newer run's benchmarks into FILE")
-    merging.add_argument("file", type=Path)
-    merging.add_argument("newer", type=Path)
     given = parser.parse_args(arguments)
     if given.command == "summary":
         print(tables_of(Run.read(given.file)))
-    elif given.command == "merge":
-        older = json.loads(given.file.read_text()) if given.file.exists() else None
-        given.file.write_text(json.dumps(merge(older, json.loads(given.newer.read_text())), indent=1) + "\n")
     else:
         changed = write(check=given.command == "check")
         print("\n".join(changed) or "nothing changed")

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.machine import ROOT, digests
 from benchmarks.providers import FUSED, PROVIDERS
+from benchmarks.selection import SIZES
+from benchmarks.sources import ROOT, digests
 from benchmarks.workloads import Case
 
 
@@ -33,6 +34,7 @@ class Race:
     allocator: str
     turns: dict[str, dict[str, float]]
     copy_gbps: float
+    missing: dict[str, str] = field(default_factory=dict)  # provider -> why it has no turns
 
     def seconds(self, provider: str) -> float:
         return self.turns[provider]["median"]
@@ -48,6 +50,7 @@ class Race:
         )
 
     def speedup(self, provider: str) -> float:
+        """How many times slower than ours a provider is that took part."""
         return self.seconds(provider) / self.seconds(self.ours)
 
     @property
@@ -77,11 +80,15 @@ class Run:
 
     def _sort(self, bench: dict) -> None:
         extra = bench["extra_info"]
+        if not _is_described(bench):
+            return
         if "step" in extra:
             self.steps.append(extra)
         elif "turns" in extra:
             case = Case(**extra["case"])
-            self.races.append(Race(case, extra["allocator"], extra["turns"], extra["copy_gbps"]))
+            self.races.append(
+                Race(case, extra["allocator"], extra["turns"], extra["copy_gbps"], extra.get("missing", {}))
+            )
         else:
             record = Record(Case(**extra["case"]), extra["provider"], bench["stats"]["median"], extra)
             self.singles.append(record)
@@ -110,14 +117,50 @@ def providers_in(rows: Iterable[Iterable[str]]) -> list[str]:
     return [name for name in PROVIDERS if name in present]
 
 
+def may_share_a_file(one: dict, other: dict) -> bool:
+    """Whether two runs measured the same kernels on the same kind of machine, with the same torch.
+
+    A GPU's numbers do not depend on the CPU beside it, nor any on when the kernels were built.
+    """
+
+    def key(run: dict) -> tuple:
+        info = run["machine_info"]
+        names = ["device", "name", "torch", "cuda", "triton"]
+        names += ["cores", "threads"] if info["device"] == "cpu" else []
+        return run["digests"], [info.get(name) for name in names]
+
+    return key(one) == key(other)
+
+
+def _is_described(bench: dict) -> bool:
+    """Whether it says what was timed; it does not if its test failed between the timing and the end."""
+    return not {"case", "step"}.isdisjoint(bench["extra_info"])
+
+
+def is_finished(bench: dict, size: str) -> bool:
+    """Whether a benchmark need not be measured again for a size."""
+    extra = bench["extra_info"]
+    return (
+        _is_described(bench)
+        and not extra.get("unfinished")
+        and SIZES.index(extra.get("size", SIZES[0])) >= SIZES.index(size)
+    )
+
+
 def merge(older: dict | None, newer: dict) -> dict:
-    """The newer run, with the older one's benchmarks that it lacks, unless other kernel sources made them."""
-    if (
-        older is None
-        or older["digests"] != newer["digests"]
-        or older["machine_info"] != newer["machine_info"]
-    ):
+    """Two runs that may share a file as one. The newer numbers count, unless a larger size made the older."""
+    if older is None:
         return newer
-    replaced = {bench["fullname"] for bench in newer["benchmarks"]}
-    kept = [bench for bench in older["benchmarks"] if bench["fullname"] not in replaced]
-    return {**newer, "benchmarks": kept + newer["benchmarks"]}
+    found = {bench["fullname"]: bench for bench in older["benchmarks"]}
+    for bench in newer["benchmarks"]:
+        name = bench["fullname"]
+        if name not in found or is_finished(bench, found[name]["extra_info"].get("size", SIZES[0])):
+            found[name] = bench
+        elif not is_finished(found[name], SIZES[0]):
+            found[name] = bench
+    return {
+        **newer,
+        "size": max(older["size"], newer["size"], key=SIZES.index),
+        "bandwidth_gbps": newer["bandwidth_gbps"] or older["bandwidth_gbps"],
+        "benchmarks": list(found.values()),
+    }

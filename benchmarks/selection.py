@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from benchmarks.providers import COMPILED, EAGER, FUSED, MAX_AUTOTUNE
 from benchmarks.workloads import LAYOUTS, MODES, Case
 
-SIZES = ("small", "standard", "full")
+SIZES = ("quick", "small", "standard", "full")
 # Minutes after which what is left is skipped.
 BUDGET = {
-    ("cpu", "small"): 3, ("cpu", "standard"): 14, ("cpu", "full"): 90,
-    ("cuda", "small"): 2, ("cuda", "standard"): 8, ("cuda", "full"): 30,
+    ("cpu", "quick"): 1, ("cpu", "small"): 3, ("cpu", "standard"): 14, ("cpu", "full"): 90,
+    ("cuda", "quick"): 2, ("cuda", "small"): 2, ("cuda", "standard"): 10, ("cuda", "full"): 30,
 }  # fmt: skip
 # Of that, the share of each file, so that a session of some of them knows its time.
 SHARES = {
@@ -18,13 +18,15 @@ SHARES = {
     "test_mask": 0.06,
 }  # fmt: skip
 RESERVED = 0.2  # of the minutes: for the races with another allocator, which must come last
-SECONDS_A_CASE = {"small": 0.3, "standard": 2.0, "full": 3.0}  # of timed rounds
+SHORTEST_RACE = 10.0  # seconds of a race on a GPU without anything compiled
+SECONDS_A_CASE = {"quick": 0.2, "small": 0.3, "standard": 2.0, "full": 3.0}  # of timed rounds
 
 RETINANET, SMALL = "retinanet-800x1344", "retinanet-256x256"
-_ALL = (*EAGER, *COMPILED, *MAX_AUTOTUNE, *FUSED)
-_CPU = (*EAGER, *COMPILED, *FUSED)  # a CPU has nothing for max-autotune to choose from in these graphs
-_PLAIN = (*EAGER, *FUSED)
-_LEAN = (*EAGER, "compile-best", *FUSED)
+# The fused backends first: they must not go without a number because the compilers took the time.
+_ALL = (*FUSED, *EAGER, *COMPILED, *MAX_AUTOTUNE)
+_CPU = (*FUSED, *EAGER, *COMPILED)  # a CPU has nothing for max-autotune to choose from in these graphs
+_PLAIN = (*FUSED, *EAGER)
+_LEAN = (*FUSED, *EAGER, "compile-best")
 _HALF = ("bf16", "fp16")
 _OTHERS = ("fcos-800x1344", "rpn-800x1344", "yolo26n-640", "yolo26m-640")
 _YOLO = tuple(f"yolo26{scale}-640" for scale in "nsmlx")
@@ -55,6 +57,7 @@ _PARTS = [
     Plan("mask", _FORWARD, (RETINANET,), (1,), ("fp32", "bf16")),
 ]
 PLANS = {
+    ("cpu", "quick"): [Plan("loss", _BOTH, ("tiny",)), Plan("mask", _FORWARD, ("tiny",))],
     ("cpu", "small"): [
         Plan("loss", MODES, (SMALL,)),
         Plan("loss", _BOTH, (SMALL,), (1,), ("bf16",), ("nhwc",)),
@@ -87,8 +90,19 @@ PLANS = {
           for op in ("head", "imitation")),
         Plan("mask", _FORWARD, (RETINANET,), (1,), ("fp32", *_HALF), LAYOUTS, _CPU),
     ],
+    ("cuda", "quick"): [
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, FUSED),
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16",)),
+        Plan("loss", ("forward", "backward"), (RETINANET,), (16,), ("bf16",), providers=FUSED),
+        Plan("loss-masks", _BOTH, (RETINANET,), (16,), ("bf16",), providers=FUSED),
+        Plan("loss", _BOTH, (RETINANET,), (1,), ("bf16", "fp32"), providers=FUSED),
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("fp16",), providers=FUSED),
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16",), providers=COMPILED),
+        *(Plan(op, _BOTH, (RETINANET,), (16,), ("bf16",), providers=FUSED) for op in ("head", "imitation")),
+        Plan("mask", _FORWARD, (RETINANET,), (16,), ("bf16",), providers=FUSED),
+    ],
     ("cuda", "small"): [
-        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16",), ("nchw",), (*_CPU, "compile-best-max")),
+        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16",), ("nchw",), _CPU),
         Plan("loss", ("forward", "backward"), (RETINANET,), (16,), ("bf16",)),
         Plan("loss-masks", _BOTH, (RETINANET,), (16,), ("bf16",)),
         Plan("loss", _BOTH, (SMALL, "tiny")),
@@ -96,10 +110,9 @@ PLANS = {
     ],
     ("cuda", "standard"): [
         Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, _LEAN),
-        Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16", "fp32"), ("nchw",), ("compile-best-max",)),
         Plan("loss", ("forward", "backward"), (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS),
         Plan("loss-masks", _BOTH, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS),
-        Plan("loss", _BOTH, (SMALL, "tiny"), providers=(*_LEAN, "compile-best-max")),
+        Plan("loss", _BOTH, (SMALL, "tiny"), providers=_LEAN),
         Plan("loss", _BOTH, (RETINANET,), (1, 2, 8), ("bf16",)),
         Plan("loss", _BOTH, _OTHERS, (16,), ("bf16",)),
         *(Plan(op, ("both", "forward"), (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS)
@@ -122,27 +135,50 @@ PLANS = {
 
 
 def pairs(ops: tuple[str, ...], size: str, device: str) -> list[tuple[Case, str]]:
-    """(case, provider) of every benchmark of the operations, each once."""
+    """(case, provider) of every benchmark of the operations, each once.
+
+    On a GPU what is compiled comes after all else: it takes as long as a dozen of the others.
+    """
     plans = [plan for plan in PLANS[device, size] if plan.op in ops]
-    found = ((case, name) for plan in plans for case in plan.cases() for name in plan.providers)
+    found = [(case, name) for plan in plans for case in plan.cases() for name in plan.providers]
+    if device == "cuda":
+        ranks = {name: rank for rank, names in enumerate((COMPILED, MAX_AUTOTUNE), 1) for name in names}
+        found.sort(key=lambda pair: ranks.get(pair[1], 0))
     return list(dict.fromkeys(found))
 
 
 def races(size: str, device: str) -> list[tuple[Case, str]]:
     """(case, allocator) of every comparison in which the providers take turns."""
+    if device == "cuda":
+        return [(case, "default") for case in _gpu_races(size)]
+    if size == "quick":
+        return [(case, "default") for case in Plan("loss", _BOTH, ("tiny",)).cases()]
     if size == "small":
-        workload, batch, dtypes, layouts = SMALL, 1, ("fp32",), ("nchw",)
+        both = forward = Plan("loss", _BOTH, (SMALL,)).cases()
     else:
-        workload, batch, dtypes, layouts = RETINANET, 1 if device == "cpu" else 16, ("fp32", "bf16"), LAYOUTS
-    both = Plan("loss", _BOTH, (workload,), (batch,), dtypes, layouts).cases()
-    forward = Plan("loss", _FORWARD, (workload,), (batch,), dtypes[:1], layouts[:1]).cases()
-    found = [(case, "default") for case in (both if size == "small" else both + forward)]
-    return found + [(case, "warm") for case in both if device == "cpu"]
+        both = Plan("loss", _BOTH, (RETINANET,), (1,), ("fp32", "bf16"), LAYOUTS).cases()
+        forward = Plan("loss", _FORWARD, (RETINANET,)).cases()
+    default = [(case, "default") for case in dict.fromkeys(both + forward)]
+    return default + [(case, "warm") for case in both]
+
+
+def _gpu_races(size: str) -> list[Case]:
+    """bfloat16 before float32: it is what a GPU is used with, and a race may have no time left."""
+    if size == "small":
+        return Plan("loss", _BOTH, (SMALL,), (1,), ("bf16",)).cases()
+    if size == "quick":
+        return Plan("loss", _BOTH, (RETINANET,), (16, 1), ("bf16",)).cases()
+    dtypes = ("bf16", "fp32")
+    nchw, nhwc = (Plan("loss", _BOTH, (RETINANET,), (16,), dtypes, (layout,)).cases() for layout in LAYOUTS)
+    single = Plan("loss", _BOTH, (RETINANET,), (1,), dtypes).cases()
+    forward = Plan("loss", _FORWARD, (RETINANET,), (16,), dtypes[:1]).cases()
+    return nchw + nhwc + single + forward
 
 
 def rivals(size: str, device: str) -> tuple[str, ...]:
-    """Who takes turns with the fused backends in a race."""
-    if size == "small":
+    """Who takes turns with the fused backends in a race, in the order in which they are made ready."""
+    if size in ("quick", "small"):
         return EAGER if device == "cpu" else (*EAGER, "compile-best")
-    tuned = MAX_AUTOTUNE if device == "cuda" or size == "full" else ()
-    return (*EAGER, *COMPILED, *tuned)
+    if device == "cuda" and size == "standard":  # compiling takes most of a race's time: the best one only
+        return (*EAGER, "compile-best", "compile-best-max")
+    return (*EAGER, *reversed(COMPILED), *(MAX_AUTOTUNE if size == "full" else ()))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.machine import ROOT
+from benchmarks.sources import ROOT
 from benchmarks.timers import clock, timed
 from benchmarks.workloads import LAYOUTS, Case, make_inputs
 

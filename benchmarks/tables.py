@@ -46,9 +46,10 @@ def _headline_row(run: Run, race: Race) -> list[str]:
     return [
         f"{run.machine['name']}, B={case.batch}, {case.dtype}, {layout}",
         f"**{time(race.seconds(race.ours))}** ({race.ours})",
-        f"{race.speedup('official'):.1f}x slower",
-        f"{race.speedup('best-eager'):.1f}x slower",
-        f"{race.speedup(best):.1f}x slower" if best else "-",
+        *(
+            f"{race.speedup(each):.1f}x slower" if each in race.turns else "-"
+            for each in ("official", "best-eager", best)
+        ),
         f"{race.gbps / race.copy_gbps:.0%}",
         f"{megabytes(memory.get(race.ours))} / {megabytes(memory.get('official'))} MB" if memory else "-",
     ]
@@ -65,7 +66,11 @@ def races(run: Run) -> str:
         share = f"{race.gbps / race.copy_gbps:.0%}"
         numbers = [*cells, f"{race.gbps:.1f}", f"{race.copy_gbps:.1f}", share]
         rows.append([name(race.case), *([race.allocator] if warm else []), *numbers])
-    return table(heads, rows, run.source)
+    notes = [
+        f"- No {each} on {name(race.case)}: {reason}"
+        for race in run.races for each, reason in race.missing.items()
+    ]  # fmt: skip
+    return "\n".join([table(heads, rows, run.source), *notes, *([""] if notes else [])])
 
 
 def _turn(race: Race, provider: str) -> str:
@@ -104,17 +109,24 @@ def bandwidth(run: Run) -> str:
 
 
 def gpu_details(run: Run) -> str:
-    """Launches, host time and wall time, where a GPU was measured."""
+    """Launches, host time and wall time, where a GPU was measured, and what events alone would say."""
+    heads = ["", "provider", "launches", "host us", "wall ms", "events, host behind, ms", "device ms"]
     rows = [
         [f"{r.case.op}: {name(r.case)}", r.provider, str(r.extra["launches"] or "-"),
-         f"{r.extra['host_us']:.0f}", f"{r.extra['wall_ms']:.3g}", f"{r.seconds * 1e3:.3g}"]
+         f"{r.extra['host_us']:.0f}", f"{r.extra['wall_ms']:.3g}", f"{r.extra['host_behind_ms']:.3g}",
+         f"{r.seconds * 1e3:.3g}"]
         for r in run.singles if "launches" in r.extra
     ]  # fmt: skip
-    return (
-        table(["", "provider", "launches", "host us", "wall ms", "device ms"], rows, run.source)
-        if rows
-        else ""
-    )
+    return table(heads, rows, run.source) if rows else ""
+
+
+def gpu_kernels(run: Run) -> str:
+    """Every launch of the fused backends' calls with its device time, of one profiled call."""
+    rows = [
+        [f"{r.case.op}: {name(r.case)}", r.provider, "; ".join(f"{k['name']} {k['us']:.0f}" for k in kernels)]
+        for r in run.singles if (kernels := r.extra.get("kernels"))
+    ]  # fmt: skip
+    return table(["", "provider", "launches, us"], rows, run.source) if rows else ""
 
 
 def accuracy(run: Run) -> str:
@@ -132,7 +144,7 @@ def accuracy(run: Run) -> str:
 
 
 def steps(run: Run) -> str:
-    """Whole training steps, taking turns."""
+    """Whole training steps, taking turns; and the ways that the GPU's memory was too small for."""
     rows = []
     for extra in run.steps:
         ours = extra["turns"]["ours"]["median"]
@@ -141,6 +153,20 @@ def steps(run: Run) -> str:
             rows.append(
                 [extra["step"], way, time(turn["median"]), ratio, megabytes(extra["peak_bytes"][way])]
             )
+        for way, batch in extra.get("largest_batch", {}).items():
+            rows.append([extra["step"], way, "out of memory", f"largest batch {batch}", "-"])
     return (
         table(["training step", "way", "time", "of ours", "peak MB added"], rows, run.source) if rows else ""
     )
+
+
+def step_parts(run: Run) -> str:
+    """What our training steps consist of."""
+    rows = []
+    for extra in run.steps:
+        parts = extra.get("parts", {})
+        whole = sum(part["median"] for part in parts.values())
+        for name, part in parts.items():
+            share = f"{part['median'] / whole:.1%}"
+            rows.append([extra["step"], name, time(part["median"]), share, megabytes(part["peak_bytes"])])
+    return table(["our step", "part", "time", "share", "peak MB added"], rows, run.source) if rows else ""

@@ -2,20 +2,24 @@
 
 Every round times each provider once, the machine's fastest copy too, so that whatever else the machine
 does meets all of them alike. pytest-benchmark times the first fused backend; the others' rounds run in its
-untimed setup, by the same clock, and stand in ``extra_info["turns"]``.
+untimed setup, by the same clock, and stand in ``extra_info["turns"]``. Who cannot take part, for want of
+memory or time or because it fails, stands in ``extra_info["missing"]`` with the reason.
 """
 
 import statistics
+import time
 
 import pytest
 
-from benchmarks import memory, selection, timers
+from benchmarks import memory, selection
 from benchmarks.measure import rounds_for
 from benchmarks.providers import FUSED, PROVIDERS
+from benchmarks.race import Race
 from benchmarks.workloads import make_inputs
 
 
-def test_race(case, allocator, prepare, benchmark, copier, device, pytestconfig, seconds):
+def test_race(case, allocator, prepare, benchmark, copier, device, pytestconfig, seconds, share):
+    started = time.monotonic()
     size = pytestconfig.getoption("size")
     fused = [name for name in FUSED if PROVIDERS[name].unavailable(device) is None]
     if not fused:
@@ -23,31 +27,28 @@ def test_race(case, allocator, prepare, benchmark, copier, device, pytestconfig,
     if allocator == "warm" and not memory.keep_freed_memory():
         pytest.skip("the C library is not glibc: its malloc cannot be told to keep memory")
     inputs = make_inputs(case, device)
-    names = (*selection.rivals(size, device), *fused)
-    prepared = {name: prepare(case, PROVIDERS[name], inputs) for name in names}
-    calls = {name: call for name, (call, _, _) in prepared.items()}
-    turns = {name: [] for name in (*names, "copy")}
-    first = calls[fused[0]]
-    now = timers.clock(device)
-
-    def others_turns():
-        for name, call in calls.items():
-            if call is not first:
-                call.setup()
-                turns[name].append(timers.timed(now, call.run))
-        turns["copy"].append(timers.timed(now, copier.run))
-        first.setup()
-
-    once = sum(seconds for _, _, seconds in prepared.values())
-    rounds = max(7, rounds_for(once, 4 * seconds))
-    benchmark.pedantic(first.run, setup=others_turns, rounds=rounds)
-    turns[fused[0]] = list(benchmark.stats.stats.data)
+    race = Race(device, copier.run)
+    for name in (*fused, *selection.rivals(size, device)):
+        if name in fused or time.monotonic() - started < share:
+            race.admit(name, lambda name=name: prepare(case, PROVIDERS[name], inputs))
+        else:
+            race.missing[name] = f"the {share:.0f} seconds that this race had were spent"
+            benchmark.extra_info["unfinished"] = True
+    failed = {name: race.missing[name] for name in fused if name in race.missing}
+    if failed:
+        benchmark.extra_info["unfinished"] = True
+    first = next((name for name in fused if name in race.calls), None)
+    assert first is not None, failed
+    rounds = max(7, rounds_for(race.once, 4 * seconds))
+    benchmark.pedantic(race.calls[first].run, setup=lambda: race.others_turns(first), rounds=rounds)
+    race.turns[first] = list(benchmark.stats.stats.data)
     benchmark.extra_info.update(
-        case=vars(case), provider=fused[0], allocator=allocator, bytes_moved=case.bytes_moved,
-        turns={name: _spread(values) for name, values in turns.items()},
-        errors={name: errors for name, (_, errors, _) in prepared.items()},
-        copy_gbps=copier.bytes_moved / statistics.median(turns["copy"]) / 1e9,
+        case=vars(case), provider=first, allocator=allocator, bytes_moved=case.bytes_moved,
+        turns={name: _spread(values) for name, values in race.turns.items()},
+        errors=race.errors, missing=race.missing,
+        copy_gbps=copier.bytes_moved / statistics.median(race.turns["copy"]) / 1e9,
     )  # fmt: skip
+    assert not failed, f"recorded, but without {failed}"
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -1,12 +1,15 @@
 """A whole training step: this project's way, the official way, and the student without a teacher, in turns.
 
 The official way, as the FRS authors' detectors do it: the student's head runs a second time for the
-distillation, the teacher runs in float32 with its box branch and with autograd left on, and the losses are
-eager. Ours is what ``frs-train`` does, with the teacher in the student's precision.
+distillation, the frozen teacher runs in float32 with its box branch, and the losses are eager. Ours is what
+``frs-train`` does, with the teacher in the student's precision; in mixed precision the official way is also
+measured with such a teacher, so that precision alone makes no difference.
 """
 
+import itertools
 import statistics
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -24,6 +27,8 @@ from frs_train.config import DetectorConfig, DistillConfig  # noqa: E402
 from frs_train.detectors import build_detector  # noqa: E402
 from frs_train.distiller import Distiller, Learner, autocast, prepare_teacher  # noqa: E402
 
+PARTS = ("teacher", "student", "adapters", "loss", "backward", "optimizer")  # of our step, in this order
+
 
 @dataclass(frozen=True)
 class Step:
@@ -40,6 +45,11 @@ class Step:
     def __str__(self) -> str:
         return f"{self.teacher}-{self.student}-b{self.batch}-{self.height}x{self.width}-{self.amp}"
 
+    @property
+    def ways(self) -> list[str]:
+        official = ["official"] if self.amp == "none" else ["official", f"official, {self.amp} teacher"]
+        return ["ours", *official, "no teacher"]
+
     def detector(self, backbone: str):
         short, long = sorted((self.height, self.width))
         config = DetectorConfig(
@@ -52,7 +62,6 @@ STEPS = {
     ("cpu", "small"): [Step("resnet18", "resnet10", 1, 96, 128, "none", feat_width=64)],
     ("cpu", "standard"): [Step("resnet34", "resnet18", 2, 256, 320, "none")],
     ("cpu", "full"): [Step("resnet101", "resnet50", 2, 480, 640, "none")],
-    ("cuda", "small"): [],
     ("cuda", "standard"): [Step("resnet101", "resnet50", 8, 800, 1344, "bf16")],
     ("cuda", "full"): [Step("resnet101", "resnet50", 8, 800, 1344, amp) for amp in ("bf16", "none")],
 }
@@ -61,22 +70,24 @@ STEPS = {
 class OfficialLearner(Learner):
     """forward(images, targets, size) -> losses, the official way."""
 
-    def __init__(self, student, teacher):
+    def __init__(self, student, teacher, teacher_amp: str):
         super().__init__(student)
-        self.teacher = [teacher]  # no submodule, as in the official code: neither saved nor trained
+        self.teacher = [teacher.requires_grad_(False)]  # no submodule: neither saved nor trained
+        self.teacher_amp = teacher_amp
         self.adapter = FeatureAdapter(student.feat_channels, teacher.feat_channels, len(student.strides))
 
     def forward(self, images, targets, size):
         (teacher,) = self.teacher
         outputs = self.student(images, targets, size=size)
+        adapted = self.adapter(outputs.feats)
         again = self._head(self.student, outputs.feats)
-        with torch.autocast(images[0].device.type, enabled=False):
+        with autocast(images[0].device, self.teacher_amp):
             batch, _ = teacher.prepare(images, None, size)
             feats = teacher.features(batch)
             logits = self._head(teacher, feats)
-            adapted = self.adapter([feat.float() for feat in outputs.feats])
-            again = [level.float() for level in again]
-            distilled = Official.loss(adapted, feats, again, logits)
+        with torch.autocast(images[0].device.type, enabled=False):
+            tensors = adapted, feats, again, logits
+            distilled = Official.loss(*([level.float() for level in levels] for levels in tensors))
         return {**outputs.losses, "frs": distilled}
 
     @staticmethod
@@ -85,57 +96,150 @@ class OfficialLearner(Learner):
         return split_levels(detector.run_head(feats)["cls_logits"], sizes, detector.num_anchors)
 
 
+class Training:
+    """A way's training on one random batch: each call is a step. Before the first one there are no gradients
+    and no momentum."""
+
+    def __init__(self, step: Step, way: str, device: str):
+        self.step = step
+        self.images, self.targets = _data(step, device)
+        self.learner = _learner(step, way, torch.device(device)).to(device).train()
+        trained = [p for p in self.learner.parameters() if p.requires_grad]
+        # A rate of 0: the same work, and no number of rounds on one random batch lets a detector diverge.
+        self.optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.images[0].device, self.step.amp):
+            losses = self.learner(self.images, self.targets, min(self.step.height, self.step.width))
+        sum(losses.values()).backward()
+        self.optimizer.step()
+
+
 def test_step(step, benchmark, device, seconds):
-    turns = {way: [] for way in ("ours", "official", "no teacher")}
     now = timers.clock(device)
-    for run in _runs(step, device).values():
-        run()  # on models thrown away: what is made at first use must not count as one way's memory
-    runs = _runs(step, device)
-    peaks = {way: memory.peak_added(lambda run=run: (run(), run()), device) for way, run in runs.items()}
-    once = sum(timers.timed(now, run) for run in runs.values())
+    trainings, peaks = _that_fit(step, device)
+    if "ours" not in trainings:
+        pytest.skip(f"ours needs more memory than this GPU has: {step}")
+    turns = {way: [] for way in trainings}
+    once = sum(timers.timed(now, training) for training in trainings.values())
 
     def others_turns():
-        for way in ("official", "no teacher"):
-            turns[way].append(timers.timed(now, runs[way]))
+        for way, training in trainings.items():
+            if way != "ours":
+                turns[way].append(timers.timed(now, training))
+        if device == "cuda":
+            timers.let_host_run_ahead()  # of our way too
 
-    benchmark.pedantic(runs["ours"], setup=others_turns, rounds=rounds_for(once, 8 * seconds))
+    benchmark.pedantic(trainings["ours"], setup=others_turns, rounds=rounds_for(once, 8 * seconds))
     turns["ours"] = list(benchmark.stats.stats.data)
-    medians = {way: {"median": statistics.median(values)} for way, values in turns.items()}
-    benchmark.extra_info.update(step=str(step), turns=medians, peak_bytes=peaks)
+    parts = _parts(trainings["ours"], device, rounds=rounds_for(once, 2 * seconds))
+    trainings.clear()  # which frees their memory
+    benchmark.extra_info.update(
+        step=str(step), turns={way: _spread(values) for way, values in turns.items()}, parts=parts,
+        peak_bytes=peaks, largest_batch={way: _largest_batch(step, way, device)
+                                         for way in step.ways if way not in peaks},
+    )  # fmt: skip
 
 
-def _runs(step: Step, device: str):
-    """A step of each way, its first one still to come: gradients and momentum are not there yet."""
-    images, targets = _data(step, device)
-    learners = _learners(step, torch.device(device))
-    return {way: _training_step(step, learner, images, targets) for way, learner in learners.items()}
+def _that_fit(step: Step, device: str) -> tuple[dict[str, Training], dict[str, int | None]]:
+    """The trainings that the GPU has the memory for side by side, and the bytes each adds at its peak."""
+    trainings, peaks = {}, {}
+    for way in step.ways:
+        with memory.Shortage() as short:
+            trainings[way], peaks[way] = _started(step, way, device)
+        if short.happened:
+            memory.release()
+    for way in list(trainings):  # once more, now that gradients and momentum of all of them are there
+        with memory.Shortage() as short:
+            trainings[way]()
+        if short.happened:
+            del trainings[way], peaks[way]
+            memory.release()
+    return trainings, peaks
 
 
-def _learners(step: Step, device: torch.device) -> dict[str, nn.Module]:
-    def pair():
-        torch.manual_seed(0)
-        return step.detector(step.student).to(device), step.detector(step.teacher).to(device).eval()
-
-    student, teacher = pair()
-    config = DistillConfig(teacher_amp=step.amp, inherit_head=False)
-    ours = Distiller(student, prepare_teacher(teacher, student, config, device), config, True, pytest.fail)
-    learners = {"ours": ours, "official": OfficialLearner(*pair()), "no teacher": Learner(pair()[0])}
-    return {way: learner.to(device).train() for way, learner in learners.items()}
+def _started(step: Step, way: str, device: str) -> tuple[Training, int | None]:
+    """A training after two steps, and the bytes they added at their peak."""
+    Training(step, way, device)()  # thrown away: what is made at first use must not count as a way's memory
+    training = Training(step, way, device)
+    return training, memory.peak_added(lambda: (training(), training()), device)
 
 
-def _training_step(step: Step, learner: nn.Module, images, targets):
-    # A rate of 0: the same work, and no number of rounds on one random batch lets a detector diverge.
-    optimizer = torch.optim.SGD([p for p in learner.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
-    size = min(step.height, step.width)
+def _largest_batch(step: Step, way: str, device: str) -> int:
+    """How many images fit, by halving; 0 if not even one does."""
+    batch = step.batch // 2
+    while batch:
+        with memory.Shortage() as short:
+            _started(replace(step, batch=batch), way, device)
+        memory.release()
+        if not short.happened:
+            break
+        batch //= 2
+    return batch
 
-    def run():
+
+def _parts(training: Training, device: str, rounds: int) -> dict[str, dict[str, float | int | None]]:
+    """Seconds of each part of our step, and the bytes above what the step found that it comes to hold.
+
+    The loss's gradients are computed in its forward, so "loss" holds both; the adapters' are in "backward".
+    """
+    spent = [
+        [end - begin for begin, end in itertools.pairwise(stamps)]
+        for stamps in _noted(training, timers.clock(device), device, rounds)
+    ]
+    peaks = [None] * len(PARTS)
+    if device == "cuda":  # in a step of its own: to ask for these numbers takes the host a while
+        ((_, held), *ends) = list(_noted(training, _highest_and_held, device, 1))[0]
+        peaks = [highest - held for highest, _ in ends]
+    return {
+        part: {**_spread(seconds), "peak_bytes": peak}
+        for part, seconds, peak in zip(PARTS, zip(*spent, strict=True), peaks, strict=True)
+    }
+
+
+def _noted(training: Training, note: Callable, device: str, rounds: int) -> Iterator[list]:
+    """Runs our steps, and yields what ``note()`` says at the start of each and at the ends of its parts."""
+    learner, optimizer, notes = training.learner, training.optimizer, []
+    ends = (
+        learner.teacher.module.register_forward_hook, learner.student.register_forward_hook,
+        learner.loss.adapter.register_forward_hook, learner.loss.register_forward_hook,
+        optimizer.register_step_pre_hook, optimizer.register_step_post_hook,
+    )  # fmt: skip
+    hooks = [register(lambda *_: notes.append(note())) for register in ends]
+    for _ in range(rounds):
         optimizer.zero_grad(set_to_none=True)
-        with autocast(images[0].device, step.amp):
-            losses = learner(images, targets, size)
-        sum(losses.values()).backward()
-        optimizer.step()
+        if device == "cuda":
+            timers.let_host_run_ahead()
+        notes[:] = [note()]
+        training()
+        yield list(notes)
+    for hook in hooks:
+        hook.remove()
 
-    return run
+
+def _highest_and_held() -> tuple[int, int]:
+    """The most bytes allocated since the last call, and the bytes allocated now."""
+    found = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return found
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {"median": middle, "q1": low, "q3": high, "rounds": len(values)}
+
+
+def _learner(step: Step, way: str, device: torch.device) -> nn.Module:
+    torch.manual_seed(0)
+    student = step.detector(step.student).to(device)
+    if way == "no teacher":
+        return Learner(student)
+    teacher = step.detector(step.teacher).to(device).eval()
+    if way != "ours":
+        return OfficialLearner(student, teacher, "none" if way == "official" else step.amp)
+    config = DistillConfig(teacher_amp=step.amp, inherit_head=False)
+    return Distiller(student, prepare_teacher(teacher, student, config, device), config, True, pytest.fail)
 
 
 def _data(step: Step, device: str):

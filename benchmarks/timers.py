@@ -6,6 +6,18 @@ from collections.abc import Callable
 
 import torch
 
+# Clock cycles that the GPU sleeps before a timed call, about 3 ms: more than the Python of one call takes.
+AHEAD_CYCLES = 6_000_000
+
+
+def let_host_run_ahead() -> None:
+    """Keeps the GPU asleep while the host queues what is to be timed.
+
+    The start event fires when the sleep is over. By then the whole call waits behind it, so that the time
+    between the events holds no time in which the GPU waits for Python.
+    """
+    torch.cuda._sleep(AHEAD_CYCLES)
+
 
 class CudaStamp:
     """A point on the current CUDA stream; subtracting two gives the seconds of device time between them."""
@@ -28,8 +40,13 @@ def clock(device: str) -> Callable:
     return cuda_clock if device == "cuda" else time.perf_counter
 
 
-def timed(now: Callable, run: Callable) -> float:
-    """Seconds of one run by the clock ``now``, as pytest-benchmark takes them."""
+def timed(now: Callable, run: Callable, host_ahead: bool = True) -> float:
+    """Seconds of one run by the clock ``now``, as pytest-benchmark takes them.
+
+    Without ``host_ahead`` a GPU's time holds what the host takes until its first launch.
+    """
+    if host_ahead and now is cuda_clock:
+        let_host_run_ahead()
     start = now()
     run()
     return now() - start
@@ -49,17 +66,19 @@ def host_and_wall(setup: Callable, run: Callable, rounds: int = 20) -> tuple[flo
     return statistics.median(host), statistics.median(wall)
 
 
-def launches(run: Callable) -> int | None:
-    """Kernels, copies and fills that one call puts on the GPU; None if the profiler sees no device."""
+def launches(run: Callable) -> list[tuple[str, float]]:
+    """(name, microseconds) of the kernels, copies and fills that one call puts on the GPU, in their order.
+
+    Empty if the profiler sees no device. The times are of a single call that is being profiled.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
         run()
         torch.cuda.synchronize()
-    on_device = [
-        event
+    return [
+        (event.name, event.time_range.elapsed_us())
         for event in recorded.events()
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
     ]
-    return len(on_device) or None

@@ -1,22 +1,27 @@
 """Time and peak memory of a distillation step: Ultralytics' own loss beside ours, in one run.
 
     python examples/ultralytics_measure_step.py --student yolo26n.yaml --teacher yolo26s.yaml --batch 16
+    python examples/ultralytics_measure_step.py --largest --json steps.json     # a GPU's largest batches too
 
 Steps of the two alternate, so that both see the same clock speeds and neighbours; times are medians with
-the quartiles beside them. Memory is the peak above what is held between steps: counted by the CUDA
-allocator, and on a CPU (where PyTorch does not count) for a process of its own (Linux). Both networks
-start from random numbers: that changes neither.
+the quartiles beside them, on a GPU between two events on it. Memory is the peak above what is held between
+steps: counted by the CUDA allocator, and on a CPU (where PyTorch does not count) for a process of its own
+(Linux). Both networks start from random numbers, and the learning rate is 0: that changes neither.
 """
 
 import argparse
 import contextlib
+import gc
+import json
 import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import ultralytics
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.nn.tasks import DetectionModel
@@ -26,14 +31,16 @@ from frs_kernels.integrations.ultralytics import use_frs_kernels
 # For glibc's malloc: what is freed goes back to the system at once, so that held memory is used memory.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 KINDS = {"ultralytics": contextlib.nullcontext, "frs_kernels": use_frs_kernels}
+NO_MEMORY = ("out of memory", "ALLOC_FAILED", "unable to find an engine")  # PyTorch, cuBLAS, cuDNN
+MOST = 1024  # images that --largest tries at most
 
 
-class Step:
-    """Forward, loss, backward and optimiser of one batch that stays the same."""
+class Training:
+    """Steps on one batch that stays the same."""
 
     def __init__(self, options: argparse.Namespace):
         torch.manual_seed(0)
-        self.device = torch.device(options.device)
+        self.options, self.device = options, torch.device(options.device)
         student, teacher = (
             DetectionModel(config, nc=options.classes, verbose=False).to(self.device)
             for config in (options.student, options.teacher)
@@ -41,44 +48,135 @@ class Step:
         student.args = get_cfg(overrides={"imgsz": options.imgsz})
         self.model = DistillationModel(teacher, student).train()
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9)
+        self.optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
         dtype = getattr(torch, options.amp)
         self.amp = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
-        count = 8 * options.batch
+        self.batch = {}
+
+    def load(self, images: int) -> None:
+        """Makes a batch of so many images, with eight objects each."""
+        self.batch = {}
+        self.forget()
+        size, boxes = self.options.imgsz, 8 * images
         self.batch = {
-            "img": torch.rand(options.batch, 3, options.imgsz, options.imgsz, device=self.device),
-            "cls": torch.randint(0, options.classes, (count, 1), device=self.device).float(),
-            "bboxes": torch.rand(count, 4, device=self.device) * 0.4 + 0.2,
-            "batch_idx": torch.arange(options.batch, device=self.device).repeat_interleave(8).float(),
+            "img": torch.rand(images, 3, size, size, device=self.device),
+            "cls": torch.randint(0, self.options.classes, (boxes, 1), device=self.device).float(),
+            "bboxes": torch.rand(boxes, 4, device=self.device) * 0.4 + 0.2,
+            "batch_idx": torch.arange(images, device=self.device).repeat_interleave(8).float(),
         }
 
-    def __call__(self, kind: str) -> tuple[float, int]:
-        """(seconds, peak bytes above the start) of one step; no bytes on a CPU."""
-        on_gpu = self.device.type == "cuda"
-        if on_gpu:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
+    def forget(self) -> None:
+        """Frees what a step has left behind, a failed one too: the hooked features hold its whole graph."""
+        self.optimizer.zero_grad()
+        for features in (self.model._student_feats, self.model._teacher_feats):
+            features.clear()
+        gc.collect()
+        torch.cuda.empty_cache()  # without a GPU it does nothing
+
+    def step(self, kind: str) -> tuple[float, int]:
+        """(seconds, peak bytes above the start) of forward, loss, backward, optimiser; no bytes on a CPU."""
+        with KINDS[kind]():
+            return self._step_on_gpu() if self.device.type == "cuda" else self._step_on_cpu()
+
+    def _step_on_cpu(self) -> tuple[float, int]:
         start = time.perf_counter()
-        with KINDS[kind](), self.amp:
+        self._run()
+        return time.perf_counter() - start, 0
+
+    def _step_on_gpu(self) -> tuple[float, int]:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(4_000_000)  # 2 ms in which the host gets on, as it does while a last step runs
+        start.record()
+        self._run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3, torch.cuda.max_memory_allocated() - before
+
+    def _run(self) -> None:
+        with self.amp:
             loss = self.model(dict(self.batch))[0].sum()
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if not on_gpu:
-            return time.perf_counter() - start, 0
-        torch.cuda.synchronize()
-        return time.perf_counter() - start, torch.cuda.max_memory_allocated() - before
 
 
-def peak_of_a_process(kind: str, options: argparse.Namespace, answer) -> None:
-    """How many bytes above what it holds this process comes to hold in a step, the third one (Linux)."""
-    step = Step(options)
+def measured(training: Training, images: int, steps: int, *, tight: bool = False) -> dict[str, dict]:
+    """Seconds and bytes of a step of each kind, steps of the kinds alternating.
+
+    ``tight`` is for a batch that fills the memory: what the allocator keeps of the other kind's steps would
+    have to be freed within a timed step, so it is freed before, and a step that is not timed comes first.
+    """
+    training.load(images)
+    seconds, peaks = ({kind: [] for kind in KINDS} for _ in range(2))
+    for number in range(steps if tight else steps + 2):
+        for kind in KINDS:
+            if tight:
+                training.forget()
+                training.step(kind)
+            spent, peak = training.step(kind)
+            if tight or number >= 2:  # the first ones allocate
+                seconds[kind].append(spent)
+                peaks[kind].append(peak)
+    rows = {}
+    for kind in KINDS:
+        low, middle, high = statistics.quantiles(seconds[kind], n=4)
+        rows[kind] = {"median": middle, "q1": low, "q3": high, "peak_bytes": max(peaks[kind])}
+    return rows
+
+
+def fits(training: Training, kind: str, images: int) -> bool:
+    """Whether the GPU's memory is enough for steps of so many images."""
+    try:
+        training.load(images)
+        for _ in range(2):
+            training.step(kind)
+        return True
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not any(words in str(error) for words in NO_MEMORY):
+            raise
+    finally:
+        training.forget()
+    return False
+
+
+def largest(fit: Callable[[int], bool], start: int) -> int:
+    """The largest batch that fits, to a 64th: ``start`` doubled, then halfway between yes and no."""
+    yes, no, images = 0, MOST + 1, start
+    while True:
+        if fit(images):
+            yes = images
+        else:
+            no = images
+        if no - yes <= max(1, yes // 64):
+            return yes
+        images = 2 * yes if 0 < 2 * yes < no else (yes + no) // 2
+
+
+def peaks_of_processes(options: argparse.Namespace) -> dict[str, int]:
+    """For each kind, the bytes that a process of its own comes to hold in a step above what it held."""
+    os.environ.update(GIVE_BACK)
+    context = multiprocessing.get_context("spawn")
+    peaks = {}
+    for kind in KINDS:
+        answer = context.Queue()
+        process = context.Process(target=peak_of_this_process, args=(kind, options, answer))
+        process.start()
+        peaks[kind] = answer.get()
+        process.join()
+    return peaks
+
+
+def peak_of_this_process(kind: str, options: argparse.Namespace, answer) -> None:
+    training = Training(options)
+    training.load(options.batch)
     for _ in range(2):
-        step(kind)
+        training.step(kind)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
     before = held("VmRSS")
-    step(kind)
+    training.step(kind)
     answer.put(held("VmHWM") - before)
 
 
@@ -86,6 +184,37 @@ def held(name: str) -> int:
     """Bytes of this process, from a line of /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
+
+
+class Report:
+    """What was measured, printed and put into the JSON file at once: a run cut off leaves its part."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.file = options.json
+        given = {name: value for name, value in vars(options).items() if name != "json"}
+        name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+        versions = {"torch": torch.__version__, "ultralytics": ultralytics.__version__}
+        self.content = {"options": given, "device": name, **versions, "largest_batch": {}, "steps": []}
+        print(", ".join(f"{name} {value}" for name, value in given.items()))
+
+    def add_steps(self, images: int, rows: dict[str, dict]) -> None:
+        for kind, row in rows.items():
+            low, middle, high = (1e3 * row[name] for name in ("q1", "median", "q3"))
+            spread = f"{middle:9.1f} ms ({low:.1f} to {high:.1f})"
+            print(
+                f"{images:4} images  {kind:12} {spread:34} {row['peak_bytes'] / 2**20:9.1f} MiB", flush=True
+            )
+            self.content["steps"].append({"images": images, "kind": kind, **row})
+        self._write()
+
+    def add_largest(self, kind: str, images: int) -> None:
+        print(f"largest batch  {kind:12} {images} images", flush=True)
+        self.content["largest_batch"][kind] = images
+        self._write()
+
+    def _write(self) -> None:
+        if self.file:
+            self.file.write_text(json.dumps(self.content, indent=1) + "\n")
 
 
 def main() -> None:
@@ -98,29 +227,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--amp", default="bfloat16", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--largest", action="store_true", help="also the largest batch that a GPU has room for"
+    )
+    parser.add_argument("--json", type=Path, help="file that gets the numbers")
     options = parser.parse_args()
+    if options.largest and options.device != "cuda":
+        parser.error("--largest needs a GPU: a CPU's memory has no such end")
 
-    step = Step(options)
-    seconds, peaks = ({kind: [] for kind in KINDS} for _ in range(2))
-    for number in range(options.steps + 2):
-        for kind in KINDS:
-            spent, peak = step(kind)
-            if number >= 2:  # the first ones allocate
-                seconds[kind].append(spent)
-                peaks[kind].append(peak)
+    report, training = Report(options), Training(options)
+    rows = measured(training, options.batch, options.steps)
     if options.device == "cpu":
-        os.environ.update(GIVE_BACK)
-        context = multiprocessing.get_context("spawn")
+        for kind, peak in peaks_of_processes(options).items():
+            rows[kind]["peak_bytes"] = peak
+    report.add_steps(options.batch, rows)
+    if options.largest:
+        found = {}
         for kind in KINDS:
-            answer = context.Queue()
-            process = context.Process(target=peak_of_a_process, args=(kind, options, answer))
-            process.start()
-            peaks[kind] = [answer.get()]
-            process.join()
-    print(", ".join(f"{name} {value}" for name, value in vars(options).items()))
-    for kind in KINDS:
-        low, middle, high = (1e3 * value for value in statistics.quantiles(seconds[kind], n=4))
-        print(f"{kind:12} {middle:9.1f} ms ({low:.1f} to {high:.1f})  {max(peaks[kind]) / 2**20:9.1f} MiB")
+            # Their answers lie close together: the second search starts at the first's.
+            start = max(found.values(), default=options.batch) or 1
+            found[kind] = largest(lambda images, kind=kind: fits(training, kind, images), start)
+            report.add_largest(kind, found[kind])
+        both = min(found.values())
+        report.add_steps(both, measured(training, both, max(4, options.steps // 4), tight=True))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,11 @@ def launches() -> int:
     return ctypes.c_int.in_dll(load(), "emulated_launches").value
 
 
+def memsets() -> int:
+    """How many of them were memsets."""
+    return ctypes.c_int.in_dll(load(), "emulated_memsets").value
+
+
 def _compile(source: Path, flags: list[str]) -> Path:
     target = BUILD / f"{source.name}.o"
     inputs = [source, *(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.cuh")]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import machine, report
-from benchmarks.results import Run, merge
+from benchmarks import report, sources
+from benchmarks.results import Run, is_finished, may_share_a_file, merge
 from benchmarks.workloads import Case
 
 
@@ -30,7 +30,7 @@ def _run(root: Path, digest: str | None = None) -> dict:
         "commit_info": {"id": "0123456789abcdef", "dirty": False},
         "datetime": "2026-01-02T00:00:00",
         "bandwidth_gbps": {"copy": 35.0, "read": 38.0},
-        "digests": {"native-cpu": digest or machine.digests("cpu", root)["native-cpu"]},
+        "digests": {"native-cpu": digest or sources.digests("cpu", root)["native-cpu"]},
         "size": "standard",
         "benchmarks": [
             _bench("race", race, 0.01), _bench("official", official, 0.31), _bench("native", native, 0.011)
@@ -64,7 +64,7 @@ def test_report_writes_page_plots_index_and_headline(root):
 def test_every_table_and_plot_names_its_source(root):
     report.write(root)
     page = (root / "docs/results/cpu-some.md").read_text()
-    digest = machine.digests("cpu", root)["native-cpu"]
+    digest = sources.digests("cpu", root)["native-cpu"]
     source = f"*cpu-some.json: Some CPU, torch 2.11.0, kernel sources native-cpu {digest}*"
     shown = page.count("|---|") + page.count("![")
     assert shown >= 4 and page.count(source) == shown
@@ -88,6 +88,46 @@ def test_cuda_sources_leave_cpu_numbers_current(root):
     assert not Run.read(root / "benchmarks/results/cpu-some.json", root).stale
 
 
+def test_a_benchmark_that_failed_after_its_timing_is_no_result(root):
+    file = root / "benchmarks/results/cpu-some.json"
+    content = json.loads(file.read_text())
+    content["benchmarks"].append(_bench("half", {"size": "standard"}, 1.0))
+    file.write_text(json.dumps(content))
+    run = Run.read(file, root)
+    assert (len(run.races), len(run.singles), len(run.steps)) == (1, 2, 0)
+    assert not is_finished(content["benchmarks"][-1], "quick")
+
+
+def test_a_gpu_page_has_launches_and_host_time(root):
+    file = root / "benchmarks/results/cpu-some.json"
+    content = json.loads(file.read_text())
+    content["benchmarks"][2]["extra_info"] |= {
+        "launches": 3, "host_us": 120.0, "wall_ms": 1.2, "host_behind_ms": 1.05,
+        "kernels": [{"name": "score_kernel", "us": 172.4}, {"name": "loss_kernel", "us": 702.0}],
+    }  # fmt: skip
+    file.write_text(json.dumps(content))
+    report.write(root)
+    page = (root / "docs/results/cpu-some.md").read_text()
+    assert "| native | 3 | 120 | 1.2 | 1.05 | 11 |" in page
+    assert "| native | score_kernel 172; loss_kernel 702 |" in page
+
+
+def test_who_is_missing_from_a_race_stands_under_its_table(root):
+    file = root / "benchmarks/results/cpu-some.json"
+    content = json.loads(file.read_text())
+    extra = content["benchmarks"][0]["extra_info"]
+    del extra["turns"]["official"]
+    extra["missing"] = {"official": "official needs more memory than this GPU has"}
+    file.write_text(json.dumps(content))
+    report.write(root)
+    page = (root / "docs/results/cpu-some.md").read_text()
+    assert (
+        "- No official on retinanet-800x1344, B=1, fp32, NCHW, forward + backward: official needs more"
+        in page
+    )
+    assert "| - | 15.0x slower |" in (root / "README.md").read_text()
+
+
 def test_readme_without_markers_is_an_error(root):
     (root / "README.md").write_text("no table wanted\n")
     with pytest.raises(ValueError, match="headline:begin"):
@@ -108,14 +148,48 @@ def test_merge_keeps_what_the_newer_run_lacks(tmp_path):
     ]  # fmt: skip
 
 
-def test_merge_drops_numbers_of_other_sources(tmp_path):
-    older, newer = _run(tmp_path, "d1"), _run(tmp_path, "d2")
-    newer["benchmarks"] = newer["benchmarks"][:1]
-    assert merge(older, newer) == newer
+def test_runs_share_a_file_if_kernels_machine_and_torch_are_the_same(tmp_path):
+    """When it was built, and what CPU is beside a GPU, is no reason to lose what was measured before."""
+    older = _run(tmp_path, "d1")
+    older["machine_info"] = {
+        "device": "cuda",
+        "name": "NVIDIA H100",
+        "torch": "2.11.0",
+        "cpu": "A",
+        "cores": 8,
+    }
+    newer = {
+        **older,
+        "machine_info": {**older["machine_info"], "cpu": "B", "cores": 16, "build": {"time": 1}},
+    }
+    assert may_share_a_file(older, newer)
+    assert not may_share_a_file(older, {**newer, "digests": {"native-cuda": "d2"}})
+    for name in ("name", "torch"):
+        assert not may_share_a_file(
+            older, {**newer, "machine_info": {**newer["machine_info"], name: "another"}}
+        )
+    on_cpu = {**older, "machine_info": {**older["machine_info"], "device": "cpu"}}
+    assert not may_share_a_file(on_cpu, {**on_cpu, "machine_info": {**on_cpu["machine_info"], "cores": 4}})
+
+
+def test_merge_keeps_the_numbers_of_the_larger_size(tmp_path):
+    def sized(size, median):
+        content = {**_run(tmp_path, "d1"), "size": size}
+        content["benchmarks"] = [_bench("native", {"size": size, "case": {}}, median)]
+        return content
+
+    merged = merge(sized("standard", 1.0), sized("quick", 2.0))
+    assert merged["size"] == "standard" and merged["benchmarks"][0]["stats"]["median"] == 1.0
+    merged = merge(sized("standard", 1.0), sized("standard", 2.0))
+    assert merged["benchmarks"][0]["stats"]["median"] == 2.0
+    unfinished = sized("standard", 1.0)
+    unfinished["benchmarks"][0]["extra_info"]["unfinished"] = True
+    assert not is_finished(unfinished["benchmarks"][0], "quick")
+    assert merge(unfinished, sized("standard", 2.0))["benchmarks"][0]["stats"]["median"] == 2.0
 
 
 def test_a_committed_result_names_no_path_and_no_host():
-    for file in (machine.ROOT / "benchmarks/results").glob("*.json"):
+    for file in (sources.ROOT / "benchmarks/results").glob("*.json"):
         content = json.loads(file.read_text())
         assert "node" not in content["machine_info"]
         words = json.dumps([content["machine_info"], content["commit_info"]])

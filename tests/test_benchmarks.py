@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-from benchmarks import cpu_arithmetic, machine, memory, selection, side_by_side, timers, truth
+from benchmarks import cpu_arithmetic, memory, selection, side_by_side, sources, timers, truth
 from benchmarks.measure import Call
-from benchmarks.providers import EAGER, PROVIDERS
+from benchmarks.providers import EAGER, FUSED, MAX_AUTOTUNE, PROVIDERS
+from benchmarks.race import Race
 from benchmarks.workloads import DTYPES, LAYOUTS, MODES, OPS, WORKLOADS, Case, make_inputs
 from frs_kernels.library import load_native
 
@@ -64,8 +65,59 @@ def test_every_selected_benchmark_is_known_and_selected_once(device, size):
     assert (device, size) in selection.BUDGET and selection.races(size, device)
 
 
+@pytest.mark.parametrize("device, size", selection.PLANS)
+def test_no_case_waits_for_a_compiler_before_the_fused_backends(device, size):
+    """On a GPU nothing of the size does; bfloat16 comes first there."""
+    pairs = selection.pairs(("loss",), size, device)
+    compiled = [PROVIDERS[name].compile_mode is not None for _, name in pairs]
+    assert pairs[0][1] in FUSED
+    for case in {case for case, _ in pairs}:
+        names = [name for other, name in pairs if other == case]
+        assert names[0] in FUSED, (case, names)
+    if device == "cuda":
+        assert compiled == sorted(compiled)
+        assert pairs[0][0].dtype == selection.races(size, device)[0][0].dtype == "bf16"
+
+
+def test_gpu_races_are_of_both_batches_and_max_autotune_comes_last():
+    cases = [case for case, _ in selection.races("standard", "cuda")]
+    nchw = {(case.batch, case.dtype) for case in cases if case.layout == "nchw" and case.mode == "both"}
+    assert nchw == {(1, "bf16"), (1, "fp32"), (16, "bf16"), (16, "fp32")}
+    names = selection.rivals("standard", "cuda")
+    assert names[-1] == "compile-best-max" and not set(MAX_AUTOTUNE) & set(names[:-1])
+    assert not any(name in MAX_AUTOTUNE for _, name in selection.pairs(OPS, "standard", "cuda"))
+
+
+def test_a_rival_that_fails_is_left_out_with_its_reason():
+    race = Race("cpu", copy=lambda: None)
+
+    def ready(name):
+        call = _call(TINY, name)
+        return call, call.check(), call.warm_up()
+
+    def out_of_memory():
+        pytest.skip("official needs more memory than this GPU has")
+
+    def wrong():
+        raise AssertionError("values are off\nby far")
+
+    race.admit("best-eager", lambda: ready("best-eager"))
+    race.admit("official", out_of_memory)
+    race.admit("compile-best", wrong)
+    race.admit("compile-official", lambda: ready("best-eager"))
+    race.calls["compile-official"].run = wrong
+    for _ in range(2):
+        race.others_turns("best-eager")
+    assert race.missing == {
+        "official": "official needs more memory than this GPU has",
+        "compile-best": "AssertionError: values are off",
+        "compile-official": "AssertionError: values are off",
+    }
+    assert set(race.calls) == set(race.errors) == {"best-eager"} and len(race.turns["copy"]) == 2
+
+
 def test_the_shares_of_the_time_are_those_of_the_files():
-    files = {file.stem for file in (machine.ROOT / "benchmarks").glob("test_*.py")}
+    files = {file.stem for file in (sources.ROOT / "benchmarks").glob("test_*.py")}
     assert set(selection.SHARES) == files
     assert sum(selection.SHARES.values()) == pytest.approx(1.0)
 
@@ -155,30 +207,68 @@ def test_peak_memory_of_native_counts_gradients_it_keeps_between_calls():
     assert 0.95 * case.result_bytes < peak < 1.25 * case.result_bytes
 
 
-class _FakeEvent:
-    now = 0.0
+class _FakeGpu:
+    """A stream on which work starts when it is queued or when what is before it is done, in milliseconds."""
 
-    def __init__(self, enable_timing):
-        assert enable_timing
+    def __init__(self, monkeypatch):
+        self.host = self.free_at = 0.0
+        gpu = self
 
-    def record(self):
-        self.at = _FakeEvent.now
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
 
-    def synchronize(self):
-        self.waited = True
+            def record(self):
+                self.at = max(gpu.host, gpu.free_at)
 
-    def elapsed_time(self, end):
-        assert end.waited
-        return end.at - self.at
+            def synchronize(self):
+                gpu.host = max(gpu.host, self.at)
+
+            def elapsed_time(self, end):
+                return end.at - self.at
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: self.kernel(cycles / 2e6))
+
+    def kernel(self, milliseconds):
+        self.free_at = max(self.host, self.free_at) + milliseconds
+
+    def call(self):
+        self.host += 1.0  # Python, before its first launch
+        self.kernel(25.0)
 
 
-def test_cuda_clock_gives_seconds_of_device_time(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "Event", _FakeEvent)
+def test_device_time_holds_no_host_time(monkeypatch):
+    gpu = _FakeGpu(monkeypatch)
+    now = timers.clock("cuda")
+    assert timers.timed(now, gpu.call) == pytest.approx(0.025)
+    assert timers.timed(now, gpu.call, host_ahead=False) == pytest.approx(0.026)
 
-    def run():
-        _FakeEvent.now += 25.0  # ms
 
-    assert timers.timed(timers.clock("cuda"), run) == pytest.approx(0.025)
+def test_what_pytest_benchmark_times_on_a_gpu_has_the_host_ahead(monkeypatch):
+    """Its runner calls setup, the clock, the call, the clock."""
+    gpu = _FakeGpu(monkeypatch)
+    call = _call(TINY, "best-eager")
+    call.device = "cuda"
+    now = timers.clock("cuda")
+    call.setup()
+    start = now()
+    gpu.call()
+    assert now() - start == pytest.approx(0.025)
+
+
+def test_host_time_is_taken_without_the_sleep(monkeypatch):
+    call = _call(TINY, "best-eager")
+    call.device = "cuda"
+    _FakeGpu(monkeypatch)
+    slept = []
+    monkeypatch.setattr(torch.cuda, "_sleep", slept.append)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(timers, "launches", lambda run: [("mask", 1.0)] * 3)
+    details = call.gpu_details()
+    assert not slept and details["launches"] == 3 and details["host_behind_ms"] >= 0
+    call.setup()
+    assert len(slept) == 1
 
 
 def test_side_by_side_times_every_kind(monkeypatch):

@@ -35,9 +35,10 @@ def loss_and_grads(base, **options):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "rows", "split"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_kernel_once(target, dtype, layout):
-    """Small enough for compute-sanitizer: mask, two phases, weights given, single pass, focal, scale."""
+    """Small enough for compute-sanitizer: mask, two phases, one launch, weights given, focal, scale."""
     base = arguments(24, 24, sizes=LONG_SIZES, dtype=dtype, layout=layout, device="cuda")
     compare(frs.frs_loss, target, base, WRT, upstream=0.7)
+    compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer="batch")
     compare(frs.frs_loss, target, base, ())
     compare(frs.frs_loss, target, base, WRT, masks=maps(sizes=LONG_SIZES, device="cuda"))
     head = {name: base[name] for name in ("student_logits", "teacher_logits")}
@@ -52,14 +53,16 @@ def test_every_kernel_once(target, dtype, layout):
 def test_retinanet_shapes(target, dtype, layout):
     base = arguments(256, 720, sizes=RETINANET, dtype=dtype, layout=layout, device="cuda", batch=1)
     compare(frs.frs_loss, target, base, WRT, feat_weight=0.005, head_weight=0.02)
+    compare(frs.frs_loss, target, base, WRT, feat_weight=0.005, head_weight=0.02, normalizer="numel")
     compare(frs.frs_loss, target, base, ())
 
 
-def test_same_bits_run_after_run(target):
+@pytest.mark.parametrize("normalizer", ["weight", "batch"])
+def test_same_bits_run_after_run(target, normalizer):
     base = arguments(256, 720, sizes=RETINANET, dtype=torch.bfloat16, device="cuda")
-    first_losses, first_grads = loss_and_grads(base)
+    first_losses, first_grads = loss_and_grads(base, normalizer=normalizer)
     for _ in range(10):
-        losses, grads = loss_and_grads(base)
+        losses, grads = loss_and_grads(base, normalizer=normalizer)
         assert all(torch.equal(a, b) for a, b in zip(losses, first_losses, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(grads, first_grads, strict=True))
 

@@ -4,6 +4,9 @@ What this cannot show is what the compiler for the GPU makes of them and how fas
 test_cuda_build.py and, on a GPU, test_cuda.py.
 """
 
+import ctypes
+import math
+
 import emulated
 import pytest
 import test_head
@@ -11,7 +14,7 @@ import test_imitation
 import test_loss
 import test_mask
 import torch
-from cases import LONG_SIZES, Target, compare, tensors
+from cases import DTYPES, LONG_SIZES, NORMALIZERS, Target, compare, tensors
 
 import frs_kernels as frs
 from frs_kernels import dispatch
@@ -19,6 +22,7 @@ from frs_kernels import dispatch
 if (reason := emulated.unavailable()) is not None:
     pytest.skip(reason, allow_module_level=True)
 
+FEATS = ("student_feats", "teacher_feats")
 HEADS = ("teacher_logits", "student_logits")
 WRT = ("student_feats", "student_logits")
 
@@ -58,10 +62,11 @@ def guarded(values: list[torch.Tensor], offset: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("offset", [0, 1, 8])
-def test_any_alignment_and_nothing_beyond_the_tensors(target, dtype, layout, offset):
+@pytest.mark.parametrize("normalizer", ["weight", "batch"])
+def test_any_alignment_and_nothing_beyond_the_tensors(target, dtype, layout, offset, normalizer):
     base = test_loss.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype, layout=layout)
     views = {name: guarded(values, offset) for name, values in base.items()}
-    losses, grads = compare(frs.frs_loss, target, views, WRT)
+    losses, grads = compare(frs.frs_loss, target, views, WRT, normalizer=normalizer)
     assert all(loss.isfinite() for loss in losses)
     assert all(grad.isfinite().all() for grad in grads)
 
@@ -73,6 +78,7 @@ def test_sums_over_many_channels_stay_in_range(target, layout, locations):
     base = test_loss.arguments(4, 3000, sizes=(locations,), layout=layout, batch=1)
     base["student_logits"] = [torch.zeros_like(t) for t in base["student_logits"]]
     compare(frs.frs_loss, target, base, WRT)
+    compare(frs.frs_loss, target, base, WRT, normalizer="numel")
     compare(frs.frs_loss, target, base, ())
 
 
@@ -101,6 +107,42 @@ def test_at_most_three_launches_forward_and_one_backward(target):
     assert count == 2
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_gradients_that_do_not_wait_for_the_sum_take_one_kernel(target, normalizer, dtype):
+    base = test_loss.arguments(8, 12, sizes=LONG_SIZES, dtype=dtype)
+    waits = normalizer in ("weight", "weight_channels") and dtype != torch.float16
+    two_phases = waits or dtype == torch.float64
+    for names in (WRT, WRT[:1], WRT[1:]):
+        leaves = {name: [t.clone().requires_grad_(name in names) for t in base[name]] for name in base}
+        before = emulated.launches(), emulated.memsets()
+        frs.frs_loss(**leaves, normalizer=normalizer, backend="emulated")
+        assert emulated.launches() - before[0] == 2
+        assert emulated.memsets() - before[1] == (0 if two_phases else 1)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "odd"])
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+def test_channel_weights_with_a_mask_from_the_logits(target, layout, dtype):
+    """No public function combines them; the operator does, and the mask given beforehand must agree."""
+    base = test_loss.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype, layout=layout)
+    base = [[t.contiguous() if layout == "odd" else t for t in base[name]] for name in (*FEATS, *HEADS[::-1])]
+    channel_weights = [torch.rand(2, 24, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    ops = emulated.namespace()
+
+    def run(masks):
+        losses, pending, feats, logits = ops.loss(
+            *base, masks, channel_weights, 4, 3.0, None, 0.5, None, 2.0, None, 0.0, True, True
+        )
+        grads = [g.float() * factor for g, factor in zip(feats + logits, pending.flatten(), strict=True)]
+        return losses, grads
+
+    (losses, grads), (expected, expected_grads) = run([]), run(ops.mask(base[3]))
+    torch.testing.assert_close(losses, expected)
+    tolerance = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-7}
+    torch.testing.assert_close(grads, expected_grads, **tolerance)
+
+
 def test_small_and_large_calls_are_cut_differently(target):
     """Above tiles.h: kEnoughBlocks blocks, a warp takes longer pieces."""
     logits = {name: tensors(96, sizes=((96, 128),), batch=4, seed=i) for i, name in enumerate(HEADS)}
@@ -108,3 +150,22 @@ def test_small_and_large_calls_are_cut_differently(target):
     compare(frs.weighted_bce, target, {
         "student_logits": logits["student_logits"], "teacher_logits": logits["teacher_logits"]
     }, ("student_logits",), weight=weight)  # fmt: skip
+
+
+def test_the_logarithm_of_a_location_is_right_for_every_input():
+    """With the documented error of lg2.approx on top: 2^-22, absolute up to lg2(2) and relative above."""
+    steps = torch.arange(0, 0x7F800000 - 0x20000000, 97, dtype=torch.int32) + 0x20000000  # 1e-19 to 3e38
+    q = steps.view(torch.float32)
+    found = torch.empty_like(q)
+    emulated.load().emulated_log1p_nonnegative(
+        ctypes.c_void_p(q.data_ptr()), ctypes.c_void_p(found.data_ptr()), ctypes.c_int64(len(q))
+    )
+    exact = q.double().log1p()
+    hardware = torch.where(q < 0.25, 0.0, exact.clamp(min=math.log(2)) * 2.0**-22)
+    assert ((found.double() - exact).abs() + hardware <= 1.1e-6 * exact).all()
+    special = torch.tensor([0.0, float("inf"), float("nan")])
+    found = torch.empty_like(special)
+    emulated.load().emulated_log1p_nonnegative(
+        ctypes.c_void_p(special.data_ptr()), ctypes.c_void_p(found.data_ptr()), ctypes.c_int64(3)
+    )
+    assert torch.equal(found.nan_to_num(nan=-1.0), special.nan_to_num(nan=-1.0))

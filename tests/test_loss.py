@@ -45,11 +45,39 @@ def test_normalizers(target, normalizer):
     compare(frs.frs_loss, target, arguments(device=target.device), WRT, normalizer=normalizer)
 
 
-def test_mixed_dtypes(target):
-    mixed = arguments(dtype=torch.bfloat16, teacher_dtype=torch.float32, device=target.device)
-    mixed["student_feats"] = [t.half() for t in mixed["student_feats"]]
-    _, grads = compare(frs.frs_loss, target, mixed, WRT)
-    assert {g.dtype for g in grads} == {torch.float16, torch.bfloat16}
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "split"])
+def test_normalizers_in_every_dtype_and_layout(target, layout, dtype, normalizer):
+    """Where Z is known, or float16 gradients do without, a GPU computes mask and gradients in one launch."""
+    for feats, logits, sizes in ((8, 16, SIZES), (33, 47, LONG_SIZES)):
+        base = arguments(feats, logits, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
+        compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer=normalizer, head_weight=2.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("known", [True, False], ids=["number", "tensor"])
+def test_divisor_of_zero_contributes_nothing(target, layout, dtype, known):
+    base = arguments(16, 24, dtype=dtype, layout=layout, device=target.device)
+    base["student_logits"][0][0, 3, 2, 1] = float("nan")
+    zero = 0.0 if known else torch.zeros((), device=target.device)
+    losses, grads = evaluate(frs.frs_loss, base, WRT, normalizer=zero, backend=target.backend)
+    assert all(loss == 0 for loss in losses)
+    assert all((grad == 0).all() for grad in grads)
+
+
+@pytest.mark.parametrize("normalizer", ["weight", "numel"])
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_mixed_dtypes(target, layout, normalizer):
+    for feats, logits in ((8, 12), (16, 24)):
+        mixed = arguments(
+            feats, logits, dtype=torch.bfloat16, teacher_dtype=torch.float32, layout=layout,
+            device=target.device,
+        )  # fmt: skip
+        mixed["student_feats"] = [t.half() for t in mixed["student_feats"]]
+        _, grads = compare(frs.frs_loss, target, mixed, WRT, normalizer=normalizer)
+        assert {g.dtype for g in grads} == {torch.float16, torch.bfloat16}
 
 
 def test_total_is_the_sum_of_the_weighted_terms(target):
@@ -107,10 +135,13 @@ def test_one_term_alone(target, leave_out):
 
 def test_partial_gradients(target):
     base = arguments(device=target.device)
-    _, expected = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
-    for name, part in (("student_feats", expected[: len(SIZES)]), ("student_logits", expected[len(SIZES) :])):
-        _, grads = evaluate(frs.frs_loss, base, (name,), backend=target.backend)
-        torch.testing.assert_close(grads, part)
+    for options in ({"normalizer": "numel"}, {}):
+        options["backend"] = target.backend
+        _, expected = evaluate(frs.frs_loss, base, WRT, **options)
+        halves = expected[: len(SIZES)], expected[len(SIZES) :]
+        for name, part in zip(WRT, halves, strict=True):
+            _, grads = evaluate(frs.frs_loss, base, (name,), **options)
+            torch.testing.assert_close(grads, part)
     leaf = base["student_logits"][1].clone().requires_grad_()
     base["student_logits"][1] = leaf
     frs.frs_loss(**base, backend=target.backend).total.backward()
@@ -186,15 +217,16 @@ def test_the_teacher_gets_no_gradient(target):
 @pytest.mark.parametrize("name", ["student_feats", "teacher_feats", "teacher_logits", "student_logits"])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_nan_reaches_the_loss(target, layout, name):
-    for wrt in (WRT, ()):
+    for wrt, normalizer in ((WRT, "weight"), (WRT, "numel"), ((), "weight")):
         base = arguments(layout=layout, device=target.device)
         base[name][1][1, 5, 2, 3] = float("nan")
-        losses, _ = compare(frs.frs_loss, target, base, wrt)
+        losses, _ = compare(frs.frs_loss, target, base, wrt, normalizer=normalizer)
         assert losses[-1].isnan()
 
 
-def test_mask_of_zeros_contributes_nothing(target):
-    base = arguments(device=target.device)
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+def test_mask_of_zeros_contributes_nothing(target, dtype):
+    base = arguments(dtype=dtype, device=target.device)
     base["teacher_logits"][0].fill_(float("-inf"))
     base["student_logits"][0].clamp_(-5, 5)
     losses, grads = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
@@ -209,9 +241,11 @@ def test_float16_gradients_survive_until_the_scaler_lifts_them(target):
     assert all((g != 0).float().mean() > 0.5 for g in grads)
 
 
-def test_same_inputs_give_the_same_bits(target):
+@pytest.mark.parametrize("normalizer", ["weight", "batch"])
+def test_same_inputs_give_the_same_bits(target, normalizer):
     base = arguments(33, 47, sizes=LONG_SIZES, device=target.device)
-    runs = [evaluate(frs.frs_loss, base, WRT, backend=target.backend) for _ in range(3)]
+    options = {"normalizer": normalizer, "backend": target.backend}
+    runs = [evaluate(frs.frs_loss, base, WRT, **options) for _ in range(3)]
     for losses, grads in runs[1:]:
         assert all(map(torch.equal, losses, runs[0][0]))
         assert all(map(torch.equal, grads, runs[0][1]))

@@ -12,20 +12,19 @@ __device__ __forceinline__ Acc scalar(const Scalar& s) {
   return s.device == nullptr ? value : value * *static_cast<const Acc*>(s.device);
 }
 
+// Z_l of a term, where it does not come from the sum of S.
+template <class Acc>
+__device__ __forceinline__ Acc known_divisor(const LossTable& table, const tiles::Cut& cut) {
+  if (table.normalizer == Normalizer::batch) return static_cast<Acc>(cut.batch);
+  if (table.normalizer == Normalizer::value) return scalar<Acc>(table.divisor);
+  return static_cast<Acc>(static_cast<double>(cut.batch) * cut.rows * cut.columns);
+}
+
 // Z_l of a term. All threads of the block call it: the sums of the tiles are added up here, in one fixed
 // order.
 template <class Acc>
 __device__ __forceinline__ Acc divisor(const LossTable& table, int level, const tiles::Cut& cut) {
-  switch (table.normalizer) {
-    case Normalizer::batch:
-      return static_cast<Acc>(cut.batch);
-    case Normalizer::numel:
-      return static_cast<Acc>(static_cast<double>(cut.batch) * cut.rows * cut.columns);
-    case Normalizer::value:
-      return scalar<Acc>(table.divisor);
-    default:
-      break;
-  }
+  if (!needs_sums(table.normalizer)) return known_divisor<Acc>(table, cut);
   const uint32_t first = table.first_tile[level];
   const Acc n =
       block_sum_of(static_cast<const Acc*>(table.tile_sums) + first, table.first_tile[level + 1] - first);

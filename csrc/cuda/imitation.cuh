@@ -8,6 +8,7 @@ namespace frs::cuda {
 template <class Acc>
 struct Imitation {
   static constexpr bool kChannelWeighted = true;
+  static constexpr int kMaxFactors = 1 << 30;  // see Head
 
   struct Sums {
     Acc squares = 0;

@@ -15,14 +15,14 @@ namespace frs::cuda {
 cudaError_t mask(const Level* levels, int num_levels, DType teacher_logit, cudaStream_t stream);
 
 // How a call of `loss` is laid out on the device; `workspace` bytes of memory, aligned to 16, are needed for
-// it. Gradients wanted and S from the logits: Level::weight must be there to hold S (two phases). S from the
-// logits and Level::weight absent: a single pass.
+// it. Level::weight must be there where gradients are wanted and S comes from the logits: two phases keep S
+// in it.
 struct LossPlan {
   LossTable table;
   ScoreTable scores;    // first phase, where S comes from the logits
   WeightTable weights;  // first phase, where S is given and its sum is needed
   enum class First { none, scores, weights } first = First::none;
-  bool single_pass = false;
+  enum class Second { loss, single_pass, once } second = Second::loss;
   DType logit_type = DType::f32;
   int codec = 0;  // a DType, or kAnyCodec
   uint32_t tiles = 0;
@@ -41,6 +41,7 @@ cudaError_t scale(const Span* spans, int count, const void* factor, const void* 
 namespace detail {  // the second phases, each in a file of its own
 cudaError_t launch_loss(const LossPlan& plan, cudaStream_t stream);
 cudaError_t launch_single_pass(const LossPlan& plan, cudaStream_t stream);
+cudaError_t launch_once(const LossPlan& plan, cudaStream_t stream);
 cudaError_t launch_scores(const ScoreTable& table, uint32_t tiles, DType type, cudaStream_t stream);
 cudaError_t launch_weight_sums(const WeightTable& table, uint32_t tiles, bool double_precision,
                                cudaStream_t stream);

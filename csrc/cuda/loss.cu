@@ -45,8 +45,9 @@ __device__ __forceinline__ typename C::Acc term_share(Ring<C, 2>& ring, typename
 template <class C>
 constexpr int kMinBlocks = C::kWords > 4 || sizeof(typename C::Acc) > 4 ? 2 : 3;
 
-// Backwards: what the first phase read last is then still in the L2. Every block writes its partial[block];
-// the block that arrives last adds them up.
+// The head term first, and its first level first: the first phase has read that level's logits last, and
+// their end is still in the L2 cache. Every block writes its partial[block]; the block that arrives last adds
+// them up.
 template <class C, class HeadLoss>
 __global__ void __launch_bounds__(kThreads, kMinBlocks<C>)
     loss_kernel(const __grid_constant__ LossTable table) {
@@ -55,7 +56,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<C>)
   __shared__ Acc lacking;
   const int levels = table.num_levels;
   const uint32_t blocks = table.first_block[2 * levels], heads = table.first_block[levels];
-  const uint32_t block = gridDim.x - 1 - blockIdx.x;
+  const uint32_t head_blocks = blocks - heads;
+  const uint32_t block = blockIdx.x < head_blocks ? heads + blockIdx.x : gridDim.x - 1 - blockIdx.x;
   Acc* partials = static_cast<Acc*>(table.partials);
   if (block < blocks) {
     const int index = tiles::find_range(table.first_block, 2 * levels, block);

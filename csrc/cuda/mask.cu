@@ -6,8 +6,14 @@
 namespace frs::cuda {
 namespace {
 
+constexpr int kScoreBlocks = 4;  // that must fit on a multiprocessor together: a limit on registers
+
+// The last levels first: they are small, and where their rows are not aligned to 16 bytes a block takes
+// several times as long as one of a large level. At the end of the launch nothing would be left to run beside
+// it.
 template <class C>
-__global__ void __launch_bounds__(kThreads) score_kernel(const __grid_constant__ ScoreTable table) {
+__global__ void __launch_bounds__(kThreads, kScoreBlocks)
+    score_kernel(const __grid_constant__ ScoreTable table) {
   using Acc = typename C::Acc;
   using Scores = Scorer<NoHead<Acc>, C, Ring<C, 1>>;
   constexpr uint32_t kTile = Scores::kTile;
@@ -15,10 +21,11 @@ __global__ void __launch_bounds__(kThreads) score_kernel(const __grid_constant__
   __shared__ Ring<C, 1> ring;
   if (blockIdx.x == 0 && threadIdx.x == 0 && table.counter != nullptr) *table.counter = 0;
 
-  const int level = tiles::find_range(table.first_tile, table.num_levels, blockIdx.x);
+  const uint32_t block = gridDim.x - 1 - blockIdx.x;
+  const int level = tiles::find_range(table.first_tile, table.num_levels, block);
   const Cut& cut = table.cuts[level];
   const uint32_t locations = cut.locations();
-  const auto tile = tiles::score_tile_of(blockIdx.x - table.first_tile[level], locations, C::kWidth);
+  const auto tile = tiles::score_tile_of(block - table.first_tile[level], locations, C::kWidth);
   const C codec(DType::f32);
   const Side& teacher = table.teacher[level];
   const NoHead<Acc> none;
@@ -31,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) score_kernel(const __grid_constant__
   }
   if (table.tile_sums != nullptr) {
     const Acc sum = block_sum(s);
-    if (threadIdx.x == 0) static_cast<Acc*>(table.tile_sums)[blockIdx.x] = sum;
+    if (threadIdx.x == 0) static_cast<Acc*>(table.tile_sums)[block] = sum;
   }
 }
 

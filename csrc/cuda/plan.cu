@@ -40,6 +40,31 @@ void fill_term(Term& term, tiles::Cut& cut, const Level& level, bool head, DType
              aligned(location_major ? term.location_weight : term.channel_weight);
 }
 
+bool wants_gradients(const LossParams& p) {
+  for (int l = 0; l < p.num_levels; ++l) {
+    if (p.levels[l].feat_grad.data != nullptr || p.levels[l].logit_grad.data != nullptr) return true;
+  }
+  return false;
+}
+
+// Gradients in one launch with S: their Z must be known, or they are float16 and `pending` carries it.
+// Without a head term T is read once by two phases, too. Float64 is there to check the others, not to be
+// fast, and no public function asks for the focal form of a mask from the logits: neither gets a kernel.
+constexpr bool kOnce = true;  // false: two phases always, to compare
+bool once(const LossParams& p, const DTypes& types) {
+  if (!kOnce || !p.mask_from_logits || !wants_gradients(p)) return false;
+  if (types.double_precision() || p.beta > 0) return false;
+  const bool known = !needs_sums(p.normalizer);
+  bool head = false;
+  for (int l = 0; l < p.num_levels; ++l) {
+    const Level& level = p.levels[l];
+    head |= level.student_logit.data != nullptr;
+    if (level.feat_grad.data != nullptr && !known && types.student_feat != DType::f16) return false;
+    if (level.logit_grad.data != nullptr && !known && types.student_logit != DType::f16) return false;
+  }
+  return head;
+}
+
 // One codec for all lists that are read together, if they have one type.
 int choose_codec(const LossParams& p, const DTypes& types, bool imitation, bool head, bool scores) {
   if (types.double_precision()) return static_cast<int>(DType::f64);
@@ -108,9 +133,11 @@ LossPlan plan_loss(const LossParams& p, const DTypes& types) {
     table.deferred[0] |= p.levels[l].feat_grad.data != nullptr && types.student_feat == DType::f16;
     table.deferred[1] |= p.levels[l].logit_grad.data != nullptr && types.student_logit == DType::f16;
   }
-  plan.single_pass = p.mask_from_logits && p.levels[0].weight == nullptr;
+  using Second = LossPlan::Second;
+  if (p.mask_from_logits && !wants_gradients(p)) plan.second = Second::single_pass;
+  if (once(p, types)) plan.second = Second::once;
   plan.logit_type = types.teacher_logit;
-  plan.codec = choose_codec(p, types, imitation, head, plan.single_pass);
+  plan.codec = choose_codec(p, types, imitation, head, plan.second != Second::loss);
 
   table.num_levels = levels;
   table.normalizer = p.normalizer;
@@ -131,13 +158,16 @@ LossPlan plan_loss(const LossParams& p, const DTypes& types) {
   }
 
   uint32_t blocks = 0;
-  if (plan.single_pass) {
+  if (plan.second != Second::loss) {
+    const bool single = plan.second == Second::single_pass;
+    const uint32_t tile = single ? tiles::score_tile(width) : once_tile(width);
     for (int l = 0; l < levels; ++l) {
-      fit_to_tile(table.cuts[l], width);
-      tiles::Cut& cut = table.cuts[levels + l];
+      tiles::Cut &feature = table.cuts[l], &cut = table.cuts[levels + l];
+      feature.lanes_log2 = tiles::choose_lanes(feature.columns, width, feature.wide);
       cut.lanes_log2 = tiles::choose_lanes(cut.columns, width, cut.wide);
+      if (single) fit_to_tile(feature, width);
       table.first_tile[l] = plan.tiles;
-      plan.tiles += tiles::ceil_div(cut.locations(), tiles::score_tile(width)) * cut.batch;
+      plan.tiles += tiles::ceil_div(cut.locations(), tile) * cut.batch;
     }
     blocks = 2 * plan.tiles;
   } else {
@@ -146,12 +176,11 @@ LossPlan plan_loss(const LossParams& p, const DTypes& types) {
     }
     blocks = tiles::cut_terms(table.cuts, table.first_block, 2 * levels, width);
     table.first_block[2 * levels] = blocks;
-    const bool sums = p.normalizer == Normalizer::weight || p.normalizer == Normalizer::weight_channels;
     if (p.mask_from_logits) {
       plan.tiles = plan_scores(plan.scores, p.levels, levels, types.teacher_logit);
       if (plan.tiles > 0) plan.first = LossPlan::First::scores;
       for (int l = 0; l < levels; ++l) table.first_tile[l] = plan.scores.first_tile[l];
-    } else if (sums) {
+    } else if (needs_sums(p.normalizer)) {
       plan.tiles = plan_weights(plan.weights, p);
       if (plan.tiles > 0) plan.first = LossPlan::First::weights;
       for (int l = 0; l < levels; ++l) table.first_tile[l] = plan.weights.first_tile[l];
@@ -185,7 +214,9 @@ cudaError_t loss(LossPlan& plan, void* workspace, cudaStream_t stream) {
     error = cudaMemsetAsync(table.counter, 0, sizeof(*table.counter), stream);
   }
   if (error != cudaSuccess) return error;
-  return plan.single_pass ? detail::launch_single_pass(plan, stream) : detail::launch_loss(plan, stream);
+  if (plan.second == LossPlan::Second::once) return detail::launch_once(plan, stream);
+  return plan.second == LossPlan::Second::single_pass ? detail::launch_single_pass(plan, stream)
+                                                      : detail::launch_loss(plan, stream);
 }
 
 }  // namespace frs::cuda

@@ -52,23 +52,25 @@ __device__ __forceinline__ T block_sum(T v) {
 }
 
 // The sum of values[0..count) that other blocks, of this launch or an earlier one, have written; in every
-// thread.
-template <class T>
+// thread. kAhead loads of a thread are under way together.
+template <int kAhead = 4, class T>
 __device__ __forceinline__ T block_sum_of(const T* values, uint32_t count) {
   T v = 0;
+#pragma unroll kAhead
   for (uint32_t i = threadIdx.x; i < count; i += kThreads) v += __ldcg(values + i);
   return block_sum(v);
 }
 
-// True in every thread of the block that arrives last of all blocks. What any block wrote before, it can read
-// (past the L1: __ldcg). `counter` starts at 0.
+// True in every thread of the block that arrives last of all blocks. What thread 0 of any block wrote before,
+// all its threads can read (past the L1: __ldcg). `counter` starts at 0.
 __device__ __forceinline__ bool arrives_last(unsigned* counter) {
   __shared__ bool last;
-  __threadfence();
-  __syncthreads();  // every thread of this block has written and fenced
-  if (threadIdx.x == 0) last = atomicAdd(counter, 1u) == gridDim.x - 1;
+  if (threadIdx.x == 0) {
+    __threadfence();  // this thread alone has written what other blocks read
+    last = atomicAdd(counter, 1u) == gridDim.x - 1;
+    __threadfence();
+  }
   __syncthreads();
-  __threadfence();
   return last;
 }
 

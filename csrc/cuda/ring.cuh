@@ -10,7 +10,26 @@
 
 namespace frs::cuda {
 
-template <class C, int kSides>
+// How long the L2 should keep what a copy reads. The policies are the constants that nvcc makes of
+// createpolicy.fractional.L2::evict_last and evict_first of 1.0 for every architecture from sm_80 to sm_120;
+// a result of createpolicy would cost two registers, and two moves a copy to where the copy wants it.
+enum class Keep : uint64_t { normal = 0, longest = 0x14F0000000000000, shortest = 0x12F0000000000000 };
+
+template <Keep kKeep>
+FRS_DEVICE void copy_async(void* shared, const void* p) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (kKeep != Keep::normal) {
+    const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(target), "l"(p),
+                 "l"(static_cast<uint64_t>(kKeep))
+                 : "memory");
+    return;
+  }
+#endif
+  __pipeline_memcpy_async(shared, p, 16);
+}
+
+template <class C, int kSides, Keep kKeep = Keep::normal>
 struct Ring {
   static constexpr int kQuads = C::kWords / 4, kStages = 8 / (kSides * kQuads);
   uint4 slots[kStages][kSides][kQuads][kThreads];
@@ -18,7 +37,7 @@ struct Ring {
   FRS_DEVICE void fetch(uint32_t stage, int side, const C& codec, const char* p) {
 #pragma unroll
     for (int q = 0; q < kQuads; ++q) {
-      if (q < codec.quads()) __pipeline_memcpy_async(&slots[stage][side][q][threadIdx.x], p + 16 * q, 16);
+      if (q < codec.quads()) copy_async<kKeep>(&slots[stage][side][q][threadIdx.x], p + 16 * q);
     }
   }
   FRS_DEVICE void read(uint32_t stage, int side, const C& codec, uint32_t* words) const {

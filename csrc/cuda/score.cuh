@@ -11,13 +11,12 @@ namespace frs::cuda {
 
 // A block's work: `score` (shared memory, one tile long) gets S of the locations from tile.location on, 0
 // beyond the last one. Returns this thread's share of the tile's S * head term, if HeadLoss is not NoHead.
-template <class HeadLoss, class C, class Pipe>
+template <class HeadLoss, class C, class Pipe, uint32_t kSize = tiles::score_tile(C::kWidth)>
 struct Scorer {
   using Acc = typename C::Acc;
   static constexpr int kWidth = C::kWidth;
   static constexpr bool kHead = !std::is_same_v<HeadLoss, NoHead<Acc>>;
-  static constexpr uint32_t kTile = tiles::score_tile(kWidth), kLanes = kTile / kWidth,
-                            kGroups = kThreads / kLanes;
+  static constexpr uint32_t kTile = kSize, kLanes = kTile / kWidth, kGroups = kThreads / kLanes;
 
   const HeadLoss& loss;
   const C &student, &teacher;
@@ -33,11 +32,10 @@ struct Scorer {
     if constexpr (kHead) pipe.fetch(stage, 1, student, s);
   }
 
-  // The next run of locations, unpacked: from the ring if it is wide.
+  // A run of locations from the ring (wide), or element by element (narrow).
   template <uint32_t kStep>
-  FRS_DEVICE void take(uint32_t stage, const char* s, const char* t, const Columns<kStep>& columns, Acc* x,
-                       Acc* y) const {
-    uint32_t s_words[C::kWords], t_words[C::kWords];
+  FRS_DEVICE void load(uint32_t stage, const char* s, const char* t, const Columns<kStep>& columns,
+                       uint32_t* s_words, uint32_t* t_words) const {
     if constexpr (kStep == 1) {
       pipe.read(stage, 0, teacher, t_words);
       if constexpr (kHead) pipe.read(stage, 1, student, s_words);
@@ -45,8 +43,6 @@ struct Scorer {
       load_narrow(teacher, t_words, t, columns);
       if constexpr (kHead) load_narrow(student, s_words, s, columns);
     }
-    teacher.unpack(t_words, y);
-    if constexpr (kHead) student.unpack(s_words, x);
   }
 
   // Rows are channels: 16 bytes of neighbouring locations to a lane, the channels dealt out to groups of
@@ -68,16 +64,10 @@ struct Scorer {
       t_at = t_at.plus(1);
       s_at = s_at.plus(1);
     };
-    auto fetch_row = [&](uint32_t stage) {
-      if constexpr (kWide) {
-        fetch(stage, s_at.data, t_at.data);
-        advance();
-      }
-    };
-    auto use_row = [&](uint32_t stage) {
+    auto use = [&](const uint32_t* s_words, const uint32_t* t_words) {
       Acc x[kWidth], y[kWidth];
-      take(stage, s_at.data, t_at.data, columns, x, y);
-      if constexpr (!kWide) advance();
+      teacher.unpack(t_words, y);
+      if constexpr (kHead) student.unpack(s_words, x);
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) {
         best[j] = nan_max(best[j], y[j]);
@@ -90,7 +80,37 @@ struct Scorer {
         }
       }
     };
-    Pipe::pipeline(columns.has(0) ? rows_between(group, cut.rows, kGroups) : 0, fetch_row, use_row);
+    const uint32_t count = columns.has(0) ? rows_between(group, cut.rows, kGroups) : 0;
+    if constexpr (kWide) {
+      auto fetch_row = [&](uint32_t stage) {
+        fetch(stage, s_at.data, t_at.data);
+        advance();
+      };
+      Pipe::pipeline(count, fetch_row, [&](uint32_t stage) {
+        uint32_t s_words[C::kWords], t_words[C::kWords];
+        load(stage, s_at.data, t_at.data, columns, s_words, t_words);
+        use(s_words, t_words);
+      });
+    } else {
+      auto take_rows = [&](auto number) {  // all their loads are in flight before the first is used
+        uint32_t s_words[number.value][C::kWords], t_words[number.value][C::kWords];
+#pragma unroll
+        for (int i = 0; i < number.value; ++i) {
+          load(0, s_at.data, t_at.data, columns, s_words[i], t_words[i]);
+          advance();
+        }
+#pragma unroll
+        for (int i = 0; i < number.value; ++i) use(s_words[i], t_words[i]);
+      };
+      constexpr int kTogether = 4;
+      uint32_t left = count;
+      if constexpr (!kHead) {  // beside the arithmetic of the head there are no registers
+#pragma unroll 1
+        for (; left >= kTogether; left -= kTogether) take_rows(std::integral_constant<int, kTogether>());
+      }
+#pragma unroll 1
+      for (; left > 0; --left) take_rows(std::integral_constant<int, 1>());
+    }
 
     const uint32_t first = columns.first - tile.location;
 #pragma unroll
@@ -164,8 +184,12 @@ struct Scorer {
     };
     auto use_run = [&](uint32_t stage) {
       if (has(here)) {
+        uint32_t s_words[C::kWords], t_words[C::kWords];
         Acc x[kWidth], y[kWidth];
-        take(stage, in_row(student, s_row, here), in_row(teacher, t_row, here), columns_at(here), x, y);
+        load(stage, in_row(student, s_row, here), in_row(teacher, t_row, here), columns_at(here), s_words,
+             t_words);
+        teacher.unpack(t_words, y);
+        if constexpr (kHead) student.unpack(s_words, x);
 #pragma unroll
         for (int j = 0; j < kWidth; ++j) {
           best = nan_max(best, y[j]);

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, 2) single_pass_kernel(const __grid_c
   const uint32_t tiles = table.first_tile[levels];
   Acc* tile_sums = static_cast<Acc*>(table.tile_sums);
   Acc* feature_sums = static_cast<Acc*>(table.partials);
-  Acc* head_sums = feature_sums + tiles;
+  Acc* head_sums = feature_sums + gridDim.x;  // the number of tiles, without a register for it
   if (blockIdx.x < tiles) {
     const int level = tiles::find_range(table.first_tile, levels, blockIdx.x);
     const auto tile = tiles::score_tile_of(blockIdx.x - table.first_tile[level],

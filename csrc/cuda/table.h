@@ -12,6 +12,18 @@ namespace frs::cuda {
 
 constexpr int kMaxTerms = 2 * kMaxLevels;
 
+FRS_HOST_DEVICE constexpr bool needs_sums(Normalizer n) {  // Z comes from the sum of S
+  return n == Normalizer::weight || n == Normalizer::weight_channels;
+}
+
+// A tile of locations of the kernel that computes gradients in one pass: rows of 128 bytes in NCHW, so that
+// the teacher's logits of all tiles under way stay in the L2 cache until they are read again.
+FRS_HOST_DEVICE constexpr uint32_t once_tile(uint32_t width) { return 8 * width; }
+FRS_HOST_DEVICE tiles::ScoreTile tile_of(uint32_t index, uint32_t locations, uint32_t size) {
+  const uint32_t tiles = tiles::ceil_div(locations, size);
+  return {index / tiles, index % tiles * size};
+}
+
 struct Side {
   void* data = nullptr;
   int64_t row_stride = 0, batch_stride = 0;  // in elements
@@ -46,7 +58,7 @@ struct WeightTable {
   unsigned* counter = nullptr;
 };
 
-// Work of the loss kernel and of the single-pass kernel. Terms: imitation of every level, then head of every
+// Work of the loss kernel and of the kernels of one pass. Terms: imitation of every level, then head of every
 // level.
 struct LossTable {
   Term terms[kMaxTerms];
@@ -62,7 +74,7 @@ struct LossTable {
   void* losses = nullptr;     // [3]
   void* pending = nullptr;    // [2, num_levels]
   void* tile_sums = nullptr;  // [tiles]: sums of S
-  void* partials = nullptr;   // [blocks], single pass: [2, tiles]: sums of the imitation and the head term
+  void* partials = nullptr;   // [blocks], in one pass: [2, tiles]: sums of the imitation and the head term
   unsigned* counter = nullptr;
 };
 static_assert(sizeof(LossTable) <= 4096, "fits the kernel parameters of every CUDA version");

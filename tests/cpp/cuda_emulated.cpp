@@ -31,3 +31,8 @@ void emulated_free(char*) {}
 }
 
 #include "bind/cuda.cpp"
+#include "cuda/head.cuh"
+
+extern "C" void emulated_log1p_nonnegative(const float* q, float* result, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) result[i] = frs::cuda::log1p_nonnegative(q[i]);
+}

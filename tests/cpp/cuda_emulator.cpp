@@ -14,6 +14,7 @@
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 extern "C" {
 int emulated_launches = 0;
+int emulated_memsets = 0;
 }
 
 namespace emulator {

@@ -41,6 +41,17 @@ def test_example_runs(name):
     assert "nan" not in done.stdout.lower()
 
 
+@pytest.mark.parametrize("most", [0, 1, 5, 16, 100, 230, 5000])
+def test_the_largest_batch_is_found_to_a_64th(most, monkeypatch):
+    pytest.importorskip("ultralytics", reason="needs ultralytics (pip install ultralytics)")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    module = importlib.import_module("ultralytics_measure_step")
+    tried = []
+    found = module.largest(lambda images: tried.append(images) or images <= most, start=16)
+    limit = min(most, module.MOST)
+    assert limit * 63 / 64 - 1 < found <= limit and max(tried) <= module.MOST and len(tried) < 16
+
+
 @pytest.mark.parametrize("name", ["ultralytics", "torchdistill", "mmrazor"])
 def test_a_missing_package_is_named_with_the_command_that_gets_it(name, monkeypatch):
     package = {"mmrazor": "mmengine"}.get(name, name)

@@ -1,17 +1,48 @@
-"""A small digits set and a teacher, made once."""
+"""A small digits set and a teacher, made once. Without the trainer's packages these tests are skipped.
 
+What needs those packages is imported in the fixtures: an error here would end the collection of all tests.
+"""
+
+import functools
+import importlib
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import SIZE, quiet_fit, run_config
 
-from frs_train.digits import make_digits
+NEEDED = (
+    "PIL", "matplotlib", "numpy", "pycocotools", "rich", "skimage", "sklearn", "torchvision", "tyro",
+)  # fmt: skip
+
+
+@functools.cache
+def missing() -> list[str]:
+    def lacks(name: str) -> bool:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            return True
+        return False
+
+    return [name for name in NEEDED if lacks(name)]
+
+
+class SkippedModule(pytest.Module):
+    def collect(self):
+        pytest.skip(f"frs_train needs {', '.join(missing())}", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return SkippedModule.from_parent(parent, path=module_path) if missing() else None
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Path:
     """A folder with train.json (12 images), val.json (5 images) and images/."""
+    from tiny_runs import SIZE
+
+    from frs_train.digits import make_digits
+
     folder = tmp_path_factory.mktemp("digits")
     make_digits(folder, train=12, val=5, size=SIZE, seed=0)
     return folder
@@ -20,6 +51,8 @@ def digits(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def teacher(digits, tmp_path_factory) -> Path:
     """The run folder of a teacher that has learnt next to nothing."""
+    from tiny_runs import quiet_fit, run_config
+
     out = tmp_path_factory.mktemp("teacher") / "run"
     quiet_fit(run_config(digits, out))
     return out

@@ -30,6 +30,7 @@ struct dim3 {
 };
 
 extern "C" int emulated_launches;                    // kernels and memsets so far
+extern "C" int emulated_memsets;                     // memsets alone
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the thread that runs
 
 namespace emulator {
@@ -115,6 +116,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 }
 inline cudaError_t cudaMemsetAsync(void* p, int value, size_t size, cudaStream_t) {
   ++emulated_launches;
+  ++emulated_memsets;
   memset(p, value, size);
   return cudaSuccess;
 }

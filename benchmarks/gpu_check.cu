@@ -1,0 +1,360 @@
+// The native CUDA kernels without torch or Python: are they right, and what does each take. It takes seconds,
+// so it is what runs first on a GPU, and what compute-sanitizer and ncu run.
+//
+//   SOURCES="benchmarks/gpu_check.cu csrc/cuda/*.cu"
+//   nvcc -O3 -std=c++17 -arch=native -Icsrc -Icsrc/include $SOURCES -o build/gpu_check
+//
+//   build/gpu_check [BATCH]     RetinaNet 800x1344, 16 images: errors against float64, microseconds
+//   build/gpu_check 16 once     the whole loss once for each dtype and layout, no times: for ncu
+//   build/gpu_check 2 tiny      small ragged levels, every kernel once, no times: for compute-sanitizer
+//
+// Exit status 1 if a result is wrong or a CUDA call fails.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+#include <vector>
+
+#include "cuda/launch.h"
+#include "gpu_truth.cuh"
+
+namespace {
+
+using frs::DType, frs::DTypes, frs::Level, frs::LossParams, frs::Normalizer, frs::Span, frs::TensorView;
+namespace cuda = frs::cuda;
+
+// Device memory that is freed with the object.
+class Memory {
+ public:
+  void* take(size_t bytes) {
+    void* p = nullptr;
+    CHECK(cudaMalloc(&p, bytes + 16));
+    taken_.push_back(p);
+    return p;
+  }
+  ~Memory() {
+    for (void* p : taken_) CHECK(cudaFree(p));
+  }
+
+ private:
+  std::vector<void*> taken_;
+};
+
+// ---- clocks and roofs ----
+
+// Median seconds of a call; all rounds are queued before the first has ended, so no host time is in them.
+double seconds(const std::function<void()>& run, int rounds = 15) {
+  std::vector<cudaEvent_t> starts(rounds), ends(rounds);
+  run();
+  for (int i = 0; i < rounds; ++i) {
+    CHECK(cudaEventCreate(&starts[i]));
+    CHECK(cudaEventCreate(&ends[i]));
+    CHECK(cudaEventRecord(starts[i]));
+    run();
+    CHECK(cudaEventRecord(ends[i]));
+  }
+  CHECK(cudaDeviceSynchronize());
+  std::vector<float> times(rounds);
+  for (int i = 0; i < rounds; ++i) {
+    CHECK(cudaEventElapsedTime(&times[i], starts[i], ends[i]));
+    CHECK(cudaEventDestroy(starts[i]));
+    CHECK(cudaEventDestroy(ends[i]));
+  }
+  std::sort(times.begin(), times.end());
+  return 1e-3 * times[rounds / 2];
+}
+
+__global__ void copy_kernel(const uint4* from, uint4* to, size_t count) {
+  const size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < count) __stcs(to + i, __ldcs(from + i));
+}
+
+__global__ void read_kernel(const uint4* from, size_t count, unsigned* never) {
+  unsigned bits = 0;
+  const size_t stride = size_t{gridDim.x} * blockDim.x;
+#pragma unroll 4
+  for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride) {
+    const uint4 v = __ldcs(from + i);
+    bits |= v.x | v.y | v.z | v.w;
+  }
+  if (bits == 0) *never = bits;  // the buffer holds ones
+}
+
+double copy_rate = 0;  // bytes a second, read plus written
+
+void measure_roofs(int multiprocessors) {
+  Memory memory;
+  const size_t bytes = size_t{1} << 30, quads = bytes / 16;
+  auto* from = static_cast<uint4*>(memory.take(bytes));
+  auto* to = static_cast<uint4*>(memory.take(bytes));
+  CHECK(cudaMemset(from, 1, bytes));
+  CHECK(cudaMemset(to, 0, bytes));
+  const double by_driver =
+      2 * bytes / seconds([&] { CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice)); });
+  const double by_kernel = 2 * bytes / seconds([&] { copy_kernel<<<quads / 512, 512>>>(from, to, quads); });
+  const double reading =
+      bytes / seconds([&] {
+        read_kernel<<<8 * multiprocessors, 512>>>(from, quads, reinterpret_cast<unsigned*>(to));
+      });
+  copy_rate = std::max(by_driver, by_kernel);
+  printf("copy by the driver %.3f, by a kernel %.3f, reading alone %.3f TB/s\n", by_driver * 1e-12,
+         by_kernel * 1e-12, reading * 1e-12);
+}
+
+void report(const char* what, double time, double bytes) {
+  printf("  %-32s %8.1f us %6.2f TB/s %6.1f %% of copy\n", what, time * 1e6, bytes / time * 1e-12,
+         100 * bytes / time / copy_rate);
+}
+
+// ---- one dtype and layout ----
+
+struct Shapes {
+  std::vector<std::pair<int, int>> sizes;
+  int feat_channels, logit_channels;
+};
+const Shapes kRetinaNet{{{100, 168}, {50, 84}, {25, 42}, {13, 21}, {7, 11}}, 256, 720};
+const Shapes kRagged{{{16, 24}, {13, 21}, {7, 11}, {1, 1}}, 40, 72};
+
+// A call of the loss, planned once, as a captured graph would have it.
+std::function<void()> loss_call(Memory& memory, const LossParams& params, const DTypes& types) {
+  cuda::LossPlan plan = cuda::plan_loss(params, types);
+  void* workspace = memory.take(plan.workspace);
+  return [plan, workspace]() mutable { CHECK(cuda::loss(plan, workspace, nullptr)); };
+}
+
+template <class T>
+struct Problem {
+  Memory memory;
+  LossParams params;
+  DTypes types;
+  int batch;
+  bool location_major;
+  double logit_bytes = 0, feat_bytes = 0;
+  std::vector<double> share;  // of all locations, by level
+
+  Problem(DType type, const Shapes& shapes, int batch, bool location_major)
+      : types{type, type, type, type}, batch(batch), location_major(location_major) {
+    params.num_levels = static_cast<int>(shapes.sizes.size());
+    params.mask_from_logits = true;
+    params.feat_scale.value = kFeatScale, params.head_scale.value = kHeadScale;
+    params.losses = memory.take(3 * sizeof(double));
+    params.pending = memory.take(2 * params.num_levels * sizeof(double));
+    double locations = 0;
+    for (int l = 0; l < params.num_levels; ++l) {
+      Level& v = params.levels[l];
+      v.batch = batch, v.locations = shapes.sizes[l].first * shapes.sizes[l].second;
+      v.feat_channels = shapes.feat_channels, v.logit_channels = shapes.logit_channels;
+      v.student_feat = tensor(v, v.feat_channels, 0, 1), v.teacher_feat = tensor(v, v.feat_channels, 0, 1);
+      v.student_logit = tensor(v, v.logit_channels, -4, 2),
+      v.teacher_logit = tensor(v, v.logit_channels, -4, 2);
+      v.feat_grad = tensor(v, v.feat_channels, 0, 0), v.logit_grad = tensor(v, v.logit_channels, 0, 0);
+      v.weight = memory.take((batch * v.locations + 3) / 4 * 32);
+      const double count = static_cast<double>(batch) * v.locations;
+      logit_bytes += count * v.logit_channels * sizeof(T), feat_bytes += count * v.feat_channels * sizeof(T);
+      share.push_back(count), locations += count;
+    }
+    for (double& count : share) count /= locations;
+    CHECK(cudaDeviceSynchronize());
+  }
+
+  TensorView tensor(const Level& v, int channels, float mean, float spread) {
+    const size_t count = static_cast<size_t>(batch) * channels * v.locations;
+    T* data = static_cast<T*>(memory.take(count * sizeof(T)));
+    if (spread > 0) {
+      fill<<<2048, kThreads>>>(data, count, mean, spread, seed_ += uint64_t{1} << 40);
+    } else {
+      CHECK(cudaMemset(data, 0xFF, count * sizeof(T)));  // NaN
+    }
+    return {data, channels * v.locations, location_major ? v.locations : 1, location_major ? 1 : channels};
+  }
+
+ private:
+  uint64_t seed_ = 0;
+};
+
+// Device numbers in the accumulation type.
+template <class T>
+std::vector<double> numbers(const void* device, size_t count) {
+  using Acc = std::conditional_t<sizeof(T) == 8, double, float>;
+  std::vector<Acc> host(count);
+  CHECK(cudaMemcpy(host.data(), device, count * sizeof(Acc), cudaMemcpyDeviceToHost));
+  return {host.begin(), host.end()};
+}
+
+template <class T>
+bool is_right(Problem<T>& p, const char* name) {
+  const int levels = p.params.num_levels;
+  const std::vector<double> found = numbers<T>(p.params.losses, 3),
+                            pending = numbers<T>(p.params.pending, 2 * levels);
+  auto* sums = static_cast<double*>(p.memory.take(8 * sizeof(double)));
+  double losses[2] = {}, norms[4] = {};
+  for (int l = 0; l < levels; ++l) {
+    const Level& v = p.params.levels[l];
+    const int count = p.batch * static_cast<int>(v.locations);
+    auto data = [](const TensorView& view) { return static_cast<const T*>(view.data); };
+    const Truth<T> truth{data(v.student_feat),
+                         data(v.teacher_feat),
+                         data(v.student_logit),
+                         data(v.teacher_logit),
+                         data(v.feat_grad),
+                         data(v.logit_grad),
+                         p.batch,
+                         static_cast<int>(v.feat_channels),
+                         static_cast<int>(v.logit_channels),
+                         static_cast<int>(v.locations),
+                         p.location_major,
+                         {pending[l], pending[levels + l]},
+                         static_cast<double*>(p.memory.take(count * sizeof(double))),
+                         sums};
+    CHECK(cudaMemset(sums, 0, 8 * sizeof(double)));
+    true_sums<<<(count + kThreads - 1) / kThreads, kThreads>>>(truth);
+    gradient_errors<<<(count + kThreads - 1) / kThreads, kThreads>>>(truth);
+    double host[7];
+    CHECK(cudaMemcpy(host, sums, sizeof host, cudaMemcpyDeviceToHost));
+    losses[0] += kFeatScale * host[1] / host[0], losses[1] += kHeadScale * host[2] / host[0];
+    for (int j = 0; j < 4; ++j) norms[j] += host[3 + j];
+  }
+  const double feature = fabs(found[0] / losses[0] - 1), head = fabs(found[1] / losses[1] - 1);
+  const double dx = sqrt(norms[0] / norms[1]), ds = sqrt(norms[2] / norms[3]);
+  const double limit = sizeof(T) == 2 ? 4e-3 : 5e-6;
+  const bool right = feature < 1e-5 && head < 1e-5 && dx < limit && ds < limit;
+  printf("%s %s B=%d: %s, relative errors: feature %.1e head %.1e dx %.1e ds %.1e\n", name,
+         p.location_major ? "nchw" : "channels_last", p.batch, right ? "right" : "WRONG", feature, head, dx,
+         ds);
+  return right;
+}
+
+// Masks given, and Z known: the loss kernel alone, behind a memset of four bytes.
+LossParams with_masks(LossParams p) {
+  p.mask_from_logits = false;
+  p.normalizer = Normalizer::batch;
+  return p;
+}
+LossParams without_gradients(LossParams p) {
+  for (Level& v : p.levels) v.feat_grad.data = v.logit_grad.data = v.weight = nullptr;
+  return p;
+}
+LossParams one_term(LossParams p, bool head) {
+  for (Level& v : p.levels) {
+    if (head) {
+      v.student_feat = v.teacher_feat = v.feat_grad = {}, v.feat_channels = 0;
+    } else {
+      v.student_logit = v.teacher_logit = v.logit_grad = {}, v.logit_channels = 0;
+    }
+  }
+  return p;
+}
+LossParams one_level(LossParams p, int level) {
+  p.levels[0] = p.levels[level];
+  p.num_levels = 1;
+  return p;
+}
+
+template <class T>
+std::function<void()> scale_call(Problem<T>& p, float factor) {
+  std::vector<Span> spans;
+  for (int term = 0; term < 2; ++term) {
+    for (int l = 0; l < p.params.num_levels; ++l) {
+      const Level& v = p.params.levels[l];
+      const int64_t channels = term ? v.logit_channels : v.feat_channels;
+      spans.push_back(
+          {(term ? v.logit_grad : v.feat_grad).data, p.batch * channels * v.locations, p.types.student_feat});
+    }
+  }
+  using Acc = std::conditional_t<sizeof(T) == 8, double, float>;
+  std::vector<Acc> numbers(spans.size() + 1, 1);
+  numbers.back() = factor;
+  Acc* device = static_cast<Acc*>(p.memory.take(numbers.size() * sizeof(Acc)));
+  CHECK(cudaMemcpy(device, numbers.data(), numbers.size() * sizeof(Acc), cudaMemcpyHostToDevice));
+  return [spans, device] {
+    CHECK(cuda::scale(spans.data(), static_cast<int>(spans.size()), device + spans.size(), device, nullptr));
+  };
+}
+
+template <class T>
+void time_kernels(Problem<T>& p) {
+  const double C = p.logit_bytes, F = p.feat_bytes;
+  auto loss = [&](const LossParams& params) { return seconds(loss_call(p.memory, params, p.types)); };
+  auto mask = [&](const Level* levels, int count) {
+    return seconds([&] { CHECK(cuda::mask(levels, count, p.types.teacher_logit, nullptr)); });
+  };
+  report("whole, 4C + 3F", loss(p.params), 4 * C + 3 * F);
+  LossParams known = p.params;
+  known.normalizer = Normalizer::batch;
+  report("divisor known, 3C + 3F", loss(known), 3 * C + 3 * F);
+  report("masks given, 3C + 3F", loss(with_masks(p.params)), 3 * C + 3 * F);
+  report("no gradients, 2C + 2F", loss(without_gradients(p.params)), 2 * C + 2 * F);
+  report("mask, C", mask(p.params.levels, p.params.num_levels), C);
+  report("head of given masks, 3C", loss(one_term(with_masks(p.params), true)), 3 * C);
+  report("imitation of given masks, 3F", loss(one_term(with_masks(p.params), false)), 3 * F);
+  for (int l = 0; l < p.params.num_levels; ++l) {
+    char what[32];
+    snprintf(what, sizeof what, "level %d: whole", l);
+    report(what, loss(one_level(p.params, l)), p.share[l] * (4 * C + 3 * F));
+    snprintf(what, sizeof what, "level %d: mask", l);
+    report(what, mask(p.params.levels + l, 1), p.share[l] * C);
+  }
+  report("scale_ by 1, nothing", seconds(scale_call(p, 1.0f)), 0);
+  report("scale_ by another, 2C + 2F", seconds(scale_call(p, 1.0009765625f)), 2 * C + 2 * F);
+}
+
+// Every kernel of this dtype once, for compute-sanitizer.
+template <class T>
+void run_the_others(Problem<T>& p) {
+  LossParams focal = p.params;
+  focal.beta = 2.0;
+  for (const LossParams& params :
+       {with_masks(p.params), without_gradients(p.params), focal, without_gradients(focal)}) {
+    loss_call(p.memory, params, p.types)();
+  }
+  LossParams sums = with_masks(p.params);
+  sums.normalizer = Normalizer::weight;
+  loss_call(p.memory, sums, p.types)();
+  CHECK(cuda::mask(p.params.levels, p.params.num_levels, p.types.teacher_logit, nullptr));
+  scale_call(p, 0.5f)();
+}
+
+enum class Mode { times, once, tiny };
+
+template <class T>
+bool run(DType type, const char* name, int batch, Mode mode) {
+  bool right = true;
+  for (bool location_major : {true, false}) {
+    Problem<T> p(type, mode == Mode::tiny ? kRagged : kRetinaNet, batch, location_major);
+    loss_call(p.memory, p.params, p.types)();
+    right &= is_right(p, name);
+    if (mode == Mode::tiny) run_the_others(p);
+    if (mode == Mode::times) time_kernels(p);
+    CHECK(cudaDeviceSynchronize());
+  }
+  return right;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int batch = argc > 1 ? atoi(argv[1]) : 16;
+  const char* name = argc > 2 ? argv[2] : "";
+  const Mode mode = !strcmp(name, "tiny") ? Mode::tiny : !strcmp(name, "once") ? Mode::once : Mode::times;
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  cudaDeviceProp device;
+  CHECK(cudaGetDeviceProperties(&device, 0));
+  printf("%s, %d multiprocessors, L2 %d MB\n", device.name, device.multiProcessorCount,
+         device.l2CacheSize >> 20);
+  if (mode == Mode::times) measure_roofs(device.multiProcessorCount);
+  bool right = run<__nv_bfloat16>(DType::bf16, "bf16", batch, mode);
+  right &= run<float>(DType::f32, "fp32", batch, mode);
+  if (mode == Mode::tiny) {
+    right &= run<__half>(DType::f16, "fp16", batch, mode);
+    right &= run<double>(DType::f64, "fp64", batch, mode);
+  }
+  CHECK(cudaDeviceSynchronize());
+  return right ? 0 : 1;
+}
