@@ -16,6 +16,7 @@ from frs_kernels.backends.triton.tiles import (
     TEACHER,
     block,
     decay,
+    expm1,
     extent,
     field,
     grad_view,
@@ -23,6 +24,7 @@ from frs_kernels.backends.triton.tiles import (
     largest,
     load_once,
     quotient,
+    sigmoid,
 )
 
 _PADDING = tl.constexpr(-10000.0)  # as s and T: entropy and gradient of exactly 0, and no NaN
@@ -54,10 +56,21 @@ def probabilities(s, t):
 
 
 @triton.jit
-def modulated(p, q, linear, e, reciprocal, BETA: tl.constexpr):
+def apart(s, t):
+    """p - q without cancellation: a power of it below 1 would amplify the roundings of two sigmoids.
+
+    With h the larger and l the smaller of s and t: sigmoid(h) sigmoid(-l) (1 - exp(-(h - l))).
+    """
+    distance = tl.where(s == t, 0.0, tl.abs(s - t))  # NaN where one of them is
+    difference = sigmoid(tl.maximum(s, t)) * sigmoid(-tl.minimum(s, t)) * -expm1(-distance)
+    return tl.where(s < t, -difference, difference)
+
+
+@triton.jit
+def modulated(s, t, linear, e, reciprocal, BETA: tl.constexpr):
     """|p - q|^beta * entropy and its derivative in s, taken as that of 0 where p == q."""
     entropy = linear + log1p(e, reciprocal)
-    difference = p - q
+    difference = apart(s, t)
     distance = tl.abs(difference)
     if BETA == 1:
         below = tl.where(distance == 0, 0.0, 1.0)  # distance^(beta - 1)
@@ -100,7 +113,7 @@ def cross_entropy(
             peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)
             p, q, linear, e, reciprocal = probabilities(s, t)
             if term.BETA > 0:
-                value, derivative = modulated(p, q, linear, e, reciprocal, term.BETA)
+                value, derivative = modulated(s, t, linear, e, reciprocal, term.BETA)
                 total += value
             else:
                 derivative = p - q
