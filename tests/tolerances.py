@@ -12,8 +12,8 @@ def assert_as_accurate(actual, eager, exact, what="", terms=0.0):
 
     A few roundings in the dtype of the output and in the accumulation dtype (relative to the largest
     value) are allowed on top: eager may be exact by luck. Where the values are differences of two rounded
-    quantities, ``terms`` is the sum of their magnitudes: each of the two is right to about one rounding of its
-    own size, and no subtraction takes that away, however small the difference. Again twice that is allowed.
+    quantities, ``terms`` is the sum of their magnitudes: each of the two is right to about one rounding of
+    its own size, and no subtraction takes that away, however small the difference. Twice that is allowed.
     """
     assert actual.shape == exact.shape, f"{what}: shape {list(actual.shape)}, expected {list(exact.shape)}"
     assert actual.dtype == eager.dtype, f"{what}: dtype {actual.dtype}, expected {eager.dtype}"

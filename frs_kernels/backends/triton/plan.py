@@ -23,7 +23,8 @@ DTYPES = {
 # Accesses of one element need an address each: their code takes fewer channels at a time, or its registers
 # would limit the occupancy of the wide code beside it.
 _NARROWER = 4
-STAGES = 1 if torch.version.hip else 3  # see stages(); on AMD it takes registers, and nobody has measured it
+PIPELINED = not torch.version.hip  # on AMD the loads go through registers, and nobody has measured it
+STAGES = 3  # of a pipeline: two tiles on their way while one is computed
 _PROGRAMS = 8192  # a launch should have: about eight waves on the largest GPUs
 _BATCH, _NUMEL = 2, 3  # positions in levels.NORMALIZERS
 _ADDRESS = encode([0])[0]  # of nothing
@@ -73,8 +74,16 @@ def loss_tile(order: int, channels: int, dtype: torch.dtype) -> Shape:
 
 
 def stages(order: int, grad: bool) -> int:
-    """Of the loops over wide accesses. Without gradients no store keeps the next loads waiting."""
-    return STAGES if grad and order != MIXED.value else 1
+    """Of the loops over wide accesses of both terms."""
+    return STAGES if PIPELINED and grad and order != MIXED.value else 1
+
+
+def mask_options(order: int, tile: Shape) -> dict:
+    """A pipeline as well; and where levels are not aligned, half of the channels at a time: this kernel has
+    registers to spare, and at B=1 it takes as long as its narrow programs do, one load after another."""
+    if order == MIXED.value:
+        return {"STAGES": 1}
+    return {"STAGES": STAGES if PIPELINED else 1, "NARROW_BC": max(1, tile.BC // 2)}
 
 
 def mask_tile(order: int, channels: int, dtype: torch.dtype) -> Shape:
@@ -92,7 +101,7 @@ def single_tile(orders: list[int], acc: torch.dtype) -> Shape:
 @_remembered
 def mask_launch(logits: Geometry, acc: torch.dtype) -> Launch:
     tile = mask_tile(logits.order, max(logits.channels), logits.teacher)
-    return _launch(logits, tile, _runs(logits, tile), acc)
+    return _launch(logits, tile, _runs(logits, tile), acc, **mask_options(logits.order, tile))
 
 
 @_remembered
@@ -185,21 +194,22 @@ def _launch(part: Geometry, tile: Shape, counts: list[int], acc: torch.dtype, **
         )
         for i, start in enumerate(bounds[:-1])
     ]  # fmt: skip
-    values = {"CHANNEL_WEIGHTS": False, "BETA": 0.0, **changes}
+    values = {
+        "NARROW_BC": max(1, tile.BC // _NARROWER), "STAGES": stages(part.order, part.grad),
+        "CHANNEL_WEIGHTS": False, "BETA": 0.0, **changes,
+    }  # fmt: skip
     term = Term(
         ROWS=part.rows,
         LAYOUT=part.order,
         ALL_ALIGNED=part.all_aligned,
         VEC=part.vector,
         BC=tile.BC,
-        NARROW_BC=max(1, tile.BC // _NARROWER),
         BL=tile.BL,
         STUDENT=DTYPES[part.student],
         TEACHER=DTYPES[part.teacher],
         ACC=DTYPES[acc],
         INDEX=tl.int64 if part.wide(*tile) else tl.int32,
         GRAD=part.grad,
-        STAGES=stages(part.order, part.grad),
         **values,
     )
     return Launch(bounds[-1], bounds, encode(v for row in rows for v in row), term)
