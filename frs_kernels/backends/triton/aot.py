@@ -48,12 +48,14 @@ class Variant:
     loaded: int = 0
     stored: int = 0
     threads: int = THREADS
+    registers: int | None = None  # the most that a thread may have
 
     def on(self, target: GPUTarget) -> "Variant":
-        """The variant as plan.py has it for such a GPU: without a pipeline on AMD's."""
+        """The variant as plan.py has it for such a GPU: on AMD's without a pipeline or a limit."""
         if target.backend != "hip":
             return self
-        return replace(self, arguments={k: _unpipelined(v) for k, v in self.arguments.items()})
+        arguments = {k: _unpipelined(v) for k, v in self.arguments.items()}
+        return replace(self, arguments=arguments, registers=None)
 
     @property
     def wide_bytes(self) -> int:
@@ -75,7 +77,7 @@ def term(order, dtype, shape: plan.Shape, **changes) -> Term:
         "CHANNEL_WEIGHTS": False, "BETA": 0.0, "GRAD": True,
     }  # fmt: skip
     values.update(changes)
-    return Term(**{"STAGES": plan.stages(order.value, values["GRAD"]), **values})
+    return Term(**{"STAGES": plan.stages(order.value, _TORCH[dtype], values["GRAD"]), **values})
 
 
 def variants() -> list[Variant]:
@@ -131,7 +133,9 @@ def _loss(order, dtype, acc, **changes) -> Variant:
     }  # fmt: skip
     loaded = 2 * _bytes(tile, compiled.STUDENT, compiled.TEACHER) * compiled.ALL_ALIGNED
     stored = 2 * _bytes(tile, compiled.STUDENT) * compiled.GRAD
-    return Variant(_label("loss", order, dtype, changes), loss_kernel, arguments, loaded, stored)
+    limit = plan.loss_registers(arguments["head_term"], arguments["feat_term"])
+    label = _label("loss", order, dtype, changes)
+    return Variant(label, loss_kernel, arguments, loaded, stored, registers=limit)
 
 
 def _single(order, dtype, acc, **changes) -> Variant:
@@ -193,6 +197,8 @@ def compiled(variant: Variant, target: GPUTarget):
             signature[name] = "constexpr"
             constants[(position,)] = value
     options = {"num_warps": variant.threads // target.warp_size}
+    if variant.registers:
+        options["maxnreg"] = variant.registers
     return triton.compile(ASTSource(variant.kernel, signature, constants), target=target, options=options)
 
 

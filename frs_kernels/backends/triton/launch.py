@@ -28,16 +28,19 @@ def settle_keys(*modules) -> None:
 
 
 def launch(
-    kernel, programs: int, device: torch.device, arguments: tuple, constants: tuple, threads: int = THREADS
-) -> None:
+    kernel, programs: int, device: torch.device, arguments: tuple, constants: tuple,
+    *, threads: int = THREADS, registers: int | None = None,
+) -> None:  # fmt: skip
     """Runs ``kernel`` over ``programs`` programs: its arguments, then its constants, both in order.
 
-    The number of threads is one for each kernel, so no part of what is remembered.
+    Threads of a program, and registers that one may have, follow from kernel and constants: they are no
+    part of the key.
     """
     key = (kernel, device, constants, *(argument is None for argument in arguments))
     compiled = _COMPILED.get(key)
     if compiled is None:
         # None in the interpreter, which compiles nothing.
-        _COMPILED[key] = kernel[(programs,)](*arguments, *constants, num_warps=threads // WARP)
+        options = {"maxnreg": registers} if registers else {}
+        _COMPILED[key] = kernel[(programs,)](*arguments, *constants, num_warps=threads // WARP, **options)
     else:
         compiled[programs, 1, 1](*arguments, *constants)

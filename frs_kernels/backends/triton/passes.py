@@ -144,10 +144,11 @@ class LossCall:
         feat_table = self.feats.table(feat, maps, self.channel_weights) if feat else None
         partials = self._empty(head_tiles + feat_tiles)
         steps = head.steps if head else 0, feat.steps if feat else 0
+        terms = head and head.term, feat and feat.term
         self._launch(
             loss_kernel, head_tiles + feat_tiles,
             (head_table, feat_table, factors, partials, counter, losses, head_tiles, feat_tiles, *steps),
-            (head and head.term, feat and feat.term, DTYPES[self.acc]),
+            (*terms, DTYPES[self.acc]), registers=plan.loss_registers(*terms),
         )  # fmt: skip
 
     def _launch(self, kernel, programs: int, arguments: tuple, constants: tuple, **options) -> None:
