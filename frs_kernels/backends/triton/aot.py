@@ -16,7 +16,8 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from frs_kernels.backends.triton import plan
+from frs_kernels.backends.triton import plan, reduce
+from frs_kernels.backends.triton.launch import THREADS
 from frs_kernels.backends.triton.loss import loss_kernel, single_kernel
 from frs_kernels.backends.triton.mask import mask_kernel, weight_sums
 from frs_kernels.backends.triton.reduce import COLUMNS, factors_kernel, finish_kernel
@@ -30,7 +31,6 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 ROWS = 5  # levels of a feature pyramid
-THREADS = 128
 _TORCH = {dtype: name for name, dtype in plan.DTYPES.items()}
 _NUMBERS = {
     f"{name}_{part}": "fp32" for name in ("value", "feat", "head") for part in ("high", "low")
@@ -47,12 +47,15 @@ class Variant:
     # Bytes of large tensors that a thread moves per iteration, where all is aligned.
     loaded: int = 0
     stored: int = 0
+    threads: int = THREADS
+    registers: int | None = None  # the most that a thread may have
 
     def on(self, target: GPUTarget) -> "Variant":
-        """The variant as plan.py has it for such a GPU: without a pipeline on AMD's."""
+        """The variant as plan.py has it for such a GPU: on AMD's without a pipeline or a limit."""
         if target.backend != "hip":
             return self
-        return replace(self, arguments={k: _unpipelined(v) for k, v in self.arguments.items()})
+        arguments = {k: _unpipelined(v) for k, v in self.arguments.items()}
+        return replace(self, arguments=arguments, registers=None)
 
     @property
     def wide_bytes(self) -> int:
@@ -74,7 +77,7 @@ def term(order, dtype, shape: plan.Shape, **changes) -> Term:
         "CHANNEL_WEIGHTS": False, "BETA": 0.0, "GRAD": True,
     }  # fmt: skip
     values.update(changes)
-    return Term(**{"STAGES": plan.stages(order.value, values["GRAD"]), **values})
+    return Term(**{"STAGES": plan.stages(order.value, _TORCH[dtype], values["GRAD"]), **values})
 
 
 def variants() -> list[Variant]:
@@ -112,7 +115,7 @@ def _table(width) -> tuple[str, ...]:
 
 def _mask(order, dtype, acc, **changes) -> Variant:
     tile = plan.mask_tile(order.value, 720, _TORCH[dtype])
-    compiled = term(order, dtype, tile, STAGES=1, **changes)
+    compiled = term(order, dtype, tile, **plan.mask_options(order.value, tile), **changes)
     arguments = {"table": _table(WIDTH), "sums": _pointer(acc), "term": compiled}
     loaded = _bytes(tile, dtype) * compiled.ALL_ALIGNED
     return Variant(_label("mask", order, dtype, changes), mask_kernel, arguments, loaded)
@@ -130,7 +133,9 @@ def _loss(order, dtype, acc, **changes) -> Variant:
     }  # fmt: skip
     loaded = 2 * _bytes(tile, compiled.STUDENT, compiled.TEACHER) * compiled.ALL_ALIGNED
     stored = 2 * _bytes(tile, compiled.STUDENT) * compiled.GRAD
-    return Variant(_label("loss", order, dtype, changes), loss_kernel, arguments, loaded, stored)
+    limit = plan.loss_registers(arguments["head_term"], arguments["feat_term"])
+    label = _label("loss", order, dtype, changes)
+    return Variant(label, loss_kernel, arguments, loaded, stored, registers=limit)
 
 
 def _single(order, dtype, acc, **changes) -> Variant:
@@ -162,8 +167,8 @@ def _small(acc) -> list[Variant]:
     partials = dict.fromkeys(("errors", "entropies"), pointer)
     scaled = tl.float64 if acc == tl.float64 else tl.bfloat16
     return [
-        Variant(f"factors {acc}", factors_kernel, {**common, **outputs, **factors}),
-        Variant(f"finish {acc}", finish_kernel, {**common, **outputs, **partials}),
+        Variant(f"factors {acc}", factors_kernel, {**common, **outputs, **factors}, threads=reduce.THREADS),
+        Variant(f"finish {acc}", finish_kernel, {**common, **outputs, **partials}, threads=reduce.THREADS),
         Variant(
             f"weight sums {acc}", weight_sums,
             {"table": ("i64",) * (3 * ROWS), "sums": pointer, "ROWS": ROWS, "ACC": acc},
@@ -191,7 +196,9 @@ def compiled(variant: Variant, target: GPUTarget):
         else:
             signature[name] = "constexpr"
             constants[(position,)] = value
-    options = {"num_warps": THREADS // target.warp_size}
+    options = {"num_warps": variant.threads // target.warp_size}
+    if variant.registers:
+        options["maxnreg"] = variant.registers
     return triton.compile(ASTSource(variant.kernel, signature, constants), target=target, options=options)
 
 
@@ -241,8 +248,9 @@ def accesses(kernel) -> dict[int, int]:
 
 def main() -> None:
     print("# Resources of the Triton kernels\n")
-    print(f"Compiled ahead of time by Triton {triton.__version__} for {ROWS} levels and {THREADS} threads a")
-    print("program; `python -m frs_kernels.backends.triton.aot` writes this page.")
+    print(f"Compiled ahead of time by Triton {triton.__version__} for {ROWS} levels. A program has {THREADS}")
+    print(f"threads, {reduce.THREADS} in factors and finish. Written by")
+    print("`python -m frs_kernels.backends.triton.aot`.")
     print("In a cell: registers a thread (gfx942: vector registers) / bytes spilled.\n")
     print("| kernel | " + " | ".join(TARGETS) + " |")
     print("|---" * (len(TARGETS) + 1) + "|")

@@ -16,6 +16,7 @@ from frs_kernels.backends.triton.tiles import (
     TEACHER,
     block,
     decay,
+    expm1,
     extent,
     field,
     grad_view,
@@ -38,7 +39,7 @@ def log1p(x, reciprocal):
 
 @triton.jit
 def probabilities(s, t):
-    """p, q, the linear part of the entropy, e = exp(-|s|) and 1 / (1 + e)."""
+    """p, q, 1 - q, the linear part of the entropy, e = exp(-|s|) and 1 / (1 + e)."""
     e = decay(s)
     e_t = decay(t)
     u = 1.0 + e
@@ -49,15 +50,27 @@ def probabilities(s, t):
     small = e_t * large  # sigmoid(-|t|)
     p = tl.where(s >= 0, reciprocal, e * reciprocal)
     q = tl.where(t >= 0, large, small)
+    rest = tl.where(t >= 0, small, large)
     linear = tl.abs(s) * tl.where((s >= 0) != (t >= 0), large, small)
-    return p, q, linear, e, reciprocal
+    return p, q, rest, linear, e, reciprocal
 
 
 @triton.jit
-def modulated(p, q, linear, e, reciprocal, BETA: tl.constexpr):
+def apart(s, t, p, q, rest, e, reciprocal):
+    """p - q without cancellation: a power of it below 1 would amplify the roundings of two sigmoids.
+
+    p (1 - q) (1 - exp(t - s)) where s > t, and the same with p and q exchanged where s < t.
+    """
+    distance = tl.where(s == t, 0.0, tl.abs(s - t))  # NaN where one of them is
+    change = expm1(-distance)
+    return tl.where(s >= t, -(p * rest), q * (tl.where(s >= 0, e, 1.0) * reciprocal)) * change
+
+
+@triton.jit
+def modulated(s, t, p, q, rest, linear, e, reciprocal, BETA: tl.constexpr):
     """|p - q|^beta * entropy and its derivative in s, taken as that of 0 where p == q."""
     entropy = linear + log1p(e, reciprocal)
-    difference = p - q
+    difference = apart(s, t, p, q, rest, e, reciprocal)
     distance = tl.abs(difference)
     if BETA == 1:
         below = tl.where(distance == 0, 0.0, 1.0)  # distance^(beta - 1)
@@ -98,9 +111,9 @@ def cross_entropy(
             s = load_once(student, c, channels, location, readable, _PADDING, term, WIDE).to(term.ACC)
             t = load_once(teacher, c, channels, location, readable, _PADDING, term, WIDE).to(term.ACC)
             peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)
-            p, q, linear, e, reciprocal = probabilities(s, t)
+            p, q, rest, linear, e, reciprocal = probabilities(s, t)
             if term.BETA > 0:
-                value, derivative = modulated(p, q, linear, e, reciprocal, term.BETA)
+                value, derivative = modulated(s, t, p, q, rest, linear, e, reciprocal, term.BETA)
                 total += value
             else:
                 derivative = p - q

@@ -11,7 +11,8 @@ import torch
 from triton.runtime.jit import JITFunction
 
 _COMPILED: dict[tuple, object] = {}
-NUM_WARPS = 2 if torch.version.hip else 4  # 128 threads
+WARP = 64 if torch.version.hip else 32
+THREADS = 128  # of a program, unless its launch says otherwise
 
 
 def settle_keys(*modules) -> None:
@@ -26,12 +27,20 @@ def settle_keys(*modules) -> None:
                 _ = value.cache_key
 
 
-def launch(kernel, programs: int, device: torch.device, arguments: tuple, constants: tuple) -> None:
-    """Runs ``kernel`` over ``programs`` programs: its arguments, then its constants, both in order."""
+def launch(
+    kernel, programs: int, device: torch.device, arguments: tuple, constants: tuple,
+    *, threads: int = THREADS, registers: int | None = None,
+) -> None:  # fmt: skip
+    """Runs ``kernel`` over ``programs`` programs: its arguments, then its constants, both in order.
+
+    Threads of a program, and registers that one may have, follow from kernel and constants: they are no
+    part of the key.
+    """
     key = (kernel, device, constants, *(argument is None for argument in arguments))
     compiled = _COMPILED.get(key)
     if compiled is None:
         # None in the interpreter, which compiles nothing.
-        _COMPILED[key] = kernel[(programs,)](*arguments, *constants, num_warps=NUM_WARPS)
+        options = {"maxnreg": registers} if registers else {}
+        _COMPILED[key] = kernel[(programs,)](*arguments, *constants, num_warps=threads // WARP, **options)
     else:
         compiled[programs, 1, 1](*arguments, *constants)

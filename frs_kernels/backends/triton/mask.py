@@ -32,7 +32,7 @@ def peaks(table, level, image, location, term: tl.constexpr, WIDE: tl.constexpr)
     view = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
     here = (location + tl.arange(0, term.BL) < locations)[None, :]
     peak = tl.full([BC, term.BL], float("-inf"), term.ACC)
-    for c in range(0, channels, BC):
+    for c in tl.range(0, channels, BC, num_stages=term.STAGES if WIDE else 1):
         inside = (c + tl.arange(0, BC) < channels)[:, None] & here
         t = tl.load(block(view, c, location, term, WIDE), mask=inside, other=float("-inf")).to(term.ACC)
         peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)

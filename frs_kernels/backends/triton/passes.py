@@ -11,7 +11,7 @@ from frs_kernels.backends.triton.launch import launch
 from frs_kernels.backends.triton.loss import loss_kernel, single_kernel
 from frs_kernels.backends.triton.mask import ADD, SUM_ADDRESS, SUM_COLUMNS, mask_kernel, weight_sums
 from frs_kernels.backends.triton.plan import DTYPES
-from frs_kernels.backends.triton.reduce import FACTORS, factors_kernel, finish_kernel
+from frs_kernels.backends.triton.reduce import FACTORS, THREADS, factors_kernel, finish_kernel
 
 _SUMMED = (0, 1)  # the normalizers that need N_l: positions in levels.NORMALIZERS
 
@@ -87,7 +87,7 @@ class LossCall:
         self._launch(
             factors_kernel, rows,
             (table, sums, factors, pending, counter, losses, *self.numbers),
-            (self.normalizer, feat_pending, head_pending, rows, DTYPES[self.acc]),
+            (self.normalizer, feat_pending, head_pending, rows, DTYPES[self.acc]), threads=THREADS,
         )  # fmt: skip
         self._launch_loss(factors, counter, losses, maps)
         return losses, pending
@@ -110,7 +110,7 @@ class LossCall:
         self._launch(
             finish_kernel, 1,
             (table, sums, errors, entropies, losses, pending, *self.numbers),
-            (self.normalizer, len(self.sizes), DTYPES[self.acc]),
+            (self.normalizer, len(self.sizes), DTYPES[self.acc]), threads=THREADS,
         )  # fmt: skip
         return losses, pending
 
@@ -144,11 +144,12 @@ class LossCall:
         feat_table = self.feats.table(feat, maps, self.channel_weights) if feat else None
         partials = self._empty(head_tiles + feat_tiles)
         steps = head.steps if head else 0, feat.steps if feat else 0
+        terms = head and head.term, feat and feat.term
         self._launch(
             loss_kernel, head_tiles + feat_tiles,
             (head_table, feat_table, factors, partials, counter, losses, head_tiles, feat_tiles, *steps),
-            (head and head.term, feat and feat.term, DTYPES[self.acc]),
+            (*terms, DTYPES[self.acc]), registers=plan.loss_registers(*terms),
         )  # fmt: skip
 
-    def _launch(self, kernel, programs: int, arguments: tuple, constants: tuple) -> None:
-        launch(kernel, programs, self.device, arguments, constants)
+    def _launch(self, kernel, programs: int, arguments: tuple, constants: tuple, **options) -> None:
+        launch(kernel, programs, self.device, arguments, constants, **options)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from frs_kernels.backends.triton.geometry import Geometry
-from frs_kernels.backends.triton.tiles import LOCATION, MIXED, Row, Term, encode
+from frs_kernels.backends.triton.tiles import CHANNEL, LOCATION, MIXED, Row, Term, encode
 
 DTYPES = {
     torch.float32: tl.float32,
@@ -23,8 +23,10 @@ DTYPES = {
 # Accesses of one element need an address each: their code takes fewer channels at a time, or its registers
 # would limit the occupancy of the wide code beside it.
 _NARROWER = 4
-STAGES = 1 if torch.version.hip else 3  # see stages(); on AMD it takes registers, and nobody has measured it
-_PROGRAMS = 8192  # a launch should have: about eight waves on the largest GPUs
+NVIDIA = not torch.version.hip and not torch.version.xpu
+PIPELINED = not torch.version.hip  # on AMD the loads go through registers, and nobody has measured it
+STAGES = 3  # of a pipeline: two tiles on their way while one is computed
+_PROGRAMS = 4096  # a launch should have: about four waves on the largest GPUs
 _BATCH, _NUMEL = 2, 3  # positions in levels.NORMALIZERS
 _ADDRESS = encode([0])[0]  # of nothing
 _remembered = functools.lru_cache(maxsize=1024)
@@ -72,9 +74,30 @@ def loss_tile(order: int, channels: int, dtype: torch.dtype) -> Shape:
     return _tile(order, channels, _elements(2048 // min(dtype.itemsize, 4), dtype), 8)
 
 
-def stages(order: int, grad: bool) -> int:
-    """Of the loops over wide accesses. Without gradients no store keeps the next loads waiting."""
-    return STAGES if grad and order != MIXED.value else 1
+def stages(order: int, dtype: torch.dtype, grad: bool) -> int:
+    """Of the loops over wide accesses of both terms, students of ``dtype``. A fourth stage helped float32
+    in channel-major tensors, 1041 to 1033 us, and cost 1078 to 1089 in location-major ones."""
+    if not PIPELINED or not grad or order == MIXED.value:
+        return 1
+    return STAGES + (order == CHANNEL.value and dtype.itemsize > 2)
+
+
+def loss_registers(*terms: Term | None) -> int | None:
+    """The most registers a thread of the loss kernel may have, or None. The 80 of 2-byte dtypes in
+    location-major tensors leave six programs to a multiprocessor; with 64 there are eight, and 621 us become
+    575. The two that are spilled are stored before the loops and loaded behind them."""
+    found = [t for t in terms if t]
+    halves = all(t.STUDENT.primitive_bitwidth == t.TEACHER.primitive_bitwidth == 16 for t in found)
+    narrow = all(t.LAYOUT == LOCATION.value and t.INDEX == tl.int32 for t in found)
+    return 64 if NVIDIA and halves and narrow else None
+
+
+def mask_options(order: int, tile: Shape) -> dict:
+    """A pipeline as well; and where levels are not aligned, half of the channels at a time: this kernel has
+    registers to spare, and its narrow programs wait for one load after another, 23 times for K = 720."""
+    if order == MIXED.value:
+        return {"STAGES": 1}
+    return {"STAGES": STAGES if PIPELINED else 1, "NARROW_BC": max(1, tile.BC // 2)}
 
 
 def mask_tile(order: int, channels: int, dtype: torch.dtype) -> Shape:
@@ -92,7 +115,7 @@ def single_tile(orders: list[int], acc: torch.dtype) -> Shape:
 @_remembered
 def mask_launch(logits: Geometry, acc: torch.dtype) -> Launch:
     tile = mask_tile(logits.order, max(logits.channels), logits.teacher)
-    return _launch(logits, tile, _runs(logits, tile), acc)
+    return _launch(logits, tile, _runs(logits, tile), acc, **mask_options(logits.order, tile))
 
 
 @_remembered
@@ -185,21 +208,22 @@ def _launch(part: Geometry, tile: Shape, counts: list[int], acc: torch.dtype, **
         )
         for i, start in enumerate(bounds[:-1])
     ]  # fmt: skip
-    values = {"CHANNEL_WEIGHTS": False, "BETA": 0.0, **changes}
+    values = {
+        "NARROW_BC": max(1, tile.BC // _NARROWER), "STAGES": stages(part.order, part.student, part.grad),
+        "CHANNEL_WEIGHTS": False, "BETA": 0.0, **changes,
+    }  # fmt: skip
     term = Term(
         ROWS=part.rows,
         LAYOUT=part.order,
         ALL_ALIGNED=part.all_aligned,
         VEC=part.vector,
         BC=tile.BC,
-        NARROW_BC=max(1, tile.BC // _NARROWER),
         BL=tile.BL,
         STUDENT=DTYPES[part.student],
         TEACHER=DTYPES[part.teacher],
         ACC=DTYPES[acc],
         INDEX=tl.int64 if part.wide(*tile) else tl.int32,
         GRAD=part.grad,
-        STAGES=stages(part.order, part.grad),
         **values,
     )
     return Launch(bounds[-1], bounds, encode(v for row in rows for v in row), term)

@@ -10,6 +10,8 @@ import triton.language as tl
 
 from frs_kernels.backends.triton.tiles import field, sum_range
 
+THREADS = 512  # a program: few of them read thousands of partial sums, so what counts is loads in flight
+ADDED = tl.constexpr(8192)  # partial sums at a time: 16 loads a thread before the first is needed
 FACTORS = tl.constexpr(3)  # rows of ``factors``: of the loss, of the stored gradient, whether Z_l != 0
 # Columns of the table of levels: the range of N_l's partial sums, and what multiplies or replaces N_l.
 SUM_FIRST, SUM_LAST, FEAT_COUNT, HEAD_COUNT = (tl.constexpr(i) for i in range(4))
@@ -67,6 +69,7 @@ def factors_kernel(
             field(table, SUM_FIRST, level, ROWS, COLUMNS),
             field(table, SUM_LAST, level, ROWS, COLUMNS),
             ACC,
+            ADDED,
         )
     value = number(value_high, value_low, value_tensor, ACC)
     for head in tl.static_range(2):
@@ -116,15 +119,15 @@ def finish_kernel(
     for level in range(0, ROWS):
         first = field(table, SUM_FIRST, level, ROWS, COLUMNS)
         last = field(table, SUM_LAST, level, ROWS, COLUMNS)
-        weight = sum_range(sums, first, last, ACC)
+        weight = sum_range(sums, first, last, ACC, ADDED)
         if errors is not None:
             count = field(table, FEAT_COUNT, level, ROWS, COLUMNS).to(ACC)
             factor, alive = loss_factor(divisor(weight, count, value, NORMALIZER), feat_scale)
-            feature += tl.where(alive, factor * sum_range(errors, first, last, ACC), 0.0)
+            feature += tl.where(alive, factor * sum_range(errors, first, last, ACC, ADDED), 0.0)
         if entropies is not None:
             count = field(table, HEAD_COUNT, level, ROWS, COLUMNS).to(ACC)
             factor, alive = loss_factor(divisor(weight, count, value, NORMALIZER), head_scale)
-            head += tl.where(alive, factor * sum_range(entropies, first, last, ACC), 0.0)
+            head += tl.where(alive, factor * sum_range(entropies, first, last, ACC, ADDED), 0.0)
         tl.store(pending + level, tl.full([], 1.0, ACC))
         tl.store(pending + ROWS + level, tl.full([], 1.0, ACC))
     store_losses(losses, feature, head)

@@ -238,6 +238,18 @@ def quotient(x, y):
 
 
 @triton.jit
+def expm1(x):
+    """exp(x) - 1 for x <= 0, exact to a few roundings however small x is."""
+    if FAST:
+        result = libdevice.expm1(x)
+    else:
+        u = tl.exp(x)
+        inside = (u != 1.0) & (u != 0.0)
+        result = tl.where(inside, (u - 1.0) * x / tl.where(inside, tl.log(u), 1.0), tl.where(u == 0, -1.0, x))
+    return result
+
+
+@triton.jit
 def sigmoid(x):
     e = decay(x)
     return quotient(tl.where(x >= 0, 1.0, e), 1.0 + e)
