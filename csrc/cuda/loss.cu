@@ -8,28 +8,27 @@
 namespace frs::cuda {
 namespace {
 
-// A block's work on term `index` (kind 0 imitation, 1 head), whose first block is `first`: this thread's
-// share of scale / Z * sum of S * loss, as far as the gradients carry scale / Z; where they do not, `lacking`
-// gets it for the block's sum, else 1. Z is found while the first copies are on their way.
+// A block's work on term `index` (kind 0 imitation, 1 head): this thread's share of scale / Z * sum of S *
+// loss, as far as the gradients carry scale / Z; where they do not, `lacking` gets it for the block's sum,
+// else 1.
 template <class C, class Loss>
 __device__ __forceinline__ typename C::Acc term_share(Ring<C, 2>& ring, typename C::Acc& lacking,
                                                       const Loss& loss, const LossTable& table, int kind,
-                                                      int index, uint32_t first) {
+                                                      int index, uint32_t block) {
   using Acc = typename C::Acc;
   const Term& term = table.terms[index];
   const Cut& cut = table.cuts[index];
-  const Piece piece = tiles::piece_of(cut, blockIdx.x - first, threadIdx.x / kWarp, C::kWidth);
-  const C student(table.student_type[kind]), teacher(table.teacher_type[kind]);
-  Copies<C> copies = start_copies(ring, student, teacher, term, cut, piece);
   const Acc z = divisor<Acc>(table, index - kind * table.num_levels, cut);
   const Acc factor = z == 0 ? Acc(0) : scalar<Acc>(table.scale[kind]) / z;
+  const uint32_t first = table.first_block[index];
   if (threadIdx.x == 0) {
     lacking = table.deferred[kind] ? factor : Acc(1);
-    if (blockIdx.x == first) static_cast<Acc*>(table.pending)[index] = lacking;
+    if (block == first) static_cast<Acc*>(table.pending)[index] = lacking;
   }
 
+  const Piece piece = tiles::piece_of(cut, block - first, threadIdx.x / kWarp, C::kWidth);
+  const C student(table.student_type[kind]), teacher(table.teacher_type[kind]);
   if (z == 0) {
-    __pipeline_wait_prior(0);
     if (term.gradient.data == nullptr) return 0;
     cut.wide ? clear_gradient<true>(student, term, cut, piece)
              : clear_gradient<false>(student, term, cut, piece);
@@ -38,7 +37,7 @@ __device__ __forceinline__ typename C::Acc term_share(Ring<C, 2>& ring, typename
   const Acc* weight = static_cast<const Acc*>(term.location_weight) + int64_t{piece.batch} * cut.locations();
   const Acc* channel = static_cast<const Acc*>(term.channel_weight);
   if (channel != nullptr) channel += int64_t{piece.batch} * cut.channels();
-  return stream<true>(ring, copies, loss, student, teacher, term, cut, piece, weight, channel,
+  return stream<true>(ring, loss, student, teacher, term, cut, piece, weight, channel,
                       table.deferred[kind] ? Acc(1) : factor);
 }
 
@@ -46,8 +45,9 @@ __device__ __forceinline__ typename C::Acc term_share(Ring<C, 2>& ring, typename
 template <class C>
 constexpr int kMinBlocks = C::kWords > 4 || sizeof(typename C::Acc) > 4 ? 2 : 3;
 
-// The terms come in the order of table.order, heads first. Every block writes its partial sum; the block that
-// arrives last adds them up.
+// The head term first, and its first level first: the first phase has read that level's logits last, and
+// their end is still in the L2 cache. Every block writes its partial[block]; the block that arrives last adds
+// them up.
 template <class C, class HeadLoss>
 __global__ void __launch_bounds__(kThreads, kMinBlocks<C>)
     loss_kernel(const __grid_constant__ LossTable table) {
@@ -56,25 +56,24 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<C>)
   __shared__ Acc lacking;
   const int levels = table.num_levels;
   const uint32_t blocks = table.first_block[2 * levels], heads = table.first_block[levels];
+  const uint32_t head_blocks = blocks - heads;
+  const uint32_t block = blockIdx.x < head_blocks ? heads + blockIdx.x : gridDim.x - 1 - blockIdx.x;
   Acc* partials = static_cast<Acc*>(table.partials);
-  if (blockIdx.x < blocks) {
-    const int place = tiles::find_range(table.first_block, 2 * levels, blockIdx.x),
-              index = table.order[place];
-    const uint32_t first = table.first_block[place];
+  if (block < blocks) {
+    const int index = tiles::find_range(table.first_block, 2 * levels, block);
     const Acc share = index < levels
-                          ? term_share(ring, lacking, Imitation<Acc>(), table, 0, index, first)
-                          : term_share(ring, lacking, HeadLoss(table.beta), table, 1, index, first);
+                          ? term_share(ring, lacking, Imitation<Acc>(), table, 0, index, block)
+                          : term_share(ring, lacking, HeadLoss(table.beta), table, 1, index, block);
     const Acc sum = block_sum(share);
-    if (threadIdx.x == 0) partials[blockIdx.x] = sum * lacking;
+    if (threadIdx.x == 0) partials[block] = sum * lacking;
   }
   if (!arrives_last(table.counter)) return;
 
-  const Acc head = block_sum_of(partials, heads);
-  const Acc feature = block_sum_of(partials + heads, blocks - heads);
+  const Acc feature = block_sum_of(partials, heads);
+  const Acc head = block_sum_of(partials + heads, blocks - heads);
   write_losses(table, feature, head);
   for (int i = threadIdx.x; i < 2 * levels; i += kThreads) {
-    if (table.first_block[i] == table.first_block[i + 1])
-      static_cast<Acc*>(table.pending)[table.order[i]] = 1;
+    if (table.first_block[i] == table.first_block[i + 1]) static_cast<Acc*>(table.pending)[i] = 1;
   }
 }
 

@@ -64,33 +64,6 @@ void fit_to_tile(tiles::Cut& cut, uint32_t width) {
   }
 }
 
-// The order of the loss kernel's work, and its blocks; returns their number. The heads come first, level by
-// level: the first phase has read the first level's logits last, and their end is still in the L2 cache.
-// Narrow terms, whose blocks take several times as long as others, come before the wide ones. What comes last
-// is cut finely, so that the multiprocessors end together.
-uint32_t cut_in_order(LossTable& table, uint32_t width) {
-  const int levels = table.num_levels, count = 2 * levels;
-  tiles::cut_terms(table.cuts, table.first_block, count, width);
-  int place = 0;
-  for (int l = 0; l < levels; ++l) table.order[place++] = static_cast<uint8_t>(levels + l);
-  for (bool wide : {false, true}) {
-    for (int l = 0; l < levels; ++l) {
-      if (table.cuts[l].wide == wide) table.order[place++] = static_cast<uint8_t>(l);
-    }
-  }
-  uint32_t blocks[kMaxTerms], last = 0;
-  for (int i = count - 1; i >= 0; --i) {
-    tiles::Cut& cut = table.cuts[table.order[i]];
-    const uint32_t steps =
-        last < tiles::kEnoughBlocks ? tiles::kMinSteps : cut.rows_per_piece / cut.rows_per_step();
-    blocks[i] = steps == 0 ? 0 : tiles::cut_term(cut, width, steps);
-    last += blocks[i];
-  }
-  uint32_t total = 0;
-  for (int i = 0; i < count; ++i) table.first_block[i] = total, total += blocks[i];
-  return table.first_block[count] = total;
-}
-
 uint32_t plan_weights(WeightTable& table, const LossParams& p) {
   uint32_t tiles = 0;
   table.num_levels = p.num_levels;
@@ -171,7 +144,8 @@ LossPlan plan_loss(const LossParams& p, const DTypes& types) {
     if (!head) {
       for (int l = 0; l < levels; ++l) table.cuts[levels + l].batch = 0;
     }
-    blocks = cut_in_order(table, width);
+    blocks = tiles::cut_terms(table.cuts, table.first_block, 2 * levels, width);
+    table.first_block[2 * levels] = blocks;
     const bool sums = p.normalizer == Normalizer::weight || p.normalizer == Normalizer::weight_channels;
     if (p.mask_from_logits) {
       plan.tiles = plan_scores(plan.scores, p.levels, levels, types.teacher_logit);

@@ -56,7 +56,6 @@ __device__ __forceinline__ T block_sum(T v) {
 template <class T>
 __device__ __forceinline__ T block_sum_of(const T* values, uint32_t count) {
   T v = 0;
-#pragma unroll 4
   for (uint32_t i = threadIdx.x; i < count; i += kThreads) v += __ldcg(values + i);
   return block_sum(v);
 }

@@ -42,37 +42,24 @@ struct Ring {
       words[4 * q] = quad.x, words[4 * q + 1] = quad.y, words[4 * q + 2] = quad.z, words[4 * q + 3] = quad.w;
     }
   }
-};
 
-// Calls fetch(stage) and later use(stage) `count` times, each in its order, the fetches kStages - 1 ahead.
-// The first of them come at once: what is done before run() overlaps with them.
-template <int kStages, class Fetch>
-class Pipeline {
- public:
-  FRS_DEVICE Pipeline(uint32_t count, const Fetch& fetch) : count_(count), fetch_(fetch) {
+  // Calls fetch(stage) and later use(stage) `count` times; each in its order, the fetches kStages - 1 ahead.
+  template <class Fetch, class Use>
+  static FRS_DEVICE void pipeline(uint32_t count, const Fetch& fetch, const Use& use) {
+    uint32_t fetched = 0;
+    auto fetch_next = [&] {
+      if (fetched < count) fetch(fetched++ % kStages);
+      __pipeline_commit();  // an empty group beyond the last one keeps the count of groups right
+    };
 #pragma unroll
     for (int stage = 1; stage < kStages; ++stage) fetch_next();
-  }
-
-  template <class Use>
-  FRS_DEVICE void run(const Use& use) {
 #pragma unroll 1
-    for (uint32_t i = 0; i < count_; ++i) {
+    for (uint32_t i = 0; i < count; ++i) {
       fetch_next();
       __pipeline_wait_prior(kStages - 1);
       use(i % kStages);
     }
   }
-
- private:
-  FRS_DEVICE void fetch_next() {
-    if (fetched_ < count_) fetch_(fetched_++ % kStages);
-    __pipeline_commit();  // an empty group beyond the last one keeps the count of groups right
-  }
-
-  const uint32_t count_;
-  uint32_t fetched_ = 0;
-  Fetch fetch_;
 };
 
 }  // namespace frs::cuda

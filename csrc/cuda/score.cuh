@@ -4,7 +4,6 @@
 #include <type_traits>
 
 #include "head.cuh"
-#include "peaks.cuh"
 #include "reduce.cuh"
 #include "stream.cuh"
 
@@ -56,7 +55,9 @@ struct Scorer {
     const auto columns = tiles::columns_of<kStep>(tile.location, cut.columns, threadIdx.x % kLanes, kWidth);
     Cursor t_at = Cursor::at(teacher, teacher_side, tile.batch, group, kGroups, columns);
     Cursor s_at = Cursor::at(student, student_side, tile.batch, group, kGroups, columns);
-    Peaks<C> best;
+    Acc best[kWidth];
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) best[j] = -INFINITY;
     typename HeadLoss::Sums sums[kWidth];
     int rows = 0;
 
@@ -65,13 +66,15 @@ struct Scorer {
       s_at = s_at.plus(1);
     };
     auto use = [&](const uint32_t* s_words, const uint32_t* t_words) {
-      best.add(teacher, t_words);
-      if constexpr (kHead) {
-        Acc x[kWidth], y[kWidth];
-        teacher.unpack(t_words, y);
-        student.unpack(s_words, x);
+      Acc x[kWidth], y[kWidth];
+      teacher.unpack(t_words, y);
+      if constexpr (kHead) student.unpack(s_words, x);
 #pragma unroll
-        for (int j = 0; j < kWidth; ++j) loss.add(x[j], y[j], 1, sums[j]);
+      for (int j = 0; j < kWidth; ++j) {
+        best[j] = nan_max(best[j], y[j]);
+        if constexpr (kHead) loss.add(x[j], y[j], 1, sums[j]);
+      }
+      if constexpr (kHead) {
         if (++rows % HeadLoss::kMaxFactors == 0) {
 #pragma unroll
           for (int j = 0; j < kWidth; ++j) loss.fold(sums[j]);
@@ -84,7 +87,7 @@ struct Scorer {
         fetch(stage, s_at.data, t_at.data);
         advance();
       };
-      Pipeline<Pipe::kStages, decltype(fetch_row)>(count, fetch_row).run([&](uint32_t stage) {
+      Pipe::pipeline(count, fetch_row, [&](uint32_t stage) {
         uint32_t s_words[C::kWords], t_words[C::kWords];
         load(stage, s_at.data, t_at.data, columns, s_words, t_words);
         use(s_words, t_words);
@@ -110,7 +113,7 @@ struct Scorer {
 
     const uint32_t first = columns.first - tile.location;
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) best_of[group][first + j * kStep] = best.of_column(j);
+    for (int j = 0; j < kWidth; ++j) best_of[group][first + j * kStep] = best[j];
     __syncthreads();
     if (threadIdx.x < kTile) {
       Acc m = best_of[0][threadIdx.x];
@@ -130,8 +133,16 @@ struct Scorer {
   // A lane's way through a tile: the runs of a location one after another, then those of the location a step
   // later.
   struct Walk {
-    const char *s, *t;  // the next run of student and teacher
-    uint32_t row, run;
+    uint32_t row, column;
+
+    FRS_DEVICE bool advance(const Walk& start, uint32_t end, uint32_t stride,
+                            uint32_t step) {  // true: a new row
+      column += stride;
+      if (column - start.column < end) return false;
+      column = start.column;
+      row += step;
+      return true;
+    }
   };
 
   // Rows are locations: `lanes` lanes walk along the channels of one, 32 / lanes locations to a warp at a
@@ -144,65 +155,62 @@ struct Scorer {
                    end = tile.location + kTile;
     const uint32_t row_end = end < cut.rows ? end : cut.rows, stride = lanes * kWidth;
     const uint32_t runs = cut.columns == 0 ? 1 : tiles::ceil_div(cut.columns, stride);  // of a location
-    const uint32_t row = base + (lane >> cut.lanes_log2),
-                   column = kWide ? (lane & (lanes - 1)) * kWidth : lane;
-    const uint32_t own_runs = rows_between(column, cut.columns, stride);  // as many or one fewer
-    auto has = [&](const Walk& at) { return at.row < row_end && at.run < own_runs; };
+    auto columns_at = [&](const Walk& at) { return Columns<kStep>{at.column, cut.columns}; };
+    auto has = [&](const Walk& at) { return at.row < row_end && at.column < cut.columns; };
 
-    const Columns<kStep> columns{column, cut.columns};
-    const Cursor s_row = Cursor::at(student, student_side, tile.batch, row, step, columns);
-    const Cursor t_row = Cursor::at(teacher, teacher_side, tile.batch, row, step, columns);
-    const int64_t s_run = stride * student.bytes(), t_run = stride * teacher.bytes();
-    const int64_t s_turn = s_row.stride - runs * s_run, t_turn = t_row.stride - runs * t_run;
-    Walk ahead{s_row.data, t_row.data, row, 0}, here = ahead;
-    auto advance = [&](Walk& at) {  // true: to another location
-      at.s += s_run, at.t += t_run;
-      if (++at.run < runs) return false;
-      at.s += s_turn, at.t += t_turn;
-      at.row += step;
-      at.run = 0;
+    const Walk start{base + (lane >> cut.lanes_log2), kWide ? (lane & (lanes - 1)) * kWidth : lane};
+    Walk ahead = start, here = start;
+    // Where `start` is in the row that is loaded next: of `ahead` if the copies are, else of `here`.
+    Cursor t_row = Cursor::at(teacher, teacher_side, tile.batch, start.row, step, columns_at(start));
+    Cursor s_row = Cursor::at(student, student_side, tile.batch, start.row, step, columns_at(start));
+    auto in_row = [&](const C& codec, const Cursor& at, const Walk& walk) -> const char* {
+      return at.data + (walk.column - start.column) * codec.bytes();
+    };
+    auto advance = [&](Walk& walk, bool loads) {  // true: to a new row
+      if (!walk.advance(start, runs * stride, stride, step)) return false;
+      if (loads) t_row = t_row.plus(1), s_row = s_row.plus(1);
       return true;
     };
 
-    Peaks<C> best;
-    Acc total = 0;
+    Acc best = -INFINITY, total = 0;
     typename HeadLoss::Sums sums;
     uint32_t taken = 0;
     auto fetch_run = [&](uint32_t stage) {
       if constexpr (kWide) {
-        if (has(ahead)) fetch(stage, ahead.s, ahead.t);
-        advance(ahead);
+        if (has(ahead)) fetch(stage, in_row(student, s_row, ahead), in_row(teacher, t_row, ahead));
+        advance(ahead, true);
       }
     };
     auto use_run = [&](uint32_t stage) {
       if (has(here)) {
-        const Columns<kStep> at{column + here.run * stride, cut.columns};
         uint32_t s_words[C::kWords], t_words[C::kWords];
-        load(stage, here.s, here.t, at, s_words, t_words);
-        best.add(teacher, t_words);
-        if constexpr (kHead) {
-          Acc x[kWidth], y[kWidth];
-          teacher.unpack(t_words, y);
-          student.unpack(s_words, x);
+        Acc x[kWidth], y[kWidth];
+        load(stage, in_row(student, s_row, here), in_row(teacher, t_row, here), columns_at(here), s_words,
+             t_words);
+        teacher.unpack(t_words, y);
+        if constexpr (kHead) student.unpack(s_words, x);
 #pragma unroll
-          for (int j = 0; j < kWidth; ++j) loss.add(x[j], y[j], 1, sums);
+        for (int j = 0; j < kWidth; ++j) {
+          best = nan_max(best, y[j]);
+          if constexpr (kHead) loss.add(x[j], y[j], 1, sums);
+        }
+        if constexpr (kHead) {
           if (++taken % (HeadLoss::kMaxFactors / kWidth) == 0) loss.fold(sums);
         }
       }
-      const uint32_t location = here.row;
-      if (!advance(here)) return;
-      Acc s = group_max(best.of_all(), lanes);  // all lanes of the warp come to the end of a row together
+      const uint32_t row = here.row;
+      if (!advance(here, !kWide)) return;
+      Acc s = group_max(best, lanes);  // all lanes of the warp come to the end of a row together
       if constexpr (kHead) {
-        s = location < row_end ? sigmoid(s) : Acc(0);
+        s = row < row_end ? sigmoid(s) : Acc(0);
         total += s * loss.value(sums);
       }
-      if (location < end && (lane & (lanes - 1)) == 0) score[location - tile.location] = s;
-      best = {};
+      if (row < end && (lane & (lanes - 1)) == 0) score[row - tile.location] = s;
+      best = -INFINITY;
       sums = {};
       taken = 0;
     };
-    const uint32_t count = rows_between(base, end, step) * runs;
-    Pipeline<Pipe::kStages, decltype(fetch_run)>(count, fetch_run).run(use_run);
+    Pipe::pipeline(rows_between(base, end, step) * runs, fetch_run, use_run);
     __syncthreads();
     if constexpr (!kHead) {  // of the whole tile at once; beyond the last location it is that of -Inf, 0
       if (threadIdx.x < kTile) score[threadIdx.x] = sigmoid(score[threadIdx.x]);

@@ -31,8 +31,7 @@ __device__ __forceinline__ typename C::Acc imitation_share(Ring<C, 2>& ring, con
   const uint32_t end = cut.location_major ? tile.location + 1 : cut.columns;
   Acc share = 0;
   for (piece.column = cut.location_major ? tile.location : 0; piece.column < end;) {
-    Copies<C> copies = start_copies(ring, student, teacher, term, cut, piece);
-    share += stream<false>(ring, copies, loss, student, teacher, term, cut, piece, weight, channel, Acc(1));
+    share += stream<false>(ring, loss, student, teacher, term, cut, piece, weight, channel, Acc(1));
     piece.column += cut.lanes() * C::kWidth;
   }
   return share;
@@ -69,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, 2) single_pass_kernel(const __grid_c
   const uint32_t tiles = table.first_tile[levels];
   Acc* tile_sums = static_cast<Acc*>(table.tile_sums);
   Acc* feature_sums = static_cast<Acc*>(table.partials);
-  Acc* head_sums = feature_sums + gridDim.x;  // the number of tiles, without a register for it
+  Acc* head_sums = feature_sums + tiles;
   if (blockIdx.x < tiles) {
     const int level = tiles::find_range(table.first_tile, levels, blockIdx.x);
     const auto tile = tiles::score_tile_of(blockIdx.x - table.first_tile[level],

@@ -74,42 +74,12 @@ FRS_DEVICE void load_factors(Acc* v, const Acc* factors, const Columns<kStep>& c
   }
 }
 
-// A lane's runs of student and teacher on their way into the ring, row after row.
-template <class C>
-struct FetchRows {
-  Ring<C, 2>& ring;
-  const C &student, &teacher;
-  Cursor s_at, t_at;
-
-  FRS_DEVICE void operator()(uint32_t stage) {
-    ring.fetch(stage, 0, student, s_at.data);
-    ring.fetch(stage, 1, teacher, t_at.data);
-    s_at = s_at.plus(1);
-    t_at = t_at.plus(1);
-  }
-};
-template <class C>
-using Copies = Pipeline<Ring<C, 2>::kStages, FetchRows<C>>;
-
-// Begins to copy a warp's piece. A narrow one is not copied.
-template <class C>
-FRS_DEVICE Copies<C> start_copies(Ring<C, 2>& ring, const C& student, const C& teacher, const Term& term,
-                                  const Cut& cut, const Piece& piece) {
-  const uint32_t lane = threadIdx.x % kWarp, step = cut.rows_per_step();
-  const auto columns = tiles::columns_of<1>(piece.column, cut.columns, lane & (cut.lanes() - 1), C::kWidth);
-  const uint32_t row = piece.row_begin + (lane >> cut.lanes_log2);
-  const uint32_t count = cut.wide && columns.has(0) ? rows_between(row, piece.row_end, step) : 0;
-  return {count, FetchRows<C>{ring, student, teacher,
-                              Cursor::at(student, term.student, piece.batch, row, step, columns),
-                              Cursor::at(teacher, term.teacher, piece.batch, row, step, columns)}};
-}
-
 // What a warp sums up over its piece: location_weight * loss, times `scale`, which the gradients it writes
 // (if kGradient, where the term has any) carry too. `location_weight` and `channel_weight` (nullptr: 1) are
-// those of the piece's entry, `copies` those of the piece.
+// those of the piece's entry.
 template <bool kGradient, bool kLocationMajor, bool kWide, class Loss, class C>
-FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, Copies<C>& copies, const Loss& loss, const C& student,
-                                  const C& teacher, const Term& term, const Cut& cut, const Piece& piece,
+FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, const Loss& loss, const C& student, const C& teacher,
+                                  const Term& term, const Cut& cut, const Piece& piece,
                                   const typename C::Acc* location_weight,
                                   const typename C::Acc* channel_weight, typename C::Acc scale) {
   using Acc = typename C::Acc;
@@ -129,6 +99,8 @@ FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, Copies<C>& copies, const Los
   }
 
   uint32_t row = piece.row_begin + (kWide ? lane >> cut.lanes_log2 : 0);
+  Cursor s_at = Cursor::at(student, term.student, piece.batch, row, step, columns);
+  Cursor t_at = Cursor::at(teacher, term.teacher, piece.batch, row, step, columns);
   Cursor g_at = Cursor::at(student, term.gradient, piece.batch, row, step, columns);
   const Acc* row_factors = kLocationMajor ? channel_weight : location_weight;
   const bool stores = kGradient && term.gradient.data != nullptr;
@@ -158,14 +130,18 @@ FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, Copies<C>& copies, const Los
   };
   uint32_t s[C::kWords], t[C::kWords];
   if constexpr (kWide) {
-    copies.run([&](uint32_t stage) {
+    auto fetch = [&](uint32_t stage) {
+      ring.fetch(stage, 0, student, s_at.data);
+      ring.fetch(stage, 1, teacher, t_at.data);
+      s_at = s_at.plus(1);
+      t_at = t_at.plus(1);
+    };
+    ring.pipeline(rows_between(row, piece.row_end, step), fetch, [&](uint32_t stage) {
       ring.read(stage, 0, student, s);
       ring.read(stage, 1, teacher, t);
       one_row(s, t);
     });
   } else {
-    Cursor s_at = Cursor::at(student, term.student, piece.batch, row, step, columns);
-    Cursor t_at = Cursor::at(teacher, term.teacher, piece.batch, row, step, columns);
 #pragma unroll 1
     while (row < piece.row_end) {
       load_narrow(student, s, s_at.data, columns);
@@ -183,13 +159,13 @@ FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, Copies<C>& copies, const Los
 }
 
 template <bool kGradient, class Loss, class C>
-FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, Copies<C>& copies, const Loss& loss, const C& student,
-                                  const C& teacher, const Term& term, const Cut& cut, const Piece& piece,
+FRS_DEVICE typename C::Acc stream(Ring<C, 2>& ring, const Loss& loss, const C& student, const C& teacher,
+                                  const Term& term, const Cut& cut, const Piece& piece,
                                   const typename C::Acc* location_weight,
                                   const typename C::Acc* channel_weight, typename C::Acc scale) {
   auto with = [&](auto location_major, auto wide) {
-    return stream<kGradient, location_major.value, wide.value>(
-        ring, copies, loss, student, teacher, term, cut, piece, location_weight, channel_weight, scale);
+    return stream<kGradient, location_major.value, wide.value>(ring, loss, student, teacher, term, cut, piece,
+                                                               location_weight, channel_weight, scale);
   };
   using std::true_type, std::false_type;
   if (cut.location_major) return cut.wide ? with(true_type(), true_type()) : with(true_type(), false_type());

@@ -51,8 +51,7 @@ struct WeightTable {
 struct LossTable {
   Term terms[kMaxTerms];
   tiles::Cut cuts[kMaxTerms];
-  uint8_t order[kMaxTerms];             // loss kernel: the terms in the order in which its blocks take them,
-  uint32_t first_block[kMaxTerms + 1];  // and the blocks of each, in that order
+  uint32_t first_block[kMaxTerms + 1];  // loss kernel: the blocks of each term
   uint32_t first_tile[kMaxLevels + 1];  // the tiles of each level in tile_sums
   int num_levels = 0;
   Normalizer normalizer = Normalizer::weight;
