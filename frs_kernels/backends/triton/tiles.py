@@ -244,8 +244,9 @@ def expm1(x):
         result = libdevice.expm1(x)
     else:
         u = tl.exp(x)
-        inside = (u != 1.0) & (u != 0.0)
-        result = tl.where(inside, (u - 1.0) * x / tl.where(inside, tl.log(u), 1.0), tl.where(u == 0, -1.0, x))
+        small = (x > -1.0) & (u != 1.0)
+        near = tl.where(u == 1.0, x, (u - 1.0) * x / tl.where(small, tl.log(u), 1.0))
+        result = tl.where(x > -1.0, near, u - 1.0)
     return result
 
 
