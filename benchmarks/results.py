@@ -99,7 +99,7 @@ class Run:
         info = self.machine
         kernels = ", ".join(f"{name} {digest}" for name, digest in self.digests.items())
         versions = f"torch {info['torch']}" + (f", CUDA {info['cuda']}" if "cuda" in info else "")
-        mark = "STALE: the sources have changed since. " if self.stale else ""
+        mark = f"STALE: the sources of {', '.join(self.stale)} have changed since. " if self.stale else ""
         return f"{mark}{self.file.name}: {info['name']}, {versions}, kernel sources {kernels}"
 
     def cases(self, wanted: Callable[[Case], bool]) -> dict[Case, dict[str, Record]]:

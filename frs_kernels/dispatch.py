@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from frs_kernels.backends import eager, native, triton
 from frs_kernels.levels import Terms
 
-# What "auto" tries, in order, per device type. On a GPU Triton stands first until the CUDA kernels have
-# been measured faster (docs/results).
+# What "auto" tries, in order, per device type. The order on GPUs is that measured on an H200
+# (docs/results/cuda-nvidia-h200.md): the device's times are within 5 %, native takes less of the host.
 PREFERENCE = {
     "cpu": ("native", "triton", "eager"),
-    "cuda": ("triton", "native", "eager"),
+    "cuda": ("native", "triton", "eager"),
     "xpu": ("triton", "eager"),
 }
 BACKENDS = {"native": native, "triton": triton, "eager": eager}
@@ -81,9 +81,15 @@ def explain(name: str, terms: Terms) -> BackendReport:
 def _passed_over(other: str, chosen: str, asked: str) -> str:
     if asked != "auto":
         return f"could run, but {asked!r} was asked for"
-    if chosen == "triton" and other == "native":
-        return "could run; triton is preferred until the CUDA kernels have been measured faster"
+    if (chosen, other) == ("native", "triton"):
+        return f"could run; {chosen} is preferred: {_MEASURED}"
     return f"could run; {chosen} is preferred"
+
+
+_MEASURED = (
+    "RetinaNet at 800x1344, 16 images, on an H200: 0.72 ms against Triton's 0.72 to 0.73 in bfloat16, 1.37 to "
+    "1.38 against 1.30 to 1.34 in float32, and 0.75 to 0.97 ms of the host against 1.2 to 1.7"
+)
 
 
 def _preferred(terms: Terms) -> str:

@@ -9,6 +9,7 @@ from cases import tensors
 
 import frs_kernels as frs
 from frs_kernels import dispatch
+from frs_kernels.backends import native
 
 
 def test_eager_is_always_there():
@@ -45,6 +46,37 @@ def test_backend_that_cannot_run_says_why(monkeypatch):
     with pytest.raises(RuntimeError, match="backend 'native' cannot run: it was not built"):
         frs.frs_mask(torch.zeros(1, 2, 3, 3), backend="native")
     assert frs.frs_mask(torch.zeros(1, 2, 3, 3)).shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "archs, capability, runs",
+    [
+        (["9.0"], (9, 0), True),
+        (["9.0"], (8, 0), False),
+        (["9.0"], (10, 0), False),
+        (["8.0"], (8, 9), True),
+        (["8.9"], (8, 6), False),
+        (["8.0", "12.0+PTX"], (12, 1), True),
+        (["8.0+PTX"], (9, 0), True),
+        (["9.0+PTX"], (8, 0), False),
+        (["9.0a"], (9, 0), True),
+    ],
+)
+def test_code_for_a_gpu(archs, capability, runs):
+    assert native.covers(archs, capability) == runs
+
+
+def test_a_gpu_that_nothing_was_built_for_is_left_to_another_backend(monkeypatch, tmp_path):
+    """Without this "auto" would end in an error of CUDA's, at the first launch."""
+    (tmp_path / "build_info.json").write_text('{"cuda_archs": ["9.0"]}')
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "backends" / "native.py"))
+    native._no_code_for.cache_clear()
+    try:
+        assert native._no_code_for((9, 0)) is None
+        message = native._no_code_for((8, 0))
+    finally:
+        native._no_code_for.cache_clear()
+    assert "built for 9.0" in message and "TORCH_CUDA_ARCH_LIST=8.0" in message
 
 
 def test_tensors_elsewhere_go_to_eager():

@@ -4,7 +4,6 @@ Without a GPU they run in Triton's interpreter, which has to be asked for before
 test starts a second pytest for that, over the tests of every backend and this file.
 """
 
-import itertools
 import math
 import os
 import subprocess
@@ -137,22 +136,16 @@ def test_one_odd_level_of_one_location_does_not_cost_the_layout():
 def launches(monkeypatch):
     """The names of the kernels launched so far."""
     from frs_kernels.backends.triton import operators, passes
-
-    class Recorder:
-        def __init__(self, kernel, names):
-            self.kernel, self.names = kernel, names
-
-        def __getitem__(self, grid):
-            self.names.append(self.kernel.__name__)
-            return self.kernel[grid]
+    from frs_kernels.backends.triton.launch import launch
 
     names = []
-    for module, kernel in itertools.product(
-        (operators, passes), ("mask", "loss", "single", "factors", "finish", "scale")
-    ):
-        kernel += "_kernel"
-        if hasattr(module, kernel):
-            monkeypatch.setattr(module, kernel, Recorder(getattr(module, kernel), names))
+
+    def recorded(kernel, *arguments, **options):
+        names.append(kernel.__name__)
+        return launch(kernel, *arguments, **options)
+
+    for module in (operators, passes):
+        monkeypatch.setattr(module, "launch", recorded)
     return names
 
 

@@ -1,6 +1,7 @@
 """Every Triton kernel compiled ahead of time for the GPUs it is meant for: no spills, no narrow accesses."""
 
 import collections
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,16 @@ def test_an_unaligned_level_is_read_element_by_element():
     """The check above can fail: without the promise of alignment there are two-byte accesses."""
     variant = next(v for v in aot.variants() if v.name == "loss bf16, location-major, some levels unaligned")
     assert 2 in aot.accesses(aot.compiled(variant, aot.TARGETS["sm_90"]))
+
+
+def test_the_mask_keeps_subnormal_scores():
+    """sigmoid(-88) is 6e-39: a product or quotient that is flushed to zero would make it 0."""
+    (variant,) = (v for v in aot.variants() if v.name == "mask bf16, location-major")
+    ptx = aot.compiled(variant.on(aot.TARGETS["sm_90"]), aot.TARGETS["sm_90"]).asm["ptx"]
+    assert re.search(r"\bdiv\.full\.f32", ptx) and not re.search(r"\bdiv\.approx", ptx)
+    powers = re.findall(r"ex2\.approx\.ftz\.f32\s+(%r\d+)", ptx)
+    products = re.findall(r"mul\.f32\s+%r\d+, (%r\d+), %r\d+;", ptx)
+    assert powers and set(powers) <= set(products)  # the power of a remainder, times a power of two
 
 
 @pytest.fixture

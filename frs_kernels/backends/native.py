@@ -1,8 +1,12 @@
 """The compiled kernels: vectorised C++ on the CPU, CUDA C++ on a GPU (``csrc/``)."""
 
+import functools
+import json
+from pathlib import Path
+
 import torch
 
-from frs_kernels.library import NATIVE, load_native
+from frs_kernels.library import NATIVE, constant_result, load_native
 
 NAME = "native"
 
@@ -17,10 +21,43 @@ def unavailable() -> str | None:
 
 def refuses(terms) -> str | None:
     """Why it cannot run for these arguments, or None."""
-    device = terms.tensors[0].device.type
-    if device not in ("cpu", "cuda"):
-        return f"there are no compiled kernels for {device} tensors"
-    return load_native(device)
+    device = terms.tensors[0].device
+    if device.type not in ("cpu", "cuda"):
+        return f"there are no compiled kernels for {device.type} tensors"
+    reason = load_native(device.type)
+    return no_code_for(device.index) if reason is None and device.type == "cuda" else reason
+
+
+@constant_result
+def no_code_for(gpu: int | None) -> str | None:
+    """Why the CUDA kernels that were built cannot run on this GPU, or None."""
+    return _no_code_for(torch.cuda.get_device_capability(gpu))
+
+
+@functools.cache
+def _no_code_for(capability: tuple[int, int]) -> str | None:
+    file = Path(__file__).parents[1] / "build_info.json"
+    archs = json.loads(file.read_text())["cuda_archs"] if file.exists() else []
+    if not archs or covers(archs, capability):
+        return None
+    version = "{}.{}".format(*capability)
+    return (
+        f"the CUDA kernels were built for {', '.join(archs)} and this GPU has compute capability {version}; "
+        f"reinstall with TORCH_CUDA_ARCH_LIST={version}"
+    )
+
+
+def covers(archs: list[str], capability: tuple[int, int]) -> bool:
+    """Whether code for ``archs`` ("9.0", "12.0+PTX") runs on a GPU.
+
+    Machine code runs on the same major version from its minor version on, PTX on every later version.
+    """
+    for arch in archs:
+        number, plus, _ = arch.partition("+")
+        major, minor = (int(part) for part in number.rstrip("af").split("."))
+        if (major == capability[0] and minor <= capability[1]) or (plus and (major, minor) <= capability):
+            return True
+    return False
 
 
 def namespace():

@@ -252,8 +252,12 @@ def expm1(x):
 
 @triton.jit
 def sigmoid(x):
-    e = decay(x)
-    return quotient(tl.where(x >= 0, 1.0, e), 1.0 + e)
+    """One a location, so it affords what keeps subnormal results: decay() makes them 0."""
+    if FAST:
+        e = libdevice.exp(-tl.abs(x))
+    else:
+        e = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0, 1.0, e) / (1.0 + e)
 
 
 @triton.jit
