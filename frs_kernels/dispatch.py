@@ -87,8 +87,8 @@ def _passed_over(other: str, chosen: str, asked: str) -> str:
 
 
 _MEASURED = (
-    "RetinaNet at 800x1344, 16 images, on an H200: 0.72 ms against Triton's 0.72 to 0.73 in bfloat16, 1.37 to "
-    "1.38 against 1.30 to 1.34 in float32, and 0.75 to 0.97 ms of the host against 1.2 to 1.7"
+    "RetinaNet at 800x1344, 16 images, on an H200: 0.72 ms against Triton's 0.72 to 0.73 in bfloat16, 1.37 "
+    "to 1.38 against 1.30 to 1.34 in float32, and 0.75 to 0.97 ms of the host against 1.2 to 1.7"
 )
 
 
