@@ -9,7 +9,7 @@
 #include <cstdlib>
 
 #define CHECK(call) check((call), #call, __LINE__)
-void check(cudaError_t error, const char* call, int line) {
+inline void check(cudaError_t error, const char* call, int line) {
   if (error == cudaSuccess) return;
   printf("FAILED, line %d: %s: %s\n", line, call, cudaGetErrorString(error));
   exit(1);

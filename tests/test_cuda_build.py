@@ -150,3 +150,13 @@ def test_library_loads_without_a_gpu(library):
         "assert torch._C._dispatch_has_kernel_for_dispatch_key('frs_kernels::loss', 'CUDA')"
     )
     output(sys.executable, "-c", program.format(str(library)))
+
+
+def test_the_check_program_compiles(tmp_path):
+    """benchmarks/gpu_check.cu is run by people with a GPU, and by no other test."""
+    if (nvcc := find("nvcc")) is None:
+        pytest.skip("needs nvcc")
+    output(
+        nvcc, "-std=c++17", "-arch=sm_90", "-Werror=all-warnings", "-Icsrc", "-Icsrc/include",
+        "-c", "benchmarks/gpu_check.cu", "-o", str(tmp_path / "gpu_check.o"),
+    )  # fmt: skip
