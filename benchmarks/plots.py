@@ -1,5 +1,6 @@
 """Plots of a run: time side by side, memory, roofline, scaling with the batch. One PNG each."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -8,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from benchmarks.providers import FUSED  # noqa: E402
-from benchmarks.results import Run, providers_in  # noqa: E402
+from benchmarks.results import Race, Run, providers_in  # noqa: E402
 
 _COLOURS = dict(
     zip(
@@ -28,7 +29,7 @@ def draw(run: Run, folder: Path, titles: dict[str, str]) -> None:
         file.unlink(missing_ok=True)
         if _KINDS[kind](run, axes):
             figure.suptitle(title, fontsize=11)
-            figure.supxlabel(run.source, fontsize=6, color="#666666")
+            figure.supxlabel(textwrap.fill(run.source, 150), fontsize=6, color="#666666")
             figure.savefig(file, dpi=110, metadata={"Software": None})
         plt.close(figure)
 
@@ -52,7 +53,12 @@ def _time(run: Run, axes) -> bool:
     series = {
         name: [race.seconds(name) * 1e3 if name in race.turns else None for race in races] for name in names
     }
-    return _bars(axes, [f"{r.case.dtype} {r.case.layout}\n{r.allocator}" for r in races], series, "ms")
+    return _bars(axes, [_label(run, race) for race in races], series, "ms")
+
+
+def _label(run: Run, race: Race) -> str:
+    on_gpu = run.machine["device"] == "cuda"  # where malloc plays no part, and batches differ
+    return f"{race.case.dtype} {race.case.layout}\n{f'B={race.case.batch}' if on_gpu else race.allocator}"
 
 
 def _memory(run: Run, axes) -> bool:

@@ -31,10 +31,14 @@ def refuses(terms) -> str | None:
 @constant_result
 def no_code_for(gpu: int | None) -> str | None:
     """Why the CUDA kernels that were built cannot run on this GPU, or None."""
-    return _no_code_for(torch.cuda.get_device_capability(gpu))
+    return _no_code_once(gpu)
 
 
 @functools.cache
+def _no_code_once(gpu: int | None) -> str | None:
+    return _no_code_for(torch.cuda.get_device_capability(gpu))
+
+
 def _no_code_for(capability: tuple[int, int]) -> str | None:
     file = Path(__file__).parents[1] / "build_info.json"
     archs = json.loads(file.read_text())["cuda_archs"] if file.exists() else []
