@@ -75,6 +75,12 @@ def test_a_gpu_that_nothing_was_built_for_is_left_to_another_backend(monkeypatch
     assert "built for 9.0" in message and "TORCH_CUDA_ARCH_LIST=8.0" in message
 
 
+def test_fake_gpu_tensors_need_no_gpu():
+    with torch._subclasses.FakeTensorMode():
+        logits = [torch.empty(1, 6, 4, 4, device="cuda") for _ in range(2)]
+        assert frs.explain_backend(None, None, logits, logits).chosen in ("native", "triton", "eager")
+
+
 def test_tensors_elsewhere_go_to_eager():
     logits = [t.to("meta") for t in tensors(6)]
     assert frs.explain_backend(None, None, logits, logits).chosen == "eager"

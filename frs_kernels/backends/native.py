@@ -36,12 +36,14 @@ def no_code_for(gpu: int | None) -> str | None:
 
 @functools.cache
 def _no_code_once(gpu: int | None) -> str | None:
+    if not torch.cuda.is_available():  # fake tensors, traced on a machine without a GPU
+        return None
     return _no_code_for(torch.cuda.get_device_capability(gpu))
 
 
 def _no_code_for(capability: tuple[int, int]) -> str | None:
     file = Path(__file__).parents[1] / "build_info.json"
-    archs = json.loads(file.read_text())["cuda_archs"] if file.exists() else []
+    archs = json.loads(file.read_text()).get("cuda_archs") if file.exists() else None
     if not archs or covers(archs, capability):
         return None
     version = "{}.{}".format(*capability)
