@@ -67,8 +67,8 @@ def library(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kernels(library) -> dict[str, list[str]]:
-    """The instructions of every sm_90 kernel, by mangled name."""
+def code(library) -> dict[str, list[tuple[int, str]]]:
+    """Address and text of every instruction of every sm_90 kernel, by mangled name."""
     if (cuobjdump := find("cuobjdump")) is None:
         pytest.skip("needs cuobjdump (of the CUDA toolkit, or of the Triton package)")
     tools = {"PATH": f"{Path(cuobjdump).parent}{os.pathsep}{os.environ['PATH']}"}  # it calls nvdisasm
@@ -77,9 +77,27 @@ def kernels(library) -> dict[str, list[str]]:
         if match := re.search(r"Function : (\S+)", line):
             name = match[1]
             found[name] = []
-        elif name and (match := re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?\s*([A-Z0-9_.]+)", line)):
-            found[name].append(match[1])
+        elif name and (match := re.match(r"\s+/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+ )?\s*([A-Z].*?);", line)):
+            found[name].append((int(match[1], 16), match[2]))
     return found
+
+
+@pytest.fixture(scope="module")
+def kernels(code) -> dict[str, list[str]]:
+    """The instructions of every kernel, without their operands."""
+    return {name: [text.split()[0] for _, text in lines] for name, lines in code.items()}
+
+
+def copying_loops(lines: list[tuple[int, str]]) -> list[list[str]]:
+    """The innermost loops with asynchronous copies: from the target of a branch back to the branch."""
+    copies = [at for at, text in lines if text.startswith("LDGSTS")]
+    jumps = [(int(m[1], 16), at) for at, text in lines if (m := re.match(r"BRA.*?0x([0-9a-f]+)", text))]
+    found = [(start, end) for start, end in jumps if any(start <= at <= end for at in copies)]
+    inner = [
+        (start, end) for start, end in found
+        if not any(start <= a and b <= end for a, b in found if (a, b) != (start, end))
+    ]  # fmt: skip
+    return [[text.split()[0] for at, text in lines if start <= at <= end] for start, end in inner]
 
 
 def test_all_kernels_are_there_for_sm_90(kernels):
@@ -129,6 +147,22 @@ def test_head_term_needs_three_special_function_calls_an_element(kernels):
         bodies = 4  # location- and channel-major, wide and narrow
         assert instructions.count("MUFU.EX2") == 2 * width * bodies
         assert instructions.count("MUFU.LG2") == 2 * (width + 1)  # NCHW: of each column, else of each row
+
+
+# Instructions of a warp for 16 bytes a lane of each tensor: 8 elements, or 4 of float32; NCHW, channels_last.
+TURNS = {
+    ("loss", "bf16", "head"): (220, 244), ("loss", "bf16", "imitation"): (108, 114),
+    ("loss", "f32", "head"): (116, 143), ("loss", "f32", "imitation"): (69, 71),
+    ("score", "bf16", ""): (43, 100), ("score", "f32", ""): (31, 90),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel, codec, term", TURNS)
+def test_a_turn_takes_no_more_instructions_than_it_did(code, kernel, codec, term):
+    """What docs/tuning-cuda.md counts, with a little room for another compiler."""
+    (lines,) = (lines for name, lines in code.items() if f"{kernel}_kernel" in name and CODECS[codec] in name)
+    counts = sorted(len(loop) for loop in copying_loops(lines) if ("MUFU.EX2" in loop) == (term == "head"))
+    assert all(n <= 1.03 * most for n, most in zip(counts, TURNS[kernel, codec, term], strict=True))
 
 
 def test_library_needs_only_the_stable_interface(library):
