@@ -1,4 +1,4 @@
-"""The suite's one option, its clock, its order, and what goes into the JSON beside the times."""
+"""The suite's options, its clock, its order, and what goes into the JSON beside the times."""
 
 import time
 from pathlib import Path

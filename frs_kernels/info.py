@@ -6,7 +6,6 @@ Everything is read without loading more than it must, so that it answers on a br
 
 import importlib
 import importlib.metadata
-import json
 import os
 import platform
 from pathlib import Path
@@ -15,13 +14,7 @@ import torch
 
 import frs_kernels
 from frs_kernels.dispatch import BACKENDS
-
-BUILD_INFO = Path(__file__).with_name("build_info.json")
-
-
-def build_info() -> dict:
-    """How the native libraries were built (compiler, architectures, commit, ...); empty if none were."""
-    return json.loads(BUILD_INFO.read_text()) if BUILD_INFO.exists() else {}
+from frs_kernels.library import build_info
 
 
 def versions() -> dict[str, str]:

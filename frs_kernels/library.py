@@ -6,6 +6,7 @@ fakes stand here once for both, so importing this module needs neither a compile
 """
 
 import functools
+import json
 from pathlib import Path
 
 import torch
@@ -89,6 +90,12 @@ def constant_result(function):
     as importing torch does."""
     function._dynamo_marked_constant = True
     return function
+
+
+def build_info() -> dict:
+    """How the native libraries were built (compiler, architectures, commit, ...); empty if none were."""
+    file = Path(__file__).with_name("build_info.json")
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 @constant_result

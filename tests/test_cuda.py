@@ -31,11 +31,8 @@ def loss_and_grads(base, **options):
     return losses, [leaf.grad for name in WRT for leaf in leaves[name]]
 
 
-@pytest.mark.sanitize
-@pytest.mark.parametrize("layout", ["nchw", "channels_last", "rows", "split"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_every_kernel_once(target, dtype, layout):
-    """Small enough for compute-sanitizer: mask, two phases, weights given, single pass, focal, scale."""
+def run_every_kernel(target: Target, dtype, layout):
+    """Two phases, single pass, weights given, focal and scale on small ragged levels; returns the tensors."""
     base = arguments(24, 24, sizes=LONG_SIZES, dtype=dtype, layout=layout, device="cuda")
     compare(frs.frs_loss, target, base, WRT, upstream=0.7)
     compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer="batch")
@@ -44,6 +41,15 @@ def test_every_kernel_once(target, dtype, layout):
     head = {name: base[name] for name in ("student_logits", "teacher_logits")}
     weight = maps(sizes=LONG_SIZES, device="cuda")
     compare(frs.weighted_bce, target, head, ("student_logits",), weight=weight, beta=2.0)
+    return base
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "rows", "split"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_kernel_once(target, dtype, layout):
+    """Small enough for compute-sanitizer."""
+    base = run_every_kernel(target, dtype, layout)
     frs.frs_mask(base["teacher_logits"], backend="native")
     torch.cuda.synchronize()
 

@@ -149,20 +149,20 @@ def test_head_term_needs_three_special_function_calls_an_element(kernels):
         assert instructions.count("MUFU.LG2") == 2 * (width + 1)  # NCHW: of each column, else of each row
 
 
-# Instructions of a warp for 16 bytes a lane of each tensor: 8 elements, or 4 of float32; NCHW, channels_last.
-TURNS = {
+# Instructions of a warp in an iteration (8 elements a lane, 4 of float32) in NCHW and in channels_last.
+COUNTS = {
     ("loss", "bf16", "head"): (220, 244), ("loss", "bf16", "imitation"): (108, 114),
     ("loss", "f32", "head"): (116, 143), ("loss", "f32", "imitation"): (69, 71),
     ("score", "bf16", ""): (43, 100), ("score", "f32", ""): (31, 90),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kernel, codec, term", TURNS)
-def test_a_turn_takes_no_more_instructions_than_it_did(code, kernel, codec, term):
+@pytest.mark.parametrize("kernel, codec, term", COUNTS)
+def test_an_iteration_takes_no_more_instructions_than_it_did(code, kernel, codec, term):
     """What docs/tuning-cuda.md counts, with a little room for another compiler."""
     (lines,) = (lines for name, lines in code.items() if f"{kernel}_kernel" in name and CODECS[codec] in name)
     counts = sorted(len(loop) for loop in copying_loops(lines) if ("MUFU.EX2" in loop) == (term == "head"))
-    assert all(n <= 1.03 * most for n, most in zip(counts, TURNS[kernel, codec, term], strict=True))
+    assert all(n <= 1.03 * most for n, most in zip(counts, COUNTS[kernel, codec, term], strict=True))
 
 
 def test_library_needs_only_the_stable_interface(library):

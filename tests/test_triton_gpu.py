@@ -5,7 +5,8 @@ Memory errors and races: `compute-sanitizer --tool memcheck|racecheck pytest -m 
 
 import pytest
 import torch
-from cases import INTERPRETED, LONG_SIZES, Target, compare, evaluate, maps, tensors
+from cases import INTERPRETED, Target, compare, evaluate, tensors
+from test_cuda import run_every_kernel
 from test_loss import WRT, arguments
 
 import frs_kernels as frs
@@ -22,15 +23,8 @@ CUDA = Target("triton", "cuda")
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "rows"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_kernel_once(dtype, layout):
-    """Small and ragged, for compute-sanitizer: two phases, single pass, weights given, focal, scale, NaN."""
-    base = arguments(24, 24, sizes=LONG_SIZES, dtype=dtype, layout=layout, device="cuda")
-    compare(frs.frs_loss, CUDA, base, WRT, upstream=0.7)
-    compare(frs.frs_loss, CUDA, base, WRT, upstream=0.7, normalizer="batch")
-    compare(frs.frs_loss, CUDA, base, ())
-    compare(frs.frs_loss, CUDA, base, WRT, masks=maps(sizes=LONG_SIZES, device="cuda"))
-    head = {name: base[name] for name in ("student_logits", "teacher_logits")}
-    weight = maps(sizes=LONG_SIZES, device="cuda")
-    compare(frs.weighted_bce, CUDA, head, ("student_logits",), weight=weight, beta=2.0)
+    """Small enough for compute-sanitizer; the mask with NaN, too."""
+    base = run_every_kernel(CUDA, dtype, layout)
     base["teacher_logits"][0][0, 3, 1, 2] = float("nan")
     assert frs.frs_mask(base["teacher_logits"], backend="triton")[0][0, 1, 2].isnan()
 

@@ -1,12 +1,10 @@
 """The compiled kernels: vectorised C++ on the CPU, CUDA C++ on a GPU (``csrc/``)."""
 
 import functools
-import json
-from pathlib import Path
 
 import torch
 
-from frs_kernels.library import NATIVE, constant_result, load_native
+from frs_kernels.library import NATIVE, build_info, constant_result, load_native
 
 NAME = "native"
 
@@ -25,7 +23,9 @@ def refuses(terms) -> str | None:
     if device.type not in ("cpu", "cuda"):
         return f"there are no compiled kernels for {device.type} tensors"
     reason = load_native(device.type)
-    return no_code_for(device.index) if reason is None and device.type == "cuda" else reason
+    if reason is None and device.type == "cuda":
+        return no_code_for(device.index)
+    return reason
 
 
 @constant_result
@@ -42,8 +42,7 @@ def _no_code_once(gpu: int | None) -> str | None:
 
 
 def _no_code_for(capability: tuple[int, int]) -> str | None:
-    file = Path(__file__).parents[1] / "build_info.json"
-    archs = json.loads(file.read_text()).get("cuda_archs") if file.exists() else None
+    archs = build_info().get("cuda_archs")
     if not archs or covers(archs, capability):
         return None
     version = "{}.{}".format(*capability)
