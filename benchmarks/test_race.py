@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from benchmarks import memory, selection
+from benchmarks import memory, selection, timers
 from benchmarks.measure import rounds_for
 from benchmarks.providers import FUSED, PROVIDERS
 from benchmarks.race import Race
@@ -44,13 +44,8 @@ def test_race(case, allocator, prepare, benchmark, copier, device, pytestconfig,
     race.turns[first] = list(benchmark.stats.stats.data)
     benchmark.extra_info.update(
         case=vars(case), provider=first, allocator=allocator, bytes_moved=case.bytes_moved,
-        turns={name: _spread(values) for name, values in race.turns.items()},
+        turns={name: timers.spread(values) for name, values in race.turns.items()},
         errors=race.errors, missing=race.missing,
         copy_gbps=copier.bytes_moved / statistics.median(race.turns["copy"]) / 1e9,
     )  # fmt: skip
     assert not failed, f"recorded, but without {failed}"
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return {"median": middle, "q1": low, "q3": high, "min": min(values), "rounds": len(values)}

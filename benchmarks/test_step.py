@@ -7,7 +7,6 @@ measured with such a teacher, so that precision alone makes no difference.
 """
 
 import itertools
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -136,7 +135,7 @@ def test_step(step, benchmark, device, seconds):
     parts = _parts(trainings["ours"], device, rounds=rounds_for(once, 2 * seconds))
     trainings.clear()  # which frees their memory
     benchmark.extra_info.update(
-        step=str(step), turns={way: _spread(values) for way, values in turns.items()}, parts=parts,
+        step=str(step), turns={way: timers.spread(values) for way, values in turns.items()}, parts=parts,
         peak_bytes=peaks, largest_batch={way: _largest_batch(step, way, device)
                                          for way in step.ways if way not in peaks},
     )  # fmt: skip
@@ -193,7 +192,7 @@ def _parts(training: Training, device: str, rounds: int) -> dict[str, dict[str, 
         ((_, held), *ends) = list(_noted(training, _highest_and_held, device, 1))[0]
         peaks = [highest - held for highest, _ in ends]
     return {
-        part: {**_spread(seconds), "peak_bytes": peak}
+        part: {**timers.spread(seconds), "peak_bytes": peak}
         for part, seconds, peak in zip(PARTS, zip(*spent, strict=True), peaks, strict=True)
     }
 
@@ -223,11 +222,6 @@ def _highest_and_held() -> tuple[int, int]:
     found = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     return found
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return {"median": middle, "q1": low, "q3": high, "rounds": len(values)}
 
 
 def _learner(step: Step, way: str, device: torch.device) -> nn.Module:

@@ -52,6 +52,12 @@ def timed(now: Callable, run: Callable, host_ahead: bool = True) -> float:
     return now() - start
 
 
+def spread(values: list[float]) -> dict[str, float]:
+    """What is kept of the rounds of a benchmark that pytest-benchmark does not time itself."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {"median": middle, "q1": low, "q3": high, "min": min(values), "rounds": len(values)}
+
+
 def host_and_wall(setup: Callable, run: Callable, rounds: int = 20) -> tuple[float, float]:
     """Median seconds until a call returns, and until its work on the GPU is done, from an idle GPU."""
     host, wall = [], []

@@ -49,7 +49,7 @@ def test_normalizers(target, normalizer):
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "split"])
 def test_normalizers_in_every_dtype_and_layout(target, layout, dtype, normalizer):
-    """Where Z is known, or float16 gradients do without, a GPU computes mask and gradients in one launch."""
+    """Z from the sum of S, or known before it; in float16 the gradients lack scale / Z."""
     for feats, logits, sizes in ((8, 16, SIZES), (33, 47, LONG_SIZES)):
         base = arguments(feats, logits, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
         compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer=normalizer, head_weight=2.0)
