@@ -7,6 +7,7 @@ incoming gradient: the backward multiplies them by it, in place and without aski
 import torch
 from torch import Tensor
 
+from frs_kernels.inductor import learn_scaled
 from frs_kernels.levels import NORMALIZERS, Terms
 from frs_kernels.reference import FRSLoss
 
@@ -123,8 +124,11 @@ def _scaled(namespace: str, grads: list[Tensor], factor: Tensor | None, pending:
     """grads[i] * factor * pending[i]: in place, unless a later backward may need the stored ones again."""
     if factor is None or not grads:
         return []
-    if torch.compiler.is_compiling() or torch._C._autograd._get_current_graph_task_keep_graph():
-        factors = (factor * pending).flatten().unbind()
-        return [(grad * each).to(grad.dtype) for grad, each in zip(grads, factors, strict=True)]
-    getattr(torch.ops, namespace).scale_(grads, factor, pending)
+    operators = getattr(torch.ops, namespace)
+    if torch.compiler.is_compiling():
+        learn_scaled(namespace)
+        return list(operators.scaled(grads, factor, pending))
+    if torch._C._autograd._get_current_graph_task_keep_graph():
+        return operators.scaled(grads, factor, pending)
+    operators.scale_(grads, factor, pending)
     return grads

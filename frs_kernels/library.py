@@ -1,8 +1,9 @@
 """The operators: their schemas, what they return for fake tensors, and the shared objects behind them.
 
-A fused backend is a *namespace of three operators* with the schemas below. ``frs_kernels`` holds the
-native ones (C++ on the CPU, CUDA C++ on a GPU) and ``frs_kernels_triton`` the Triton ones. Schemas and
-fakes stand here once for both, so importing this module needs neither a compiler nor a built extension.
+A fused backend is a *namespace of operators* with the schemas below, of which it implements three.
+``frs_kernels`` holds the native ones (C++ on the CPU, CUDA C++ on a GPU) and ``frs_kernels_triton`` the
+Triton ones. Schemas and fakes stand here once for both, so importing this module needs neither a compiler
+nor a built extension.
 """
 
 import functools
@@ -24,6 +25,7 @@ TRITON = "frs_kernels_triton"
 #           loss scaler could lift it;
 #           the gradients of feats and logits, empty unless feat_grad / head_grad.
 # scale_    grads[i] *= factor * pending[i], decided on the device: nothing moves where the product is 1.
+# scaled    the same as new tensors, made of a copy and scale_ for every backend.
 SCHEMAS = {
     "mask": "(Tensor[] teacher_logits) -> Tensor[]",
     "loss": (
@@ -34,6 +36,7 @@ SCHEMAS = {
         " float beta, bool feat_grad, bool head_grad) -> (Tensor, Tensor, Tensor[], Tensor[])"
     ),
     "scale_": "(Tensor(a!)[] grads, Tensor factor, Tensor pending) -> ()",
+    "scaled": "(Tensor[] grads, Tensor factor, Tensor pending) -> Tensor[]",
 }
 
 
@@ -71,12 +74,24 @@ def _scale_fake(grads, factor, pending):
     return None
 
 
+def _scaled_fake(grads, factor, pending):
+    return [torch.empty_like(grad) for grad in grads]
+
+
 def _define(namespace: str) -> torch.library.Library:
     library = torch.library.Library(namespace, "DEF")
     for name, schema in SCHEMAS.items():
         library.define(name + schema)
-    for name, fake in (("mask", _mask_fake), ("loss", _loss_fake), ("scale_", _scale_fake)):
+    fakes = {"mask": _mask_fake, "loss": _loss_fake, "scale_": _scale_fake, "scaled": _scaled_fake}
+    for name, fake in fakes.items():
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+
+    def scaled(grads, factor, pending):
+        copies = [grad.clone() for grad in grads]
+        getattr(torch.ops, namespace).scale_(copies, factor, pending)
+        return copies
+
+    library.impl("scaled", scaled, "CompositeExplicitAutograd")
     return library
 
 

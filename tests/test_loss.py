@@ -280,27 +280,6 @@ def test_under_activation_checkpointing(target):
     torch.testing.assert_close(leaf.grad, expected)
 
 
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_compiles_into_one_graph(target, dtype, layout):
-    base = arguments(dtype=dtype, layout=layout, device=target.device)
-    scale = torch.tensor(0.5, device=target.device)
-
-    def step(student_feats, teacher_feats, teacher_logits, student_logits):
-        loss = frs.frs_loss(
-            [x * 1.5 for x in student_feats], teacher_feats, teacher_logits, student_logits,
-            feat_weight=scale, backend=target.backend,
-        )  # fmt: skip
-        return 3 * loss.total
-
-    torch.compiler.reset()
-    compiled = torch.compile(step, fullgraph=True)
-    expected, expected_grads = evaluate(lambda backend, **a: step(**a), base, WRT, backend=None)
-    actual, grads = evaluate(lambda backend, **a: compiled(**a), base, WRT, backend=None)
-    torch.testing.assert_close(actual, expected)
-    torch.testing.assert_close(grads, expected_grads)
-
-
 @given(
     feats=st.integers(1, 20), logits=st.integers(1, 30), height=st.integers(1, 9), width=st.integers(1, 30),
     layout=st.sampled_from(LAYOUTS), dtype=st.sampled_from(DTYPES), batch=st.integers(1, 3),

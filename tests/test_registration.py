@@ -51,12 +51,13 @@ def test_scale_operator(target):
     grads = tensors(5, device=target.device)
     factor = torch.tensor(3.0, device=target.device)
     pending = torch.rand(len(grads), device=target.device)
-    torch.library.opcheck(operators(target).scale_.default, (grads, factor, pending))
+    for operator in (operators(target).scale_, operators(target).scaled):
+        torch.library.opcheck(operator.default, (grads, factor, pending))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("factor", [1.0, 2.5, 0.0])
-def test_scale_multiplies_in_place(target, factor, dtype):
+def test_scale_multiplies_in_place_and_scaled_does_not(target, factor, dtype):
     for layout in ("nchw", "channels_last"):
         grads = tensors(5, sizes=[(9, 31), (5, 7)], dtype=dtype, layout=layout, device=target.device)
         accumulation = torch.float64 if dtype == torch.float64 else torch.float32
@@ -64,9 +65,13 @@ def test_scale_multiplies_in_place(target, factor, dtype):
         expected = [
             (g.to(accumulation) * (factor * p)).to(dtype) for g, p in zip(grads, pending, strict=True)
         ]
-        operators(target).scale_(
-            grads, torch.tensor(factor, dtype=accumulation, device=target.device), pending
-        )
+        before = [grad.clone() for grad in grads]
+        scale = torch.tensor(factor, dtype=accumulation, device=target.device), pending
+        fresh = operators(target).scaled(grads, *scale)
+        assert all(map(torch.equal, grads, before))
+        operators(target).scale_(grads, *scale)
+        assert all(map(torch.equal, grads, fresh))
+        assert [grad.stride() for grad in grads] == [grad.stride() for grad in fresh]
         if INTERPRETED and dtype == torch.bfloat16:  # the interpreter's casts to bfloat16 truncate
             torch.testing.assert_close(grads, expected, rtol=2**-7, atol=0)
         else:

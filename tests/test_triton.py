@@ -22,7 +22,7 @@ from frs_kernels.backends import triton as backend
 
 pytest.importorskip("triton")
 HERE = Path(__file__).parent
-EVERY_BACKEND = ("loss", "head", "imitation", "mask", "registration")  # the longest first
+EVERY_BACKEND = ("loss", "head", "imitation", "mask", "registration", "compile")  # the longest first
 
 
 @pytest.mark.slow
