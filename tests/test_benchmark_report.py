@@ -73,7 +73,7 @@ def test_every_table_and_plot_names_its_source(root):
 def test_numbers_are_stale_once_a_kernel_source_has_changed(root):
     report.write(root)
     assert report.write(root, check=True) == []
-    (root / "csrc/cpu/mask.cpp").write_text("// two\n")
+    (root / "csrc/cpu/mask.cpp").write_text("int two;\n")
     assert set(report.write(root, check=True)) == {
         "docs/results/README.md", "docs/results/cpu-some.md", "README.md"
     }  # fmt: skip
@@ -82,9 +82,37 @@ def test_numbers_are_stale_once_a_kernel_source_has_changed(root):
     assert "> **Stale.**" in page and "*STALE" in page and "*STALE" in (root / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "same", "other"),
+    [
+        (
+            "k.h",
+            'int a = 1;  // one\nauto b = "//";',
+            '/* two\n lines */\n\nint a = 1;\nauto b = "//";',
+            "int a = 2;",
+        ),
+        ("k.h", "char c = '\"';  // \"\nint d;", "char c = '\"';\nint d;", "char c = '\"';"),
+        ("k.py", 'a = "#"  # one\n', '"""Two\n# lines."""\n\na = "#"\n', 'a = "# 3"\n'),
+        (
+            "k.py",
+            "def f():\n    return 1\n",
+            'def f():\n    """Says why."""\n    return 1\n',
+            "def f():\n  return 2\n",
+        ),
+        ("k.py", 'a = """text"""\n', 'a = """text"""  # why\n', 'a = """other text"""\n'),
+    ],
+)
+def test_a_digest_is_of_the_code_and_not_of_comments(tmp_path, name, before, same, other):
+    def digest(text):
+        (tmp_path / name).write_text(text)
+        return sources.digest_of(tmp_path, ("*",))
+
+    assert digest(before) == digest(same) != digest(other)
+
+
 def test_cuda_sources_leave_cpu_numbers_current(root):
     (root / "csrc/cuda").mkdir()
-    (root / "csrc/cuda/mask.cu").write_text("// new\n")
+    (root / "csrc/cuda/mask.cu").write_text("int two;\n")
     assert not Run.read(root / "benchmarks/results/cpu-some.json", root).stale
 
 

@@ -41,7 +41,8 @@ __device__ __forceinline__ typename C::Acc term_share(Ring<C, 2>& ring, typename
                       table.deferred[kind] ? Acc(1) : factor);
 }
 
-// Blocks that must fit on a multiprocessor together: a limit on registers, four where that takes no spills.
+// Blocks that must fit on a multiprocessor together: a limit on registers. Four instead of three gain
+// nothing.
 template <class C>
 constexpr int kMinBlocks = C::kWords > 4 || sizeof(typename C::Acc) > 4 ? 2 : 3;
 
