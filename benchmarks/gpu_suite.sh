@@ -30,7 +30,7 @@ shift
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 binary=build/gpu_check
-export PYTHONUNBUFFERED=1 PATH=$PATH:/usr/local/cuda/bin
+export PYTHONUNBUFFERED=1 PATH=$PATH:/usr/local/cuda/bin TRITON_CACHE_DIR=build/triton
 failed=() child= until=0
 
 stop() { echo "gpu_suite.sh: $*" >&2; exit 1; }
@@ -69,16 +69,7 @@ once() {
   failed+=("$name")
 }
 
-# The check program, taken as it is where it was carried here, and made again where the sources have changed.
-compiled() {
-  local made=$binary.sources
-  [ -x $binary ] && { [ ! -e $made ] || [ "$(cat $made)" = "$sources" ]; } && return
-  mkdir -p build
-  within 180 nvcc -O3 -std=c++17 -arch="sm_${capability/./}" -Icsrc -Icsrc/include \
-    benchmarks/gpu_check.cu csrc/cuda/*.cu -o $binary.part || return
-  mv $binary.part $binary
-  echo "$sources" >$made
-}
+compiled() { within 180 "$python" -m benchmarks.prebuild check "$capability"; }
 
 check() {
   compiled || return
@@ -228,6 +219,7 @@ mkdir -p "$out"
 echo >>"$out/log.txt"  # what was cut off before may end within a line
 clocks=$(nvidia-smi --query-gpu=driver_version,clocks.sm,clocks.max.sm --format=csv,noheader | head -1)
 say "$name, $clocks: $*"
+"$python" -m benchmarks.prebuild unpack "$capability" 2>&1 | tee -a "$out/log.txt"
 for each in "$@"; do stage "$each"; done
 report
 [ ${#failed[@]} -eq 0 ] || { say "not done: ${failed[*]}"; exit 1; }

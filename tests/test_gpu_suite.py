@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import summary
+from benchmarks import prebuild, summary
 from frs_kernels.library import load_native
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +59,7 @@ class Suite:
         stubs = self.tree / "tests/dry_gpu"
         env = {**os.environ, "PATH": f"{stubs}:{os.environ['PATH']}", "PYTHON": str(stubs / "python")}
         env |= {"DRY": str(self.dry), "DRY_PYTHON": sys.executable}
+        env.pop("CUDA_HOME", None)  # its nvcc would come before the stub
         command = ["bash", str(self.tree / "benchmarks/gpu_suite.sh"), str(self.out), *stages]
         return subprocess.Popen(
             command,
@@ -171,6 +172,27 @@ def test_a_signal_ends_what_runs_and_another_gpu_has_its_own_folder(suite):
     assert suite.run("check")[0] == 0
     names = {folder.name.rpartition("-")[0] for folder in suite.out.iterdir()}
     assert names == {"nvidia-dry-80gb", "nvidia-other"} and not (before / "done.txt").exists()
+
+
+def test_what_was_built_elsewhere_is_taken(suite, monkeypatch):
+    for name in (
+        *prebuild.LIBRARIES,
+        prebuild.CHECK,
+        prebuild.CHECK_LABEL,
+        f"{prebuild.TRITON_CACHE}/kernel",
+    ):
+        (suite.tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (suite.tree / name).touch()
+    shutil.copy(suite.tree / "tests/dry_gpu/tool", suite.tree / prebuild.CHECK)
+    (suite.tree / prebuild.CHECK_LABEL).write_text(prebuild._label("9.0"))
+    monkeypatch.setattr(prebuild, "ARCHIVE", suite.tree / prebuild.ARCHIVE.name)
+    monkeypatch.setattr(prebuild, "ROOT", suite.tree)
+    prebuild.pack("9.0")
+    shutil.rmtree(suite.tree / "build")
+    suite.set("hold", "nvcc")  # would be waited for
+    code, output = suite.run("check")
+    assert code == 0 and "prebuilt.tar.xz is unpacked" in output
+    assert (suite.tree / prebuild.TRITON_CACHE / "kernel").exists() and not (suite.dry / "held").exists()
 
 
 def test_a_command_that_hangs_is_cut_off_and_the_next_one_runs(suite):

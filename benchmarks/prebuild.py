@@ -1,0 +1,130 @@
+"""Builds on one machine what the GPU suite needs on another, into one file to carry: prebuilt.tar.xz.
+
+    python -m benchmarks.prebuild make 9.0    # compute capability of the GPU; needs nvcc and no GPU
+
+It holds the native libraries, the check program and the compiled Triton kernels of the tests and benchmarks.
+benchmarks/gpu_suite.sh unpacks it where it finds it in the root of the same sources. Python, torch and Triton
+should be the same there: what does not fit is compiled again.
+"""
+
+import argparse
+import io
+import json
+import lzma
+import os
+import subprocess
+import sys
+import tarfile
+
+from benchmarks.sources import ROOT, digest, digest_of
+
+sys.path.insert(0, str(ROOT / "csrc"))
+import toolchain  # noqa: E402
+
+ARCHIVE = ROOT / "prebuilt.tar.xz"
+LABEL = "prebuilt.json"  # in the archive: for which sources and which GPUs it is
+LIBRARIES = ("frs_kernels/_native_cpu.so", "frs_kernels/_native_cuda.so", "frs_kernels/build_info.json")
+CHECK = "build/gpu_check"
+CHECK_LABEL = f"{CHECK}.json"
+TRITON_CACHE = "build/triton"  # a relative path, as Triton writes the paths of its files into some of them
+
+
+def make(capability: str) -> None:
+    """The libraries, the check program and the Triton kernels, one after another, and the archive of them."""
+    environment = {**os.environ, "FRS_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": capability}
+    _run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", env=environment)
+    check(capability)
+    triton_kernels(capability)
+    pack(capability)
+    print(f"{ARCHIVE.name}: {ARCHIVE.stat().st_size / 2**20:.0f} MiB for the root of these sources elsewhere")
+
+
+def check(capability: str) -> None:
+    """Compiles the check program (benchmarks/gpu_check.cu), unless it is there and of these sources."""
+    label = ROOT / CHECK_LABEL
+    if (ROOT / CHECK).exists() and label.exists() and label.read_text() == _label(capability):
+        return
+    nvcc = toolchain.find_nvcc() or sys.exit(
+        "prebuild: nvcc was not found (CUDA_HOME, PATH, /usr/local/cuda)"
+    )
+    print(f"{CHECK} ...", flush=True)
+    label.parent.mkdir(exist_ok=True)
+    kernels = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "csrc/cuda").glob("*.cu"))
+    flags = ["-O3", "-std=c++17", f"-arch=sm_{capability.replace('.', '')}", "-Icsrc", "-Icsrc/include"]
+    _run(nvcc, *flags, "benchmarks/gpu_check.cu", *kernels, "-o", f"{CHECK}.part")
+    (ROOT / f"{CHECK}.part").replace(ROOT / CHECK)
+    label.write_text(_label(capability))
+
+
+def triton_kernels(capability: str) -> None:
+    """Compiles into TRITON_CACHE, in as many processes as there are cores."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": TRITON_CACHE}
+    shards = len(os.sched_getaffinity(0))
+    command = [sys.executable, "-m", "benchmarks.triton_stub", capability]
+    processes = [
+        subprocess.Popen([*command, str(shard), str(shards)], cwd=ROOT, env=environment)
+        for shard in range(shards)
+    ]
+    if any([process.wait() for process in processes]):
+        sys.exit("prebuild: Triton kernels were not compiled, see above")
+
+
+def pack(capability: str) -> None:
+    part = ARCHIVE.with_suffix(".part")
+    with tarfile.open(part, "w:xz") as archive:
+        label = tarfile.TarInfo(LABEL)
+        text = _label(capability).encode()
+        label.size = len(text)
+        archive.addfile(label, io.BytesIO(text))
+        for name in (*LIBRARIES, CHECK, CHECK_LABEL, TRITON_CACHE):
+            archive.add(ROOT / name, name)
+    part.replace(ARCHIVE)
+
+
+def unpack(capability: str) -> None:
+    """Puts what the archive holds in its place, if it is there, of these sources and for this GPU."""
+    if not ARCHIVE.exists():
+        return
+    try:
+        with tarfile.open(ARCHIVE) as archive:
+            label = archive.extractfile(LABEL).read().decode()
+            if label != _label(capability):
+                print(f"{ARCHIVE.name} is not used: it is of {label}, wanted is {_label(capability)}")
+                return
+            members = [member for member in archive if member.name != LABEL]  # the whole file is read for it
+            archive.extractall(ROOT, members, filter="data")
+    except (tarfile.TarError, lzma.LZMAError, KeyError, EOFError) as error:
+        sys.exit(f"{ARCHIVE.name} is not used, it cannot be read: {error}")
+    print(f"{ARCHIVE.name} is unpacked")
+
+
+def _label(capability: str) -> str:
+    program = digest_of(ROOT, ("benchmarks/gpu_*.cu*",))
+    return json.dumps({"kernels": digest("cuda"), "check": program, "capability": capability})
+
+
+def _run(*command: str, **options) -> None:
+    code = subprocess.run(command, cwd=ROOT, **options).returncode
+    if code:
+        sys.exit(f"prebuild: {os.path.basename(command[0])} ended with status {code}, see above")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("make", "check", "unpack"))
+    parser.add_argument("capability", type=_capability, help="compute capability of the GPU, such as 9.0")
+    arguments = parser.parse_args()
+    {"make": make, "check": check, "unpack": unpack}[arguments.what](arguments.capability)
+
+
+def _capability(text: str) -> str:
+    major, _, minor = text.partition(".")
+    if not (major.isdigit() and minor.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no compute capability: MAJOR.MINOR, such as 9.0")
+    return text
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Compiles the Triton kernels that the GPU suite launches, for a GPU that is not there, into Triton's cache.
+
+    python -m benchmarks.triton_stub CAPABILITY SHARD SHARDS      (called by benchmarks.prebuild)
+
+The GPU tests and the benchmarks run on tensors without memory (device "meta"), over a driver that launches
+nothing. Nothing has a value, so comparisons pass, and a test that needs a number ends there.
+"""
+
+import contextlib
+import logging
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from triton import knobs
+from triton.backends.nvidia.driver import CudaDriver, CudaLauncher
+from triton.runtime import driver
+
+from benchmarks.measure import Call
+from benchmarks.providers import PROVIDERS
+from benchmarks.selection import pairs, races
+from benchmarks.workloads import OPS, Case, make_inputs
+from frs_kernels import dispatch
+from frs_kernels.backends.triton import operators, register
+from frs_kernels.library import SCHEMAS
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMESPACE = "frs_kernels_stub"
+
+
+class Driver(CudaDriver):
+    """Says what Triton asks of a driver before it compiles, and launches nothing."""
+
+    def __init__(self, capability: tuple[int, int]):
+        self.utils, self.launcher_cls = self, _launcher
+        self.get_current_device, self.get_current_stream = lambda: 0, lambda _: 0
+        self.get_device_capability = lambda _=0: capability
+
+    def load_binary(self, *_):
+        return object(), 1, 64, 0, 1024  # module, function, registers, spills, threads of a program at most
+
+    def get_device_properties(self, _):
+        return {"max_shared_mem": 227 << 10}
+
+
+def _launcher(source, metadata):
+    with contextlib.suppress(ImportError):  # it is compiled into the cache, but loads only beside a driver
+        CudaLauncher(source, metadata)
+    return lambda *_: None
+
+
+class Backend:
+    """The Triton kernels as a backend for tensors without memory."""
+
+    NAME = "triton"
+
+    @staticmethod
+    def unavailable():
+        return None
+
+    @staticmethod
+    def refuses(terms):
+        return None
+
+    @staticmethod
+    def namespace():
+        return getattr(torch.ops, NAMESPACE)
+
+
+class WithoutMemory(TorchFunctionMode):
+    """Puts on the device "meta" what is asked for on "cuda", and has an answer where values are asked for."""
+
+    ANSWERS = {torch.Tensor.item: 1.0, torch.Tensor.__bool__: True, torch.equal: True, torch.allclose: True}
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in self.ANSWERS:
+            return self.ANSWERS[function]
+        kwargs = {name: _on_meta(value) for name, value in (kwargs or {}).items()}
+        return function(*map(_on_meta, args), **kwargs)
+
+
+def _on_meta(value):
+    wanted = isinstance(value, (str, torch.device)) and str(value).startswith("cuda")
+    return torch.device("meta") if wanted else value
+
+
+class Plugin:
+    """A share of the tests that pytest finds, without its reports, and with comparisons that pass."""
+
+    def __init__(self, shard: int, shards: int):
+        self.shard, self.shards = shard, shards
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items):
+        items[:] = items[self.shard :: self.shards]
+
+    def pytest_collection_finish(self):
+        if (cases := sys.modules.get("cases")) is not None:
+            cases.assert_as_accurate = _nothing
+        torch.testing.assert_close = torch.cuda.synchronize = _nothing
+        torch.library.opcheck = lambda operator, arguments: operator(*arguments)
+        torch.compile = lambda function=None, **_: function or (lambda each: each)
+
+
+def _nothing(*_, **__):
+    return None
+
+
+def install(capability: tuple[int, int], folder: str) -> None:
+    """From here on this process has a GPU to all appearances. ``folder`` gets a driver to link with."""
+    subprocess.run(["gcc", "-shared", "-o", f"{folder}/libcuda.so.1", "-x", "c", "/dev/null"], check=True)
+    knobs.nvidia.libcuda_path = folder
+    logging.getLogger("triton.runtime.build").setLevel(logging.ERROR)  # launchers of the cache do not load
+    knobs.compilation.store_binary_only = True
+    driver.set_active(Driver(capability))
+    torch.cuda.is_available = lambda: True
+    torch.cuda.get_device_capability = lambda *_: capability
+    operators._device = lambda tensor: contextlib.nullcontext()
+    registered = Backend.registered = torch.library.Library(NAMESPACE, "DEF")
+    for name, schema in SCHEMAS.items():
+        registered.define(name + schema)
+    register(registered, [])
+    for name in ("mask", "loss", "scale_"):
+        registered.impl(name, getattr(operators, name), "Meta")
+    registered.impl("scaled", lambda grads, *_: list(map(torch.empty_like, grads)), "Meta")
+    dispatch.BACKENDS["triton"] = Backend
+
+
+class _Generator:
+    """A generator of values that no tensor has."""
+
+    def __init__(self, device):
+        pass
+
+    def manual_seed(self, seed):
+        return None
+
+
+def benchmark_cases() -> list[Case]:
+    """The cases whose Triton kernels the plans of the suite measure."""
+    found = [case for case, name in pairs(OPS, "quick", "cuda") if name == "triton"]
+    return list(dict.fromkeys([*found, *(case for case, _ in races("standard", "cuda"))]))
+
+
+def run_benchmarks(cases: list[Case]) -> None:
+    for case in cases:
+        with mock.patch("torch.Generator", _Generator):
+            inputs = make_inputs(case, "cuda")
+        call = Call(case, PROVIDERS["triton"], inputs, "cuda", _nothing)
+        call.prepare()
+        call.run()
+
+
+def main(capability: str, shard: int, shards: int) -> int:
+    process, compiled = f"process {shard + 1} of {shards}", []
+
+    def count(cache_hit, **_):
+        if not cache_hit:
+            compiled.append(1)
+            if len(compiled) % 25 == 0:
+                print(f"{process}: {len(compiled)} Triton kernels", flush=True)
+
+    knobs.compilation.listener = count
+    major, minor = map(int, capability.split("."))
+    with tempfile.TemporaryDirectory() as folder, WithoutMemory():
+        install((major, minor), folder)
+        run_benchmarks(benchmark_cases()[shard::shards])
+        options = [
+            "-m",
+            "gpu and not slow",
+            "-k",
+            "triton",
+            "-s",
+            "-p",
+            "no:terminal",
+            "-p",
+            "no:cacheprovider",
+        ]
+        code = pytest.main([str(ROOT / "tests"), *options], plugins=[Plugin(shard, shards)])
+    print(f"{process}: {len(compiled)} Triton kernels compiled", flush=True)
+    return 0 if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
