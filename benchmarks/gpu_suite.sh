@@ -13,7 +13,8 @@
 #     sanitize   compute-sanitizer on every kernel, at small ragged shapes
 #     counters   hardware counters of the large kernels, by Nsight Compute
 #     huge       tensors beyond 2^31 elements
-#     quick small standard full    the benchmarks: about 2, 2, 10 and 30 minutes; race: the races of standard
+#     quick small standard full    the benchmarks: about 2, 2, 10 and 30 minutes
+#     race       the races of standard, then those of full, which has torch.compile's max-autotune
 #     report     the summary of whatever is in OUTDIR; needs no GPU
 #
 # Everything lands in one folder of OUTDIR, named after the GPU and the kernels' sources: log.txt, check.txt,
@@ -22,7 +23,7 @@
 # takes too long does not keep the later ones from running.
 set -uo pipefail
 
-usage() { sed -n '2,24s/^# \?//p' "$0"; exit 2; }
+usage() { sed -n '2,25s/^# \?//p' "$0"; exit 2; }
 [ $# -ge 1 ] || usage
 out_dir=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
@@ -201,7 +202,7 @@ stage() {
     small) benchmarks small 200 ;;
     standard) benchmarks standard 500 ;;
     full) benchmarks full 1500 ;;
-    race) once "standard race" measure standard 500 race ;;
+    race) for size in standard full; do once "$size race" measure $size 500 race; done ;;
     report) ;;
     *) echo "no stage is called $1" >&2; usage ;;
   esac

@@ -177,8 +177,10 @@ def _gpu_races(size: str) -> list[Case]:
 
 def rivals(size: str, device: str) -> tuple[str, ...]:
     """Who takes turns with the fused backends in a race, in the order in which they are made ready."""
-    if size in ("quick", "small"):
-        return EAGER if device == "cpu" else (*EAGER, "compile-best")
-    if device == "cuda" and size == "standard":  # compiling takes most of a race's time: the best one only
-        return (*EAGER, "compile-best", "compile-best-max")
-    return (*EAGER, *reversed(COMPILED), *(MAX_AUTOTUNE if size == "full" else ()))
+    if size in ("quick", "small") and device == "cpu":
+        return EAGER
+    if size != "full" and device == "cuda":  # compiling takes most of a race's time: the best one only
+        return (*EAGER, "compile-best")
+    if size == "full" and device == "cuda":
+        return (*EAGER, *(f"compile-{form}{mode}" for form in ("best", "official") for mode in ("-max", "")))
+    return (*EAGER, *reversed(COMPILED))

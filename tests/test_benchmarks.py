@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import cpu_arithmetic, memory, selection, side_by_side, sources, timers, truth
 from benchmarks.measure import Call
-from benchmarks.providers import EAGER, FUSED, MAX_AUTOTUNE, PROVIDERS
+from benchmarks.providers import COMPILED, EAGER, FUSED, MAX_AUTOTUNE, PROVIDERS
 from benchmarks.race import Race
 from benchmarks.workloads import DTYPES, LAYOUTS, MODES, OPS, WORKLOADS, Case, make_inputs
 from frs_kernels.library import load_native
@@ -79,13 +79,15 @@ def test_no_case_waits_for_a_compiler_before_the_fused_backends(device, size):
         assert pairs[0][0].dtype == selection.races(size, device)[0][0].dtype == "bf16"
 
 
-def test_gpu_races_are_of_both_batches_and_max_autotune_comes_last():
+def test_gpu_races_are_of_both_batches_and_max_autotune_is_in_full_alone():
     cases = [case for case, _ in selection.races("standard", "cuda")]
     nchw = {(case.batch, case.dtype) for case in cases if case.layout == "nchw" and case.mode == "both"}
     assert nchw == {(1, "bf16"), (1, "fp32"), (16, "bf16"), (16, "fp32")}
-    names = selection.rivals("standard", "cuda")
-    assert names[-1] == "compile-best-max" and not set(MAX_AUTOTUNE) & set(names[:-1])
-    assert not any(name in MAX_AUTOTUNE for _, name in selection.pairs(OPS, "standard", "cuda"))
+    for size in ("quick", "small", "standard"):
+        assert selection.rivals(size, "cuda") == (*EAGER, "compile-best")
+        assert not any(name in MAX_AUTOTUNE for _, name in selection.pairs(OPS, size, "cuda"))
+    full = selection.rivals("full", "cuda")
+    assert full[:3] == (*EAGER, "compile-best-max") and set(full[2:]) == {*COMPILED, *MAX_AUTOTUNE}
 
 
 def test_a_rival_that_fails_is_left_out_with_its_reason():

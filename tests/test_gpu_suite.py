@@ -36,6 +36,7 @@ STAGES = {
     "counters-triton": "mask_kernel",
     "huge": "before -m pytest tests/test_cuda.py",
     "standard race": "before -m pytest benchmarks/test_race.py",
+    "full race": "before -m pytest benchmarks/test_race.py --size full",
 }
 
 
