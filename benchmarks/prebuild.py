@@ -92,7 +92,8 @@ def unpack(capability: str) -> None:
                 print(f"{ARCHIVE.name} is not used: it is of {label}, wanted is {_label(capability)}")
                 return
             members = [member for member in archive if member.name != LABEL]  # the whole file is read for it
-            archive.extractall(ROOT, members, filter="data")
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python < 3.11.4 has none
+            archive.extractall(ROOT, members, **safely)
     except (tarfile.TarError, lzma.LZMAError, KeyError, EOFError) as error:
         sys.exit(f"{ARCHIVE.name} is not used, it cannot be read: {error}")
     print(f"{ARCHIVE.name} is unpacked")
