@@ -61,23 +61,13 @@ def pretended_gpu(monkeypatch):
     """A driver that compiles for sm_90 and records launches instead of making them."""
     if torch.cuda.is_available():
         pytest.skip("there is a real GPU: see test_triton_gpu.py")
-    from triton.backends.nvidia.driver import CudaDriver
     from triton.runtime import driver
 
-    class Utils:
-        load_binary = staticmethod(lambda *_: (object(), 1, 64, 0, 1024))
-        get_device_properties = staticmethod(lambda _: {"max_shared_mem": 232448})
+    from benchmarks.triton_stub import Driver
 
-    class Pretended(CudaDriver):
-        def __init__(self):
-            self.launches, self.utils = [], Utils()
-            self.get_current_device, self.get_current_stream = lambda: 0, lambda _: 0
-            self.launcher_cls = lambda source, metadata: lambda *a: self.launches.append((a[0], a[9:]))
-
-        def get_current_target(self):
-            return aot.TARGETS["sm_90"]
-
-    pretended = Pretended()
+    pretended = Driver((9, 0))
+    pretended.launches = []
+    pretended.launcher_cls = lambda source, metadata: lambda *a: pretended.launches.append((a[0], a[9:]))
     monkeypatch.setattr(driver, "_active", pretended)
     monkeypatch.setattr(launch, "_COMPILED", {})
     return pretended
