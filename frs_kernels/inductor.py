@@ -5,8 +5,6 @@ puts operators back in place leaves the inputs of a graph alone. Inductor itself
 tensors that nothing else can see ("donated buffers"), so there ``scaled`` becomes ``scale_``.
 """
 
-import functools
-
 import torch
 
 from frs_kernels.library import constant_result
@@ -15,11 +13,6 @@ from frs_kernels.library import constant_result
 @constant_result
 def learn_scaled(namespace: str) -> None:
     """Registers the lowering of ``namespace``'s ``scaled``. Called while TorchDynamo traces a backward."""
-    _register_once(namespace)
-
-
-@functools.cache
-def _register_once(namespace: str) -> None:
     try:
         # Private to torch: where a release moves them, `scaled` keeps its new tensors and is right, too.
         from torch._inductor.ir import DonatedBuffer, FallbackKernel, StorageBox, TensorBox

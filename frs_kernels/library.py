@@ -101,10 +101,19 @@ triton_library = _define(TRITON)
 
 
 def constant_result(function):
-    """What `torch.compiler.assume_constant_result` does, without importing TorchDynamo, which takes as long
-    as importing torch does."""
-    function._dynamo_marked_constant = True
-    return function
+    """Remembers what ``function`` returns in this process, and has torch.compile take it for a constant.
+
+    It is marked as by `torch.compiler.assume_constant_result`, which imports TorchDynamo and takes as long
+    as importing torch does.
+    """
+    remembered = functools.cache(function)
+
+    @functools.wraps(function)
+    def constant(*arguments):
+        return remembered(*arguments)
+
+    constant._dynamo_marked_constant = True
+    return constant
 
 
 def build_info() -> dict:
@@ -117,14 +126,9 @@ def build_info() -> dict:
 def load_native(device_type: str) -> str | None:
     """Loads the shared object that implements the native operators on "cpu" or "cuda".
 
-    Returns None once they are ready, else a sentence that says why they are not. The outcome is
-    remembered: a failure is not tried again in the same process.
+    Returns None once they are ready, else a sentence that says why they are not. A failure is not tried
+    again in the same process.
     """
-    return _load_native_once(device_type)
-
-
-@functools.cache
-def _load_native_once(device_type: str) -> str | None:
     path = Path(__file__).with_name(f"_native_{device_type}.so")
     if not path.exists():
         return f"{path.name} is not built; reinstall with FRS_BUILD={device_type}"

@@ -1,7 +1,5 @@
 """The compiled kernels: vectorised C++ on the CPU, CUDA C++ on a GPU (``csrc/``)."""
 
-import functools
-
 import torch
 
 from frs_kernels.library import NATIVE, build_info, constant_result, load_native
@@ -31,11 +29,6 @@ def refuses(terms) -> str | None:
 @constant_result
 def no_code_for(gpu: int | None) -> str | None:
     """Why the CUDA kernels that were built cannot run on this GPU, or None."""
-    return _no_code_once(gpu)
-
-
-@functools.cache
-def _no_code_once(gpu: int | None) -> str | None:
     if not torch.cuda.is_available():  # fake tensors, traced on a machine without a GPU
         return None
     return _no_code_for(torch.cuda.get_device_capability(gpu))

@@ -5,7 +5,6 @@
 what the three registered operators launch. Triton is imported when the backend is first asked for.
 """
 
-import functools
 import importlib.util
 
 import torch
@@ -17,8 +16,24 @@ NAME = "triton"
 
 @constant_result
 def unavailable() -> str | None:
-    """Why the backend cannot run on this machine at all, or None."""
-    return _register_once()
+    """Why the backend cannot run on this machine at all, or None. Registers the operators if it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton cannot be imported: {error}"
+    if not hasattr(triton, "knobs"):  # an old release, or a folder of that name
+        return f"Triton 3.4 or later is needed, {triton.__path__[0]} is something else"
+    gpus = [name for name in ("cuda", "xpu") if getattr(torch, name).is_available()]
+    if not gpus and not interpreted():
+        return "there is no GPU; for tests, Triton's interpreter runs with TRITON_INTERPRET=1"
+    if interpreted():
+        from frs_kernels.backends.triton.interpreter import mend
+
+        mend()
+    register(triton_library, [*gpus, *(["cpu"] if interpreted() else [])])
+    return None
 
 
 def refuses(terms) -> str | None:
@@ -43,28 +58,6 @@ def interpreted() -> bool:
     import triton
 
     return triton.knobs.runtime.interpret
-
-
-@functools.cache
-def _register_once() -> str | None:
-    """Registers the operators for the devices they can run on, or says why there is none."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    try:
-        import triton
-    except ImportError as error:
-        return f"Triton cannot be imported: {error}"
-    if not hasattr(triton, "knobs"):  # an old release, or a folder of that name
-        return f"Triton 3.4 or later is needed, {triton.__path__[0]} is something else"
-    gpus = [name for name in ("cuda", "xpu") if getattr(torch, name).is_available()]
-    if not gpus and not interpreted():
-        return "there is no GPU; for tests, Triton's interpreter runs with TRITON_INTERPRET=1"
-    if interpreted():
-        from frs_kernels.backends.triton.interpreter import mend
-
-        mend()
-    register(triton_library, [*gpus, *(["cpu"] if interpreted() else [])])
-    return None
 
 
 def register(library: torch.library.Library, devices: list[str]) -> None:
