@@ -11,9 +11,9 @@ import logging
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from unittest import mock
 
+import hypothesis
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -24,12 +24,11 @@ from triton.runtime import driver
 from benchmarks.measure import Call
 from benchmarks.providers import PROVIDERS
 from benchmarks.selection import pairs, races
+from benchmarks.sources import ROOT
 from benchmarks.workloads import OPS, Case, make_inputs
-from frs_kernels import dispatch
+from frs_kernels import dispatch, library
 from frs_kernels.backends.triton import operators, register
-from frs_kernels.library import SCHEMAS
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "frs_kernels_stub"
 
 
@@ -105,6 +104,9 @@ class Plugin:
         torch.testing.assert_close = torch.cuda.synchronize = _nothing
         torch.library.opcheck = lambda operator, arguments: operator(*arguments)
         torch.compile = lambda function=None, **_: function or (lambda each: each)
+        # The same inputs every time, so that what was compiled once is all that is compiled.
+        hypothesis.settings.register_profile("same", hypothesis.settings(), derandomize=True)
+        hypothesis.settings.load_profile("same")
 
 
 def _nothing(*_, **__):
@@ -121,13 +123,8 @@ def install(capability: tuple[int, int], folder: str) -> None:
     torch.cuda.is_available = lambda: True
     torch.cuda.get_device_capability = lambda *_: capability
     operators._device = lambda tensor: contextlib.nullcontext()
-    registered = Backend.registered = torch.library.Library(NAMESPACE, "DEF")
-    for name, schema in SCHEMAS.items():
-        registered.define(name + schema)
-    register(registered, [])
-    for name in ("mask", "loss", "scale_"):
-        registered.impl(name, getattr(operators, name), "Meta")
-    registered.impl("scaled", lambda grads, *_: list(map(torch.empty_like, grads)), "Meta")
+    Backend.library = library.define(NAMESPACE)  # the registrations live as long as it
+    register(Backend.library, ["Meta"])
     dispatch.BACKENDS["triton"] = Backend
 
 
@@ -170,18 +167,9 @@ def main(capability: str, shard: int, shards: int) -> int:
     with tempfile.TemporaryDirectory() as folder, WithoutMemory():
         install((major, minor), folder)
         run_benchmarks(benchmark_cases()[shard::shards])
-        options = [
-            "-m",
-            "gpu and not slow",
-            "-k",
-            "triton",
-            "-s",
-            "-p",
-            "no:terminal",
-            "-p",
-            "no:cacheprovider",
-        ]
-        code = pytest.main([str(ROOT / "tests"), *options], plugins=[Plugin(shard, shards)])
+        wanted = [str(ROOT / "tests"), "-m", "gpu and not slow", "-k", "triton"]
+        quietly = "-s -p no:terminal -p no:cacheprovider".split()
+        code = pytest.main([*wanted, *quietly], plugins=[Plugin(shard, shards)])
     print(f"{process}: {len(compiled)} Triton kernels compiled", flush=True)
     return 0 if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) else 1
 

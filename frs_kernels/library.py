@@ -78,13 +78,11 @@ def _scaled_fake(grads, factor, pending):
     return [torch.empty_like(grad) for grad in grads]
 
 
-def _define(namespace: str) -> torch.library.Library:
+def define(namespace: str) -> torch.library.Library:
+    """The operators of a namespace: schemas without implementations, except for ``scaled``."""
     library = torch.library.Library(namespace, "DEF")
     for name, schema in SCHEMAS.items():
         library.define(name + schema)
-    fakes = {"mask": _mask_fake, "loss": _loss_fake, "scale_": _scale_fake, "scaled": _scaled_fake}
-    for name, fake in fakes.items():
-        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
 
     def scaled(grads, factor, pending):
         copies = [grad.clone() for grad in grads]
@@ -95,9 +93,18 @@ def _define(namespace: str) -> torch.library.Library:
     return library
 
 
+def define_with_fakes(namespace: str) -> torch.library.Library:
+    """The operators of a namespace, and what they return for fake tensors."""
+    library = define(namespace)
+    fakes = {"mask": _mask_fake, "loss": _loss_fake, "scale_": _scale_fake, "scaled": _scaled_fake}
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+    return library
+
+
 # The registrations live as long as these objects.
-native_library = _define(NATIVE)
-triton_library = _define(TRITON)
+native_library = define_with_fakes(NATIVE)
+triton_library = define_with_fakes(TRITON)
 
 
 def constant_result(function):

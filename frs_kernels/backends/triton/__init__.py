@@ -32,7 +32,7 @@ def unavailable() -> str | None:
         from frs_kernels.backends.triton.interpreter import mend
 
         mend()
-    register(triton_library, [*gpus, *(["cpu"] if interpreted() else [])])
+    register(triton_library, [*map(str.upper, gpus), *(["CPU"] if interpreted() else [])])
     return None
 
 
@@ -60,12 +60,12 @@ def interpreted() -> bool:
     return triton.knobs.runtime.interpret
 
 
-def register(library: torch.library.Library, devices: list[str]) -> None:
-    """Implements the three operators of ``library`` for these device types."""
+def register(library: torch.library.Library, dispatch_keys: list[str]) -> None:
+    """Implements the three operators of ``library`` for these devices, named as PyTorch's dispatcher does."""
     from frs_kernels.backends.triton import head, imitation, loss, mask, operators, reduce, scale, tiles
     from frs_kernels.backends.triton.launch import settle_keys
 
     settle_keys(tiles, mask, imitation, head, reduce, loss, scale)
     for name in ("mask", "loss", "scale_"):
-        for device in devices:
-            library.impl(name, getattr(operators, name), device.upper())
+        for key in dispatch_keys:
+            library.impl(name, getattr(operators, name), key)
