@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 
+from benchmarks import ready
 from benchmarks.sources import ROOT, digest, digest_of
 
 sys.path.insert(0, str(ROOT / "csrc"))
@@ -27,10 +28,13 @@ LIBRARIES = ("frs_kernels/_native_cpu.so", "frs_kernels/_native_cuda.so", "frs_k
 CHECK = "build/gpu_check"
 CHECK_LABEL = f"{CHECK}.json"
 TRITON_CACHE = "build/triton"  # a relative path, as Triton writes the paths of its files into some of them
+CARRIED = (*LIBRARIES, CHECK, CHECK_LABEL, TRITON_CACHE)
 
 
 def make(capability: str) -> None:
     """The libraries, the check program and the Triton kernels, one after another, and the archive of them."""
+    if lacking := ready.lacking():
+        sys.exit(f"prebuild: {lacking}")
     environment = {**os.environ, "FRS_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": capability}
     _run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", env=environment)
     check(capability)
@@ -76,7 +80,7 @@ def pack(capability: str) -> None:
         text = _label(capability).encode()
         label.size = len(text)
         archive.addfile(label, io.BytesIO(text))
-        for name in (*LIBRARIES, CHECK, CHECK_LABEL, TRITON_CACHE):
+        for name in CARRIED:
             archive.add(ROOT / name, name)
     part.replace(ARCHIVE)
 
@@ -92,8 +96,8 @@ def unpack(capability: str) -> None:
                 print(f"{ARCHIVE.name} is not used: it is of {label}, wanted is {_label(capability)}")
                 return
             members = [member for member in archive if member.name != LABEL]  # the whole file is read for it
-            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python < 3.11.4 has none
-            archive.extractall(ROOT, members, **safely)
+            options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in Python < 3.11.4
+            archive.extractall(ROOT, members, **options)
     except (tarfile.TarError, lzma.LZMAError, KeyError, EOFError) as error:
         sys.exit(f"{ARCHIVE.name} is not used, it cannot be read: {error}")
     print(f"{ARCHIVE.name} is unpacked")

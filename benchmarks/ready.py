@@ -13,10 +13,15 @@ NEEDED = {
 }  # fmt: skip
 
 
+def lacking() -> str | None:
+    """Which packages this Python lacks, in a sentence, or None."""
+    packages = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    return f"{sys.executable} lacks {', '.join(packages)}: pip install it" if packages else None
+
+
 def problem() -> str | None:
-    lacking = [package for module, package in NEEDED.items() if find_spec(module) is None]
-    if lacking:
-        return f"{sys.executable} lacks {', '.join(lacking)}: pip install it, or name another: PYTHON=..."
+    if reason := lacking():
+        return f"{reason}, or name another: PYTHON=..."
     import torch
 
     return None if torch.cuda.is_available() else f"torch {torch.__version__} sees no GPU"

@@ -154,9 +154,8 @@ def merge(older: dict | None, newer: dict) -> dict:
     found = {bench["fullname"]: bench for bench in older["benchmarks"]}
     for bench in newer["benchmarks"]:
         name = bench["fullname"]
-        if name not in found or is_finished(bench, found[name]["extra_info"].get("size", SIZES[0])):
-            found[name] = bench
-        elif not is_finished(found[name], SIZES[0]):
+        older_size = found[name]["extra_info"].get("size", SIZES[0]) if name in found else SIZES[0]
+        if name not in found or is_finished(bench, older_size) or not is_finished(found[name], SIZES[0]):
             found[name] = bench
     return {
         **newer,

@@ -177,10 +177,8 @@ def _gpu_races(size: str) -> list[Case]:
 
 def rivals(size: str, device: str) -> tuple[str, ...]:
     """Who takes turns with the fused backends in a race, in the order in which they are made ready."""
-    if size in ("quick", "small") and device == "cpu":
-        return EAGER
-    if size != "full" and device == "cuda":  # compiling takes most of a race's time: the best one only
+    if device == "cpu":
+        return EAGER if size in ("quick", "small") else (*EAGER, *reversed(COMPILED))
+    if size != "full":  # compiling takes most of a race's time: the best one only
         return (*EAGER, "compile-best")
-    if size == "full" and device == "cuda":
-        return (*EAGER, *(f"compile-{form}{mode}" for form in ("best", "official") for mode in ("-max", "")))
-    return (*EAGER, *reversed(COMPILED))
+    return (*EAGER, "compile-best-max", "compile-best", "compile-official-max", "compile-official")

@@ -24,12 +24,6 @@ def total(**arguments):
     return frs.frs_loss(**arguments).total
 
 
-def codes_of(call) -> list[str]:
-    """Inductor's Python code of the forward and of the backward that it calls itself."""
-    _, codes = run_fw_bw_and_get_code(call)
-    return codes
-
-
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_compiles_into_one_graph(target, dtype, layout):
@@ -53,7 +47,7 @@ def test_the_compiled_backward_works_in_place(target, dtype, layout):
     expected, expected_grads = evaluate(total, base, WRT, upstream=3, backend=target.backend)
     leaves = {n: [t.detach().requires_grad_(n in WRT) for t in levels] for n, levels in base.items()}
     compiled = torch.compile(total, fullgraph=True)
-    forward, backward = codes_of(lambda: 3 * compiled(**leaves, backend=target.backend))
+    _, (forward, backward) = run_fw_bw_and_get_code(lambda: 3 * compiled(**leaves, backend=target.backend))
     grads = [leaf.grad for name in WRT for leaf in leaves[name]]
     assert all(map(torch.equal, grads, expected_grads))
     assert backward.count(".scale_.default(") == len(WRT) and forward.count(".loss.default(") == 1

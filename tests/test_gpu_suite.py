@@ -176,12 +176,7 @@ def test_a_signal_ends_what_runs_and_another_gpu_has_its_own_folder(suite):
 
 
 def test_what_was_built_elsewhere_is_taken(suite, monkeypatch):
-    for name in (
-        *prebuild.LIBRARIES,
-        prebuild.CHECK,
-        prebuild.CHECK_LABEL,
-        f"{prebuild.TRITON_CACHE}/kernel",
-    ):
+    for name in (*prebuild.LIBRARIES, f"{prebuild.TRITON_CACHE}/kernel"):
         (suite.tree / name).parent.mkdir(parents=True, exist_ok=True)
         (suite.tree / name).touch()
     shutil.copy(suite.tree / "tests/dry_gpu/tool", suite.tree / prebuild.CHECK)
