@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report, sources
+from benchmarks import report, sources, variants
 from benchmarks.results import Run, is_finished, may_share_a_file, merge
 from benchmarks.workloads import Case
 
@@ -149,6 +149,20 @@ def test_who_is_missing_from_a_race_stands_under_its_table(root):
         in page
     )
     assert "| - | 15.0x slower |" in (root / "README.md").read_text()
+
+
+def test_the_page_of_variants_is_what_its_files_give():
+    folder = sources.ROOT / "benchmarks/results/nvidia-h200"
+    assert variants.page(folder) == (folder / "variants.md").read_text()
+
+
+def test_a_build_that_ended_early_has_the_numbers_it_came_to():
+    text = (
+        "=== one 16\nbf16 nchw B=16: right, errors\n  whole, 4C + 3F   739.5 us\n  level 0: whole   1.0 us\n"
+        "  mask, C   131.1 us\nfp32 nchw B=16: right, errors\nCUDA error\n=== two 1\n"
+    )
+    times = {("bf16 nchw", "whole"): "739.5", ("bf16 nchw", "mask"): "131.1"}
+    assert variants.runs(text) == [("one", "16", times), ("two", "1", {})]
 
 
 def test_readme_without_markers_is_an_error(root):
