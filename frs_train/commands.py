@@ -11,9 +11,10 @@ from pathlib import Path
 
 import tyro
 
-from frs_train.config import DistillConfig, RunConfig
+from frs_train.config import Count, DistillConfig, Fraction, Images, Period, Processes, RunConfig, Seed
 from frs_train.errors import UserError
 from frs_train.metrics import Log, describe
+from frs_train.options import Options, whole
 
 Positional = tyro.conf.Positional
 
@@ -38,16 +39,21 @@ class Distill(Train):
 
 
 @dataclass(frozen=True)
-class Eval:
+class Eval(Options):
     """Evaluate a run or a checkpoint with pycocotools; the metrics are printed as JSON."""
 
     checkpoint: Positional[str]
     """Run folder (its newest checkpoint), checkpoint file, or torchvision:NAME."""
     annotations: Path
+    """COCO-format annotation file."""
     images: Path
-    batch_size: int = 8
-    workers: int = 2
+    """Folder that its file names are relative to."""
+    batch_size: Images = 8
+    """Images that are detected at once."""
+    workers: Processes = 2
+    """Loader processes; 0 loads in this one."""
     device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1` and so on; `auto` takes a GPU if there is one."""
 
     def run(self, log: Log) -> None:
         from frs_train import assemble, distributed
@@ -68,21 +74,24 @@ class Eval:
 
 
 @dataclass(frozen=True)
-class Visualize:
+class Visualize(Options):
     """Draw what a detector finds rich: its FRS masks level by level, beside boxes and detections, a PNG an
     image."""
 
     checkpoint: Positional[str]
     """Run folder (its newest checkpoint), checkpoint file, or torchvision:NAME."""
     annotations: Path
+    """COCO-format annotation file."""
     images: Path
+    """Folder that its file names are relative to."""
     out: Path
     """Folder of the PNGs."""
-    limit: int = 16
+    limit: Count = 16
     """Images to draw, from the first on; 0 draws all."""
-    score: float = 0.3
+    score: Fraction = 0.3
     """Least score of a detection that is drawn."""
     device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1` and so on; `auto` takes a GPU if there is one."""
 
     def run(self, log: Log) -> None:
         from frs_train import assemble, distributed
@@ -97,13 +106,14 @@ class Visualize:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Options):
     """Render runs side by side as one self-contained HTML page."""
 
     runs: Positional[tuple[Path, ...]]
     """Run folders."""
     out: Path = Path("report.html")
-    images: int = 2
+    """File to write."""
+    images: Count = 2
     """Validation images whose masks are drawn; 0 draws none."""
 
     def run(self, log: Log) -> None:
@@ -113,7 +123,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Options):
     """Write the student alone, as a state dict that torchvision's own model loads with strict=True."""
 
     checkpoint: Positional[str]
@@ -142,14 +152,16 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(Options):
     """Distil a small detector here and now: digits, teacher, student without and with FRS, and what came of
     it."""
 
     out: Path = Path("runs/demo")
-    iterations: int = 1000
+    """Folder of the data set, both runs and the results."""
+    iterations: Period = 1000
     """Of each student."""
-    seed: int = 0
+    seed: Seed = 0
+    """Of the data set and of both students."""
 
     def run(self, log: Log) -> None:
         from frs_train.demo import demo
@@ -158,17 +170,19 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class MakeDigits:
+class MakeDigits(Options):
     """Make the digits data set: real scans of handwritten digits in composed scenes on real photographs."""
 
     out: Positional[Path]
-    train: int = 400
+    """Folder of the data set."""
+    train: Images = 400
     """Training images."""
-    val: int = 100
+    val: Images = 100
     """Validation images."""
-    size: int = 128
+    size: whole(32, 4096) = 128
     """Side of an image in pixels."""
-    seed: int = 0
+    seed: Seed = 0
+    """Of every random draw."""
 
     def run(self, log: Log) -> None:
         from frs_train.digits import make_digits

@@ -27,7 +27,6 @@ RESNETS = {
     "resnet101": (Bottleneck, [3, 4, 23, 3]),
 }
 MOBILENET = "mobilenet-v3"
-BACKBONES = (*RESNETS, MOBILENET)
 MOBILENET_STAGES = {
     2: "2",
     3: "4",
@@ -56,17 +55,6 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "frozen": FrozenBatchNorm2d,
     "group": group_norm,
 }
-
-
-def norm_layer(kind: str) -> Callable[[int], nn.Module]:
-    """The constructor (channels -> module) of a normalisation by name.
-
-    Raises:
-        ValueError: `kind` is not one of "batch", "frozen", "group".
-    """
-    if kind not in NORMS:
-        raise ValueError(f"norm {kind!r} is unknown; choose one of {', '.join(NORMS)}")
-    return NORMS[kind]
 
 
 def _resnet(name: str, width: float, norm: Callable[[int], nn.Module]) -> Trunk:
@@ -104,8 +92,6 @@ def _mobilenet(width: float, norm: Callable[[int], nn.Module]) -> Trunk:
 
 def _freeze(trunk: Trunk, name: str, trainable_layers: int) -> None:
     """Freezes all but the `trainable_layers` deepest stages (0..5; 5: all), as torchvision does."""
-    if not 0 <= trainable_layers <= 5:
-        raise ValueError(f"trainable_layers is {trainable_layers}; it counts stages from the deepest, 0 to 5")
     if trainable_layers == 5:
         return
     if name == MOBILENET:
@@ -130,15 +116,10 @@ def build_backbone(config: DetectorConfig, *, first_level: int = 3, extra: str =
 
     Returns:
         torchvision's BackboneWithFPN: images [B, 3, H, W] -> OrderedDict of five [B, fpn_width, H/s, W/s].
-
-    Raises:
-        ValueError: unknown backbone or norm.
     """
     name, fpn_channels = config.backbone, config.fpn_width
-    if name not in BACKBONES:
-        raise ValueError(f"backbone {name!r} is unknown; choose one of {', '.join(BACKBONES)}")
     make = _mobilenet if name == MOBILENET else partial(_resnet, name)
-    trunk = make(config.backbone_width, norm_layer(config.backbone_norm))
+    trunk = make(config.backbone_width, NORMS[config.backbone_norm])
     _freeze(trunk, name, config.trainable_layers)
     levels = range(first_level, 6)
     extra_blocks = LastLevelMaxPool()

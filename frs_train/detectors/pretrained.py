@@ -66,17 +66,13 @@ def load_weights(detector: Detector) -> None:
     With "coco" and another number of classes than COCO's 80, the classification layer stays random.
 
     Raises:
-        UserError: no such weights exist for this architecture, or they cannot be fetched.
+        UserError: none exist for this architecture, or they cannot be fetched.
     """
     kind = detector.config.weights
     if kind == "coco":
         _load_coco(detector)
     elif kind == "imagenet":
         _load_imagenet(detector)
-    elif kind is not None:
-        raise UserError(
-            f"--weights {kind} is unknown; use coco, imagenet, or leave it out to train from scratch."
-        )
 
 
 def _load_coco(detector: Detector) -> None:

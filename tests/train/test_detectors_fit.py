@@ -145,7 +145,7 @@ def test_coco_weights_leave_the_class_layer_of_another_class_set_alone(monkeypat
     [
         (dict(weights="coco"), "none for retinanet"),
         (dict(weights="imagenet"), "none for resnet10"),
-        (dict(weights="mars"), "mars is unknown"),
+        (dict(weights="mars"), "--weights is 'mars'"),
     ],
 )
 def test_weights_that_do_not_exist_are_refused_in_words(options, match):
