@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import tyro
 
 from frs_train.commands import COMMANDS, Distill, Train
 from frs_train.errors import Stopped, UserError
+from frs_train.interrupt import MESSAGE, unwinding
 from frs_train.metrics import Log
 from frs_train.recipes import find
 
@@ -51,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
     try:
         try:
-            parse(sys.argv[1:] if arguments is None else arguments).run(Log())
+            command = parse(sys.argv[1:] if arguments is None else arguments)
+            with unwinding():
+                command.run(Log())
         finally:
             sys.stdout.flush()  # here, where a reader that has left can be met, and not when Python ends
     except UserError as error:
@@ -66,4 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"frs-train: {stopped} Go on with --resume.", file=sys.stderr)
         return stopped.code
+    except KeyboardInterrupt as interrupted:
+        print(MESSAGE, file=sys.stderr)
+        return 128 + next(iter(interrupted.args), signal.SIGINT)
     return 0

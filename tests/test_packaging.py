@@ -133,7 +133,7 @@ def test_archives_of_a_build_of_nothing(tmp_path):
     modules = [p.relative_to(ROOT).as_posix() for p in ROOT.glob("frs_*/**/*") if p.suffix in kinds]
     assert set(modules) <= set(names)
     assert not [name for name in names if name.endswith(".so") or name.split("/")[0] in ("tests", "csrc")]
-    assert "frs-train = frs_train.cli:main" in scripts
+    assert "frs-train = frs_train.__main__:main" in scripts
     assert re.findall(r"^Requires-Dist: (\S+)$", metadata, re.M) == ["torch>=2.10"]
     with tarfile.open(tmp_path / f"frs_kernels-{version}.tar.gz") as sdist:
         packed = {name.partition("/")[2] for name in sdist.getnames()}

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 NEEDED = (
-    "PIL", "matplotlib", "numpy", "pycocotools", "rich", "skimage", "sklearn", "torchvision", "tyro",
+    "PIL", "matplotlib", "numpy", "pycocotools", "pydantic", "rich", "skimage", "sklearn", "torchvision",
+    "tyro",
 )  # fmt: skip
 
 

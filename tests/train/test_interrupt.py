@@ -1,0 +1,97 @@
+"""Ctrl-C and SIGTERM, in the first moment of a command as later: one line, and the status of the signal."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from frs_train import commands
+from frs_train.cli import main
+from frs_train.interrupt import MESSAGE
+
+ROOT = Path(__file__).parents[2]
+COMMAND = "from frs_train.__main__ import main; print('started', flush=True); raise SystemExit(main())"
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "delay"),
+    [(signal.SIGINT, d) for d in (0.05, 0.3, 0.7, 1.1, 1.5)] + [(signal.SIGTERM, d) for d in (0.05, 1.0)],
+)
+def test_a_command_ends_with_one_line(number, delay, tmp_path):
+    process = python(COMMAND, "make-digits", tmp_path / "digits", "--train", 10**6)
+    assert process.stdout.readline() == "started\n"
+    time.sleep(delay)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (128 + number, "", f"{MESSAGE}\n")
+
+
+@pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt(), 130), (KeyboardInterrupt(15), 143)])
+def test_an_interrupted_command_has_one_line(raised, status, monkeypatch, capsys):
+    def run(self, log):
+        raise raised
+
+    monkeypatch.setattr(commands.Export, "run", run)
+    assert main(["export", "RUN", "--out", "x"]) == status
+    assert capsys.readouterr().err == f"{MESSAGE}\n"
+
+
+def test_a_command_closes_what_it_has_open():
+    process = python("""
+        import os, signal
+        from frs_train.interrupt import leave, listen, unwinding
+        listen(leave)
+        try:
+            with unwinding():
+                os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt as interrupted:
+            print("closed", interrupted.args[0])
+        os.kill(os.getpid(), signal.SIGINT)
+        print("too late")
+    """)
+    assert process.communicate(timeout=60) == ("closed 15\n", f"{MESSAGE}\n") and process.returncode == 130
+
+
+def test_an_import_cannot_swallow_the_signal(tmp_path):
+    (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    code = """
+        import sys
+        from frs_train.interrupt import leave, listen, unwinding
+        sys.path.append(sys.argv[1])
+        listen(leave)
+        with unwinding():
+            try:
+                import slow
+            except BaseException:
+                print("swallowed")
+    """
+    process = python(code, tmp_path)
+    assert process.communicate(timeout=60) == ("", f"{MESSAGE}\n") and process.returncode == 130
+
+
+def test_a_signal_that_is_to_be_ignored_is_ignored():
+    process = python("""
+        import os, signal
+        from frs_train.interrupt import leave, listen, unwinding
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        listen(leave)
+        with unwinding():
+            os.kill(os.getpid(), signal.SIGTERM)
+        print("done")
+    """)
+    assert process.communicate(timeout=60) == ("done\n", "") and process.returncode == 0
