@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from frs_train.distiller import Distiller, Learner, inherit_head, prepare_teache
 from frs_train.errors import UserError
 from frs_train.evaluate import matching
 from frs_train.metrics import Log
+from frs_train.optim import shortened_warmups, warmup_within
 
 
 def open_data(config: RunConfig, log: Log) -> tuple[CocoDetection, CocoDetection]:
@@ -54,27 +56,38 @@ def _given(path: Path | None, option: str) -> Path:
 
 
 def make_learner(
-    config: RunConfig, classes: list[str], device: torch.device, log: Log, fresh: bool
+    config: RunConfig, classes: list[str], device: torch.device, log: Log, fresh: bool, total: int
 ) -> Learner:
-    """The student, alone or with its teacher, on the device.
+    """The student, alone or with its teacher, on the device, for a run of `total` iterations.
 
     `fresh` is False if its weights are about to be restored: then published or inherited ones are not needed.
     """
+    shortened = shortened_warmups(config, total)
+    if shortened:
+        log.say(shortened)
     student, distill = build(config.detector, classes), config.distill
     if fresh:
         load_weights(student)
-    if distill is None or (distill.teacher is None and distill.method == "none"):
+    if distill is None or (distill.method == "none" and not (distill.teacher and distill.inherit_head)):
         return _placed(Learner(student), config, device)
     if distill.teacher is None:
         raise UserError("--teacher is missing: the run folder or checkpoint of a trained detector.")
     teacher, teacher_classes = read_detector(distill.teacher, log)
     same = teacher_classes == classes
-    if fresh and distill.inherit_head and compatibility(teacher, student, same_classes=same).head_loss:
-        log.say(f"The student's head starts from the teacher's: {inherit_head(student, teacher)} tensors.")
+    if fresh and distill.inherit_head:
+        log.say(start_head(student, teacher, same))
     if distill.method == "none":
         return _placed(Learner(student), config, device)
     teacher = prepare_teacher(teacher, student, distill, device)
+    distill = replace(distill, warmup_iters=warmup_within(total, distill.warmup_iters))
     return _placed(Distiller(student, teacher, distill, same, log.warn), config, device)
+
+
+def start_head(student: Detector, teacher: Detector, same_classes: bool) -> str:
+    """Gives the student the teacher's head, if both mean the same by it; returns what was done, in words."""
+    if compatibility(teacher, student, same_classes=same_classes).head_loss:
+        return f"The student's head starts from the teacher's: {inherit_head(student, teacher)} tensors."
+    return "The student's head starts at random, for the teacher's does not fit."
 
 
 def build(config: DetectorConfig, classes: list[str]) -> Detector:

@@ -189,7 +189,8 @@ class DistillConfig(Options):
     """What both losses are divided by: the mask's sum, that times the channels, the number of images, or that
     of elements."""
     inherit_head: bool = True
-    """Start the student's head from the teacher's wherever name and shape agree."""
+    """Start the student's head from the teacher's wherever name and shape agree, with `--method none`
+    too."""
     teacher_amp: Precision = "none"
     """Half precision of the teacher's pass (autocast)."""
     teacher_channels_last: bool = False

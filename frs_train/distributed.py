@@ -42,16 +42,24 @@ def pick_device(name: str) -> torch.device:
     """The device a name means; `auto` is this process's GPU if there is one. Raises `UserError` if it is not
     there."""
     if name != "auto":
+        if name not in devices():
+            raise UserError(f"--device is {name}. There is auto, {', '.join(devices())}.")
         try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"--device {name} cannot be used: {reason}") from None
+            return torch.empty(0, device=name).device  # with its index
+        except RuntimeError as error:
+            raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+def devices() -> list[str]:
+    """Names of the devices that can train here."""
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    count = torch.accelerator.device_count() if kind else 0
+    return ["cpu", *([kind.type] if count else []), *(f"{kind.type}:{i}" for i in range(count))]
 
 
 def any_of(flag: int) -> int:

@@ -54,7 +54,7 @@ class Run:
         self.total = t.iterations or max(1, round(t.epochs * len(self.train_set) / t.batch_size))
         saved = self._saved()
         torch.manual_seed(mix(t.seed, 0))
-        self.learner = make_learner(config, self.classes, device, log, fresh=saved is None)
+        self.learner = make_learner(config, self.classes, device, log, saved is None, self.total)
         self.detector: Detector = self.learner.student
         self.optimizer = make_optimizer(self.learner, t)
         self.scaler = torch.amp.GradScaler(device.type, enabled=t.amp == "fp16")

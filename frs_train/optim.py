@@ -1,4 +1,4 @@
-"""The optimiser, and the learning rate as a function of the iteration."""
+"""The optimiser, the learning rate as a function of the iteration, and how long a warm-up may take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import math
 import torch
 from torch import nn
 
-from frs_train.config import TrainConfig
+from frs_train.config import RunConfig, TrainConfig
+
+WARMUP_SHARE = 4  # a warm-up takes no more than one part of so many of the run
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -23,13 +25,34 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 def learning_rate(config: TrainConfig, iteration: int, total: int) -> float:
     """The rate of an iteration (from 0) of a run of `total`."""
     peak = config.lr * (config.batch_size / config.lr_batch if config.lr_batch else 1.0)
+    rise = warmup_within(total, config.lr_warmup)
     if config.schedule == "one-cycle":  # cosine up from 1/25, cosine down to 1/1000
-        rise = min(config.lr_warmup, total // 4)
         if iteration < rise:
             return _cosine(peak / 25, peak, iteration / rise)
         return _cosine(peak, peak / 1000, (iteration - rise) / (total - rise))
-    warmup = min(1.0, 0.001 + 0.999 * iteration / config.lr_warmup) if config.lr_warmup else 1.0
+    warmup = min(1.0, 0.001 + 0.999 * iteration / rise) if rise else 1.0
     return peak * warmup * 0.1 ** sum(iteration >= step * total for step in config.lr_steps)
+
+
+def warmup_within(total: int, asked: int) -> int:
+    """Iterations of a warm-up in a run of `total`: those asked for, but a quarter of the run at most, or a
+    short run would end before it."""
+    return min(asked, total // WARMUP_SHARE)
+
+
+def shortened_warmups(config: RunConfig, total: int) -> str | None:
+    """Which warm-ups of a run of `total` iterations are shorter than asked for, in words; None if none is."""
+    asked = {"--lr-warmup": config.train.lr_warmup}
+    if config.distill and config.distill.method != "none":
+        asked["--warmup-iters"] = config.distill.warmup_iters
+    shorter = [
+        f"{option} {given} becomes {warmup_within(total, given)}"
+        for option, given in asked.items()
+        if warmup_within(total, given) < given
+    ]
+    if not shorter:
+        return None
+    return f"A warm-up takes a quarter of the run at most. Of {total} iterations: {', '.join(shorter)}."
 
 
 def _cosine(start: float, end: float, done: float) -> float:

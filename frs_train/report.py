@@ -220,12 +220,12 @@ def detector(run: Run) -> str:
 def method(run: Run) -> str:
     """How the run learns: alone, or what from which teacher."""
     distill = run.config.get("distill") or {}
-    teacher = distill.get("teacher")
-    return (
-        f"{distill['method']} from {Path(teacher).name}"
-        if teacher and distill["method"] != "none"
-        else "data alone"
-    )
+    if not distill.get("teacher"):
+        return "data alone"
+    name = Path(distill["teacher"]).name
+    if distill["method"] != "none":
+        return f"{distill['method']} from {name}"
+    return f"data alone (head from {name} if it fits)" if distill["inherit_head"] else "data alone"
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -148,6 +148,15 @@ def test_the_teacher_may_run_in_half_precision(amp):
         torch.testing.assert_close(found[name], expected[name], rtol=0.02, atol=1e-3)
 
 
+def test_the_teacher_resizes_as_the_student_does():
+    student, teacher = tiny("fcos", max_size=100), tiny("fcos", min_size=(32,), max_size=400)
+    learner = distiller(student, teacher)
+    image = torch.rand(3, 60, 180)
+    taught, outputs = learner.teach([image], 64), student([image], size=64)
+    assert taught.image_sizes == outputs.image_sizes == [(33, 100)]
+    assert [f.shape[-2:] for f in taught.feats] == [f.shape[-2:] for f in outputs.feats]
+
+
 def test_inheriting_copies_the_head_where_it_fits():
     teacher, student = tiny("fcos"), tiny("fcos", num_classes=3, backbone_width=0.5)
     body = {k: v.clone() for k, v in student.state_dict().items() if "head" not in k}

@@ -14,7 +14,7 @@ from frs_train.config import DataConfig, DetectorConfig, DistillConfig, RunConfi
 from frs_train.detectors import build_detector
 from frs_train.digits import make_digits
 from frs_train.errors import UserError
-from frs_train.report import write_report
+from frs_train.report import method, read_run, write_report
 
 CLASSES = [str(d) for d in range(10)]
 
@@ -98,6 +98,21 @@ class Page(HTMLParser):
     def handle_data(self, text):
         if "td" in self.open or "th" in self.open:
             self.tables[-1][-1][-1] += text
+
+
+@pytest.mark.parametrize(
+    ("distill", "words"),
+    [
+        (None, "data alone"),
+        (DistillConfig(method="none"), "data alone"),
+        (DistillConfig(method="none", teacher="a/t", inherit_head=False), "data alone"),
+        (DistillConfig(method="none", teacher="a/t"), "data alone (head from t if it fits)"),
+        (DistillConfig(method="frs-head", teacher="a/t"), "frs-head from t"),
+    ],
+)
+def test_a_run_says_what_it_learns_by(tmp_path, data, distill, words):
+    folder = make_run(tmp_path / "run", data, 0.4, distill, finished=False)
+    assert method(read_run(folder, "run", "red")) == words
 
 
 def test_report_says_what_the_runs_say(tmp_path, data):
