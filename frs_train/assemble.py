@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from frs_train import checkpoint
+from frs_train import checkpoint, distributed
 from frs_train.coco import read_coco
 from frs_train.config import DetectorConfig, RunConfig
 from frs_train.data import CocoDetection, augmentation
@@ -65,6 +65,7 @@ def make_learner(
     shortened = shortened_warmups(config, total)
     if shortened:
         log.say(shortened)
+    check_batch_norm(config, distributed.world())
     student, distill = build(config.detector, classes), config.distill
     if fresh:
         load_weights(student)
@@ -81,6 +82,19 @@ def make_learner(
     teacher = prepare_teacher(teacher, student, distill, device)
     distill = replace(distill, warmup_iters=warmup_within(total, distill.warmup_iters))
     return _placed(Distiller(student, teacher, distill, same, log.warn), config, device)
+
+
+def check_batch_norm(config: RunConfig, processes: int) -> None:
+    """Raises `UserError` where batch norm may meet a single value of a channel, which has no variance: in one
+    image that is a single location at stride 32."""
+    detector, train = config.detector, config.train
+    images = train.batch_size // (train.accumulate * processes)
+    if detector.backbone_norm == "batch" and images == 1 and min(detector.min_size) <= 32:
+        raise UserError(
+            f"--backbone-norm batch cannot train on one image of --min-size {min(detector.min_size)} at a "
+            "time: its deepest features are a single location. Choose --backbone-norm group, larger images, "
+            "or a larger --batch-size for the same --accumulate."
+        )
 
 
 def start_head(student: Detector, teacher: Detector, same_classes: bool) -> str:

@@ -116,6 +116,10 @@ class Report(Options):
     images: Count = 2
     """Validation images whose masks are drawn; 0 draws none."""
 
+    def check(self) -> None:
+        if not self.runs:
+            raise UserError("RUNS is missing: give the folder of one run or more.")
+
     def run(self, log: Log) -> None:
         from frs_train.report import write_report
 

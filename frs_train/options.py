@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from frs_train.errors import UserError
 
-Set = TypeVar("Set", bound="Options")
+OptionSet = TypeVar("OptionSet", bound="Options")
 
 
 class Range(str):
@@ -83,7 +83,7 @@ def to_dict(options: Options) -> dict[str, Any]:
     return _adapter(type(options)).dump_python(options, mode="json")
 
 
-def from_dict(kind: type[Set], values: dict[str, Any]) -> Set:
+def from_dict(kind: type[OptionSet], values: dict[str, Any]) -> OptionSet:
     """The inverse of `to_dict`. An option that is not there takes its default.
 
     Raises:
@@ -124,7 +124,7 @@ def _refusal(kind: type, error: ValidationError, inside: tuple[str, ...] = ()) -
 def _find(kind: type, path: tuple[str | int, ...]) -> tuple[Any, str]:
     """The type of the option at a path of field names, and its name on the command line."""
     hint: Any = kind
-    name = ""
+    name = "The configuration"
     for part in path:
         inner = next((k for k in (hint, *get_args(hint)) if dataclasses.is_dataclass(k)), None)
         if inner is None or not isinstance(part, str):

@@ -1,7 +1,11 @@
 """What a configuration becomes: devices by name, warm-ups that end, a head that starts from the teacher's."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
+from tiny_detectors import tiny
 from tiny_runs import quiet_fit, run_config
 
 from frs_train import assemble, distributed
@@ -85,6 +89,34 @@ def test_both_warmups_of_a_learner_end(digits, teacher, tmp_path, total, taken):
     assert made.loss.warmup_iters == taken
     told = [line for line in log.lines if "quarter of the run" in line]
     assert len(told) == (total == 154) and all("--lr-warmup 500 becomes 38" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("options", "side", "processes", "works"),
+    [
+        ({"batch_size": 1}, 32, 1, False),
+        ({"batch_size": 1}, 33, 1, True),
+        ({"batch_size": 2}, 32, 1, True),
+        ({"batch_size": 4, "accumulate": 4}, 32, 1, False),
+        ({"batch_size": 4, "accumulate": 2}, 32, 2, False),
+    ],
+)
+def test_batch_norm_needs_two_values(tmp_path, options, side, processes, works):
+    config = run_config(
+        tmp_path, tmp_path, detector={"backbone_norm": "batch", "min_size": (64, side)}, **options
+    )
+    with nullcontext() if works else pytest.raises(UserError, match=f"--min-size {side} .*--batch-size"):
+        assemble.check_batch_norm(config, processes)
+    assemble.check_batch_norm(
+        replace(config, detector=replace(config.detector, backbone_norm="group")), processes
+    )
+
+
+@pytest.mark.parametrize(("side", "works"), [(32, False), (33, True)])
+def test_batch_norm_is_as_torch_has_it(side, works):
+    detector = tiny("fcos", backbone_norm="batch").train()
+    with nullcontext() if works else pytest.raises(ValueError, match="more than 1 value"):
+        detector([torch.rand(3, 40, 40)], size=side)
 
 
 def learner(config, log, total=1000):

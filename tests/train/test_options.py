@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
-from tiny_runs import run_config
 
 from frs_train.cli import main, parse
 from frs_train.commands import COMMANDS, Distill
 from frs_train.config import DetectorConfig, DistillConfig, RunConfig, TrainConfig, from_dict, to_dict
-from frs_train.demo import TEACHER
 from frs_train.errors import UserError
 from frs_train.options import Options, Range
-from frs_train.recipes import RECIPES
 
 NEEDED = {
     "train": "--out x",
@@ -153,6 +149,28 @@ def test_a_number_is_taken_or_refused_by_name(kind, name, hint, data):
         assert from_dict(kind, json.loads(json.dumps(to_dict(made)))) == made
 
 
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_nothing_but_a_refusal_leaves_the_command_line(data):
+    """Whatever is typed for a number is taken, refused by tyro as no number, or refused as out of range."""
+    command = data.draw(st.sampled_from(["train", "distill", "eval", "visualize", "demo", "make-digits"]))
+    inside = {COMMANDS[command]} | {
+        k for h in get_type_hints(COMMANDS[command]).values() if (k := set_inside(h))
+    }
+    name = data.draw(st.sampled_from(sorted({name for kind, name, _ in NUMBERS if kind in inside})))
+    odd = st.sampled_from(
+        ["", " 3 ", "1_000", "0x10", "\u0663", "1e5", "None", "nan", "-inf", "1,5", "9" * 5000]
+    )
+    typed = data.draw(st.one_of(VALUES.map(str), odd))
+    option = f"--{name.replace('_', '-')}"
+    try:
+        parse([command, *NEEDED[command].split(), option, typed])
+    except UserError as refused:
+        assert option in str(refused) and "\n" not in str(refused)
+    except SystemExit as refused:
+        assert refused.code == 2
+
+
 @pytest.mark.parametrize(
     ("command", "option", "value", "allowed"),
     [
@@ -241,6 +259,11 @@ def test_options_that_do_not_go_together(options, words, capsys):
     assert err.count("\n") == 1 and all(word in err for word in words)
 
 
+def test_a_report_of_nothing(capsys):
+    assert main(["report"]) == 2
+    assert capsys.readouterr().err == "frs-train: RUNS is missing: give the folder of one run or more.\n"
+
+
 def test_a_copy_is_checked_too():
     with pytest.raises(UserError, match="--lr is nan"):
         replace(TrainConfig(), lr=math.nan)
@@ -250,49 +273,6 @@ def test_values_get_the_type_of_their_option():
     config = RunConfig("runs/x", detector=DetectorConfig(min_size=[64, 96]), train=TrainConfig(epochs=3))
     assert config.out == Path("runs/x") and config.detector.min_size == (64, 96)
     assert isinstance(config.train.epochs, float)
-
-
-def test_a_saved_option_out_of_range_is_named_as_it_is_typed(digits, tmp_path):
-    saved = to_dict(run_config(digits, tmp_path))
-    saved["train"]["batch_size"] = 0
-    with pytest.raises(UserError, match=r"^--batch-size is 0\. Its range is 1 to 1000000\.$"):
-        from_dict(RunConfig, saved)
-    saved["train"]["batch_size"] = "many"
-    with pytest.raises(UserError, match="--batch-size is 'many'"):
-        from_dict(RunConfig, saved)
-    saved["train"]["batch_size"], saved["detector"]["family"] = 4, "yolo"
-    with pytest.raises(UserError, match="--detector is 'yolo'.*'retinanet'"):
-        from_dict(RunConfig, saved)
-    saved["detector"] = {"min_size": [900], "max_size": 800}
-    with pytest.raises(UserError, match="--max-size is 800, less than --min-size 900"):
-        from_dict(RunConfig, saved)
-    saved["detector"] = None
-    with pytest.raises(UserError, match="--detector is None"):
-        from_dict(RunConfig, saved)
-
-
-def test_a_saved_configuration_of_another_version(digits, tmp_path):
-    saved = to_dict(run_config(digits, tmp_path, distill=DistillConfig(teacher="t")))
-    del saved["train"]["keep"], saved["distill"]["normalizer"], saved["resume"]
-    loaded = from_dict(RunConfig, saved)
-    assert (loaded.train.keep, loaded.distill.normalizer, loaded.resume) == (2, "weight", False)
-    saved["distill"]["novelty"] = 1
-    with pytest.raises(UserError, match="no option --novelty"):
-        from_dict(RunConfig, saved)
-    with pytest.raises(UserError, match="--out is missing"):
-        from_dict(RunConfig, {})
-
-
-def test_the_configuration_of_the_shipped_teacher_is_read():
-    saved = torch.load(TEACHER, weights_only=True)["config"]
-    assert from_dict(RunConfig, saved).detector.family == "fcos"
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes_pass_through_json(name):
-    for command in ("train", "distill"):
-        config = parse([command, "--out", "x", "--recipe", name])
-        assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_a_command_line_makes_what_a_test_makes():

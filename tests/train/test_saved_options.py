@@ -1,0 +1,85 @@
+"""Configurations that were saved: read by later versions too, and refused where they are wrong."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_runs import run_config
+
+from frs_train.cli import parse
+from frs_train.config import DistillConfig, RunConfig, from_dict, to_dict
+from frs_train.demo import TEACHER
+from frs_train.errors import UserError
+from frs_train.recipes import RECIPES
+
+
+def test_a_saved_option_out_of_range_is_named_as_it_is_typed(digits, tmp_path):
+    saved = to_dict(run_config(digits, tmp_path))
+    saved["train"]["batch_size"] = 0
+    with pytest.raises(UserError, match=r"^--batch-size is 0\. Its range is 1 to 1000000\.$"):
+        from_dict(RunConfig, saved)
+    saved["train"]["batch_size"] = "many"
+    with pytest.raises(UserError, match="--batch-size is 'many'"):
+        from_dict(RunConfig, saved)
+    saved["train"]["batch_size"], saved["detector"]["family"] = 4, "yolo"
+    with pytest.raises(UserError, match="--detector is 'yolo'.*'retinanet'"):
+        from_dict(RunConfig, saved)
+    saved["detector"] = {"min_size": [900], "max_size": 800}
+    with pytest.raises(UserError, match="--max-size is 800, less than --min-size 900"):
+        from_dict(RunConfig, saved)
+    saved["detector"] = None
+    with pytest.raises(UserError, match="--detector is None"):
+        from_dict(RunConfig, saved)
+
+
+def test_a_saved_configuration_of_another_version(digits, tmp_path):
+    saved = to_dict(run_config(digits, tmp_path, distill=DistillConfig(teacher="t")))
+    del saved["train"]["keep"], saved["distill"]["normalizer"], saved["resume"]
+    loaded = from_dict(RunConfig, saved)
+    assert (loaded.train.keep, loaded.distill.normalizer, loaded.resume) == (2, "weight", False)
+    saved["distill"]["novelty"] = 1
+    with pytest.raises(UserError, match="no option --novelty"):
+        from_dict(RunConfig, saved)
+    with pytest.raises(UserError, match="--out is missing"):
+        from_dict(RunConfig, {})
+
+
+def test_the_configuration_of_the_shipped_teacher_is_read():
+    saved = torch.load(TEACHER, weights_only=True)["config"]
+    assert from_dict(RunConfig, saved).detector.family == "fcos"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_pass_through_json(name):
+    for command in ("train", "distill"):
+        config = parse([command, "--out", "x", "--recipe", name])
+        assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_nothing_but_a_refusal_leaves_a_saved_configuration(data):
+    saved = to_dict(RunConfig("run", distill=DistillConfig()))
+    at = data.draw(st.sampled_from([saved, *(part for part in saved.values() if isinstance(part, dict))]))
+    at[data.draw(st.sampled_from(sorted(at)) | st.text(max_size=5))] = data.draw(JSON)
+    try:
+        loaded = from_dict(RunConfig, saved)
+    except UserError as refused:
+        assert str(refused) and "\n" not in str(refused)
+    else:
+        assert from_dict(RunConfig, json.loads(json.dumps(to_dict(loaded)))) == loaded
+
+
+@pytest.mark.parametrize("saved", [None, [], "x", {1: 2}])
+def test_what_is_no_configuration_at_all(saved):
+    with pytest.raises(UserError):
+        from_dict(RunConfig, saved)
