@@ -225,7 +225,7 @@ def method(run: Run) -> str:
     name = Path(distill["teacher"]).name
     if distill["method"] != "none":
         return f"{distill['method']} from {name}"
-    return f"data alone (head from {name} if it fits)" if distill["inherit_head"] else "data alone"
+    return f"data alone (head from {name} if it fits)" if distill.get("inherit_head", True) else "data alone"
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 NEEDED = (
-    "PIL", "matplotlib", "numpy", "pycocotools", "pydantic", "rich", "skimage", "sklearn", "torchvision",
-    "tyro",
+    "PIL", "filelock", "matplotlib", "numpy", "pycocotools", "pydantic", "rich", "skimage", "sklearn",
+    "torchvision", "tyro",
 )  # fmt: skip
 
 
