@@ -132,8 +132,8 @@ def config_of(content: dict[str, Any]) -> RunConfig:
     """The configuration a checkpoint was made with."""
     try:
         return from_dict(RunConfig, content["config"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"The checkpoint's configuration does not fit this version: {error}.") from None
+    except UserError as error:
+        raise UserError(f"The checkpoint's configuration does not fit this version: {error}") from None
 
 
 def restore(content: dict[str, Any]) -> tuple[Detector, list[str]]:

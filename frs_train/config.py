@@ -31,7 +31,7 @@ Processes = whole(0, 1024)
 Seed = whole(0, 2**32 - 1)
 Fraction = real(0, 1)
 Decay = real(0, 1, below=True)
-Weight = real(0, 1e30)  # float32 holds its product with a batch size
+Amount = real(0, 1e30)  # float32 holds its product with a batch size
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,14 @@ class TrainConfig(Options):
     """Parts that each process's share of the batch is split into."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """What takes the steps."""
-    lr: Weight = 0.01
+    lr: Amount = 0.01
     """Highest learning rate of the run."""
     lr_batch: whole(0, 10**6) = 0
     """Batch size that `lr` is meant for: the rate is scaled by batch_size / lr_batch. 0 takes `lr` as it
     is."""
     momentum: Decay = 0.9
     """Momentum of SGD."""
-    weight_decay: Weight = 1e-4
+    weight_decay: Amount = 1e-4
     """Pull of the weights to zero: SGD adds it to the gradient, AdamW takes it from the weight."""
     schedule: Literal["steps", "one-cycle"] = "steps"
     """How the rate falls: at `lr_steps`, or along a cosine to lr / 1000."""
@@ -133,7 +133,7 @@ class TrainConfig(Options):
     lr_warmup: Count = 500
     """Iterations of rising rate, a quarter of the run at most: linear from lr / 1000 (`steps`), or a cosine
     from lr / 25 (`one-cycle`)."""
-    clip: Weight = 0.0
+    clip: Amount = 0.0
     """Largest gradient norm; 0 does not clip."""
     amp: Precision = "none"
     """Half precision of the student's passes (autocast)."""
@@ -177,10 +177,10 @@ class DistillConfig(Options):
     """Run folder or checkpoint of the teacher, or `torchvision:NAME` for torchvision's COCO weights."""
     method: Method = "frs"
     """The paper's loss, its two halves, or a baseline: nothing, every location alike, ground-truth boxes."""
-    feat_weight: Weight = 0.005
-    """Weight of the feature loss beside the detector's own."""
-    head_weight: Weight = 0.02
-    """Weight of the head loss (classification logits) beside the detector's own."""
+    feat_weight: Amount = 0.005
+    """Amount of the feature loss beside the detector's own."""
+    head_weight: Amount = 0.02
+    """Amount of the head loss (classification logits) beside the detector's own."""
     warmup_iters: Count = 500
     """Iterations of linear rise of both weights, a quarter of the run at most."""
     adapter: Literal["conv3x3", "conv1x1", "mlp1x1", "identity"] = "conv3x3"

@@ -24,9 +24,10 @@ def leave(number: int, _: FrameType | None = None) -> None:
 
 def unwind(number: int, frame: FrameType | None) -> None:
     """Raises `KeyboardInterrupt(number)`, so that what is open is closed. In an import it leaves: C code
-    would swallow the exception, or make another of it."""
+    would swallow the exception, or make another of it. A second signal finds the process leaving at once."""
     if _importing(frame):
         leave(number)
+    listen(leave)
     raise KeyboardInterrupt(number)
 
 

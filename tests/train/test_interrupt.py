@@ -84,6 +84,21 @@ def test_an_import_cannot_swallow_the_signal(tmp_path):
     assert process.communicate(timeout=60) == ("", f"{MESSAGE}\n") and process.returncode == 130
 
 
+def test_a_second_signal_is_not_waited_for():
+    process = python("""
+        import os, signal
+        from frs_train.interrupt import leave, listen, unwinding
+        listen(leave)
+        with unwinding():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                os.kill(os.getpid(), signal.SIGINT)  # while it closes what is open
+                print("too late")
+    """)
+    assert process.communicate(timeout=60) == ("", f"{MESSAGE}\n") and process.returncode == 130
+
+
 def test_a_signal_that_is_to_be_ignored_is_ignored():
     process = python("""
         import os, signal
