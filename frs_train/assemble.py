@@ -79,8 +79,8 @@ def make_learner(
         log.say(start_head(student, teacher, same))
     if distill.method == "none":
         return _placed(Learner(student), config, device)
-    teacher = prepare_teacher(teacher, student, distill, device)
     distill = replace(distill, warmup_iters=warmup_within(total, distill.warmup_iters))
+    teacher = prepare_teacher(teacher, student, distill, device)
     return _placed(Distiller(student, teacher, distill, same, log.warn), config, device)
 
 
