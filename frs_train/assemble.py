@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +22,6 @@ from frs_train.distiller import Distiller, Learner, inherit_head, prepare_teache
 from frs_train.errors import UserError
 from frs_train.evaluate import matching
 from frs_train.metrics import Log
-from frs_train.optim import shortened_warmups, warmup_within
 
 
 def open_data(config: RunConfig, log: Log) -> tuple[CocoDetection, CocoDetection]:
@@ -56,15 +54,12 @@ def _given(path: Path | None, option: str) -> Path:
 
 
 def make_learner(
-    config: RunConfig, classes: list[str], device: torch.device, log: Log, fresh: bool, total: int
+    config: RunConfig, classes: list[str], device: torch.device, log: Log, fresh: bool
 ) -> Learner:
-    """The student, alone or with its teacher, on the device, for a run of `total` iterations.
+    """The student, alone or with its teacher, on the device.
 
     `fresh` is False if its weights are about to be restored: then published or inherited ones are not needed.
     """
-    shortened = shortened_warmups(config, total)
-    if shortened:
-        log.say(shortened)
     check_batch_norm(config, distributed.world())
     student, distill = build(config.detector, classes), config.distill
     if fresh:
@@ -79,7 +74,6 @@ def make_learner(
         log.say(start_head(student, teacher, same))
     if distill.method == "none":
         return _placed(Learner(student), config, device)
-    distill = replace(distill, warmup_iters=warmup_within(total, distill.warmup_iters))
     teacher = prepare_teacher(teacher, student, distill, device)
     return _placed(Distiller(student, teacher, distill, same, log.warn), config, device)
 

@@ -27,7 +27,7 @@ from frs_train.distiller import autocast
 from frs_train.errors import Stopped, UserError
 from frs_train.evaluate import evaluate
 from frs_train.metrics import Log, Metrics, peak_memory_mb
-from frs_train.optim import learning_rate, make_optimizer
+from frs_train.optim import learning_rate, make_optimizer, shorten_warmups
 from frs_train.runtime import Timer, catch_signals, reproducible
 
 
@@ -54,7 +54,8 @@ class Run:
         self.total = t.iterations or max(1, round(t.epochs * len(self.train_set) / t.batch_size))
         saved = self._saved()
         torch.manual_seed(mix(t.seed, 0))
-        self.learner = make_learner(config, self.classes, device, log, saved is None, self.total)
+        ending = shorten_warmups(config, self.total, log.say)
+        self.learner = make_learner(ending, self.classes, device, log, fresh=saved is None)
         self.detector: Detector = self.learner.student
         self.optimizer = make_optimizer(self.learner, t)
         self.scaler = torch.amp.GradScaler(device.type, enabled=t.amp == "fp16")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -40,19 +42,22 @@ def warmup_within(total: int, asked: int) -> int:
     return min(asked, total // WARMUP_SHARE)
 
 
-def shortened_warmups(config: RunConfig, total: int) -> str | None:
-    """Which warm-ups of a run of `total` iterations are shorter than asked for, in words; None if none is."""
+def shorten_warmups(config: RunConfig, total: int, say: Callable[[str], None]) -> RunConfig:
+    """The configuration with both warm-ups as a run of `total` iterations takes them; if that is shorter than
+    asked for, it is said."""
     asked = {"--lr-warmup": config.train.lr_warmup}
     if config.distill and config.distill.method != "none":
         asked["--warmup-iters"] = config.distill.warmup_iters
-    shorter = [
-        f"{option} {given} becomes {warmup_within(total, given)}"
-        for option, given in asked.items()
-        if warmup_within(total, given) < given
-    ]
+    taken = {option: warmup_within(total, warmup) for option, warmup in asked.items()}
+    shorter = [f"{o} {asked[o]} becomes {taken[o]}" for o in asked if taken[o] < asked[o]]
     if not shorter:
-        return None
-    return f"A warm-up takes a quarter of the run at most. Of {total} iterations: {', '.join(shorter)}."
+        return config
+    say(f"A warm-up takes a quarter of the run at most. Of {total} iterations: {', '.join(shorter)}.")
+    distill = config.distill and replace(
+        config.distill, warmup_iters=warmup_within(total, config.distill.warmup_iters)
+    )
+    train = replace(config.train, lr_warmup=taken["--lr-warmup"])
+    return replace(config, train=train, distill=distill)
 
 
 def _cosine(start: float, end: float, done: float) -> float:

@@ -8,10 +8,10 @@ import torch
 from tiny_detectors import tiny
 from tiny_runs import quiet_fit, run_config
 
-from frs_train import assemble, distributed
+from frs_train import assemble, distributed, engine
 from frs_train.config import DistillConfig, TrainConfig
 from frs_train.errors import UserError
-from frs_train.optim import learning_rate, shortened_warmups, warmup_within
+from frs_train.optim import learning_rate, shorten_warmups, warmup_within
 
 
 class Said:
@@ -74,21 +74,30 @@ def test_warmups_that_become_shorter_are_told(tmp_path):
         tmp_path, tmp_path, lr_warmup=10, distill=DistillConfig(teacher="t", warmup_iters=500)
     )
     alone = run_config(tmp_path, tmp_path, lr_warmup=10, distill=DistillConfig(method="none"))
-    assert shortened_warmups(plain, 154) == (
-        "A warm-up takes a quarter of the run at most. Of 154 iterations: --lr-warmup 500 becomes 38."
+    told = []
+    assert shorten_warmups(plain, 154, told.append) == replace(
+        plain, train=replace(plain.train, lr_warmup=38)
     )
-    assert shortened_warmups(taught, 154).endswith(": --warmup-iters 500 becomes 38.")
-    assert shortened_warmups(alone, 154) is shortened_warmups(plain, 2000) is None
+    assert shorten_warmups(taught, 154, told.append) == replace(
+        taught, distill=replace(taught.distill, warmup_iters=38)
+    )
+    assert told == [
+        "A warm-up takes a quarter of the run at most. Of 154 iterations: --lr-warmup 500 becomes 38.",
+        "A warm-up takes a quarter of the run at most. Of 154 iterations: --warmup-iters 500 becomes 38.",
+    ]
+    for config, total in ((alone, 154), (plain, 2000), (taught, 2000)):
+        assert shorten_warmups(config, total, pytest.fail) is config
 
 
-@pytest.mark.parametrize(("total", "taken"), [(154, 38), (4000, 500)])
-def test_both_warmups_of_a_learner_end(digits, teacher, tmp_path, total, taken):
-    distill = DistillConfig(teacher=str(teacher))
-    log = Said()
-    made = learner(run_config(digits, tmp_path, lr_warmup=500, distill=distill), log, total=total)
-    assert made.loss.warmup_iters == taken
-    told = [line for line in log.lines if "quarter of the run" in line]
-    assert len(told) == (total == 154) and all("--lr-warmup 500 becomes 38" in line for line in told)
+def test_a_run_trains_with_warmups_that_end(digits, tmp_path, monkeypatch):
+    config = run_config(digits, tmp_path, iterations=8, distill=DistillConfig(teacher="t"))
+
+    def made(config, *_, **__):
+        raise UserError(f"warm-up {config.distill.warmup_iters}")
+
+    monkeypatch.setattr(engine, "make_learner", made)
+    with pytest.raises(UserError, match="^warm-up 2$"):
+        quiet_fit(config)
 
 
 @pytest.mark.parametrize(
@@ -119,9 +128,9 @@ def test_batch_norm_is_as_torch_has_it(side, works):
         detector([torch.rand(3, 40, 40)], size=side)
 
 
-def learner(config, log, total=1000):
+def learner(config, log):
     classes = [str(digit) for digit in range(10)]
-    return assemble.make_learner(config, classes, torch.device("cpu"), log, True, total)
+    return assemble.make_learner(config, classes, torch.device("cpu"), log, True)
 
 
 @pytest.mark.parametrize(
