@@ -80,9 +80,13 @@ class FRSDistillationLoss(nn.Module):
         adapter: kind of :class:`FeatureAdapter`.
         feat_weight, head_weight: loss weights; the defaults are the paper's for RetinaNet.
         warmup_iters: both weights are multiplied by ``iteration / warmup_iters`` until that is 1; 0 turns
-            it off. ``iteration`` counts the forwards in training mode and is part of ``state_dict``.
+            it off. ``iteration`` counts optimiser steps and is part of ``state_dict``.
+        accumulate: forwards in training mode that make one optimiser step, see :meth:`count_steps`.
         normalizer, backend: as in :func:`frs_kernels.frs_loss`.
         resize: let the adapter interpolate the student's features to the teacher's sizes.
+
+    Raises:
+        ValueError: for channels or an adapter that do not fit, or ``accumulate`` below 1.
 
     Source: Du et al. 2021, section 4.1 and the official configurations.
     """
@@ -97,6 +101,7 @@ class FRSDistillationLoss(nn.Module):
         feat_weight: float = 0.005,
         head_weight: float = 0.02,
         warmup_iters: int = 500,
+        accumulate: int = 1,
         normalizer: str | float = "weight",
         resize: bool = False,
         backend: str = "auto",
@@ -111,6 +116,17 @@ class FRSDistillationLoss(nn.Module):
         self.normalizer = normalizer
         self.backend = backend
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
+        # Forwards of the step under way. No part of a checkpoint: a resumed run begins its step anew.
+        self.register_buffer("forwards", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_load_state_dict_post_hook(_begin_step)
+        self.count_steps(accumulate)
+
+    def count_steps(self, accumulate: int, forwards: int = 0) -> None:
+        """Counts one optimiser step every ``accumulate`` forwards, of which ``forwards`` are done."""
+        if accumulate < 1:
+            raise ValueError(f"accumulate={accumulate} forwards make no optimiser step: give 1 or more")
+        self.accumulate = accumulate
+        self.forwards.fill_(forwards)
 
     def forward(
         self,
@@ -142,7 +158,8 @@ class FRSDistillationLoss(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"feat_weight={self.feat_weight}, head_weight={self.head_weight}, "
-            f"warmup_iters={self.warmup_iters}, normalizer={self.normalizer!r}, backend={self.backend!r}"
+            f"warmup_iters={self.warmup_iters}, accumulate={self.accumulate}, "
+            f"normalizer={self.normalizer!r}, backend={self.backend!r}"
         )
 
     def _advance_warmup(self) -> float | Tensor:
@@ -151,8 +168,14 @@ class FRSDistillationLoss(nn.Module):
             return 1.0
         factor = (self.iteration / self.warmup_iters).clamp(max=1.0)
         if self.training:
-            self.iteration += 1
+            self.forwards += 1
+            self.iteration += self.forwards // self.accumulate
+            self.forwards %= self.accumulate
         return factor
+
+
+def _begin_step(loss: FRSDistillationLoss, _) -> None:
+    loss.forwards.zero_()
 
 
 def _as_list(levels: Levels | None) -> list[Tensor] | None:

@@ -40,7 +40,7 @@ class Distiller(Learner):
     """A student that learns from the data and from a teacher.
 
     Losses are the student's, and `frs_feature` and `frs_head` with weights and warm-up applied. The teacher
-    is no submodule: it is neither saved, nor trained, nor moved.
+    is no submodule: it is neither saved, nor trained, nor moved. `accumulate` forwards are one iteration.
 
     Raises:
         UserError: the two do not fit together.
@@ -53,6 +53,7 @@ class Distiller(Learner):
         config: DistillConfig,
         same_classes: bool,
         warn: Callable[[str], None],
+        accumulate: int = 1,
     ):
         super().__init__(student)
         self.config = config
@@ -91,6 +92,7 @@ class Distiller(Learner):
             feat_weight=config.feat_weight,
             head_weight=config.head_weight,
             warmup_iters=config.warmup_iters,
+            accumulate=accumulate,
             normalizer=1.0 if self.global_sum else config.normalizer,
             backend=config.backend,
         )

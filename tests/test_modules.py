@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import SIZES, tensors
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import frs_kernels as frs
 
@@ -92,6 +93,52 @@ def test_warm_up_stands_still_in_evaluation():
     assert module.iteration == 1
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_warm_up_counts_optimiser_steps_whatever_the_accumulation(accumulate):
+    module = frs.FRSDistillationLoss(
+        8, 8, 4, adapter="identity", feat_weight=1, head_weight=1, warmup_iters=3, accumulate=accumulate
+    )
+    base = arguments(8)
+    full = frs.frs_loss(*base).total
+    for step in range(5):
+        assert module.iteration == step
+        for _ in range(accumulate):
+            torch.testing.assert_close(module(*base).total, full * min(step / 3, 1.0))
+
+
+def test_a_checkpoint_holds_steps_and_a_resumed_run_begins_its_step_anew():
+    def build(accumulate):
+        return frs.FRSDistillationLoss(8, 8, 4, adapter="identity", accumulate=accumulate)
+
+    base, module = arguments(8), build(4)
+    for _ in range(6):
+        module(*base)
+    state = module.state_dict()
+    assert list(state) == ["iteration"]  # as before there was accumulation, so that old checkpoints load
+    assert state["iteration"] == 1
+    module.load_state_dict(state)  # into the module that has done 2 forwards of 4, and a fresh one
+    resumed = build(2)
+    resumed.load_state_dict(state)
+    for number in range(4):
+        assert module.iteration == 1
+        assert resumed.iteration == 1 + number // 2
+        module(*base), resumed(*base)
+    assert module.iteration == 2
+
+
+def test_forwards_in_evaluation_are_no_part_of_a_step():
+    module = frs.FRSDistillationLoss(8, 8, 4, adapter="identity", accumulate=2)
+    for mode in (True, False, False, True):
+        module.train(mode)(*arguments(8))
+    assert module.iteration == 1
+
+
+@pytest.mark.parametrize("accumulate", [0, -3])
+def test_a_step_of_no_forward_is_refused(refused, accumulate):
+    message = refused(frs.FRSDistillationLoss, 8, 8, 4, accumulate=accumulate)
+    assert message == f"accumulate={accumulate} forwards make no optimiser step: give 1 or more"
+
+
 def test_single_tensors_are_one_level():
     module = frs.FRSDistillationLoss(6, 8, 1, warmup_iters=0)
     levels = [t[0] for t in arguments()]
@@ -106,10 +153,12 @@ def test_masks_instead_of_logits():
 
 
 def test_compiles_into_one_graph():
-    module = frs.FRSDistillationLoss(6, 8, 4, warmup_iters=4)
+    module = frs.FRSDistillationLoss(6, 8, 4, warmup_iters=4, accumulate=2)
     base = arguments()
-    expected = [module(*base).total.item() for _ in range(3)]
+    expected = [module(*base).total.item() for _ in range(6)]
     module.iteration.zero_()
     torch.compiler.reset()
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    assert [compiled(*base).total.item() for _ in range(3)] == pytest.approx(expected, rel=1e-5)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(module, fullgraph=True, backend=counter)
+    assert [compiled(*base).total.item() for _ in range(6)] == pytest.approx(expected, rel=1e-5)
+    assert counter.frame_count == 1

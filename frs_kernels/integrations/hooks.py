@@ -90,6 +90,7 @@ class Distiller(nn.Module):
         criterion: adapters, loss weights and warm-up.
         student_sources, teacher_sources: where :class:`Capture` finds ``feats`` and ``logits``; the teacher's
             default to the student's. Without ``logits`` of the student there is no head term.
+        accumulate: forwards that make one optimiser step, where the criterion has not been told.
     """
 
     def __init__(
@@ -99,10 +100,14 @@ class Distiller(nn.Module):
         criterion: FRSDistillationLoss,
         student_sources: Mapping[str, Source],
         teacher_sources: Mapping[str, Source] | None = None,
+        *,
+        accumulate: int | None = None,
     ):
         super().__init__()
         self.student = student
         self.criterion = criterion
+        if accumulate is not None:
+            criterion.count_steps(accumulate)
         self._teacher = (teacher.eval().requires_grad_(False),)  # in a tuple: not a registered submodule
         self._of_student = Capture(student, **student_sources)
         self._of_teacher = Capture(teacher, **(teacher_sources or student_sources))

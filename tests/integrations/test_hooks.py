@@ -151,6 +151,17 @@ def test_activation_checkpointing_does_not_disturb_the_loss(student, teacher, im
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_warm_up_counts_optimiser_steps(student, teacher, images, accumulate):
+    loss = frs.FRSDistillationLoss(8, 12, 3, warmup_iters=500)
+    distiller = Distiller(student, teacher, loss, SOURCES, accumulate=accumulate)
+    for forward in range(1, 9):
+        distiller(images)
+        assert loss.iteration == forward // accumulate
+    Distiller(student, teacher, loss, SOURCES)  # what the criterion has been told stays
+    assert loss.accumulate == accumulate
+
+
 def _train_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
