@@ -21,7 +21,7 @@ Features are what a neck returns (a sequence of levels) or one level; logits wha
 
 from torch import Tensor, nn
 
-from frs_kernels.integrations import need
+from frs_kernels.integrations import configurable, need
 from frs_kernels.integrations.hooks import class_logits
 from frs_kernels.levels import Levels
 from frs_kernels.modules import FeatureAdapter, FRSDistillationLoss
@@ -34,10 +34,12 @@ from mmengine.registry import HOOKS, MODELS  # noqa: E402
 
 
 @MODELS.register_module()
+@configurable
 class FRSLoss(FRSDistillationLoss):
     """The whole method: adapters, both terms and warm-up; arguments as of FRSDistillationLoss.
 
-    Its adapters are trained by the run's optimiser, its count of iterations is in the checkpoint.
+    Its adapters are trained by the run's optimiser, its count of optimiser steps is in the checkpoint. Under
+    gradient accumulation, list FRSWarmupHook among the hooks.
     """
 
     def forward(self, s_feature: Levels, t_feature: Levels, t_logits, s_logits=None) -> Tensor:
@@ -47,6 +49,7 @@ class FRSLoss(FRSDistillationLoss):
 
 
 @MODELS.register_module()
+@configurable
 class FRSConnector(FeatureAdapter):
     """FeatureAdapter as a connector for the student's features: all levels of the neck, or one."""
 
@@ -66,6 +69,7 @@ class _Term(nn.Module):
 
 
 @MODELS.register_module()
+@configurable
 class FRSFeatureLoss(_Term):
     """The imitation term alone, between features whose channels and sizes agree (use FRSConnector)."""
 
@@ -77,11 +81,19 @@ class FRSFeatureLoss(_Term):
 
 
 @MODELS.register_module()
+@configurable
 class FRSHeadLoss(_Term):
     """The head term alone; with ``beta`` > 0 in quality focal form (CrossKD), ``masked=False`` unweighted."""
 
-    def __init__(self, loss_weight: float = 1.0, beta: float = 0.0, masked: bool = True, **kwargs):
-        super().__init__(loss_weight, **kwargs)
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        beta: float = 0.0,
+        masked: bool = True,
+        normalizer: str | float = "weight",
+        backend: str = "auto",
+    ):
+        super().__init__(loss_weight, normalizer, backend)
         self.beta = beta
         self.masked = masked
 
@@ -96,19 +108,30 @@ class FRSHeadLoss(_Term):
 
 
 @HOOKS.register_module()
+@configurable
 class FRSWarmupHook(Hook):
-    """Lets the weights of FRSFeatureLoss and FRSHeadLoss grow linearly over the first iterations.
+    """Lets the weights of FRSFeatureLoss and FRSHeadLoss grow linearly over the first optimiser steps.
 
-    It reads the runner's own count, so a resumed run goes on where it was.
+    One step is ``accumulative_counts`` of the runner's ``optim_wrapper`` iterations; FRSLoss, whose warm-up
+    is its own, is told so too. The count is the runner's, so a resumed run goes on where it was.
+
+    Args:
+        iters: optimiser steps until the weights are reached.
     """
 
     def __init__(self, iters: int = 500):
         self.iters = iters
 
+    def before_train(self, runner) -> None:
+        self.accumulate = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        for module in runner.model.modules():
+            if isinstance(module, FRSDistillationLoss):
+                module.count_steps(self.accumulate, runner.iter % self.accumulate)
+
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         for module in runner.model.modules():
             if isinstance(module, _Term):
-                module.factor = min(runner.iter / self.iters, 1.0)
+                module.factor = min(runner.iter // self.accumulate / self.iters, 1.0)
 
 
 def _levels(feature: Levels) -> list[Tensor]:

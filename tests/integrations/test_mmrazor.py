@@ -97,7 +97,9 @@ def distiller() -> TinyDistiller:
     return TinyDistiller(**config.distiller)
 
 
-def runner_for(model, folder, *, iters: int, hooks: list, resume: bool = False) -> Runner:
+def runner_for(
+    model, folder, *, iters: int, hooks: list, resume: bool = False, accumulate: int = 1
+) -> Runner:
     random = torch.Generator().manual_seed(0)
     data = [{"inputs": torch.randn(3, 48, 64, generator=random)} for _ in range(8)]
     return Runner(
@@ -108,10 +110,10 @@ def runner_for(model, folder, *, iters: int, hooks: list, resume: bool = False) 
             "collate_fn": {"type": "default_collate"},
         },
         train_cfg={"by_epoch": False, "max_iters": iters},
-        optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-3}},
+        optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-3}, "accumulative_counts": accumulate},
         default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1, "by_epoch": False}},
         custom_hooks=hooks,
-        experiment_name=f"frs{iters}",
+        experiment_name=f"frs{iters}-{folder.name}",
         log_level="ERROR",
         resume=resume,
     )  # fmt: skip
@@ -206,3 +208,40 @@ def test_runner_trains_adapters_warms_up_and_resumes_where_it_was(distiller, tmp
     assert recording.factors == [0.75, 1.0, 1.0]
     assert recording.counts == [4, 5, 6]
     assert isinstance(fresh.distill_losses["loss_frs"], FRSLoss)
+
+
+def test_warm_up_counts_optimiser_steps_under_accumulation(distiller, tmp_path, monkeypatch):
+    """The run is cut off and resumed in the middle of a step: MMEngine goes on with that step."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    hooks = [{"type": "FRSWarmupHook", "iters": 4}, {"type": "Recording"}]
+    factors, counts = [], []
+    fresh = TinyDistiller(**Config.fromstring(CONFIG, file_format=".py").distiller)
+    for model, iters in ((distiller, 5), (fresh, 9)):
+        runner = runner_for(model, tmp_path, iters=iters, hooks=hooks, resume=iters > 5, accumulate=2)
+        runner.train()
+        recording = next(hook for hook in runner.hooks if isinstance(hook, Recording))
+        factors += recording.factors
+        counts += recording.counts
+    assert factors == [step / 4 for step in (0, 0, 1, 1, 2, 2, 3, 3, 4)]
+    assert counts == [0, 1, 1, 2, 2, 3, 3, 4, 4]  # after each iteration
+
+
+@pytest.mark.parametrize("kind", ["FRSLoss", "FRSConnector", "FRSFeatureLoss", "FRSHeadLoss"])
+def test_a_wrong_keyword_is_told_with_the_types_name_and_its_keywords(kind):
+    needed = {"student_channels": 8, "teacher_channels": 8, "num_levels": 3}
+    needed = needed if kind in ("FRSLoss", "FRSConnector") else {}
+    RAZOR_MODELS.build({"type": kind} | needed)
+    keyword = "kind" if kind == "FRSConnector" else "normalizer"
+    with pytest.raises(
+        TypeError, match=f"{kind}: .*unexpected keyword.*'bakcend'; it takes .*{keyword}"
+    ) as told:
+        RAZOR_MODELS.build({"type": kind, "bakcend": "eager"} | needed)
+    assert "_Term" not in str(told.value)
+    assert "FRSDistillationLoss" not in str(told.value)
+
+
+def test_a_missing_keyword_is_told_with_the_types_name():
+    with pytest.raises(
+        TypeError, match="FRSLoss: missing a required argument: 'student_channels'; it takes "
+    ):
+        RAZOR_MODELS.build({"type": "FRSLoss"})
