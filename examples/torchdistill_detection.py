@@ -34,9 +34,10 @@ class Rectangles(Dataset):
 
 @register_collate_func
 def detection_collate(batch):
-    """Images differ in size: lists, not one tensor."""
+    """Images differ in size: lists, not one tensor. The box reads the third as a dict of the batch."""
     images, targets, supplementary = zip(*batch, strict=True)
-    return list(images), list(targets), supplementary
+    names = supplementary[0]
+    return list(images), list(targets), {name: [each[name] for each in supplementary] for name in names}
 
 
 def distillation_box(path: Path):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from frs_kernels.integrations import need
+from frs_kernels.integrations import configurable, need
 from frs_kernels.integrations.hooks import class_logits, tensors_in
 from frs_kernels.levels import split_levels
 from frs_kernels.modules import FeatureAdapter
@@ -29,6 +29,7 @@ from torchdistill.models.wrapper import AuxiliaryModelWrapper  # noqa: E402
 
 
 @register_mid_level_loss(key="FRSLoss")
+@configurable
 class FRSLoss(nn.Module):
     """The FRS loss of a whole pyramid.
 
@@ -41,8 +42,9 @@ class FRSLoss(nn.Module):
         student_features, teacher_features, teacher_logits, student_logits: ``{path: ..., io: output}``;
             without ``student_logits`` there is no head term.
         feat_weight, head_weight, normalizer, backend: as in :func:`frs_kernels.frs_loss`.
-        warmup_iters: both weights grow linearly from 0 during so many calls. torchdistill keeps no state of
-            losses: give a resumed run ``first_iter``, the iterations already done.
+        warmup_iters: both weights grow linearly from 0 during so many optimiser steps. torchdistill keeps no
+            state of losses: give a resumed run ``first_iter``, the steps already done.
+        accumulate: calls that make one optimiser step: the ``grad_accum_step`` of the optimizer.
         resize: interpolate the student's features to the teacher's sizes.
     """
 
@@ -57,11 +59,14 @@ class FRSLoss(nn.Module):
         head_weight: float = 0.02,
         warmup_iters: int = 500,
         first_iter: int = 0,
+        accumulate: int = 1,
         resize: bool = False,
         normalizer: str | float = "weight",
         backend: str = "auto",
     ):
         super().__init__()
+        if accumulate < 1:
+            raise ValueError(f"accumulate={accumulate} calls make no optimiser step: give 1 or more")
         self.student_features = student_features
         self.teacher_features = teacher_features
         self.teacher_logits = teacher_logits
@@ -69,7 +74,8 @@ class FRSLoss(nn.Module):
         self.feat_weight = feat_weight
         self.head_weight = head_weight
         self.warmup_iters = warmup_iters
-        self.iteration = first_iter
+        self.accumulate = accumulate
+        self.calls = first_iter * accumulate
         self.resize = resize
         self.normalizer = normalizer
         self.backend = backend
@@ -83,8 +89,9 @@ class FRSLoss(nn.Module):
         student_logits = None
         if self.student_logits is not None:
             student_logits = _logits(student_io_dict, self.student_logits, teacher_feats)
-        factor = min(self.iteration / self.warmup_iters, 1.0) if self.warmup_iters > 0 else 1.0
-        self.iteration += 1
+        step = self.calls // self.accumulate
+        factor = min(step / self.warmup_iters, 1.0) if self.warmup_iters > 0 else 1.0
+        self.calls += 1
         return frs_loss(
             student_feats,
             teacher_feats,
@@ -98,14 +105,16 @@ class FRSLoss(nn.Module):
 
 
 @register_auxiliary_model_wrapper(key="FRSTeacher")
+@configurable
 class FRSTeacher(AuxiliaryModelWrapper):
     """A teacher in evaluation mode, called with the images only, without gradients.
 
     Args:
         teacher_model: the detector; its modules are found under "teacher_model." by ``forward_hook``.
+        device, device_ids, distributed: given by torchdistill, and not needed.
     """
 
-    def __init__(self, teacher_model: nn.Module, **kwargs):
+    def __init__(self, teacher_model: nn.Module, device=None, device_ids=None, distributed: bool = False):
         super().__init__()
         self.teacher_model = teacher_model.requires_grad_(False)
 
@@ -119,6 +128,7 @@ class FRSTeacher(AuxiliaryModelWrapper):
 
 
 @register_auxiliary_model_wrapper(key="FRSStudent")
+@configurable
 class FRSStudent(AuxiliaryModelWrapper):
     """A student, with adapters that run on its captured features after its forward.
 
@@ -142,7 +152,6 @@ class FRSStudent(AuxiliaryModelWrapper):
         device_ids=None,
         distributed: bool = False,
         find_unused_parameters: bool | None = None,
-        **kwargs,
     ):
         super().__init__()
         place = device, device_ids, distributed, find_unused_parameters

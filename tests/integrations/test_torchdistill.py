@@ -12,7 +12,8 @@ pytest.importorskip("torchvision", reason="needs torchvision (pip install torchv
 
 from torchdistill.common.yaml_util import load_yaml_file  # noqa: E402
 from torchdistill.losses.registry import get_mid_level_loss  # noqa: E402
-from torchdistill_detection import distillation_box, train  # noqa: E402
+from torchdistill.models.registry import get_auxiliary_model_wrapper  # noqa: E402
+from torchdistill_detection import detection_collate, distillation_box, train  # noqa: E402
 
 from frs_kernels.integrations.torchdistill import FRSLoss, FRSStudent, FRSTeacher  # noqa: E402
 
@@ -116,6 +117,35 @@ def test_warm_up_counts_from_first_iter():
         torch.testing.assert_close(criterion(student, teacher), factor * full)
 
 
+def test_warm_up_counts_optimiser_steps_under_accumulation():
+    student, teacher = kept(levels(4, 0), levels(6, 2)), kept(levels(4, 1), levels(6, 3))
+    full = frs_loss_of_a_configuration()(student, teacher)
+    criterion = frs_loss_of_a_configuration(warmup_iters=4, first_iter=1, accumulate=2)
+    for factor in (0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0, 1.0):
+        torch.testing.assert_close(criterion(student, teacher), factor * full)
+    with pytest.raises(ValueError, match="accumulate=0 calls make no optimiser step"):
+        frs_loss_of_a_configuration(accumulate=0)
+
+
+def test_the_examples_tell_the_loss_how_often_the_box_accumulates(family):
+    config = load_yaml_file(str(EXAMPLES / f"torchdistill_{family}.yaml"))["train"]
+    text = (EXAMPLES / f"torchdistill_{family}.yaml").read_text()
+    loss = config["criterion"]["kwargs"]["sub_terms"]["frs"]["criterion"]["kwargs"]
+    assert loss["accumulate"] == config["optimizer"]["grad_accum_step"]
+    assert "accumulate: *accumulate" in text  # one number in the file
+
+
+def test_a_wrong_keyword_is_told_with_the_types_name_and_its_keywords():
+    with pytest.raises(TypeError, match="FRSLoss: .*'warmup'; it takes student_features, .*warmup_iters"):
+        frs_loss_of_a_configuration(warmup=3)
+    student = {"student_model": torch.nn.Identity(), "features": {"path": "x"}, "device": None}
+    channels = {"student_channels": 4, "teacher_channels": 4, "num_levels": 5}
+    with pytest.raises(TypeError, match="FRSStudent: .*'adaptor'; it takes .*num_levels, adapter"):
+        get_auxiliary_model_wrapper("FRSStudent", **student, **channels, adaptor="conv1x1")
+    with pytest.raises(TypeError, match="FRSTeacher: .*'frozen'; it takes teacher_model"):
+        get_auxiliary_model_wrapper("FRSTeacher", teacher_model=torch.nn.Identity(), frozen=True)
+
+
 def test_features_of_other_sizes_are_resized_on_request():
     student = [torch.randn(2, 4, 2 * h, 2 * w) for h, w in SIZES]
     sources = kept(student, None), kept(levels(4, 1), levels(6, 3))
@@ -145,3 +175,12 @@ def test_the_teacher_wrapper_puts_a_training_detector_into_evaluation_mode():
     assert not teacher.training
     assert "boxes" in output[0]
     assert all(not p.requires_grad for p in wrapper.parameters())
+
+
+def test_the_examples_batches_are_what_every_version_of_the_box_reads():
+    """1.1.4 and the repository after 1.1.5 ask the third part for entries by name."""
+    batch = [(torch.zeros(3, 8, 8), {"boxes": None}, {"path": name}) for name in "ab"]
+    images, targets, supplementary = detection_collate(batch)
+    assert len(images) == len(targets) == 2
+    assert supplementary == {"path": ["a", "b"]}
+    assert detection_collate([(image, target, {}) for image, target, _ in batch])[2] == {}
