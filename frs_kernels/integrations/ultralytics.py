@@ -27,6 +27,7 @@ need("ultralytics", REQUIREMENT)
 
 from ultralytics import __version__ as ULTRALYTICS_VERSION  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
+from ultralytics.nn.tasks import guess_model_task  # noqa: E402
 
 
 @contextlib.contextmanager
@@ -59,7 +60,7 @@ def use_frs_kernels(
             student_feat, teacher_feat, score, normalizer="weight_channels", scale=scale, backend=backend
         )
         if head_weight:
-            loss = loss + _head_loss(self, feat_idx, score, head_weight * scale, backend)
+            loss = loss + scale * _head_loss(self, feat_idx, score, head_weight, backend)
         return loss
 
     model.loss_sl2 = loss_sl2
@@ -78,9 +79,12 @@ class FRSTrainer(DetectionTrainer):
 
     Attributes:
         head_weight: weight of the head loss beside the imitation loss, see :func:`use_frs_kernels`.
-        warmup_iters: the distillation loss grows linearly from 0 during so many batches; a resumed run
-            goes on where it was.
+        warmup_iters: the distillation loss grows linearly from 0 during so many optimiser steps, however
+            many batches ``nbs`` makes of one; a resumed run goes on where it was.
         backend: as in :func:`frs_kernels.weighted_mse`.
+
+    Raises:
+        ValueError: without a teacher, or for a model of another task than detection.
     """
 
     head_weight: float = 0.0
@@ -92,7 +96,6 @@ class FRSTrainer(DetectionTrainer):
         super().__init__(*args, **kwargs)
         if self.args.distill_model is None:
             raise ValueError("FRSTrainer distils: give train(...) distill_model=, the path of a teacher")
-        self.iteration = -1
 
     def train(self):
         with use_frs_kernels(head_weight=self.head_weight, factor=self.warmup_factor, backend=self.backend):
@@ -100,15 +103,20 @@ class FRSTrainer(DetectionTrainer):
 
     def warmup_factor(self) -> float:
         """What the distillation loss of the current batch is multiplied with."""
-        return min(self.iteration / self.warmup_iters, 1.0) if self.warmup_iters > 0 else 1.0
+        if self.warmup_iters <= 0:
+            return 1.0
+        steps = self.ema.updates  # one an optimiser step, in every process, and restored from checkpoints
+        return min(steps / self.warmup_iters, 1.0)
 
-    def preprocess_batch(self, batch: dict) -> dict:
-        self.iteration += 1
-        return super().preprocess_batch(batch)
-
-    def resume_training(self, ckpt) -> None:
-        super().resume_training(ckpt)
-        self.iteration = self.start_epoch * len(self.train_loader) - 1
+    def get_model(self, *args, **kwargs):
+        model = super().get_model(*args, **kwargs)
+        task = guess_model_task(model)
+        if task != "detect":
+            raise ValueError(
+                f"FRSTrainer trains models for the task detect, {self.args.model} is for the task {task}: "
+                "train it with its own trainer within use_frs_kernels()"
+            )
+        return model
 
     def save_model(self):
         self.args.compile = self.compile_mode  # into the checkpoint, for a resumed run
@@ -148,7 +156,7 @@ def _moved(what: str) -> RuntimeError:
     )
 
 
-def _head_loss(model, level: int, score: Tensor, scale: float, backend: str) -> Tensor:
+def _head_loss(model, level: int, score: Tensor, weight: float, backend: str) -> Tensor:
     """The weighted cross-entropy between class scores at one level, averaged over the head's branches."""
     try:
         # Keyed by level or by layer, as the version has it: the features in order, then what the head gave.
@@ -165,9 +173,9 @@ def _head_loss(model, level: int, score: Tensor, scale: float, backend: str) -> 
     for student, teacher in branches:
         if student.shape != teacher.shape:
             raise ValueError(
-                f"head_weight={scale} needs a teacher with the student's classes: student scores "
+                f"head_weight={weight} needs a teacher with the student's classes: student scores "
                 f"{list(student.shape)}, teacher scores {list(teacher.shape)}"
             )
         student, teacher = (scores.split(sizes, dim=-1)[level] for scores in (student, teacher))
-        losses.append(weighted_bce(student, teacher, score, scale=scale, backend=backend))
+        losses.append(weighted_bce(student, teacher, score, scale=weight, backend=backend))
     return sum(losses) / len(losses)

@@ -114,9 +114,56 @@ def test_head_loss_needs_a_teacher_with_the_students_classes(folder, tmp_path):
     losses_and_gradients(trainer.model, batch)  # features alone do not mind
     with (
         use_frs_kernels(head_weight=0.5),
-        pytest.raises(ValueError, match="a teacher with the student's classes"),
+        pytest.raises(ValueError, match="head_weight=0.5 needs a teacher with the student's classes"),
     ):
         losses_and_gradients(trainer.model, batch)
+
+
+def test_the_head_weight_that_is_named_is_the_users_not_that_of_the_warm_up(folder, tmp_path):
+    other = str(write_teacher(tmp_path / "other.pt", classes=5))
+    trainer = WarmingTrainer(overrides=settings(folder, distill_model=other))
+    with pytest.raises(ValueError, match=r"head_weight=0\.5 needs a teacher with the student's classes"):
+        trainer.train()  # in its first batch, where the warm-up is 0
+
+
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [("yolo26n-seg.yaml", "segment"), ("yolo26n-pose.yaml", "pose"), ("yolo26n-obb.yaml", "obb")],
+)
+def test_a_model_of_another_task_is_told_before_it_trains(folder, config, task):
+    started = []
+    model = YOLO(config)
+    model.add_callback("on_train_start", started.append)
+    others = settings(folder)
+    del others["model"]
+    message = f"models for the task detect, {config} is for the task {task}.*use_frs_kernels"
+    with pytest.raises(ValueError, match=message):
+        model.train(trainer=FRSTrainer, **others)
+    assert not started
+
+
+def test_warm_up_counts_optimiser_steps_while_their_batches_grow(folder):
+    """In the warm-up of Ultralytics `accumulate` grows from 1 to nbs / batch, here 4 batches of 2 images."""
+    seen = []  # (optimiser steps done, what the trainer makes of them) at every batch
+    steps = 0
+    trainer = WarmingTrainer(
+        overrides=settings(folder, name="growing", epochs=3, batch=2, nbs=8, warmup_epochs=2)
+    )
+    step = trainer.optimizer_step
+
+    def counted():
+        nonlocal steps
+        step()
+        steps += 1
+
+    trainer.optimizer_step = counted
+    trainer.add_callback(
+        "on_train_batch_start", lambda t: seen.append((steps, t.accumulate, t.warmup_factor()))
+    )
+    trainer.train()
+    assert {accumulate for _, accumulate, _ in seen} == {1, 2, 3, 4}
+    assert [factor for *_, factor in seen] == [min(done / 8, 1.0) for done, *_ in seen]
+    assert 4 < seen[-1][0] < len(seen) - 1  # fewer steps than batches
 
 
 class WarmingTrainer(FRSTrainer):
@@ -135,7 +182,7 @@ def test_warm_up_and_head_loss_go_on_after_a_resumed_checkpoint(folder):
 
     factors = []
     first = WarmingTrainer(overrides=settings(folder, epochs=3, name="resumed"))
-    first.add_callback("on_train_batch_end", lambda t: factors.append(t.warmup_factor()))
+    first.add_callback("on_train_batch_start", lambda t: factors.append(t.warmup_factor()))
     first.add_callback("on_fit_epoch_end", stop)
     with pytest.raises(Stop):
         first.train()
@@ -147,7 +194,7 @@ def test_warm_up_and_head_loss_go_on_after_a_resumed_checkpoint(folder):
     seen = {}
     again = WarmingTrainer(overrides={"resume": str(first.last), "model": str(first.last)})
     again.add_callback("on_train_start", lambda t: seen.update(copy.deepcopy(t.model.projector.state_dict())))
-    again.add_callback("on_train_batch_end", lambda t: factors.append(t.warmup_factor()))
+    again.add_callback("on_train_batch_start", lambda t: factors.append(t.warmup_factor()))
     again.train()
     torch.testing.assert_close(seen, {name: value.float() for name, value in kept.items()})
     assert factors == [step / 8 for step in range(6)]
