@@ -45,11 +45,24 @@ def fgfi(student: Levels, teacher: Levels, near_objects: Levels) -> Tensor:
 def defeat(
     student: Levels, teacher: Levels, foreground: Levels, fg_weight: float, bg_weight: float
 ) -> Tensor:
-    """DeFeat (Guo 2021), its features: foreground and background, each over its own size, in one pass."""
+    """DeFeat (Guo 2021, eq. 3), its features: foreground and background, each over its own size, in one
+    pass."""
     masks = [foreground, [1 - mask for mask in foreground]]
     return frs.weighted_mse(
         student, teacher, masks, normalizer="weight", scale=[fg_weight / 2, bg_weight / 2]
     )
+
+
+def defeat_released(
+    student: Levels, teacher: Levels, foreground: Levels, fg_weight: float, bg_weight: float
+) -> Tensor:
+    """DeFeat as its code computes it: over the channels and the number of levels too.
+
+    Weights of its configurations go with this one.
+    """
+    masks = [foreground, [1 - mask for mask in foreground]]
+    shares = [weight / (2 * len(student)) for weight in (fg_weight, bg_weight)]
+    return frs.weighted_mse(student, teacher, masks, normalizer="weight_channels", scale=shares)
 
 
 def fgd_attention(teacher: Levels, temperature: float = 0.5) -> tuple[Levels, Levels]:
@@ -77,12 +90,44 @@ def fgd(
     )
 
 
-def quality_focal(
-    student: Levels, teacher: Levels, beta: float = 1.0, divisor: float | Tensor = 1.0
+def pgd_attention(
+    teacher: Levels, over_space: float = 0.5, over_channels: float = 0.5
+) -> tuple[Levels, Levels]:
+    """PGD's attention (Yang 2022) at two temperatures: over space as FGD's, over the channels of each
+    location ``[B, C, H, W]``."""
+    spatial, _ = fgd_attention(teacher, over_space)
+    return spatial, [(feat.abs() / over_channels).softmax(1) * feat.shape[1] for feat in teacher]
+
+
+def pgd(
+    student: Levels, teacher: Levels, foreground: Levels, background: Levels, alpha: float, beta: float
 ) -> Tensor:
-    """CrossKD (Wang 2024), BCKD (Yang 2023): |p - q|^beta BCE(s, q) at every location, over ``divisor``."""
-    ones = [torch.ones_like(s[:, 0]) for s in student]
-    return frs.weighted_bce(student, teacher, ones, beta=beta, normalizer=divisor)
+    """PGD's feature loss of one head (Yang 2022), per image. A channel weight of each location multiplies the
+    squared error, so its root goes to both features.
+
+    ``foreground`` holds the quality scores over the number of locations that have one, ``background``
+    1 / (its size) outside.
+    """
+    spatial, channel = pgd_attention(teacher)
+    masks = [[mask * s for mask, s in zip(maps, spatial, strict=True)] for maps in (foreground, background)]
+    roots = [attention.sqrt() for attention in channel]
+    x, y = ([feat * root for feat, root in zip(feats, roots, strict=True)] for feats in (student, teacher))
+    return frs.weighted_mse(x, y, masks, normalizer="batch", scale=[alpha, beta])
+
+
+def quality_focal(
+    student: Levels,
+    teacher: Levels,
+    beta: float = 1.0,
+    divisor: float | Tensor = 1.0,
+    label_weights: Levels | None = None,
+) -> Tensor:
+    """CrossKD (Wang 2024), BCKD (Yang 2023): |p - q|^beta BCE(s, q) at every location, over ``divisor``.
+
+    ``label_weights`` [B, H, W] a level leave locations out: 0 where an image is padded or an anchor ignored.
+    """
+    maps = label_weights or [torch.ones_like(s[:, 0]) for s in student]
+    return frs.weighted_bce(student, teacher, maps, beta=beta, normalizer=divisor)
 
 
 def main() -> None:
@@ -98,7 +143,9 @@ def main() -> None:
         "whole map": whole_map_l2(student, teacher),
         "FGFI": fgfi(student, teacher, foreground),
         "DeFeat": defeat(student, teacher, foreground, 0.5, 0.05),
+        "DeFeat's code": defeat_released(student, teacher, foreground, 3, 12),
         "FGD": fgd(student, teacher, foreground, background, 1e-3, 5e-4),
+        "PGD": pgd(student, teacher, foreground, background, 1e-3, 5e-4),
         "quality focal": quality_focal(student, teacher),
     }
     for name, loss in losses.items():

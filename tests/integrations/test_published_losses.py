@@ -1,40 +1,79 @@
-"""The recipes of examples/other_losses.py beside the formulas of the papers, location by location."""
+"""The table of other losses in docs/integrations.md, row by row.
+
+The call as it stands there, and the recipe of examples/other_losses.py where there is one, are compared with
+the arithmetic of the method's own code (the paper's, where the row says so), written here in eager PyTorch from
+its description.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 import other_losses as recipes
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+import frs_kernels as frs
+
+DOCS = Path(__file__).parents[2] / "docs" / "integrations.md"
 SIZES = [(8, 10), (4, 5), (2, 3)]
 IMAGE = (64, 80)
 BOXES = [torch.tensor([[4.0, 8, 36, 40], [50, 20, 78, 60]]), torch.tensor([[16.0, 0, 48, 30]])]
 
+CALLS = dict(re.findall(r"^\| ([^|]+) \| `(\w+\(.+\))` \|", DOCS.read_text(), flags=re.MULTILINE))
+TESTED = set()
 
-def levels(seed: int, channels: int = 12) -> list[torch.Tensor]:
+
+def row(method: str) -> Callable:
+    """Gives a test the documented call of a method, as a function of the names in it."""
+    code = compile(CALLS[method], f"{DOCS}: {method}", "eval")
+    functions = {name: getattr(frs, name) for name in ("frs_loss", "weighted_mse", "weighted_bce")}
+    TESTED.add(method)
+    return pytest.mark.parametrize(
+        "call", [lambda **names: eval(code, functions | names)], ids=["documented"]
+    )
+
+
+def levels(seed: int, channels: int = 12) -> list[Tensor]:
     random = torch.Generator().manual_seed(seed)
     return [torch.randn(2, channels, *size, generator=random, dtype=torch.float64) for size in SIZES]
 
 
 @pytest.fixture
-def student():
+def student() -> list[Tensor]:
     return [x.requires_grad_() for x in levels(0)]
 
 
 @pytest.fixture
-def teacher():
+def teacher() -> list[Tensor]:
     return levels(1)
 
 
 @pytest.fixture
-def foreground():
+def foreground() -> list[Tensor]:
     return [m.double() for m in recipes.box_maps(BOXES, SIZES, IMAGE)]
 
 
-def same(ours, theirs, student) -> None:
+def pairs(*lists):
+    return zip(*lists, strict=True)
+
+
+def same(ours: Tensor, theirs: Tensor, student: list[Tensor], rtol: float = 1e-12) -> None:
     """Equal values, and equal gradients for the student."""
-    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0)
     grads = [torch.autograd.grad(loss, student, retain_graph=True) for loss in (ours, theirs)]
-    torch.testing.assert_close(*grads)
+    torch.testing.assert_close(*grads, rtol=rtol, atol=1e-13)
+
+
+def test_every_row_of_the_table_that_has_a_call_is_tested():
+    assert len(CALLS) == 11
+    assert set(CALLS) == TESTED
+    starred = {method for method in CALLS if method.endswith("*")}
+    public = {name for name in vars(recipes) if callable(getattr(recipes, name)) and name[0].islower()}
+    helpers = {"box_maps", "fgd_attention", "pgd_attention", "main"}
+    assert len(starred) == len(public - helpers)
 
 
 def test_box_maps_mark_every_location_that_a_box_touches(foreground):
@@ -51,61 +90,223 @@ def test_box_maps_mark_every_location_that_a_box_touches(foreground):
                     assert foreground[level][image, y, x] == touched
 
 
-def test_whole_map_l2(student, teacher):
-    theirs = sum(F.mse_loss(x, y) for x, y in zip(student, teacher, strict=True))
+@row("FRS (Du 2021)")
+def test_frs(call, student, teacher):
+    """The largest class probability weighs both errors of a level, over its sum; see test_official.py too."""
+    logits, teacher_logits = [s.requires_grad_() for s in levels(2, 6)], levels(3, 6)
+    theirs = 0.0
+    for x, y, s, t in pairs(student, teacher, logits, teacher_logits):
+        q, richness = t.sigmoid(), t.sigmoid().amax(dim=1, keepdim=True)
+        error = ((x - y) ** 2 * richness).sum()
+        entropy = (F.binary_cross_entropy(s.sigmoid(), q, reduction="none") * richness).sum()
+        theirs = theirs + (error + entropy) / richness.sum()
+    ours = sum(
+        call(x=x, y=y, s=s, T=t).total for x, y, s, t in pairs(student, teacher, logits, teacher_logits)
+    )
+    same(ours, theirs, student + logits)
+
+
+@row("Ultralytics `loss_sl2`")
+def test_ultralytics(call, student, teacher):
+    """A mean over channels and a weighted one over locations, flat; test_ultralytics.py runs the package."""
+    masks = [t.sigmoid().amax(1) for t in levels(2)]
+    theirs = 0.0
+    for x, y, mask in pairs(student, teacher, masks):
+        over_channels = (x - y).square().mean(dim=1).flatten()
+        theirs = theirs + over_channels @ mask.flatten() / mask.sum()
+    ours = sum(call(x=x, y=y, mask=mask) for x, y, mask in pairs(student, teacher, masks))
+    same(ours, theirs, student, rtol=1e-9)  # their divisor has 1e-9 beside the sum
+
+
+@row("FitNets, whole-map L2 *")
+def test_whole_map_l2(call, student, teacher):
+    theirs = sum(F.mse_loss(x, y) for x, y in pairs(student, teacher))
+    ones = [torch.ones_like(x[:, 0]) for x in student]
+    same(sum(call(x=x, y=y, ones=one) for x, y, one in pairs(student, teacher, ones)), theirs, student)
     same(recipes.whole_map_l2(student, teacher), theirs, student)
 
 
-def test_fgfi(student, teacher, foreground):
-    """L = 1/(2 N_p) sum_ij I_ij sum_c (f_adap(s)_ijc - t_ijc)^2, N_p = sum_ij I_ij (Wang et al., eq. 3)."""
+@row("FGFI (Wang 2019) *")
+def test_fgfi(call, student, teacher, foreground):
+    """L = 1/(2 N_p) sum_ij I_ij sum_c (f_adap(s)_ijc - t_ijc)^2, N_p = sum_ij I_ij (eq. 3; so the code)."""
     theirs = 0.0
-    for x, y, mask in zip(student, teacher, foreground, strict=True):
-        positive = mask.sum()
+    for x, y, mask in pairs(student, teacher, foreground):
         error = ((x - y) ** 2).sum(dim=1)
-        theirs = theirs + (mask * error).sum() / (2 * positive)
+        theirs = theirs + (mask * error).sum() / (2 * mask.sum())
+    ours = sum(call(x=x, y=y, near_objects=mask) for x, y, mask in pairs(student, teacher, foreground))
+    same(ours, theirs, student)
     same(recipes.fgfi(student, teacher, foreground), theirs, student)
 
 
-def test_defeat(student, teacher, foreground):
-    """alpha_obj/(2 N_obj) sum M (..)^2 + alpha_bg/(2 N_bg) sum (1 - M) (..)^2 (Guo et al., eq. 3)."""
+@row("DeFeat (Guo 2021), paper *")
+def test_defeat_of_the_paper(call, student, teacher, foreground):
+    """alpha_obj/(2 N_obj) sum M (..)^2 + alpha_bg/(2 N_bg) sum (1 - M) (..)^2 (eq. 3)."""
     theirs = 0.0
-    for x, y, mask in zip(student, teacher, foreground, strict=True):
+    for x, y, mask in pairs(student, teacher, foreground):
         error = ((x - y) ** 2).sum(dim=1)
         theirs = theirs + 0.5 / (2 * mask.sum()) * (mask * error).sum()
         theirs = theirs + 0.05 / (2 * (1 - mask).sum()) * ((1 - mask) * error).sum()
+    ours = sum(call(x=x, y=y, fg=fg, a=0.5, b=0.05) for x, y, fg in pairs(student, teacher, foreground))
+    same(ours, theirs, student)
     same(recipes.defeat(student, teacher, foreground, 0.5, 0.05), theirs, student)
 
 
-def test_fgd(student, teacher, foreground):
-    """alpha sum M S A^S A^C (..)^2 + beta sum (1-M) S A^S A^C (..)^2 over k, i, j (Yang et al., eq. 4-8)."""
+@row("DeFeat, released code *")
+def test_defeat_of_the_released_code(call, student, teacher, foreground):
+    """The mask is repeated over the channels before it is summed, and the levels' losses are averaged; a sum
+    below 1 counts as 1, which is for empty masks."""
+    parts = []
+    for x, y, mask in pairs(student, teacher, foreground):
+        near = mask[:, None].expand_as(x)
+        each = [((x - y) ** 2 * part).sum() / (2 * part.sum()).clamp(min=1) for part in (near, 1 - near)]
+        parts.append(3 * each[0] + 12 * each[1])
+    theirs = torch.stack(parts).mean()
+    names = dict(a=3, b=12, levels=len(student))
+    ours = sum(call(x=x, y=y, fg=fg, **names) for x, y, fg in pairs(student, teacher, foreground))
+    same(ours, theirs, student, rtol=1e-9)  # 1e-9 beside our sum
+    same(recipes.defeat_released(student, teacher, foreground, 3, 12), theirs, student, rtol=1e-9)
+
+
+def fgd_maps() -> tuple[list[Tensor], list[Tensor]]:
+    """A box's cells hold 1 / (height x width) in cells, the largest where boxes meet; background 1 / size."""
+    fore, back = [], []
+    for height, width in SIZES:
+        maps = torch.zeros(2, height, width, dtype=torch.float64)
+        for picture, boxes in zip(maps, BOXES, strict=True):
+            cells = boxes * torch.tensor([width / IMAGE[1], height / IMAGE[0]]).repeat(2)
+            for left, top, right, bottom in cells.tolist():
+                inside = slice(int(top), -int(-bottom // 1) + 1), slice(int(left), -int(-right // 1) + 1)
+                area = (inside[0].stop - inside[0].start) * (inside[1].stop - inside[1].start)
+                picture[inside] = picture[inside].clamp(min=1 / area)
+        outside = (maps == 0).double()
+        fore.append(maps)
+        back.append(outside / outside.sum((1, 2), keepdim=True).clamp(min=1))
+    return fore, back
+
+
+def over_space(y: Tensor, temperature: float) -> Tensor:
+    """[B, H, W]: H W times the softmax over locations of the mean over channels of |y|."""
+    batch, _, height, width = y.shape
+    mean = y.abs().sum(1) / y.shape[1]
+    return height * width * torch.softmax(mean.reshape(batch, -1) / temperature, 1).reshape(mean.shape)
+
+
+@row("FGD focal (Yang 2022) *")
+def test_fgd(call, student, teacher):
+    """alpha sum M S A^S A^C (..)^2 + beta sum (1-M) S A^S A^C (..)^2 over k, i, j (eq. 4-8), per image."""
     alpha, beta, temperature = 1e-3, 5e-4, 0.5
-    scale_fg = [mask / 7.0 for mask in foreground]  # S in a box: 1 / (its height x width), here one for all
-    scale_bg = [(1 - mask) / (1 - mask).sum((1, 2), keepdim=True).clamp(min=1) for mask in foreground]
-    theirs = 0.0
-    for x, y, fg, bg in zip(student, teacher, scale_fg, scale_bg, strict=True):
-        batch, channels, height, width = y.shape
-        for image in range(batch):
-            size = y[image].abs()
-            over_space = size.sum(0) / channels
-            over_channels = size.sum((1, 2)) / (height * width)
-            a_space = (
-                height * width * torch.softmax(over_space.flatten() / temperature, 0).view(height, width)
-            )
-            a_channels = channels * torch.softmax(over_channels / temperature, 0)
-            error = (x[image] - y[image]) ** 2 * a_channels[:, None, None] * a_space
-            theirs = theirs + (alpha * (fg[image] * error).sum() + beta * (bg[image] * error).sum()) / batch
-    same(recipes.fgd(student, teacher, scale_fg, scale_bg, alpha, beta), theirs, student)
+    theirs, ours = 0.0, 0.0
+    fore, back = fgd_maps()
+    for x, y, fg, bg in pairs(student, teacher, fore, back):
+        channels, locations = y.shape[1], y.shape[2] * y.shape[3]
+        space = over_space(y, temperature)
+        weights = channels * torch.softmax(y.abs().sum((2, 3)) / locations / temperature, 1)
+        for image in range(len(x)):
+            error = (x[image] - y[image]) ** 2 * weights[image][:, None, None] * space[image]
+            share = alpha * (fg[image] * error).sum() + beta * (bg[image] * error).sum()
+            theirs = theirs + share / len(x)
+        ours = ours + call(x=x, y=y, fg=fg, bg=bg, S=space, c=weights, a=alpha, b=beta)
+    same(ours, theirs, student)
+    same(recipes.fgd(student, teacher, fore, back, alpha, beta), theirs, student)
 
 
-@pytest.mark.parametrize("beta", [1.0, 2.0])
-def test_quality_focal_prediction_mimicking(student, teacher, beta):
-    """|sigma - y|^beta ((1 - y) log(1 - sigma) + y log sigma), negated, y the teacher's probability."""
-    theirs = 0.0
-    for s, t in zip(student, teacher, strict=True):
-        sigma, y = s.sigmoid(), t.sigmoid()
-        entropy = -((1 - y) * (1 - sigma).log() + y * sigma.log())
-        theirs = theirs + ((sigma - y).abs() ** beta * entropy).sum() / 11.0
-    same(recipes.quality_focal(student, teacher, beta, divisor=11.0), theirs, student)
+@row("PGD (Yang 2022) *")
+def test_pgd(call, student, teacher):
+    """Squared error of features that were multiplied by the roots of mask, attention over space and attention
+    over the channels of each location, summed, per image. Masks are over the number of their locations."""
+    alpha, beta = 1e-3, 5e-4
+    fore, back = [], []
+    for level, (height, width) in enumerate(SIZES):
+        quality = torch.rand(2, height, width, generator=torch.Generator().manual_seed(level)).double()
+        quality[quality < 0.6] = 0
+        for maps, raw in ((fore, quality), (back, (quality == 0).double())):
+            maps.append(raw / (raw != 0).sum((1, 2), keepdim=True).clamp(min=1e-10))
+    theirs, ours = 0.0, 0.0
+    for x, y, fg, bg in pairs(student, teacher, fore, back):
+        space = over_space(y, 0.5)
+        channels = y.shape[1] * (y.abs() / 0.5).softmax(dim=1)
+        for weight, mask in ((alpha, fg), (beta, bg)):
+            root = (mask * space)[:, None].sqrt() * channels.sqrt()
+            theirs = theirs + weight * F.mse_loss(x * root, y * root, reduction="sum") / len(x)
+        ours = ours + call(x=x, y=y, fg=fg, bg=bg, S=space, A=channels, a=alpha, b=beta)
+    same(ours, theirs, student)
+    same(recipes.pgd(student, teacher, fore, back, alpha, beta), theirs, student)
+    assert (recipes.fgd(student, teacher, fore, back, alpha, beta) / theirs - 1).abs() > 0.01  # no FGD
+
+
+@row("MGD (Yang 2022)")
+def test_mgd(call, student, teacher):
+    """Features with locations struck out at random go through two convolutions; squared error per image."""
+    torch.manual_seed(0)
+    generate = torch.nn.Sequential(
+        torch.nn.Conv2d(12, 12, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(12, 12, 3, padding=1)
+    ).double()
+    theirs, ours = 0.0, 0.0
+    for x, y in pairs(student, teacher):
+        random = (torch.rand(2, 1, *x.shape[2:]) < 0.35).double()
+        theirs = theirs + 2e-5 * ((generate(x * random) - y) ** 2).sum() / len(x)
+        names = dict(generate=generate, random=random, ones=torch.ones_like(x[:, 0]), a=2e-5)
+        ours = ours + call(x=x, y=y, **names)
+    same(ours, theirs, student + list(generate.parameters()))
+
+
+@row("PKD (Cao 2022)")
+def test_pkd(call, student, teacher):
+    """Half the mean squared error of features whose every channel has mean 0 and deviation 1 in the batch."""
+
+    def normed(feat):
+        mean, deviation = feat.mean((0, 2, 3), keepdim=True), feat.std((0, 2, 3), keepdim=True)
+        return (feat - mean) / (deviation + 1e-6)
+
+    theirs = sum(F.mse_loss(normed(x), normed(y)) / 2 for x, y in pairs(student, teacher))
+    ours = sum(
+        call(x=x, y=y, normed=normed, ones=torch.ones_like(x[:, 0])) for x, y in pairs(student, teacher)
+    )
+    same(ours, theirs, student)
+
+
+@row("CrossKD, BCKD, class part *")
+def test_prediction_mimicking(call, student, teacher):
+    """|sigma - y|^beta ((1 - y) log(1 - sigma) + y log sigma), negated, y the teacher's probability, weighted
+    by location, over the number of positives of all levels."""
+    weights = [(level[:, 0] > -0.8).double() for level in levels(4)]
+    theirs = {1.0: 0.0, 2.0: 0.0}
+    for beta in theirs:
+        for s, t, weight in pairs(student, teacher, weights):
+            sigma, y = s.sigmoid(), t.sigmoid()
+            entropy = -((1 - y) * (1 - sigma).log() + y * sigma.log())
+            by_location = ((sigma - y).abs() ** beta * entropy).sum(dim=1)
+            theirs[beta] = theirs[beta] + (by_location * weight).sum() / 11.0
+        same(recipes.quality_focal(student, teacher, beta, 11.0, weights), theirs[beta], student)
+    ours = sum(
+        call(s=s, T=t, label_weights=weight, positives=11.0)
+        for s, t, weight in pairs(student, teacher, weights)
+    )
+    same(ours, theirs[1.0], student)
+
+
+def test_prediction_mimicking_with_a_weight_for_each_anchor(student, teacher):
+    """Rows of anchors [B H W A, K], as dense heads flatten them, beside the view that the docs name."""
+    theirs, ours, anchors = 0.0, 0.0, 3
+    for s, t in pairs(student, teacher):
+        s_rows, t_rows = (z.permute(0, 2, 3, 1).reshape(-1, 4) for z in (s, t))
+        weight = (torch.arange(len(s_rows)) % 7 > 0).double()
+        entropy = F.binary_cross_entropy_with_logits(s_rows, t_rows.sigmoid(), reduction="none")
+        factor = (s_rows.sigmoid() - t_rows.sigmoid()).abs()
+        theirs = theirs + (entropy * factor * weight[:, None]).sum() / 11.0
+        s_view, t_view = (z.unflatten(1, (anchors, 4)).flatten(0, 1) for z in (s, t))
+        maps = weight.reshape(2, *s.shape[2:], anchors).permute(0, 3, 1, 2).flatten(0, 1)
+        ours = ours + frs.weighted_bce(s_view, t_view, maps, beta=1.0, normalizer=11.0)
+    same(ours, theirs, student)
+
+
+def test_without_label_weights_every_location_counts(student, teacher):
+    ones = [torch.ones_like(x[:, 0]) for x in student]
+    same(
+        recipes.quality_focal(student, teacher, divisor=11.0),
+        recipes.quality_focal(student, teacher, divisor=11.0, label_weights=ones),
+        student,
+    )
 
 
 def test_a_picture_without_objects_costs_nothing(student, teacher):

@@ -178,7 +178,7 @@ def test_the_teacher_wrapper_puts_a_training_detector_into_evaluation_mode():
 
 
 def test_the_examples_batches_are_what_every_version_of_the_box_reads():
-    """1.1.4 and the repository after 1.1.5 ask the third part for entries by name."""
+    """1.1.4 and the repository of July 2026 ask the third part for entries by name; 1.1.5 does not."""
     batch = [(torch.zeros(3, 8, 8), {"boxes": None}, {"path": name}) for name in "ab"]
     images, targets, supplementary = detection_collate(batch)
     assert len(images) == len(targets) == 2
