@@ -1,7 +1,7 @@
 """The table of other losses in docs/integrations.md, row by row.
 
-The call as it stands there, and the recipe of examples/other_losses.py where there is one, are compared with
-the arithmetic of the method's own code (the paper's, where the row says so), written here in eager PyTorch from
+The call as it stands there, and the recipe of examples/other_losses.py where there is one, stand beside the
+arithmetic of the method's own code (the paper's, where the row says so), written here in eager PyTorch from
 its description.
 """
 
