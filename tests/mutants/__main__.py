@@ -1,0 +1,167 @@
+"""Plants faults in a copy of the working tree, one at a time, and sees whether the tests notice.
+
+    python -m tests.mutants [NAME ...]     # all of them, or those named
+    python -m tests.mutants --list
+
+A mutant's tests have to pass in the copy as it is; then the fault is planted (a file in csrc/ is compiled,
+CPU kernels only) and one of them has to fail. The exit status is 1 if a fault survives or cannot be tried.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import everything
+from .mutant import Mutant
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILT = ("frs_kernels/*.so", "frs_kernels/build_info.json", "build")  # git ignores them, the copy needs them
+PASSED, FAILED = 0, 1  # pytest's exit statuses
+
+
+class Broken(Exception):
+    """Says why a mutant could not be tried."""
+
+
+class Copy:
+    """A copy of the working tree in which faults are planted."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.passing: dict[tuple[str, ...], float] = {}
+        """Seconds that tests took which have passed here without a fault."""
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        built = (path.relative_to(ROOT) for pattern in BUILT for path in ROOT.glob(pattern))
+        for path in [*map(Path, filter(None, listed.split("\0"))), *built]:
+            source, target = ROOT / path, folder / path
+            if source.is_dir():
+                shutil.copytree(source, target)
+            elif source.exists():  # git lists what was deleted, too
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)
+
+    def try_(self, mutant: Mutant) -> bool:
+        """Whether its tests notice the mutant. Raises Broken if that cannot be found out."""
+        try:
+            faulty = mutant.planted((self.folder / mutant.file).read_text())
+        except (OSError, ValueError) as error:
+            raise Broken(str(error)) from None
+        if mutant.tests not in self.passing:
+            start = time.monotonic()
+            if self.test(mutant.tests) != PASSED:
+                raise Broken("its tests fail without it")
+            self.passing[mutant.tests] = time.monotonic() - start
+        with self.planted(mutant, faulty):
+            try:
+                status = self.test(mutant.tests, limit=60 + 5 * self.passing[mutant.tests])
+            except subprocess.TimeoutExpired:
+                return True
+        if status not in (PASSED, FAILED):
+            raise Broken(f"with it the tests cannot be run (pytest's status {status})")
+        return status == FAILED
+
+    @contextlib.contextmanager
+    def planted(self, mutant: Mutant, faulty: str) -> Iterator[None]:
+        """The fault is in the file, and in the libraries that are made of it, while this lasts."""
+        path, libraries = self.folder / mutant.file, [*self.folder.glob("frs_kernels/*.so")]
+        whole = path.read_text()
+        kept = {library: library.read_bytes() for library in libraries if mutant.file.startswith("csrc/")}
+        path.write_text(faulty)
+        try:
+            if kept:
+                self.build()
+            yield
+        finally:
+            path.write_text(whole)
+            for library, content in kept.items():
+                library.unlink(missing_ok=True)  # a new file: what is mapped somewhere stays as it is
+                library.write_bytes(content)
+
+    def build(self) -> None:
+        command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+        if self.run(command, FRS_BUILD="cpu") != 0:
+            raise Broken("it does not compile")
+
+    def test(self, tests: tuple[str, ...], limit: float | None = None) -> int:
+        return self.run([sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests], limit)
+
+    def run(self, command: list[str], limit: float | None = None, **more: str) -> int:
+        """The exit status of a command in the copy; when it does not end in time, or this program is
+        interrupted, it is killed with all that it has started."""
+        # A fault has the size and, to the second, the age of what it replaces: no bytecode is kept.
+        environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", **more}
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=environment, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            return process.wait(limit)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def chosen(names: list[str]) -> list[Mutant]:
+    """The mutants of these names, or all of them. Exits with status 2 for an unknown name."""
+    known = {mutant.name: mutant for mutant in everything()}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        print(f"No mutant is called {', '.join(unknown)}. There are: {', '.join(known)}.", file=sys.stderr)
+        raise SystemExit(2)
+    return [known[name] for name in names or known]
+
+
+def try_all(mutants: list[Mutant]) -> int:
+    """Tries them and prints what becomes of each; returns the exit status."""
+    verdicts: dict[str, str] = {}
+    status = 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="frs-mutants-") as folder:
+            copy = Copy(Path(folder).resolve())
+            for number, mutant in enumerate(mutants, start=1):
+                print(f"[{number}/{len(mutants)}] {mutant.name} ({mutant.file}): ", end="", flush=True)
+                start = time.monotonic()
+                try:
+                    verdict = "killed" if copy.try_(mutant) else f"SURVIVED {' '.join(mutant.tests)}"
+                except Broken as error:
+                    verdict = f"BROKEN: {error}"
+                print(f"{verdict} ({time.monotonic() - start:.0f} s)", flush=True)
+                verdicts[mutant.name] = verdict.split()[0]
+    except KeyboardInterrupt:
+        print("interrupted")
+        status = 130
+    killed = sum(verdict == "killed" for verdict in verdicts.values())
+    print(f"{killed} of {len(verdicts)} planted faults killed")
+    for name, verdict in verdicts.items():
+        if verdict != "killed":
+            print(f"  {verdict.lower().rstrip(':')}: {name}")
+    return status or int(killed < len(verdicts))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="mutants to try; all without any")
+    parser.add_argument("--list", action="store_true", help="print the names and what each is tried with")
+    options = parser.parse_args()
+    mutants = chosen(options.names)
+    if options.list:
+        for mutant in mutants:
+            print(f"{mutant.name:40} {mutant.file:40} {' '.join(mutant.tests)}")
+        return 0
+    return try_all(mutants)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,179 @@
+"""Faults in the trainer, in the loss module and in the integrations."""
+
+from .mutant import Mutant
+
+ENGINE = ("tests/train/test_engine.py",)
+DISTILLER = ("tests/train/test_distiller.py",)
+MODULES = ("tests/test_modules.py",)
+
+MUTANTS = (
+    # The step.
+    Mutant(
+        "accumulated-gradients-not-divided",
+        "frs_train/engine.py",
+        "sum(losses.values()) / t.accumulate",
+        "sum(losses.values())",
+        ENGINE,
+    ),
+    Mutant(
+        "scaled-gradients-are-clipped",
+        "frs_train/engine.py",
+        "            self.scaler.unscale_(self.optimizer)\n",
+        "",
+        ENGINE,
+    ),
+    Mutant(
+        "every-iteration-draws-the-same",
+        "frs_train/engine.py",
+        "mix(t.seed, 3, self.iteration, ",
+        "mix(t.seed, 3, 0, ",
+        ENGINE,
+    ),
+    Mutant(
+        "one-size-for-the-whole-run",
+        "frs_train/engine.py",
+        "mix(t.seed, 4, self.iteration)",
+        "mix(t.seed, 4)",
+        ENGINE,
+    ),
+    Mutant(
+        "gradients-of-all-iterations-add-up",
+        "frs_train/engine.py",
+        "        self.optimizer.zero_grad(set_to_none=True)\n",
+        "",
+        ENGINE,
+    ),
+    Mutant(
+        "moving-average-is-not-evaluated",
+        "frs_train/engine.py",
+        "detector = self.ema.module if self.ema else self.detector",
+        "detector = self.detector",
+        ENGINE,
+    ),
+    Mutant(
+        "moving-average-starts-anew-on-resuming",
+        "frs_train/engine.py",
+        'self.ema.n_averaged.fill_(saved["ema_steps"])',
+        "self.ema.n_averaged.fill_(0)",
+        ENGINE,
+    ),
+    Mutant(
+        "optimizer-starts-anew-on-resuming",
+        "frs_train/engine.py",
+        '        self.optimizer.load_state_dict(saved["optimizer"])\n',
+        "",
+        ENGINE,
+    ),
+    Mutant(
+        "rate-falls-too-late",
+        "frs_train/optim.py",
+        "iteration >= step * total",
+        "iteration > step * total",
+        ENGINE,
+    ),
+    # The run folder.
+    Mutant(
+        "nothing-is-kept",
+        "frs_train/checkpoint.py",
+        "[max(keep, 1) :]",
+        "[keep:]",
+        ("tests/train/test_checkpoint.py",),
+    ),
+    # The data.
+    Mutant(
+        "boxes-leave-their-image",
+        "frs_train/data.py",
+        "v2.functional.clamp_bounding_boxes(",
+        "(",
+        ("tests/train/test_train_data.py",),
+    ),
+    Mutant(
+        "every-image-is-augmented-alike",
+        "frs_train/data.py",
+        "mix(self.seed, 1, position)",
+        "mix(self.seed, 1)",
+        ("tests/train/test_train_data.py",),
+    ),
+    # The distillation.
+    Mutant(
+        "teacher-resizes-by-its-own-limit",
+        "frs_train/distiller.py",
+        "    teacher.model.transform.max_size = student.model.transform.max_size\n",
+        "",
+        DISTILLER,
+    ),
+    Mutant(
+        "teacher-in-training-mode",
+        "frs_train/distiller.py",
+        "teacher.eval().requires_grad_(False)",
+        "teacher.train().requires_grad_(False)",
+        DISTILLER,
+    ),
+    Mutant(
+        "box-masks-in-the-pixels-of-the-file",
+        "frs_train/distiller.py",
+        "[width / image.shape[-1], height / image.shape[-2]] * 2",
+        "[1.0, 1.0] * 2",
+        DISTILLER,
+    ),
+    Mutant(
+        "trainer-counts-accumulated-parts",
+        "frs_train/distiller.py",
+        "            accumulate=accumulate,\n",
+        "",
+        ("tests/train/test_accumulate.py",),
+    ),
+    # The loss module.
+    Mutant(
+        "warm-up-counts-forwards",
+        "frs_kernels/modules.py",
+        "self.forwards // self.accumulate",
+        "1",
+        MODULES,
+    ),
+    Mutant("warm-up-does-not-end", "frs_kernels/modules.py", ".clamp(max=1.0)", "", MODULES),
+    Mutant("evaluation-warms-up", "frs_kernels/modules.py", "if self.training:", "if True:", MODULES),
+    Mutant(
+        "half-a-step-outlives-a-checkpoint",
+        "frs_kernels/modules.py",
+        "    loss.forwards.zero_()\n",
+        "    pass\n",
+        MODULES,
+    ),
+    # The integrations.
+    Mutant(
+        "distilled-teacher-is-trained",
+        "frs_kernels/integrations/hooks.py",
+        "teacher.eval().requires_grad_(False)",
+        "teacher",
+        ("tests/integrations/test_hooks.py::test_the_teacher_stays_frozen_and_out_of_checkpoints",),
+    ),
+    Mutant(
+        "capture-keeps-the-last-forward",
+        "frs_kernels/integrations/hooks.py",
+        "[root.register_forward_pre_hook(_Hook(self.clear))]",
+        "[]",
+        ("tests/integrations/test_hooks.py::test_a_new_forward_of_the_model_drops_what_the_last_one_left",),
+    ),
+    Mutant(
+        "mmrazor-counts-iterations",
+        "frs_kernels/integrations/mmrazor.py",
+        "runner.iter // self.accumulate / self.iters",
+        "runner.iter / self.iters",
+        ("tests/integrations/test_mmrazor.py::test_warm_up_counts_optimiser_steps_under_accumulation",),
+    ),
+    Mutant(
+        "mmrazor-begins-a-step-anew",
+        "frs_kernels/integrations/mmrazor.py",
+        "module.count_steps(self.accumulate, runner.iter % self.accumulate)",
+        "module.count_steps(self.accumulate)",
+        ("tests/integrations/test_mmrazor.py::test_warm_up_counts_optimiser_steps_under_accumulation",),
+    ),
+    Mutant(
+        "torchdistill-counts-calls",
+        "frs_kernels/integrations/torchdistill.py",
+        "self.calls // self.accumulate",
+        "self.calls",
+        ("tests/integrations/test_torchdistill.py::test_warm_up_counts_optimiser_steps_under_accumulation",),
+    ),
+)
