@@ -142,30 +142,6 @@ def test_a_model_of_another_task_is_told_before_it_trains(folder, config, task):
     assert not started
 
 
-def test_warm_up_counts_optimiser_steps_while_their_batches_grow(folder):
-    """In the warm-up of Ultralytics `accumulate` grows from 1 to nbs / batch, here 4 batches of 2 images."""
-    seen = []  # (optimiser steps done, what the trainer makes of them) at every batch
-    steps = 0
-    trainer = WarmingTrainer(
-        overrides=settings(folder, name="growing", epochs=3, batch=2, nbs=8, warmup_epochs=2)
-    )
-    step = trainer.optimizer_step
-
-    def counted():
-        nonlocal steps
-        step()
-        steps += 1
-
-    trainer.optimizer_step = counted
-    trainer.add_callback(
-        "on_train_batch_start", lambda t: seen.append((steps, t.accumulate, t.warmup_factor()))
-    )
-    trainer.train()
-    assert {accumulate for _, accumulate, _ in seen} == {1, 2, 3, 4}
-    assert [factor for *_, factor in seen] == [min(done / 8, 1.0) for done, *_ in seen]
-    assert 4 < seen[-1][0] < len(seen) - 1  # fewer steps than batches
-
-
 class WarmingTrainer(FRSTrainer):
     head_weight = 0.5
     warmup_iters = 8
@@ -175,18 +151,25 @@ class Stop(Exception):
     pass
 
 
-def test_warm_up_and_head_loss_go_on_after_a_resumed_checkpoint(folder):
+def test_warm_up_counts_optimiser_steps_and_goes_on_after_a_resumed_checkpoint(folder, monkeypatch):
+    steps, step = [], FRSTrainer.optimizer_step
+    monkeypatch.setattr(FRSTrainer, "optimizer_step", lambda trainer: steps.append(step(trainer)))
+    factors = []  # (optimiser steps done, the factor) at every batch
+
+    def start(trainer):
+        trainer.accumulate = 1 if not factors else 2  # as it grows in the warm-up of Ultralytics
+        factors.append((len(steps), trainer.warmup_factor()))
+
     def stop(trainer):
         if trainer.epoch == 0:
             raise Stop
 
-    factors = []
-    first = WarmingTrainer(overrides=settings(folder, epochs=3, name="resumed"))
-    first.add_callback("on_train_batch_start", lambda t: factors.append(t.warmup_factor()))
+    first = WarmingTrainer(overrides=settings(folder, epochs=3, name="resumed", warmup_epochs=0))
+    first.add_callback("on_train_batch_start", start)
     first.add_callback("on_fit_epoch_end", stop)
     with pytest.raises(Stop):
         first.train()
-    assert factors == [0, 1 / 8]
+    assert factors == [(0, 0), (1, 1 / 8)]
     foreign = torch.serialization.get_unsafe_globals_in_checkpoint(first.last)
     assert not [name for name in foreign if name.startswith("frs_kernels")]
 
@@ -194,10 +177,11 @@ def test_warm_up_and_head_loss_go_on_after_a_resumed_checkpoint(folder):
     seen = {}
     again = WarmingTrainer(overrides={"resume": str(first.last), "model": str(first.last)})
     again.add_callback("on_train_start", lambda t: seen.update(copy.deepcopy(t.model.projector.state_dict())))
-    again.add_callback("on_train_batch_start", lambda t: factors.append(t.warmup_factor()))
+    again.add_callback("on_train_batch_start", start)
     again.train()
     torch.testing.assert_close(seen, {name: value.float() for name, value in kept.items()})
-    assert factors == [step / 8 for step in range(6)]
+    assert factors == [(done, done / 8) for done, _ in factors]
+    assert len(steps) < len(factors) == 6
     student = YOLO(again.best)
     assert type(student.model).__name__ == "DetectionModel"
 
