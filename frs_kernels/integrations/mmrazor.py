@@ -121,6 +121,7 @@ class FRSWarmupHook(Hook):
 
     def __init__(self, iters: int = 500):
         self.iters = iters
+        self.accumulate = 1
 
     def before_train(self, runner) -> None:
         self.accumulate = getattr(runner.optim_wrapper, "_accumulative_counts", 1)

@@ -48,7 +48,7 @@ MUTANTS = (
         "frs_train/engine.py",
         "detector = self.ema.module if self.ema else self.detector",
         "detector = self.detector",
-        ENGINE,
+        ("tests/train/test_moving_average.py",),
     ),
     Mutant(
         "moving-average-starts-anew-on-resuming",

@@ -1,0 +1,23 @@
+"""With --ema it is the moving average of the weights that is evaluated."""
+
+import pytest
+import torch
+from tiny_runs import quiet_fit, run_config
+
+from frs_train import checkpoint, engine
+
+
+@pytest.mark.parametrize(("decay", "kind"), [(0.5, "ema"), (0.0, "model")])
+def test_the_weights_that_are_evaluated(digits, tmp_path, monkeypatch, decay, kind):
+    evaluated = []
+    evaluate = engine.evaluate
+
+    def spy(detector, *args, **kwargs):
+        evaluated.append({name: value.clone() for name, value in detector.state_dict().items()})
+        return evaluate(detector, *args, **kwargs)
+
+    monkeypatch.setattr(engine, "evaluate", spy)
+    quiet_fit(run_config(digits, tmp_path, ema=decay, iterations=2))
+    saved = checkpoint.newest(tmp_path, print)[kind]
+    assert evaluated[-1].keys() == saved.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in evaluated[-1].items())
