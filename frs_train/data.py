@@ -13,8 +13,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 from frs_train.coco import CocoFile
 from frs_train.config import DataConfig
 from frs_train.errors import UserError
+from frs_train.images import find, read_image, resembling
 
 Sample = tuple[Tensor, dict[str, Tensor]]
 
@@ -31,23 +32,22 @@ class CocoDetection(Dataset):
     """The images of a `CocoFile` with their boxes.
 
     Item (index, draw) is an image uint8 [3, H, W] and a target with `boxes` float32 [n, 4] (xyxy, pixels),
-    `labels` int64 [n] (1 is the first class) and `image_id`; crowd regions are left out. `draw` seeds the
-    augmentation; None applies none. A loader process cannot raise a clean error, so an unreadable image is
-    returned as a `UserError`.
+    `labels` int64 [n] (1 is the first class) and `image_id`; what is marked as crowd or to be ignored is left
+    out. `draw` seeds the augmentation; None applies none. A loader process cannot raise a clean error, so an
+    unreadable image is returned as a `UserError`.
     """
 
     def __init__(self, coco: CocoFile, folder: Path, transform: v2.Transform | None = None):
         self.coco, self.folder, self.transform = coco, folder, transform
-        self.labels = {c["id"]: label for label, c in enumerate(coco.categories, start=1)}
         if not folder.is_dir():
             raise UserError(f"Image folder {folder} does not exist.")
-        missing = [i["file_name"] for i in coco.images if not (folder / i["file_name"]).is_file()]
-        if missing:
-            raise UserError(
-                f"{len(missing)} of {len(coco.images)} images of {coco.path} are missing in {folder}, the "
-                f"first is {missing[0]}. Copy them there, or give the folder that their file names are "
-                "relative to."
-            )
+        names = [find(folder, name) for name in coco.images.names]
+        if None in names:
+            raise UserError(self._missing(names))
+        self.names = np.array(names, dtype=np.dtypes.StringDType())
+        labels = {category["id"]: label for label, category in enumerate(coco.categories, start=1)}
+        self.learnt = coco.annotations.learnt
+        self.labels = np.array([labels[c] for c in coco.annotations.category.tolist()], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.coco.images)
@@ -56,10 +56,10 @@ class CocoDetection(Dataset):
         index, draw = item
         record = self.coco.images[index]
         try:
-            image = read_image(self.folder / record["file_name"], record["width"], record["height"])
+            image = read_image(self.folder / self.names[index], record["width"], record["height"])
         except UserError as error:
             return error
-        boxes, labels = self._boxes(record)
+        boxes, labels = self._boxes(index)
         if draw is not None and self.transform is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(draw)
@@ -71,34 +71,25 @@ class CocoDetection(Dataset):
         }
         return image.as_subclass(Tensor), target
 
-    def _boxes(self, record: dict) -> tuple[tv_tensors.BoundingBoxes, Tensor]:
-        kept = [a for a in self.coco.by_image.get(record["id"], []) if not a["iscrowd"]]
-        xywh = torch.tensor([a["bbox"] for a in kept], dtype=torch.float32).reshape(-1, 4)
-        size = (record["height"], record["width"])
-        boxes = tv_tensors.BoundingBoxes(xywh, format="XYWH", canvas_size=size)
-        boxes = v2.functional.clamp_bounding_boxes(
-            v2.functional.convert_bounding_box_format(boxes, new_format="XYXY")
+    def _boxes(self, index: int) -> tuple[tv_tensors.BoundingBoxes, Tensor]:
+        rows = self.coco.annotations.of(index)
+        learnt = self.learnt[rows]
+        boxes = torch.from_numpy(self.coco.annotations.boxes[rows][learnt])
+        size = self.coco.images.sizes[index, ::-1].tolist()
+        return (
+            tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=tuple(size)),
+            torch.from_numpy(self.labels[rows][learnt]),
         )
-        return boxes, torch.tensor([self.labels[a["category_id"]] for a in kept], dtype=torch.int64)
 
-
-def read_image(path: Path, width: int, height: int) -> tv_tensors.Image:
-    """An RGB image, uint8 [3, height, width]. Raises `UserError` if the file is damaged or of another
-    size."""
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(
-            f"Image {path} cannot be read: {error}. The file is missing, cut off or no image; replace it or "
-            "remove its record, then go on with --resume."
-        ) from None
-    if image.size != (width, height):
-        raise UserError(
-            f"Image {path} is {image.width} x {image.height} pixels, but its record says {width} x "
-            f"{height}. Its boxes would be wrong: correct the record or the file."
+    def _missing(self, found: list[str | None]) -> str:
+        missing = [name for name, file in zip(self.coco.images.names, found, strict=True) if file is None]
+        near = resembling(self.folder, missing[0])
+        text = f" (there is {near!r}, whose letters differ in case)" if near else ""
+        return (
+            f"{len(missing)} of {len(found)} images of {self.coco.path} are missing in {self.folder}, the "
+            f"first is {missing[0]!r}{text}. Copy them there, or give the folder that their file names are "
+            "relative to."
         )
-    return tv_tensors.Image(v2.functional.pil_to_tensor(image))
 
 
 def augmentation(config: DataConfig) -> v2.Transform:
@@ -205,9 +196,7 @@ def _start_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def to_device(
-    batch: list[Sample] | UserError, device: torch.device
-) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+def to_device(batch: list[Sample] | UserError, device: torch.device) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Images as float32 in [0, 1], and targets, on the device. Raises the batch if it is an error."""
     if isinstance(batch, UserError):
         raise batch

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from pycocotools.cocoeval import COCOeval
@@ -109,6 +111,7 @@ def matching(coco: CocoFile, classes: list[str], name: str) -> CocoFile:
             f"{', '.join(classes)}. Evaluate it on a file with these categories."
         )
     by_name = {c["name"]: c for c in coco.categories}
-    spare = max(c["id"] for c in coco.categories) + 1
-    ordered = [by_name.get(c, {"id": spare + k, "name": c}) for k, c in enumerate(classes)]
-    return CocoFile(coco.path, coco.images, ordered, coco.by_image, coco.dropped)
+    taken = {c["id"] for c in coco.categories}
+    spare = (number for number in itertools.count(1) if number not in taken)
+    ordered = [by_name.get(name) or {"id": next(spare), "name": name} for name in classes]
+    return replace(coco, categories=ordered)

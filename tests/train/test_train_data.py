@@ -5,9 +5,10 @@ import multiprocessing
 
 import pytest
 import torch
+from coco_files import annotations, content, write_with_images
 from tiny_runs import data_of
 
-from frs_train.coco import degenerate, read_coco
+from frs_train.coco import read_coco
 from frs_train.config import DataConfig
 from frs_train.data import CocoDetection, TrainingOrder, augmentation, loaded, mix, to_device
 from frs_train.errors import UserError
@@ -114,18 +115,20 @@ def test_labels_are_places_in_the_list_of_classes(digits, tmp_path):
         ]
 
 
-@pytest.mark.parametrize(
-    ("box", "expected"),
-    [
-        ([0, 0, 10, 10], False),
-        ([-5, -5, 6, 6], False),
-        ([9, 9, 50, 50], False),
-        ([10, 0, 5, 5], True),
-        ([-5, 0, 5, 5], True),
-        ([1, 1, 0, 5], True),
-        ([1, 1, 5, -5], True),
-        ([1, float("inf"), 5, 5], True),
-    ],
-)
-def test_degenerate(box, expected):
-    assert degenerate(box, 10, 10) is expected
+def box_data(folder, boxes, size=(640, 480)):
+    """A data set of one black image with these boxes (x, y, width, height) of class 1."""
+    image = {"id": 1, "file_name": "a.png", "width": size[0], "height": size[1]}
+    records = annotations(*({"bbox": box} for box in boxes))
+    return read_coco(write_with_images(folder, content(images=[image], annotations=records)))
+
+
+def test_boxes_to_learn_are_clamped_to_the_image(tmp_path):
+    dataset = CocoDetection(box_data(tmp_path, [[-5, -6, 100, 50], [600, 400, 100, 100]]), tmp_path)
+    assert dataset[0, None][1]["boxes"].tolist() == [[0, 0, 95, 44], [600, 400, 640, 480]]
+
+
+def test_crowds_and_ignored_boxes_are_not_learnt(tmp_path):
+    records = annotations({"iscrowd": 1}, {"ignore": 1}, {"bbox": [5, 6, 7, 8]})
+    coco = read_coco(write_with_images(tmp_path, content(annotations=records)))
+    target = CocoDetection(coco, tmp_path)[0, None][1]
+    assert target["boxes"].tolist() == [[5, 6, 12, 14]] and target["labels"].tolist() == [1]

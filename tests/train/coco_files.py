@@ -1,0 +1,37 @@
+"""Annotation files of a few records, each with what a test wants to be otherwise."""
+
+import copy
+import json
+from pathlib import Path
+
+from PIL import Image
+
+CONTENT = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 640, "height": 480}],
+    "categories": [{"id": 1, "name": "cat"}],
+    "annotations": [{"id": 17, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40]}],
+}
+
+
+def content(**lists):
+    """The content of a file; lists given take the place of its own."""
+    return {**copy.deepcopy(CONTENT), **lists}
+
+
+def annotations(*changes):
+    """Annotations of image 1, each with these fields otherwise."""
+    return [{**CONTENT["annotations"][0], "id": 17 + i, **change} for i, change in enumerate(changes)]
+
+
+def write(folder: Path, content, name="data.json") -> Path:
+    """An annotation file of this content."""
+    path = folder / name
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def write_with_images(folder: Path, content, name="data.json") -> Path:
+    """An annotation file and a black image for each of its records."""
+    for image in content["images"]:
+        Image.new("RGB", (image["width"], image["height"])).save(folder / image["file_name"])
+    return write(folder, content, name)
