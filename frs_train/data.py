@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,14 +158,32 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         return torch.randperm(self.images, generator=generator)
 
 
+class Batch(list):
+    """Samples that travel between processes as bytes in a pipe.
+
+    Left to torch, each tensor takes a file in /dev/shm. A container has 64 MiB there: when they are full, a
+    loader process dies or waits for ever.
+    """
+
+    def __reduce__(self):
+        return _unpacked, ([(image.numpy(), {k: v.numpy() for k, v in t.items()}) for image, t in self],)
+
+
+def _unpacked(arrays: list) -> Batch:
+    tensor = torch.from_numpy
+    return Batch((tensor(image), {k: tensor(v) for k, v in target.items()}) for image, target in arrays)
+
+
 @contextlib.contextmanager
 def loaded(
     dataset: CocoDetection, batches: Sampler | list, workers: int, device: torch.device
-) -> Iterator[Iterator[list[Sample] | UserError]]:
+) -> Iterator[Iterator[Batch | UserError]]:
     """Loads the given batches of (index, draw) in order, ahead of the training.
 
     The loader processes end with the block. Left to the garbage collector they may outlive it (an exception
     still refers to them), and Python waits for them at its end: deaf as they are, for ever.
+
+    Raises `UserError` if a loader process was killed.
     """
     loader = DataLoader(
         dataset,
@@ -177,26 +196,65 @@ def loaded(
     )
     iterator = iter(loader)
     try:
-        yield iterator
+        with _death_told():
+            yield _watched(iterator)
     finally:
         if workers:
-            iterator._shutdown_workers()
+            _end(iterator)
 
 
-def collate(samples: list[Sample | UserError]) -> list[Sample] | UserError:
-    """A batch as a list of samples, or the first error in it."""
-    return next((s for s in samples if isinstance(s, UserError)), samples)
+def _watched(iterator: Iterator) -> Iterator:
+    while True:
+        with _death_told():
+            batch = next(iterator, None)
+        if batch is None:
+            return
+        yield batch
+
+
+@contextlib.contextmanager
+def _death_told() -> Iterator[None]:
+    """torch raises a `RuntimeError` if a loader process dies, wherever the training is at that moment."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"A loader process has died: {str(error).splitlines()[0]} The system ends processes when memory "
+            "is short: give fewer --workers, or none (0), and go on with --resume."
+        ) from None
+
+
+def _end(iterator) -> None:
+    """Ends the loader processes. torch asks them to, waits for seconds, and sends a signal that they do not
+    hear; one that is stuck, in a read from a lost disk say, is then killed."""
+    processes = iterator._workers
+    iterator._shutdown_workers()
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def collate(samples: list[Sample | UserError]) -> Batch | UserError:
+    """A batch of samples, or the first error among them."""
+    return next((s for s in samples if isinstance(s, UserError)), None) or Batch(samples)
 
 
 def _start_worker(_: int) -> None:
     """One thread a loader process; and deaf to the signals by which a launcher or terminal asks the whole
-    group to stop: the training process still needs its last batches, and ends its loaders itself."""
+    group to stop: the training process still needs its last batches, and ends its loaders itself.
+
+    What was there before the fork is kept from the garbage collector, which would write to all of it and so
+    copy it.
+    """
     torch.set_num_threads(1)
+    gc.freeze()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
-def to_device(batch: list[Sample] | UserError, device: torch.device) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+def to_device(batch: Batch | UserError, device: torch.device) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Images as float32 in [0, 1], and targets, on the device. Raises the batch if it is an error."""
     if isinstance(batch, UserError):
         raise batch

@@ -1,16 +1,27 @@
 """Order and augmentation as pure functions of the seed; boxes that follow their images."""
 
+import contextlib
 import json
 import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import pytest
 import torch
-from coco_files import annotations, content, write_with_images
+from coco_files import annotations, content, write, write_with_images
 from tiny_runs import data_of
+from torchvision import tv_tensors
 
 from frs_train.coco import read_coco
 from frs_train.config import DataConfig
-from frs_train.data import CocoDetection, TrainingOrder, augmentation, loaded, mix, to_device
+from frs_train.data import CocoDetection, TrainingOrder, augmentation, collate, loaded, mix, to_device
 from frs_train.errors import UserError
 
 CPU = torch.device("cpu")
@@ -132,3 +143,109 @@ def test_crowds_and_ignored_boxes_are_not_learnt(tmp_path):
     coco = read_coco(write_with_images(tmp_path, content(annotations=records)))
     target = CocoDetection(coco, tmp_path)[0, None][1]
     assert target["boxes"].tolist() == [[5, 6, 12, 14]] and target["labels"].tolist() == [1]
+
+
+def test_batches_travel_without_shared_memory():
+    """Each tensor that torch pickles for another process is a file in /dev/shm; an array is bytes."""
+    boxes, image = torch.rand(2, 4), torch.randint(0, 255, (3, 5, 7), dtype=torch.uint8)
+    sent = ForkingPickler.dumps(collate([(image, {"boxes": boxes, "image_id": torch.tensor(3)})]))
+    ((found, target),) = pickle.loads(sent)
+    assert torch.equal(found, image) and torch.equal(target["boxes"], boxes) and target["image_id"] == 3
+    assert not found.is_shared() and len(sent) > image.nbytes + boxes.nbytes
+
+
+class Images:
+    """A data set of images of 300 KB that no file holds; `stuck` waits for ever instead."""
+
+    def __init__(self, stuck=()):
+        self.stuck = stuck
+
+    def __getitem__(self, item):
+        while item[0] in self.stuck:
+            time.sleep(1)
+        return torch.zeros(3, 320, 320, dtype=torch.uint8), {"image_id": torch.tensor(item[0])}
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting needs root")
+def test_a_container_of_little_shared_memory():
+    """/dev/shm of 256 KiB: less than an image, enough for the semaphores of the queues."""
+    program = (
+        "import torch; from test_train_data import Images; from frs_train.data import loaded\n"
+        "with loaded(Images(), [[(i, None)] * 4 for i in range(20)], 2, torch.device('cpu')) as batches:\n"
+        "    print(sum(len(batch) for batch in batches))"
+    )
+    mount = "mount -t tmpfs -o size=256k none /dev/shm || exit 77; "
+    command = ["unshare", "-m", "sh", "-c", mount + 'exec "$@"', "sh", sys.executable, "-c", program]
+    paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=120
+    )
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip(f"no mount: {done.stderr.strip()}")
+    assert done.stdout.split() == ["80"], done.stderr
+
+
+class Alarm(Exception):
+    """Raised by a signal's handler."""
+
+
+@contextlib.contextmanager
+def alarm(seconds):
+    def handler(*_):
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_is_heard_while_waiting_for_a_loader_that_is_stuck(monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    batches = [[(i, None)] for i in range(20)]
+    with pytest.raises(Alarm), loaded(Images(stuck=(3, 4)), batches, 2, CPU) as found, alarm(1):
+        for _ in found:
+            pass
+    assert not multiprocessing.active_children()
+
+
+def test_the_death_of_a_loader_is_told():
+    with pytest.raises(UserError, match="loader process has died.*--workers"):
+        with loaded(Images(stuck=(0,)), [[(0, None)]] * 2, 1, CPU) as batches:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            next(batches)
+    assert not multiprocessing.active_children()
+
+
+def private(pid):
+    """MiB of memory that a process shares with no other."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1024
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the kernel does not tell")
+def test_loaders_share_the_annotations_with_their_parent(tmp_path, monkeypatch):
+    """Records read as objects would be copied, page by page: an object counts its readers."""
+    count = 20_000
+    images = [{"id": i, "file_name": f"{i:060}.png", "width": 4, "height": 4} for i in range(count)]
+    polygon = [list(range(40))]
+    records = [
+        {"image_id": i % count, "category_id": 1, "bbox": [0, 0, 2, 2 + i % 2], "segmentation": polygon}
+        for i in range(3 * count)
+    ]
+    coco = read_coco(write(tmp_path, content(images=images, annotations=records)))
+    monkeypatch.setattr("frs_train.data.find", lambda folder, name: name)
+    monkeypatch.setattr("frs_train.data.read_image", lambda *_: tv_tensors.Image(torch.zeros(3, 4, 4)))
+    dataset = CocoDetection(coco, tmp_path)
+    batches = [[(i, None) for i in range(first, first + 100)] for first in range(0, count, 100)]
+    with loaded(dataset, batches, 1, CPU) as found:
+        for _ in range(20):
+            next(found)
+        (worker,) = multiprocessing.active_children()
+        before = private(worker.pid)
+        for _ in range(160):
+            next(found)
+        assert private(worker.pid) - before < 4
