@@ -5,28 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from pycocotools.cocoeval import COCOeval
 
 from frs_train import distributed
-from frs_train.coco import CocoFile
+from frs_train.coco import CocoFile, indexed
+from frs_train.config import DetectorConfig
 from frs_train.data import CocoDetection, loaded, to_device
 from frs_train.detectors import Detector
 from frs_train.errors import UserError
 
-METRICS = {
-    "AP": 0,
-    "AP50": 1,
-    "AP75": 2,
-    "AP_S": 3,
-    "AP_M": 4,
-    "AP_L": 5,
-    "AR": 8,
-}  # -> place in COCOeval.stats
+METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR")
 
 
 def evaluate(
@@ -37,13 +30,16 @@ def evaluate(
     batch_size: int = 8,
     workers: int = 0,
     tell: Callable[..., None] = lambda **news: None,
-) -> dict[str, float | None | dict[str, float | None]]:
+) -> dict[str, float | int | None | dict[str, float | None]]:
     """COCO metrics of a detector on a data set, as fractions; None where there is nothing to measure.
 
-    Returns `METRICS` and `classes`, the AP of each class by name. `tell`
-    hears of the progress (see `Log.progress`). All
-    processes return the same. Leaves the detector in evaluation mode.
+    Returns `METRICS`, `classes` (the AP of each class by name) and `max_detections`: how many detections of
+    an image count, the highest scores first. That is what the detector's configuration gives as
+    `detections_per_image`. `tell` hears of the progress (see `Log.progress`). All processes return the same.
+    Leaves the detector in evaluation mode. Raises `UserError` if `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}: an evaluation needs at least 1 image at a time.")
     detector.eval()
     mine = range(distributed.rank(), len(dataset), distributed.world())
     order = [
@@ -57,7 +53,8 @@ def evaluate(
                 results += coco_results(found, int(target["image_id"]), dataset.coco)
             tell(advance=len(images) * distributed.world())
     everyone = [result for part in distributed.gather(results) for result in part]
-    return summarise(dataset.coco, everyone)
+    config = getattr(detector, "config", DetectorConfig())
+    return summarise(dataset.coco, everyone, config.detections_per_image)
 
 
 def coco_results(found: dict[str, torch.Tensor], image_id: int, coco: CocoFile) -> list[dict]:
@@ -71,32 +68,43 @@ def coco_results(found: dict[str, torch.Tensor], image_id: int, coco: CocoFile) 
     ]
 
 
-def summarise(coco: CocoFile, results: list[dict]) -> dict[str, float | None | dict[str, float | None]]:
-    """The metrics of COCO result records."""
-    if not results:
-        return {**dict.fromkeys(METRICS, 0.0), "classes": dict.fromkeys(coco.classes, 0.0)}
+def summarise(
+    coco: CocoFile, results: list[dict], max_detections: int = 100
+) -> dict[str, float | int | None | dict[str, float | None]]:
+    """The metrics of COCO result records, of which the `max_detections` best of an image count.
+
+    pycocotools' own summary knows 100 detections alone, and cannot do without any.
+    """
+    found = [
+        {**r, "id": row, "area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0}
+        for row, r in enumerate(results, start=1)
+    ]
+    evaluation = COCOeval(coco.api(), indexed(coco.images, coco.categories, found), "bbox")
+    evaluation.params.maxDets = [max_detections]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco.api()
-        truth.dataset["info"] = {}
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
-    precision = evaluation.eval["precision"][
-        :, :, :, 0, -1
-    ]  # [IoU, recall, class]: all areas, 100 detections
-    by_class = {name: _mean(precision[:, :, k]) for k, name in enumerate(coco.classes)}
-    return {**{name: _number(evaluation.stats[i]) for name, i in METRICS.items()}, "classes": by_class}
+    params = evaluation.params
+    precision = evaluation.eval["precision"][..., 0]  # [IoU threshold, recall, class, area]
+    every = precision[..., 0]
+    values = {
+        "AP": every,
+        **{f"AP{k}": every[np.isclose(params.iouThrs, k / 100)] for k in (50, 75)},
+        **{f"AP_{size[0].upper()}": precision[..., k] for k, size in enumerate(params.areaRngLbl) if k},
+        "AR": evaluation.eval["recall"][..., 0, 0],
+    }
+    columns = {category: every[..., k] for k, category in enumerate(params.catIds)}
+    return {
+        **{name: _mean(values[name]) for name in METRICS},
+        "classes": {c["name"]: _mean(columns[c["id"]]) for c in coco.categories},
+        "max_detections": max_detections,
+    }
 
 
-def _mean(precision) -> float | None:
-    valid = precision[precision > -1]
-    return _number(valid.mean()) if valid.size else None
-
-
-def _number(value: float) -> float | None:
-    """COCOeval says -1 where there is nothing to measure."""
-    return float(value) if math.isfinite(value) and value >= 0 else None
+def _mean(values: np.ndarray) -> float | None:
+    """The mean of what was measured: pycocotools writes -1 elsewhere."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else None
 
 
 def matching(coco: CocoFile, classes: list[str], name: str) -> CocoFile:

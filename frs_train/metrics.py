@@ -2,7 +2,8 @@
 
 Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration`:
     train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak; a GPU's if any)
-    eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}
+    eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}, max_detections
+            (detections of an image that count)
 """
 
 from __future__ import annotations
@@ -138,7 +139,9 @@ class Metrics:
 def describe(record: dict[str, Any]) -> str:
     """COCO metrics as a line of per cents."""
     values = ((k, record[k]) for k in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"))
-    return "  ".join(f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in values)
+    text = "  ".join(f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in values)
+    limit = record.get("max_detections")
+    return f"{text}  (best {limit} detections of an image)" if limit else text
 
 
 def read(path: Path) -> list[dict[str, Any]]:

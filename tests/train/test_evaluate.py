@@ -5,13 +5,17 @@ from collections import Counter
 
 import pytest
 import torch
+from coco_files import annotations, content, write, write_with_images
+from pycocotools.cocoeval import COCOeval
 from tiny_runs import data_of
 
 from frs_train import distributed
 from frs_train.coco import read_coco
+from frs_train.config import DetectorConfig
 from frs_train.data import CocoDetection
 from frs_train.errors import UserError
-from frs_train.evaluate import coco_results, evaluate, matching, summarise
+from frs_train.evaluate import METRICS, coco_results, evaluate, matching, summarise
+from frs_train.metrics import describe
 
 
 @pytest.fixture
@@ -55,6 +59,87 @@ def test_shifted_boxes_score_less(dataset):
 
 def test_no_detection_scores_nothing(dataset):
     assert summarise(dataset.coco, [])["AP"] == 0
+
+
+def found_at(coco, boxes, category=1, score=0.9):
+    """Result records of image 1: boxes x, y, width, height."""
+    return [{"image_id": 1, "category_id": category, "bbox": box, "score": score} for box in boxes]
+
+
+def test_classes_are_scored_by_their_ids(tmp_path):
+    """Whatever their order in the detector and in the file."""
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    records = annotations({"category_id": 1}, {"category_id": 2, "bbox": [100, 100, 50, 50]})
+    coco = read_coco(write(tmp_path, content(categories=categories, annotations=records)))
+    coco = matching(coco, ["cat", "dog", "zebra"], "it")
+    target = {"boxes": torch.tensor([[100.0, 100, 150, 150]]), "labels": torch.tensor([1])}  # a cat
+    found = summarise(coco, coco_results({**target, "scores": torch.ones(1)}, 1, coco))
+    assert found["classes"] == {"cat": pytest.approx(1.0), "dog": 0.0, "zebra": None}
+    assert found["AP"] == pytest.approx(0.5)
+
+
+def test_the_detectors_limit_is_the_evaluations(tmp_path):
+    """200 objects found in an image count if the detector may find 200; else half of them."""
+    boxes = [[30 * (i % 20), 40 * (i // 20), 20, 20] for i in range(200)]
+    coco = read_coco(
+        write_with_images(tmp_path, content(annotations=annotations(*({"bbox": box} for box in boxes))))
+    )
+    detector = Oracle(CocoDetection(coco, tmp_path))
+    for limit, expected in ((200, 1.0), (100, 0.5)):
+        detector.config = DetectorConfig(detections_per_image=limit)
+        found = evaluate(detector, CocoDetection(coco, tmp_path), torch.device("cpu"))
+        assert found["AP"] == pytest.approx(expected, abs=0.01) and found["AR"] == pytest.approx(expected)
+        assert found["max_detections"] == limit and f"best {limit} detections" in describe(found)
+
+
+def test_what_cannot_be_measured_is_none_with_and_without_detections(tmp_path):
+    coco = read_coco(write(tmp_path, content(annotations=annotations({"bbox": [0, 0, 10, 10]}))))
+    for results in ([], found_at(coco, [[300, 300, 200, 200]])):
+        found = summarise(coco, results)
+        assert found["AP"] == found["AP_S"] == 0 and found["AP_M"] is found["AP_L"] is None
+
+
+def test_nothing_to_find_is_no_score(tmp_path):
+    coco = read_coco(write(tmp_path, content(annotations=[])))
+    for results in ([], found_at(coco, [[0, 0, 10, 10]])):
+        found = summarise(coco, results)
+        assert found["AP"] is found["AR"] is found["classes"]["cat"] is None
+
+
+@pytest.mark.parametrize("mark", [{"iscrowd": 1}, {"ignore": 1}])
+def test_detections_of_crowds_and_ignored_boxes_are_no_mistakes(tmp_path, mark):
+    records = annotations({}, {"bbox": [100, 100, 200, 200], **mark})
+    coco = read_coco(write(tmp_path, content(annotations=records)))
+    inside = found_at(coco, [[110, 110, 50, 50], [200, 150, 60, 60]], score=0.99)
+    found = summarise(coco, inside + found_at(coco, [[1, 2, 30, 40]]))
+    assert found["AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_no_images_is_refused(dataset, batch_size):
+    with pytest.raises(UserError, match=f"--batch-size is {batch_size}"):
+        evaluate(Oracle(dataset), dataset, torch.device("cpu"), batch_size=batch_size)
+
+
+def test_the_numbers_are_those_of_pycocotools_own_summary(dataset):
+    random = torch.Generator().manual_seed(0)
+    results = []
+    for index in range(len(dataset)):
+        _, target = dataset[index, None]
+        for _ in range(3):
+            boxes = target["boxes"] + torch.randint(-6, 7, target["boxes"].shape, generator=random)
+            scores = torch.rand(len(boxes), generator=random)
+            moved = {"boxes": boxes, "scores": scores, "labels": target["labels"]}
+            results += coco_results(moved, int(target["image_id"]), dataset.coco)
+    found = summarise(dataset.coco, results)
+    truth = dataset.coco.api()
+    truth.dataset["info"] = {}
+    reference = COCOeval(truth, truth.loadRes(results), "bbox")
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    expected = [float(value) if value >= 0 else None for value in reference.stats[[0, 1, 2, 3, 4, 5, 8]]]
+    assert 0 < expected[0] < 1 and [found[name] for name in METRICS] == expected
 
 
 def test_every_image_is_counted_once_by_one_of_the_processes(dataset, monkeypatch):
