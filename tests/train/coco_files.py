@@ -1,9 +1,11 @@
-"""Annotation files of a few records, each with what a test wants to be otherwise."""
+"""Annotation files of a few records, each with what a test wants otherwise; and images without files."""
 
 import copy
 import json
+import time
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 CONTENT = {
@@ -35,3 +37,15 @@ def write_with_images(folder: Path, content, name="data.json") -> Path:
     for image in content["images"]:
         Image.new("RGB", (image["width"], image["height"])).save(folder / image["file_name"])
     return write(folder, content, name)
+
+
+class Images:
+    """A data set of images of 300 KB that no file holds; `stuck` waits for ever instead."""
+
+    def __init__(self, stuck=()):
+        self.stuck = stuck
+
+    def __getitem__(self, item):
+        while item[0] in self.stuck:
+            time.sleep(1)
+        return torch.zeros(3, 320, 320, dtype=torch.uint8), {"image_id": torch.tensor(item[0])}

@@ -9,14 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
 import torch
-from coco_files import annotations, content, write, write_with_images
+from coco_files import Images, annotations, content, write, write_with_images
 from tiny_runs import data_of
+from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision import tv_tensors
 
 from frs_train.coco import read_coco
@@ -154,23 +154,11 @@ def test_batches_travel_without_shared_memory():
     assert not found.is_shared() and len(sent) > image.nbytes + boxes.nbytes
 
 
-class Images:
-    """A data set of images of 300 KB that no file holds; `stuck` waits for ever instead."""
-
-    def __init__(self, stuck=()):
-        self.stuck = stuck
-
-    def __getitem__(self, item):
-        while item[0] in self.stuck:
-            time.sleep(1)
-        return torch.zeros(3, 320, 320, dtype=torch.uint8), {"image_id": torch.tensor(item[0])}
-
-
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting needs root")
 def test_a_container_of_little_shared_memory():
     """/dev/shm of 256 KiB: less than an image, enough for the semaphores of the queues."""
     program = (
-        "import torch; from test_train_data import Images; from frs_train.data import loaded\n"
+        "import torch; from coco_files import Images; from frs_train.data import loaded\n"
         "with loaded(Images(), [[(i, None)] * 4 for i in range(20)], 2, torch.device('cpu')) as batches:\n"
         "    print(sum(len(batch) for batch in batches))"
     )
@@ -178,11 +166,18 @@ def test_a_container_of_little_shared_memory():
     command = ["unshare", "-m", "sh", "-c", mount + 'exec "$@"', "sh", sys.executable, "-c", program]
     paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=120
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=240
     )
     if done.returncode == 77 or "unshare failed" in done.stderr:
         pytest.skip(f"no mount: {done.stderr.strip()}")
     assert done.stdout.split() == ["80"], done.stderr
+
+
+def test_a_batch_in_pinned_memory_is_still_one(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    batch = collate([(torch.zeros(3, 2, 2), {"boxes": torch.zeros(1, 4)})])
+    ((image, target),) = pin_memory(batch)
+    assert image.unique().tolist() == target["boxes"].unique().tolist() == [1]
 
 
 class Alarm(Exception):
@@ -229,7 +224,7 @@ def private(pid):
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the kernel does not tell")
 def test_loaders_share_the_annotations_with_their_parent(tmp_path, monkeypatch):
     """Records read as objects would be copied, page by page: an object counts its readers."""
-    count = 20_000
+    count = 10_000
     images = [{"id": i, "file_name": f"{i:060}.png", "width": 4, "height": 4} for i in range(count)]
     polygon = [list(range(40))]
     records = [
@@ -246,6 +241,6 @@ def test_loaders_share_the_annotations_with_their_parent(tmp_path, monkeypatch):
             next(found)
         (worker,) = multiprocessing.active_children()
         before = private(worker.pid)
-        for _ in range(160):
+        for _ in range(70):
             next(found)
         assert private(worker.pid) - before < 4
