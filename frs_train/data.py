@@ -27,6 +27,7 @@ from frs_train.errors import UserError
 from frs_train.images import find, read_image, resembling
 
 Sample = tuple[Tensor, dict[str, Tensor]]
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 class CocoDetection(Dataset):
@@ -194,13 +195,26 @@ def loaded(
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker,
     )
-    iterator = iter(loader)
+    iterator = None
     try:
+        with _signals_held():
+            iterator = iter(loader)
         with _death_told():
             yield _watched(iterator)
     finally:
-        if workers:
+        if workers and iterator is not None:
             _end(iterator)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that ask to stop are heard after the block, not in it: a loader process that is not yet deaf to
+    them would act in its parent's place."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _watched(iterator: Iterator) -> Iterator:
@@ -250,7 +264,7 @@ def _start_worker(_: int) -> None:
     """
     torch.set_num_threads(1)
     gc.freeze()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 

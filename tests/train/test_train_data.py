@@ -19,6 +19,7 @@ from tiny_runs import data_of
 from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision import tv_tensors
 
+from frs_train import data
 from frs_train.coco import read_coco
 from frs_train.config import DataConfig
 from frs_train.data import CocoDetection, TrainingOrder, augmentation, collate, loaded, mix, to_device
@@ -205,6 +206,19 @@ def test_a_signal_is_heard_while_waiting_for_a_loader_that_is_stuck(monkeypatch)
         for _ in found:
             pass
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("number", data.STOPPING)
+def test_a_loader_is_deaf_to_signals_from_its_birth(monkeypatch, number):
+    start = data._start_worker
+
+    def interrupted(worker):
+        os.kill(os.getpid(), number)
+        start(worker)
+
+    monkeypatch.setattr(data, "_start_worker", interrupted)
+    with loaded(Images(), [[(i, None)] for i in range(4)], 2, CPU) as batches:
+        assert len(list(batches)) == 4
 
 
 def test_the_death_of_a_loader_is_told():
