@@ -1,9 +1,5 @@
 """The training loop: `fit(config)` makes or resumes a run, and leaves its folder with everything to judge
-it by.
-
-A run folder holds config.json, metrics.jsonl, checkpoint-*.pt (the newest `keep`) and, when it is done,
-result.json.
-"""
+it by (see `run_folder`)."""
 
 from __future__ import annotations
 
@@ -16,19 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frs_train import checkpoint, distributed
+from frs_train import checkpoint, distributed, resume
 from frs_train.assemble import make_learner, open_data
-from frs_train.config import RunConfig, to_dict
-from frs_train.data import TrainingOrder, loaded, mix, to_device
-from frs_train.detectors import Detector
-from frs_train.distiller import autocast
+from frs_train.config import RunConfig, TrainConfig, to_dict
+from frs_train.data import TrainingOrder, loaded, mix
 from frs_train.errors import Stopped, UserError
 from frs_train.evaluate import evaluate
 from frs_train.metrics import Log, Metrics, peak_memory_mb
-from frs_train.optim import learning_rate, make_optimizer, shorten_warmups
-from frs_train.runtime import Timer, catch_signals, reproducible
+from frs_train.optim import shorten_warmups
+from frs_train.records import read_result
+from frs_train.run_folder import held
+from frs_train.runtime import Signals, Timer, reproducible
+from frs_train.state import Part, TrainingState
+
+FAILED = 1000  # above every signal's number
 
 
 def fit(config: RunConfig, log: Log | None = None) -> dict[str, Any]:
@@ -39,75 +37,123 @@ def fit(config: RunConfig, log: Log | None = None) -> dict[str, Any]:
     device = distributed.pick_device(config.train.device)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    with distributed.group(device), reproducible(config.train.deterministic), catch_signals() as stop:
-        return Run(config, device, log or Log()).fit(stop)
+    with (
+        distributed.group(device),
+        reproducible(config.train.deterministic),
+        Signals().heard() as stop,
+        held(config.out),
+    ):
+        try:
+            with _interruptible(stop):
+                run = Run(config, device, log or Log(), stop)
+        except KeyboardInterrupt:
+            raise Stopped.by(stop.caught, "before the first step") from None
+        return run.fit()
+
+
+def _interruptible(stop: Signals) -> contextlib.AbstractContextManager[None]:
+    """A signal ends the block at once, by `KeyboardInterrupt`. Not where processes work together: the others
+    would wait for one that leaves alone, so they agree on it between two steps."""
+    return stop.interruptible() if distributed.world() == 1 else contextlib.nullcontext()
+
+
+def save_due(t: TrainConfig, iteration: int, total: int) -> bool:
+    """Whether a run saves after this iteration: with the first line of its log, each time it is twice as long
+    until that is `checkpoint_every`, then every so many; before an evaluation, and at the end."""
+    lines, rest = divmod(iteration, t.log_every)
+    doubled = iteration < t.checkpoint_every and not rest and lines.bit_count() == 1
+    regular = t.checkpoint_every > 0 and iteration % t.checkpoint_every == 0
+    return doubled or regular or evaluation_due(t, iteration, total) or iteration == total
+
+
+def evaluation_due(t: TrainConfig, iteration: int, total: int) -> bool:
+    """Whether a run evaluates after this iteration, apart from its end."""
+    return t.eval_every > 0 and 0 < iteration < total and iteration % t.eval_every == 0
 
 
 class Run:
     """A configuration brought to life: data, learner, optimiser, and the iteration they have reached."""
 
-    def __init__(self, config: RunConfig, device: torch.device, log: Log):
-        self.config, self.device, self.log = config, device, log
+    def __init__(self, config: RunConfig, device: torch.device, log: Log, stop: Signals):
+        self.config, self.device, self.log, self.stop = config, device, log, stop
         self.train_set, self.val_set = open_data(config, log)
         self.classes = self.train_set.coco.classes
         t = config.train
         self.total = t.iterations or max(1, round(t.epochs * len(self.train_set) / t.batch_size))
         saved = self._saved()
         torch.manual_seed(mix(t.seed, 0))
-        ending = shorten_warmups(config, self.total, log.say)
-        self.learner = make_learner(ending, self.classes, device, log, fresh=saved is None)
-        self.detector: Detector = self.learner.student
-        self.optimizer = make_optimizer(self.learner, t)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=t.amp == "fp16")
-        self.ema = (
-            AveragedModel(self.detector, multi_avg_fn=get_ema_multi_avg_fn(t.ema), use_buffers=True)
-            if t.ema
-            else None
-        )
-        self.iteration = 0
-        self.metrics = Metrics(config.out, log, self.total, t.tensorboard)
+        fitting = shorten_warmups(config, self.total, log.say)
+        learner = make_learner(fitting, self.classes, device, log, fresh=saved is None)
+        self.state = TrainingState(config, learner, device, self.total)
         if saved is not None:
-            self._restore(saved)
+            self.state.restore(saved)
+            log.say(f"Going on at iteration {self.iteration} of {self.total}.")
+        self.saved_at = self.iteration
+        self.batch: Part = None  # the last one learnt from
+        self.metrics = Metrics(config.out, log, self.total, t.tensorboard)
 
-    def fit(self, stop: list[int]) -> dict[str, Any]:
-        """The loop. `stop` receives the number of a signal that asks to stop."""
-        finished = self._finished()
-        if finished:
-            return finished
-        if distributed.rank() == 0:
-            checkpoint.write_atomically(
-                self.config.out / "config.json", json.dumps(to_dict(self.config), indent=2).encode()
-            )
+    @property
+    def iteration(self) -> int:
+        """Steps done."""
+        return self.state.iteration
+
+    def fit(self) -> dict[str, Any]:
+        """The loop, and the evaluation at its end."""
+        result = self.config.out / "result.json"
+        if self.iteration >= self.total and result.exists():
+            self.log.say(f"{self.config.out} is finished already.")
+            return read_result(result)
         self.metrics.forget_after(self.iteration)
+        if distributed.rank() == 0:
+            text = json.dumps(to_dict(self.config), indent=2)
+            checkpoint.write_atomically(self.config.out / "config.json", text.encode())
+            result.unlink(missing_ok=True)  # of a shorter run, or of weights that could not be read again
         timer = Timer(self.iteration)
         with self.log.progress(self.total, self.iteration, "training") as tell, self._loaded() as batches:
-            self._loop(stop, timer, tell, batches)
+            self._loop(timer, tell, batches)
         return self._finish(timer)
 
-    def _loop(self, stop: list[int], timer: Timer, tell: Callable[..., None], batches: Iterator) -> None:
+    def _loop(self, timer: Timer, tell: Callable[..., None], batches: Iterator) -> None:
         t = self.config.train
         module = self._wrapped()
+        if evaluation_due(t, self.iteration, self.total):
+            self.evaluate()  # unless that was done before the run was stopped
         while self.iteration < self.total:
-            try:
-                losses = self.step(module, batches)
-            except UserError:
-                self.save()
-                raise
-            self.iteration += 1
-            last = self.iteration == self.total
-            save = last or (t.checkpoint_every and self.iteration % t.checkpoint_every == 0)
-            if save or self.iteration % t.log_every == 0:  # so that what is saved has been found finite
+            parts = self._next(batches)
+            losses, self.batch = self.state.step(module, parts), parts[-1]
+            if self.iteration % t.log_every == 0 or self.iteration == self.total:
                 tell(**self._report(losses, timer))
             tell(completed=self.iteration)
-            signal = distributed.any_of(stop[-1] if stop else 0)
-            if save or signal:
+            if save_due(t, self.iteration, self.total):
                 self.save()
-            if signal:
-                text = f"Stopped by signal {signal} at iteration {self.iteration}; saved."
-                raise Stopped(text, 128 + signal)
-            if t.eval_every and self.iteration % t.eval_every == 0 and not last:
+            if evaluation_due(t, self.iteration, self.total):
                 with timer.paused():
                     self.evaluate()
+
+    def _next(self, batches: Iterator) -> list[Part]:
+        """The parts of the next step, waited for with an ear for signals.
+
+        If a process cannot go on, or is asked to stop, all of them save what they have and leave.
+        """
+        parts, problem = [], None
+        try:
+            with _interruptible(self.stop):
+                parts = [next(batches) for _ in range(self.config.train.accumulate)]
+            problem = next((part for part in parts if isinstance(part, UserError)), None)
+        except KeyboardInterrupt:
+            pass  # `stop` has the signal
+        except UserError as error:
+            problem = error
+        reason = distributed.any_of(FAILED if problem else self.stop.caught)
+        if not reason:
+            return parts
+        self.save()
+        if problem:
+            raise problem
+        if reason == FAILED:
+            raise UserError("Another process of this run cannot go on; it says why.")
+        where = f"at iteration {self.iteration}; saved" if self.iteration else "before the first step"
+        raise Stopped.by(reason, where)
 
     def _loaded(self) -> contextlib.AbstractContextManager[Iterator]:
         t = self.config.train
@@ -117,66 +163,56 @@ class Run:
         )  # fmt: skip
         return loaded(self.train_set, order, self.config.data.workers, self.device)
 
-    def step(self, module: nn.Module, batches: Iterator) -> dict[str, Tensor]:
-        """One optimiser step on the next batches; returns the mean losses by name (not yet read from the
-        device).
-
-        Every random draw follows from seed, iteration and process, so nothing about the generators is ever
-        saved.
-        """
-        t = self.config.train
-        torch.manual_seed(mix(t.seed, 3, self.iteration, distributed.rank()))
-        sizes = self.config.detector.min_size
-        size = sizes[mix(t.seed, 4, self.iteration) % len(sizes)]
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(t, self.iteration, self.total)
-        module.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        mean: dict[str, Tensor] = {}
-        for part in range(t.accumulate):
-            images, targets = to_device(next(batches), self.device)
-            wait = isinstance(module, DistributedDataParallel) and part + 1 < t.accumulate
-            with module.no_sync() if wait else contextlib.nullcontext():
-                with autocast(self.device, t.amp):
-                    losses = module(images, targets, size)
-                self.scaler.scale(sum(losses.values()) / t.accumulate).backward()
-            for name, loss in losses.items():
-                mean[name] = mean.get(name, 0) + loss.detach() / t.accumulate
-        if t.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], t.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.ema:
-            self.ema.update_parameters(self.detector)
-        return mean
-
     def evaluate(self) -> dict[str, Any]:
-        """Evaluates the weights (their moving average if there is one) and writes the line."""
-        with self.log.progress(len(self.val_set), 0, "evaluating") as tell:
-            detector = self.ema.module if self.ema else self.detector
+        """Evaluates the weights, writes the line, and keeps their checkpoint as `best.pt` if none was better.
 
-            workers = self.config.data.workers
-            found = evaluate(detector, self.val_set, self.device, workers=workers, tell=tell)
-        self.metrics.eval(self.iteration, found)
+        What was evaluated before the run was stopped is not evaluated again.
+        """
+        done = self.metrics.evaluated.get(self.iteration)
+        if done:
+            return done
+        detector, workers = self.state.detector, self.config.data.workers
+        try:
+            with self.log.progress(len(self.val_set), 0, "evaluating") as tell, _interruptible(self.stop):
+                found = evaluate(detector, self.val_set, self.device, workers=workers, tell=tell)
+        except KeyboardInterrupt:
+            where = f"in the evaluation at iteration {self.iteration}; saved"
+            raise Stopped.by(self.stop.caught, where) from None
+        best = self.metrics.is_best(found)
+        if best and distributed.rank() == 0:
+            checkpoint.keep_as_best(checkpoint.path_of(self.config.out, self.iteration))
+        self.metrics.eval(self.iteration, found, best)
         self.metrics.masks(self.iteration, detector, self.val_set, self.device)
         return found
 
     def save(self) -> None:
-        """A checkpoint of this iteration, by process 0."""
-        if distributed.rank():
+        """A checkpoint of this iteration if there is none, by process 0. First the last batch must have a
+        finite loss with its weights, so that going on from it can come to something."""
+        if self.iteration == self.saved_at:
             return
-        content = {
-            "config": to_dict(self.config),
-            "classes": self.classes,
-            "model": self.detector.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
-            "ema_steps": int(self.ema.n_averaged) if self.ema else 0,
-            "loss": {k: v for k, v in self.learner.state_dict().items() if k.startswith("loss.")},
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-        checkpoint.save(self.config.out, self.iteration, content, self.config.train.keep)
+        self._read(self.state.losses(self.batch), "that the weights would give after")
+        self.saved_at = self.iteration
+        if distributed.rank() == 0:
+            content = self.state.content(self.classes)
+            checkpoint.save(self.config.out, self.iteration, content, self.config.train.keep)
+
+    def _read(self, losses: dict[str, Tensor], which: str) -> dict[str, float]:
+        """The processes' mean losses by name. Raises `UserError` if one is not finite."""
+        values = distributed.mean(torch.stack(list(losses.values())).float())
+        named = dict(zip(losses, values.tolist(), strict=True))
+        if all(map(math.isfinite, named.values())):
+            return named
+        kept = (
+            f"The checkpoint of iteration {self.saved_at} is kept; its loss was finite. Go on from it with "
+            "--resume and other options: with the same ones it comes here again. If it does so all the same, "
+            "start in another --out."
+            if self.saved_at
+            else "There is no checkpoint before that to go on from: start again."
+        )
+        raise UserError(
+            f"The loss {which} step {self.iteration} is not finite ({named}): the training diverged. Lower "
+            f"--lr or add --clip 10. {kept}"
+        )
 
     def _saved(self) -> dict[str, Any] | None:
         """The checkpoint to resume from, or None to start."""
@@ -191,65 +227,32 @@ class Run:
         if saved is None:
             self.log.say(f"{self.config.out} has no checkpoint yet: starting at the beginning.")
             return None
-        if saved["config"]["detector"] != to_dict(self.config.detector) or saved["classes"] != self.classes:
-            raise UserError(
-                f"{self.config.out} was trained with another detector or other classes; resume with the same."
-            )
+        resume.refuse_other(saved, self.config, self.classes)
         return saved
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        checkpoint.load_weights(self.learner, self._prefixed(saved), str(self.config.out))
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
-        if self.ema:
-            self.ema.module.load_state_dict(saved["ema"])
-            self.ema.n_averaged.fill_(saved["ema_steps"])
-        self.iteration = saved["iteration"]
-        self.log.say(f"Going on at iteration {self.iteration} of {self.total}.")
-
-    @staticmethod
-    def _prefixed(saved: dict[str, Any]) -> dict[str, Tensor]:
-        return {**{f"student.{k}": v for k, v in saved["model"].items()}, **saved["loss"]}
 
     def _wrapped(self) -> nn.Module:
         if distributed.world() == 1:
-            return self.learner
-        return DistributedDataParallel(
-            self.learner, device_ids=[self.device.index] if self.device.type == "cuda" else None
-        )
+            return self.state.learner
+        places = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(self.state.learner, device_ids=places)
 
     def _report(self, losses: dict[str, Tensor], timer: Timer) -> dict[str, str]:
-        values = distributed.add(torch.stack(list(losses.values())).float()) / distributed.world()
-        named = dict(zip(losses, values.tolist(), strict=True))
-        total = sum(named.values())
-        if not math.isfinite(total):
-            raise UserError(
-                f"The loss is {total} at iteration {self.iteration} ({named}). Lower --lr or add --clip 10; "
-                "the last good checkpoint is kept, go on with --resume."
-            )
+        named = self._read(losses, "of")
         record = {
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "loss": total,
+            "lr": self.state.optimizer.param_groups[0]["lr"],
+            "loss": sum(named.values()),
             "losses": named,
             "seconds_per_iteration": timer.lap(self.iteration),
             "memory_mb": round(peak_memory_mb(self.device), 1),
         }
         return self.metrics.train(self.iteration, record)
 
-    def _finished(self) -> dict[str, Any] | None:
-        """The result of a run that has nothing left to do."""
-        path = self.config.out / "result.json"
-        if self.iteration < self.total or not path.exists():
-            return None
-        self.log.say(f"{self.config.out} is finished already.")
-        return json.loads(path.read_text())
-
     def _finish(self, timer: Timer) -> dict[str, Any]:
         found = self.evaluate()
         result = {
             **found,
             "iterations": self.iteration,
-            "parameters": sum(p.numel() for p in self.detector.parameters()),
+            "parameters": sum(p.numel() for p in self.state.student.parameters()),
             "seconds_per_iteration": timer.mean(),
             "memory_mb": round(peak_memory_mb(self.device), 1),
             "method": self.config.distill.method if self.config.distill else "none",

@@ -1,5 +1,7 @@
 """What a user can put right: one paragraph that names the file or record and says what to do."""
 
+from __future__ import annotations
+
 
 class UserError(Exception):
     """Shown as one paragraph without a traceback; the process then exits with code 2."""
@@ -11,3 +13,8 @@ class Stopped(Exception):
     def __init__(self, message: str, code: int):
         super().__init__(message)
         self.code = code
+
+    @classmethod
+    def by(cls, signal: int, where: str) -> Stopped:
+        """The exception for a signal's number and a word on where it found the run."""
+        return cls(f"Stopped by signal {signal} {where}.", 128 + signal)

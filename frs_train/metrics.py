@@ -1,6 +1,6 @@
 """What a run leaves to read: `metrics.jsonl`, a progress bar, and TensorBoard by option.
 
-Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration`:
+Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration` (see `records`):
     train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak; a GPU's if any)
     eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}, max_detections
             (detections of an image that count)
@@ -23,6 +23,7 @@ from rich.table import Column
 from frs_train import distributed
 from frs_train.checkpoint import write_atomically
 from frs_train.errors import UserError
+from frs_train.records import read_metrics as read
 
 if TYPE_CHECKING:
     from frs_train.data import CocoDetection
@@ -85,13 +86,17 @@ class Metrics:
         self.writer = (
             _summary_writer(folder / "tensorboard") if tensorboard and distributed.rank() == 0 else None
         )
+        self.evaluated: dict[int, dict[str, Any]] = {}  # what `evaluate` found, by iteration
 
     def forget_after(self, iteration: int) -> None:
         """Removes the lines that a resumed run will write again, and a last line that was cut off."""
-        if distributed.rank() or not self.path.exists():
-            return
-        kept = [r for r in read(self.path) if r["iteration"] <= iteration]
-        write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in kept).encode())
+        kept: list[dict[str, Any]] = []
+        if distributed.rank() == 0 and self.path.exists():
+            kept = [line for line in read(self.path) if line["iteration"] <= iteration]
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        lines = [line for line in distributed.gather(kept)[0] if line["kind"] == "eval"]
+        names = ("kind", "iteration")
+        self.evaluated = {e["iteration"]: {k: v for k, v in e.items() if k not in names} for e in lines}
 
     def train(self, iteration: int, record: dict[str, Any]) -> dict[str, str]:
         """Writes a `train` line; returns it as `text` and `rate` for a progress bar."""
@@ -107,11 +112,17 @@ class Metrics:
             self.log.say(f"[{iteration}/{self.total}]  {text}  {rate}  {left // 60}:{left % 60:02d} left")
         return {"text": text, "rate": rate}
 
-    def eval(self, iteration: int, record: dict[str, Any]) -> None:
+    def is_best(self, record: dict[str, Any]) -> bool:
+        """Whether no evaluation before found an AP as high."""
+        before = [found["AP"] for found in self.evaluated.values() if found["AP"] is not None]
+        return record["AP"] is not None and record["AP"] > max(before, default=-1.0)
+
+    def eval(self, iteration: int, record: dict[str, Any], best: bool) -> None:
         """Writes an `eval` line."""
+        self.evaluated[iteration] = record
         self._write({"kind": "eval", "iteration": iteration, **record})
         self._scalars("eval", {k: v for k, v in record.items() if isinstance(v, float)}, iteration)
-        self.log.say(f"[{iteration}/{self.total}]  {describe(record)}")
+        self.log.say(f"[{iteration}/{self.total}]  {describe(record)}{'  (best so far)' if best else ''}")
 
     def masks(self, iteration: int, detector: Detector, dataset: CocoDetection, device: torch.device) -> None:
         """Mask pictures for TensorBoard; nothing without it."""
@@ -142,17 +153,6 @@ def describe(record: dict[str, Any]) -> str:
     text = "  ".join(f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in values)
     limit = record.get("max_detections")
     return f"{text}  (best {limit} detections of an image)" if limit else text
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; a last line that was cut off is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -90,7 +90,6 @@ def test_truncated_image(copy, tmp_path, capsys, workers):
         victim.write_bytes(victim.read_bytes()[:200])
     code = train(copy[0], tmp_path / "run", "--workers", workers)
     refused(code, capsys, "images/train", "cannot be read", "--resume")
-    assert checkpoint.checkpoints(tmp_path / "run")  # what was learnt before is not lost
     assert not multiprocessing.active_children()  # or Python would wait for them at its end
 
 
@@ -165,20 +164,16 @@ def test_a_run_is_not_overwritten(digits, teacher):
         quiet_fit(run_config(digits, teacher))
 
 
-def test_resuming_with_another_detector(digits, teacher):
-    with pytest.raises(UserError, match="another detector"):
-        quiet_fit(run_config(digits, teacher, detector={"fpn_width": 32}), resume=True)
-
-
 def test_full_disk_keeps_what_was_written(tmp_path, monkeypatch):
-    first = checkpoint.save(tmp_path, 1, {"model": {}}, keep=1)
+    content = {"config": {}, "classes": ["a"], "model": {}}
+    first = checkpoint.save(tmp_path, 1, content, keep=1)
 
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"checkpoint-00000002.pt cannot be written: No space left on device"):
-        checkpoint.save(tmp_path, 2, {"model": {}}, keep=1)
+        checkpoint.save(tmp_path, 2, content, keep=1)
     assert os.listdir(tmp_path) == [first.name] and checkpoint.load(first)["iteration"] == 1
 
 

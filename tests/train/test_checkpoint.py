@@ -29,6 +29,33 @@ def test_only_the_newest_are_kept(tmp_path):
     assert names == ["checkpoint-00005000.pt", "checkpoint-00000500.pt"]
 
 
+def test_the_one_just_written_is_kept_whatever_keep_is(tmp_path):
+    for iteration in (1, 2):
+        checkpoint.save(tmp_path, iteration, content(), keep=0)
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-00000002.pt"]
+
+
+def test_a_run_that_went_back_keeps_what_it_writes(tmp_path):
+    """Later ones could not be read; counted among the newest, they would cost the good ones their place."""
+    for iteration in (1, 7, 8):
+        checkpoint.save(tmp_path, iteration, content(), keep=3)
+    checkpoint.save(tmp_path, 2, content(), keep=2)
+    names = [path.name for path in checkpoint.checkpoints(tmp_path)]
+    assert names == ["checkpoint-00000002.pt", "checkpoint-00000001.pt"]
+
+
+def test_only_the_runs_own_files_are_its_checkpoints(tmp_path):
+    others = ["00000002-backup.pt", "best.pt", "3.pt", "000000004.pt", "0000000\u0665.pt", "00000006.pt.bak"]
+    others = ["best.pt", *(f"checkpoint-{name}" for name in others)]
+    first = checkpoint.save(tmp_path, 2, content(), keep=1)
+    for name in others:
+        (tmp_path / name).write_bytes(first.read_bytes())
+    (tmp_path / "checkpoint-00000009.pt").mkdir()
+    last = checkpoint.save(tmp_path, 123_456_789, content(), keep=1)
+    assert checkpoint.checkpoints(tmp_path) == [last]
+    assert {path.name for path in tmp_path.iterdir()} == {*others, last.name, "checkpoint-00000009.pt"}
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, damage):
     checkpoint.save(tmp_path, 1, content(1.0), keep=2)

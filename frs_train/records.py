@@ -1,0 +1,137 @@
+"""What a run writes as JSON (config.json, lines of metrics.jsonl, result.json), and the one way to read it
+back: whatever such a file holds, only `UserError` leaves this module."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
+
+from frs_train.errors import UserError
+
+OPEN = ConfigDict(extra="allow")  # a later version may write more
+
+
+class TrainLine(TypedDict):
+    """A line of metrics.jsonl after some steps. Losses are those of the last one."""
+
+    __pydantic_config__ = OPEN
+    kind: Literal["train"]
+    iteration: NonNegativeInt
+    lr: FiniteFloat
+    loss: FiniteFloat
+    losses: dict[str, FiniteFloat]
+    seconds_per_iteration: FiniteFloat
+    memory_mb: FiniteFloat
+
+
+class Scores(TypedDict):
+    """An evaluation: fractions, None where there was nothing to measure."""
+
+    __pydantic_config__ = OPEN
+    AP: FiniteFloat | None
+    AP50: FiniteFloat | None
+    AP75: FiniteFloat | None
+    AP_S: FiniteFloat | None
+    AP_M: FiniteFloat | None
+    AP_L: FiniteFloat | None
+    AR: FiniteFloat | None
+    classes: dict[str, FiniteFloat | None]
+
+
+class EvalLine(Scores):
+    """A line of metrics.jsonl after an evaluation."""
+
+    kind: Literal["eval"]
+    iteration: NonNegativeInt
+
+
+class Result(Scores):
+    """result.json: the last evaluation of a finished run, and what it took."""
+
+    iterations: NonNegativeInt
+    parameters: NonNegativeInt
+    seconds_per_iteration: NotRequired[FiniteFloat | None]
+    memory_mb: NotRequired[FiniteFloat | None]
+
+
+class DetectorWords(TypedDict):
+    """What a page says of a detector."""
+
+    __pydantic_config__ = OPEN
+    family: str
+    backbone: str
+    backbone_width: FiniteFloat
+    fpn_width: int
+
+
+class DataPaths(TypedDict):
+    """Where a run's images are."""
+
+    __pydantic_config__ = OPEN
+    val_annotations: str | None
+    val_images: str | None
+
+
+class DistillWords(TypedDict):
+    """How a run learns."""
+
+    __pydantic_config__ = OPEN
+    teacher: str | None
+    method: str
+
+
+class SavedConfig(TypedDict):
+    """config.json, as far as one reads it who does not build the run again: runs of other versions too."""
+
+    __pydantic_config__ = OPEN
+    detector: DetectorWords
+    data: DataPaths
+    distill: NotRequired[DistillWords | None]
+
+
+LINE = TypeAdapter(Annotated[TrainLine | EvalLine, Field(discriminator="kind")])
+RESULT = TypeAdapter(Result)
+CONFIG = TypeAdapter(SavedConfig)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`. A last line that a kill cut off is left out.
+
+    Raises:
+        UserError: another line is no record of a run.
+    """
+    lines = _read(path).split(b"\n")[:-1]  # behind the last line break is nothing, or an unfinished line
+    return [_valid(LINE, line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The content of a `result.json`."""
+    return _valid(RESULT, _read(path), str(path), "Remove it: the run makes it again with --resume.")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a `config.json`."""
+    return _valid(CONFIG, _read(path), str(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _valid(kind: TypeAdapter, text: bytes, name: str, advice: str = "") -> Any:
+    try:
+        return kind.validate_python(json.loads(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"] if part not in ("train", "eval")) or "the whole"
+        reason = f"{place}: {first['msg']}"
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or "it is nested too deeply"
+    raise UserError(f"{name} is not what frs-train writes there ({reason}). {advice}".rstrip())
