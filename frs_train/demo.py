@@ -105,7 +105,7 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfi
     checkpoint.write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
     detector, classes = read_detector(str(TEACHER), log)
     validation = open_eval(data.val_annotations, data.val_images, classes, "the teacher", log)
-    write_pictures(detector, validation, out / "masks", torch.device("cpu"), limit=4)
+    write_pictures(detector, validation, out / "masks", torch.device("cpu"), limit=4, replace=True)
     runs = [out / name for name in ARMS]
     write_report(runs, out / "report.html")
     curves(read_runs(runs)).savefig(out / "curves.png")

@@ -11,13 +11,14 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 from typing import Any
 
-from frs_train import metrics
 from frs_train.checkpoint import write_atomically
 from frs_train.errors import UserError
+from frs_train.names import printable
+from frs_train.records import read_config, read_metrics, read_result
 from frs_train.report_figures import COLOURS, curves, masks
 
 SCORES = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR")
@@ -34,6 +35,8 @@ th, td { padding: .35rem .55rem; border-bottom: 1px solid var(--line); }
 th, td { text-align: right; white-space: nowrap; }
 th { font-weight: 600; border-bottom: 2px solid var(--line); }
 th:first-child, td:first-child, td.text, .results th:nth-child(-n+3) { text-align: left; }
+.results td:nth-child(-n+3) { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
+.results th { white-space: normal; vertical-align: bottom; }
 td.best { font-weight: 700; background: #eef6ee; }
 i.swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em; }
 figure { margin: 0 0 1rem; }
@@ -108,16 +111,17 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def read_run(folder: Path, name: str, colour: str) -> Run:
-    """One run folder. Raises `UserError` if it is none."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        lines = metrics.read(folder / "metrics.jsonl")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no run folder: {error}. Give the --out folder of a training.") from None
+    """One run folder. Raises `UserError` if it is none, or if one of its files is not as a run writes it."""
+    for file in ("config.json", "metrics.jsonl"):
+        if not (folder / file).is_file():
+            raise UserError(
+                f"{folder} is no run folder: it has no {file}. Give the --out folder of a training."
+            )
+    config, lines = read_config(folder / "config.json"), read_metrics(folder / "metrics.jsonl")
     train = [line for line in lines if line["kind"] == "train"]
     evals = [line for line in lines if line["kind"] == "eval"]
     result = folder / "result.json"
-    found = json.loads(result.read_text()) if result.exists() else (evals[-1] if evals else {})
+    found = read_result(result) if result.exists() else (evals[-1] if evals else {})
     return Run(name, folder, colour, config, train, evals, found)
 
 
@@ -142,6 +146,11 @@ def results_table(runs: Sequence[Run]) -> str:
         rows.append("".join(f"<td{mark}>{cell}</td>" for mark, cell in zip(marks, cells, strict=True)))
     titles = ["run", "detector", "learns by", *(column[0] for column in columns)]
     return f'<div class="results">{table(titles, rows)}</div>'
+
+
+def escape(text: str) -> str:
+    """A name as HTML."""
+    return escape_html(printable(text))
 
 
 def table(head: Sequence[str], rows: Sequence[str]) -> str:
@@ -192,7 +201,7 @@ def mask_section(runs: Sequence[Run], images: int) -> str:
 
 def full_config(run: Run) -> str:
     """The whole configuration, folded away."""
-    text = escape(json.dumps(run.config, indent=2))
+    text = escape_html(json.dumps(run.config, indent=2))
     return f"<details><summary>{label(run)}</summary><pre>{text}</pre></details>"
 
 

@@ -16,13 +16,15 @@ from frs_train.coco import read_coco
 from frs_train.data import CocoDetection, collate, to_device
 from frs_train.errors import UserError
 from frs_train.evaluate import matching
-from frs_train.visualize import View, look, richest, show_boxes, show_heat
+from frs_train.names import printable
+from frs_train.visualize import PLAIN, View, look, richest, show_boxes, show_heat
 
 if TYPE_CHECKING:
     from frs_train.report import Run
 
 COLOURS = ("#1f77b4", "#d95f02", "#2a9d57", "#c23b6b", "#7b5ea7", "#8c6d31", "#17becf", "#555555")
 COLUMNS = 3
+SPAN = 30  # largest over least value of a loss from which its axis is logarithmic
 
 
 def curves(runs: Sequence[Run]) -> Figure:
@@ -37,6 +39,7 @@ def curves(runs: Sequence[Run]) -> Figure:
         for run in runs:
             points = [(t["iteration"], t[key] if key == "loss" else t["losses"].get(key)) for t in run.train]
             line(axis, run, [point for point in points if point[1] is not None])
+        scale(axis)
         panel(axis, title)
     for run in runs:
         scores = [(e["iteration"], 100 * e["AP"]) for e in run.evals if e.get("AP") is not None]
@@ -48,9 +51,20 @@ def curves(runs: Sequence[Run]) -> Figure:
     panel(axes[count - 1], "seconds per iteration")
     for axis in axes[count:]:
         axis.set_visible(False)
-    handles = [axes[0].plot([], [], color=run.colour, label=run.name)[0] for run in runs]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(runs)), frameon=False)
+    handles = [axes[0].plot([], [], color=run.colour)[0] for run in runs]
+    place = {"loc": "outside upper left", "ncols": min(4, len(runs)), "frameon": False}
+    for text, run in zip(figure.legend(handles, ["-"] * len(runs), **place).get_texts(), runs, strict=True):
+        text.set(text=printable(run.name), **PLAIN)  # a name as it is, even if it begins with _ or has a $
     return figure
+
+
+def scale(axis: Axes) -> None:
+    """A logarithmic axis where the values span it, around 0 a linear piece up to the least of them."""
+    values = [float(y) for drawn in axis.lines for y in drawn.get_ydata()]
+    positive = [value for value in values if value > 0]
+    if positive and max(positive) > SPAN * min(positive):
+        linear = {} if len(positive) == len(values) else {"linthresh": min(positive)}
+        axis.set_yscale("symlog" if linear else "log", **linear)
 
 
 def line(axis: Axes, run: Run, points: list[tuple[float, float]]) -> None:
@@ -64,12 +78,12 @@ def line(axis: Axes, run: Run, points: list[tuple[float, float]]) -> None:
 
 
 def panel(axis: Axes, title: str) -> None:
-    """Title, grid and a zero line to compare against."""
-    axis.set_title(title, fontsize=10, loc="left")
+    """Title, grid, and on a linear axis a zero line to compare against."""
+    axis.set_title(printable(title), fontsize=10, loc="left", **PLAIN)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
-    if axis.lines and axis.get_ylim()[0] > 0:
+    if axis.lines and axis.get_yscale() == "linear" and axis.get_ylim()[0] > 0:
         axis.set_ylim(bottom=0)
 
 
@@ -82,6 +96,8 @@ def masks(runs: Sequence[Run], images: int) -> tuple[list[Figure], list[str]]:
             model, classes = checkpoint.restore(checkpoint.read(run.folder, notes.append))
             if dataset is None:
                 dataset = _validation(run, classes)
+            if classes != dataset.coco.classes:
+                raise UserError("its classes are not those of the run whose images are drawn.")
             for index in _spread(len(dataset), images):
                 (image,), (target,) = to_device(collate([dataset[index, None]]), torch.device("cpu"))
                 truth[index] = target
@@ -96,15 +112,18 @@ def _mask_rows(
 ) -> Figure:
     """A row for each run: ground truth (in the first), detections, richest level."""
     height, width = seen[0][1].image.shape[:2]
-    figure = Figure((7.5, len(seen) * (2.5 * height / width + 0.3)), dpi=140, layout="constrained")
-    scale = Normalize(0, max(float(richest(view).max()) for _, view in seen) or 1)
+    tall = 2.5 * min(
+        max(height / width, 0.1), 4.0
+    )  # inches; a thin image is drawn thin, and the page not long
+    figure = Figure((7.5, len(seen) * (tall + 0.3)), dpi=140, layout="constrained")
+    strength = Normalize(0, max(float(richest(view).max()) for _, view in seen) or 1)
     for row, (run, view) in zip(figure.subplots(len(seen), 3, squeeze=False), seen, strict=True):
         keep = view.found["scores"] >= 0.3
         found = {key: value[keep] for key, value in view.found.items()}
         show_boxes(row[0], view.image, target, classes, "ground truth")
         show_boxes(row[1], view.image, found, classes, f"{run.name}: detections, score ≥ 0.3")
         heat = richest(view)
-        show_heat(row[2], view.image, heat, scale, f"{run.name}: highest S, at most {heat.max():.2f}")
+        show_heat(row[2], view.image, heat, strength, f"{run.name}: highest S, at most {heat.max():.2f}")
         for axis in row:
             axis.set_axis_off()
     return figure

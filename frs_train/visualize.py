@@ -8,6 +8,7 @@ around the pixel that the convolutions and the anchors are centred on.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from frs_train.checkpoint import write_atomically
 from frs_train.data import CocoDetection, collate, to_device
 from frs_train.detectors import Detector
+from frs_train.errors import UserError
+from frs_train.names import picture_names, printable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -34,6 +38,7 @@ COLOURS = matplotlib.colormaps["inferno"]
 CLASSES = matplotlib.colormaps["tab10"]
 PANEL = 2.6  # inches
 DOTS = 110  # per inch
+PLAIN = {"parse_math": False}  # a name with a $ in it is no formula
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,7 @@ def draw(
         axis.set_axis_off()
     colours = ScalarMappable(scale, COLOURS)
     figure.colorbar(colours, ax=axes, shrink=0.8, pad=0.01, label="feature richness S", aspect=40)
-    if title:
-        figure.suptitle(title, fontsize=9)
+    figure.suptitle(printable(title), fontsize=9, **PLAIN)
     return figure
 
 
@@ -132,7 +136,7 @@ def show_heat(axis: Axes, image: np.ndarray, heat: np.ndarray, scale: Normalize,
     strength = scale(heat)
     cover = (0.25 + 0.6 * np.sqrt(strength))[..., None]
     axis.imshow((1 - cover) * grey + cover * COLOURS(strength)[..., :3], interpolation="nearest")
-    axis.set_title(title, fontsize=7.5)
+    axis.set_title(printable(title), fontsize=7.5, **PLAIN)
 
 
 def show_boxes(
@@ -140,7 +144,7 @@ def show_boxes(
 ) -> None:
     """Boxes with class names (and scores where there are some) over the image."""
     axis.imshow(image, interpolation="nearest")
-    axis.set_title(title, fontsize=7.5)
+    axis.set_title(printable(title), fontsize=7.5, **PLAIN)
     scores = boxes["scores"].tolist() if "scores" in boxes else [None] * len(boxes["labels"])
     for box, label, score in zip(boxes["boxes"].tolist(), boxes["labels"].tolist(), scores, strict=True):
         x1, y1, x2, y2 = box
@@ -148,11 +152,10 @@ def show_boxes(
         axis.add_patch(
             Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4)
         )
-        text = classes[label - 1] + ("" if score is None else f" {score:.2f}")
+        text = printable(classes[label - 1]) + ("" if score is None else f" {score:.2f}")
         patch = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-        axis.text(
-            x1, y1, text, fontsize=5.5, color="white", verticalalignment="bottom", bbox=patch, clip_on=True
-        )
+        style = {"fontsize": 5.5, "color": "white", "verticalalignment": "bottom", "clip_on": True, **PLAIN}
+        axis.text(x1, y1, text, bbox=patch, **style)
 
 
 def pixels(figure: Figure) -> np.ndarray:
@@ -201,18 +204,24 @@ def write_pictures(
     *,
     limit: int | None = None,
     score: float = 0.3,
+    replace: bool = False,
 ) -> list[Path]:
     """One PNG an image (of the first `limit`) into `out`, named as the image; returns the paths.
 
     Raises:
-        UserError: an image cannot be read.
-        OSError: `out` cannot be written.
+        UserError: an image cannot be read, or a picture cannot be written; or `out` has one of that name
+            already, and `replace` is False.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for index in range(min(len(dataset), limit or len(dataset))):
-        figure = pictures(detector, dataset, device, [index], score)[0]
-        name = Path(dataset.coco.images[index]["file_name"]).with_suffix("")
-        written.append(out / f"{str(name).replace('/', '_')}.png")
-        figure.savefig(written[-1])
-    return written
+    names = picture_names([image["file_name"] for image in dataset.coco.images[:limit]])
+    old = [name for name in names if (out / name).exists()]
+    if old and not replace:
+        raise UserError(
+            f"{out} has {len(old)} of these {len(names)} pictures already, the first is {old[0]}. Choose "
+            "another --out, or remove them."
+        )
+    for index, name in enumerate(names):
+        (figure,) = pictures(detector, dataset, device, [index], score)
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+        write_atomically(out / name, content.getvalue())
+    return [out / name for name in names]

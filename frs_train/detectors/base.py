@@ -7,6 +7,7 @@ of the one run of the head that also gives the losses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -122,7 +123,10 @@ class Detector(nn.Module):
         """Normalises, resizes and pads a batch with torchvision's transform; boxes follow the images."""
         transform: GeneralizedRCNNTransform = self.model.transform
         transform.min_size = (size or self.config.min_size[-1],)
-        return transform(list(images), None if targets is None else list(targets))
+        thick = [_thick(image, transform.min_size[0], transform.max_size) for image in images]
+        if targets is not None:
+            targets = [_follow(*each) for each in zip(targets, images, thick, strict=True)]
+        return transform(thick, targets)
 
     def features(self, batch: ImageList) -> list[Tensor]:
         """The pyramid of a prepared batch: list of [B, D, H, W], finest level first."""
@@ -192,3 +196,22 @@ def anchors_of(generator: nn.Module, batch: ImageList, feats: list[Tensor]) -> l
     takes the dtype of what it is given, and bfloat16 rounds a coordinate of 800 to a multiple of 4."""
     shapes = [feat.new_empty((), dtype=torch.float32).expand(feat.shape) for feat in feats]
     return generator(batch, shapes)
+
+
+def _thick(image: Tensor, size: int, longest: int) -> Tensor:
+    """The image. One so thin that resizing, which keeps proportions, would round its shorter side to nothing
+    is stretched to what leaves a pixel of it."""
+    height, width = image.shape[-2:]
+    least = math.ceil(1.001 / min(size / min(height, width), longest / max(height, width)))
+    if min(height, width) >= least:
+        return image
+    return nn.functional.interpolate(image[None], (max(height, least), max(width, least)))[0]
+
+
+def _follow(target: Target, image: Tensor, stretched: Tensor) -> Target:
+    """The target of an image as that of its stretched copy."""
+    if stretched is image:
+        return target
+    down, across = (new / old for new, old in zip(stretched.shape[-2:], image.shape[-2:], strict=True))
+    boxes = target["boxes"]
+    return {**target, "boxes": boxes * boxes.new_tensor([across, down, across, down])}

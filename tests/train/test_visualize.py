@@ -1,8 +1,14 @@
 """Mask pictures: every level where it belongs on the image, one readable PNG an image."""
 
+import json
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny_detectors import FAMILIES, seeded_on_one_thread, tiny
 
@@ -11,6 +17,8 @@ from frs_train import visualize
 from frs_train.coco import read_coco
 from frs_train.data import CocoDetection
 from frs_train.digits import make_digits
+from frs_train.errors import UserError
+from frs_train.names import picture_names
 
 CLASSES = [str(d) for d in range(10)]
 
@@ -96,6 +104,83 @@ def test_one_png_an_image_named_as_the_image(tmp_path):
         picture = np.asarray(Image.open(path).convert("RGB"))
         assert min(picture.shape[:2]) > 400 and picture.std() > 20
     assert written[0].read_bytes() != written[1].read_bytes()
+
+
+@pytest.fixture
+def thin_and_odd(tmp_path):
+    """Images of 1 x 300 pixels and 300 x 1, names that run together, and a class that looks like maths."""
+    files = {"a/b.png": (300, 1), "a_b.png": (1, 300)} | dict.fromkeys(
+        ("1.jpg", "1.png", "A_B.PNG"), (64, 64)
+    )
+    images, annotations = [], []
+    for number, (name, size) in enumerate(files.items()):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (number, 9, 9)).save(tmp_path / "images" / name)
+        images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
+        box = {"bbox": [0, 0, *size], "area": size[0] * size[1], "iscrowd": 0}
+        annotations.append({"id": number, "image_id": number, "category_id": 1, **box})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": ODD}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    return CocoDetection(read_coco(tmp_path / "a.json"), tmp_path / "images")
+
+
+ODD = r"$\frac{1}$"
+
+
+def test_thin_images_are_drawn(thin_and_odd):
+    for figure in visualize.pictures(tiny(num_classes=1), thin_and_odd, torch.device("cpu"), [0, 1]):
+        assert visualize.pixels(figure).std() > 20
+
+
+def test_every_image_has_its_picture_and_none_is_replaced_in_silence(thin_and_odd, tmp_path, monkeypatch):
+    def pictures(detector, dataset, device, indices, score):
+        return [Figure((1, 1 + index), dpi=10) for index in indices]
+
+    monkeypatch.setattr(visualize, "pictures", pictures)
+    given = None, thin_and_odd, tmp_path / "out", torch.device("cpu")
+    written = visualize.write_pictures(*given)
+    assert [path.name for path in written] == ["a_b.png", "a_b-2.png", "1.png", "1-2.png", "A_B-3.png"]
+    assert sorted((tmp_path / "out").iterdir()) == sorted(written)
+    assert [Image.open(path).size for path in written] == [(10, 10 * n) for n in (1, 2, 3, 4, 5)]
+    written[0].unlink()
+    with pytest.raises(UserError, match="out has 4 of these 5 pictures already, the first is a_b-2.png"):
+        visualize.write_pictures(*given)
+    assert not written[0].exists()
+    assert visualize.write_pictures(*given, replace=True) == written and written[0].exists()
+
+
+def test_a_class_name_is_drawn_as_it_is(thin_and_odd):
+    (figure,) = visualize.pictures(tiny(num_classes=1), thin_and_odd, torch.device("cpu"), [2])
+    (text,) = figure.axes[0].texts
+    assert text.get_text() == ODD and not text.get_parse_math()
+
+
+NAMES = st.text(st.characters() | st.sampled_from("/.$\\_{}\0\n\ud800aA"), max_size=300)
+
+
+@given(st.lists(NAMES, max_size=6))
+def test_names_of_pictures_are_different_names_of_files(files):
+    names = picture_names(files)
+    assert len({name.casefold() for name in names}) == len(files)
+    for name in names:
+        assert name.endswith(".png") and len(name.encode()) <= 255 and not set(name) & set("/\0")
+        assert name.isprintable()
+    assert picture_names(files[:3]) == names[:3]  # whatever the limit
+
+
+@settings(max_examples=50, deadline=None)
+@given(NAMES, NAMES)
+def test_any_name_can_be_drawn(name, title):
+    figure = Figure((1, 1), dpi=40)
+    one = {
+        "boxes": torch.tensor([[0.0, 0, 8, 1]]),
+        "labels": torch.tensor([1]),
+        "scores": torch.tensor([1.0]),
+    }
+    visualize.show_boxes(figure.subplots(), np.zeros((1, 8, 3)), one, [name], title)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing|Matplotlib currently does not support")
+        visualize.pixels(figure)
 
 
 def test_pixels_of_a_figure_are_an_image_for_tensorboard():
