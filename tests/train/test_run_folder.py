@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,6 +226,15 @@ def test_options_that_a_run_keeps(digits, teacher, option, changes, words):
     assert content_of(teacher) == before
 
 
+def test_a_foreign_line_in_the_log_is_named_before_anything_is_changed(digits, teacher, tmp_path):
+    out = shutil.copytree(teacher, tmp_path / "run")
+    (out / "metrics.jsonl").write_text("hello\n" + (out / "metrics.jsonl").read_text())
+    before = content_of(out)
+    with pytest.raises(UserError, match="metrics.jsonl, line 1 is not what frs-train writes there"):
+        quiet_fit(run_config(digits, out, iterations=9), resume=True)
+    assert content_of(out) == before
+
+
 def test_options_that_a_run_may_change(digits, teacher):
     saved = checkpoint.newest(teacher, print)
     freely = {"lr": 1.0, "batch_size": 2, "clip": 3.0, "amp": "fp16", "keep": 9, "iterations": 99}
@@ -310,7 +320,7 @@ def damaged(content, path, junk):
     return copy
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_only_user_errors_leave_a_damaged_checkpoint(whole, tmp_path, data):
     path = data.draw(st.sampled_from([p for p in places(whole.content) if p]))

@@ -132,6 +132,17 @@ def test_thin_images_are_drawn(thin_and_odd):
         assert visualize.pixels(figure).std() > 20
 
 
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (2, 900), (64, 96)])
+def test_boxes_follow_a_thin_image(shape):
+    """It is resized to at least a pixel; a box that is the image stays the image."""
+    height, width = shape
+    target = {"boxes": torch.tensor([[0.0, 0, width, height]]), "labels": torch.tensor([1])}
+    batch, (moved,) = tiny(num_classes=1).prepare([torch.rand(3, *shape)], [target], 64)
+    (size,) = batch.image_sizes
+    assert min(size) >= 1 and max(size) <= 128
+    assert moved["boxes"].tolist() == [pytest.approx([0, 0, size[1], size[0]], rel=1e-5)]
+
+
 def test_every_image_has_its_picture_and_none_is_replaced_in_silence(thin_and_odd, tmp_path, monkeypatch):
     def pictures(detector, dataset, device, indices, score):
         return [Figure((1, 1 + index), dpi=10) for index in indices]
@@ -168,7 +179,7 @@ def test_names_of_pictures_are_different_names_of_files(files):
     assert picture_names(files[:3]) == names[:3]  # whatever the limit
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(NAMES, NAMES)
 def test_any_name_can_be_drawn(name, title):
     figure = Figure((1, 1), dpi=40)
