@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tiny_runs import quiet_fit, run_config
 
 from frs_train import checkpoint, engine, metrics, resume
+from frs_train.assemble import build
 from frs_train.config import DistillConfig, RunConfig, TrainConfig, from_dict, to_dict
 from frs_train.distiller import Learner
 from frs_train.errors import Stopped, UserError
@@ -269,10 +270,8 @@ def test_the_optimisers_options_are_those_given_now(digits, tmp_path):
 
 
 def state_of(config):
-    learner = Learner(
-        engine.make_learner(config, [str(d) for d in range(10)], torch.device("cpu"), None, False).student
-    )
-    return TrainingState(config, learner, torch.device("cpu"), 9)
+    student = build(config.detector, [str(d) for d in range(10)])
+    return TrainingState(config, Learner(student), torch.device("cpu"), 9)
 
 
 @pytest.fixture(scope="module")
