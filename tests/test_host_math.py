@@ -1,6 +1,9 @@
 """The scalar maths of csrc/include/frs/math.h against float64, as each instruction set computes it."""
 
 import json
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy's own float64 functions at Inf and NaN
     pytest.mark.parametrize("isa", host.instruction_sets()),
 ]
+
+ROOT = Path(__file__).resolve().parent.parent
+MACHINE = {"default": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}  # as in setup.py
 
 # Every 1021st of the 2^32 floats: all exponents, both signs, subnormals, Inf and NaN.
 EVERY_KIND = np.arange(0, 2**32, 1021, dtype=np.uint64).astype(np.uint32).view(np.float32)
@@ -100,6 +106,23 @@ def test_non_finite_logits_show(isa):
     loss, gradient = host.bce(student, teacher, isa), host.bce_gradient(student, teacher, isa)
     assert np.isnan(loss[:3]).all() and np.isinf(loss[3:]).all()
     assert np.isnan(gradient[:3]).all() and (gradient[3:] == np.float32([0.5, -0.5])).all()
+
+
+@pytest.mark.skipif(
+    not (shutil.which("g++") and (ROOT / "csrc").exists()), reason="needs g++ and the sources"
+)
+def test_nothing_is_undefined(isa, tmp_path):
+    """No shift, sum or conversion that C++ leaves undefined, whatever the floats are."""
+    program = str(tmp_path / "undefined")
+    flags = ["-std=c++17", "-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all", "-DFRS_ISA=baseline"]
+    flags += [*MACHINE[isa], f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]
+    command = ["g++", *flags, str(ROOT / "tests/cpp/undefined.cpp"), "-o", program]
+    built = subprocess.run(command, text=True, capture_output=True)
+    if "cannot find" in built.stderr and "ubsan" in built.stderr:
+        pytest.skip("needs libubsan")
+    assert built.returncode == 0, built.stderr[-4000:]
+    ran = subprocess.run([program], text=True, capture_output=True)
+    assert ran.returncode == 0, ran.stderr[-4000:]
 
 
 def test_build_information_is_readable(isa):

@@ -79,10 +79,18 @@ FRS_HOST_DEVICE ExpParts<V> exp_parts(V x) {
   p = p * r + 1.0f;
   return {p * r + 1.0f, bit_cast<Bits<V>>(shifted)};
 }
+// n 2^23; n may be anything where x is NaN, and only unsigned numbers and vectors shift whatever they are.
+template <class N>
+FRS_HOST_DEVICE N in_exponent(N n) {
+  return n << 23;
+}
+FRS_HOST_DEVICE int32_t in_exponent(int32_t n) {
+  return static_cast<int32_t>(static_cast<uint32_t>(n) << 23);
+}
 template <class V>
 FRS_HOST_DEVICE V
 power_of_two(Bits<V> biased) {  // 2^(biased - 127) for 0 (then 0) <= biased <= 255 (then Inf)
-  return bit_cast<V>(biased << 23);
+  return bit_cast<V>(in_exponent(biased));
 }
 
 // e^x for x <= 0. Results below the normal range are 0.
@@ -128,7 +136,7 @@ FRS_HOST_DEVICE V log1p(V x) {
   const V lost = x > 1.0f ? (x - u) + 1.0f : x - (u - 1.0f);
   const Bits<V> k = (bit_cast<Bits<V>>(u) - kSqrtHalf) >> 23;
   const V shrink = power_of_two<V>(k > 126 ? Bits<V>{} + 1 : 127 - k);  // lost counts for nothing long before
-  const V m = bit_cast<V>(bit_cast<Bits<V>>(u) - (k << 23));
+  const V m = bit_cast<V>(bit_cast<Bits<V>>(u) - in_exponent(k));
   const V f = (m - 1.0f) + lost * shrink;
   const V n = to_float(k);
   const V y = n * 0.693359375f + (f + (n * -2.12194440e-4f + log1p_reduced(f)));
@@ -200,7 +208,7 @@ template <class V>
 FRS_HOST_DEVICE V log_unit(V x) {
   constexpr int32_t kSqrtHalf = 0x3f3504f3;
   const Bits<V> k = (bit_cast<Bits<V>>(x) - kSqrtHalf) >> 23;
-  const V f = bit_cast<V>(bit_cast<Bits<V>>(x) - (k << 23)) - 1.0f;
+  const V f = bit_cast<V>(bit_cast<Bits<V>>(x) - in_exponent(k)) - 1.0f;
   const V n = to_float(k);
   return n * 0.693359375f + (f + (n * -2.12194440e-4f + log1p_reduced(f)));
 }

@@ -1,0 +1,37 @@
+// The maths of frs/math.h over floats of every kind, NaN of every kind among them: built with
+// -fsanitize=undefined by tests/test_host_math.py, once per instruction set.
+#include "cpu/vec.h"
+#include "frs/math.h"
+
+namespace {
+
+using namespace frs;
+using namespace frs::cpu::FRS_ISA;
+
+volatile float kept;  // so that nothing is left out
+
+void keep(float x) { kept = x; }
+void keep(Floats x) { kept = x[0]; }
+
+template <class V>
+void compute(V x, V t) {
+  keep(frs::exp(x));
+  keep(exp_nonpositive(negative_abs(x)));
+  keep(frs::log1p(-negative_abs(x)));
+  keep(sigmoid(x));
+  const CrossEntropy<V> h = cross_entropy(x, t);
+  for (float beta = 0.5f; beta < 4; beta *= 2) {
+    const Focal<V> f = focal(h, beta);
+    keep(f.value + f.slope);
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (uint64_t i = 0; i < uint64_t{1} << 32; i += 100003) {
+    const uint32_t bits = static_cast<uint32_t>(i), other = bits * 2654435761u;
+    compute(bit_cast<float>(bits), bit_cast<float>(other));
+    compute(bit_cast<Floats>(Words{} + bits), bit_cast<Floats>(Words{} + other));
+  }
+}
