@@ -277,3 +277,29 @@ assert all(torch.equal(a, b) for a, b in zip(t.bits(held), kept))
         command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_thread_with_a_small_stack():
+    """What a kernel keeps of its block is not on the stack: threads of 256 KiB are usual in servers."""
+    program = """
+import threading, torch, test_native_cpu as t
+def work():
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            call = t.make_call(dtype, layout, batch=1, sizes=[(150, 150)], logits=70, channels=4)
+            t.run(call)
+            with torch.no_grad():
+                t.frs_kernels.frs_loss(*call, backend="native")
+    print("done")
+torch.set_num_threads(1)
+threading.stack_size(256 * 1024)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stdout == "done\n", f"{done.returncode} {done.stderr}"

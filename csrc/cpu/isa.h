@@ -1,6 +1,7 @@
 // The inner loops, compiled once per instruction set (csrc/cpu/isa/), and the table by which one is picked.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "frs/launch.h"
@@ -68,6 +69,11 @@ struct Kernels {
 FRS_DECLARE_KERNELS(baseline)
 FRS_DECLARE_KERNELS(x86_64_v3)
 FRS_DECLARE_KERNELS(x86_64_v4)
+
+// This thread's memory for what a kernel keeps of its block, aligned to 64 bytes: too much for the stack of a
+// thread that is given a small one. It stays until the thread ends, so that it is as warm as a stack.
+constexpr size_t kScratchBytes = 384 << 10;
+void* scratch();
 
 const Kernels& kernels();  // the best that this machine runs, or what ATEN_CPU_CAPABILITY asks for
 

@@ -5,6 +5,7 @@
 #include "../isa.h"
 #include "../vec.h"
 #include "entropy.h"
+#include "scratch.h"
 
 namespace frs::cpu::FRS_ISA {
 namespace {
@@ -15,15 +16,18 @@ FRS_INLINE S plain_nan(S x) {
   return x == x ? x : static_cast<S>(NAN);
 }
 
-// w = S factor of a row, apart as the groups are.
-template <class S, int N, int64_t kCount>
-struct Weights {
-  S values[kMaxRow];
+// What is kept of a row's locations in scratch memory: w = S factor, apart as the groups are, and what is left
+// of the entropies.
+template <template <class> class Entropy, class V, class S, int N, int64_t kCount>
+struct RowState {
+  S weights[kMaxRow];
+  Entropy<V> entropies[kMaxRow / kCount];
 
-  Weights(const S* weight, int64_t length, S factor) {
-    const int64_t end = round_up(length, N * kCount);
+  void start(const S* weight, int64_t locations, S factor) {
+    const int64_t end = round_up(locations, N * kCount);
     for (int64_t i = 0; i < end; ++i)
-      values[place_of<N, kCount>(i)] = i < length ? plain_nan(weight[i] * factor) : 0;
+      weights[place_of<N, kCount>(i)] = i < locations ? plain_nan(weight[i] * factor) : 0;
+    std::fill(entropies, entropies + end / kCount, Entropy<V>{});
   }
 };
 
@@ -35,11 +39,11 @@ void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Bloc
   using V = typename Lane<Ts>::V;
   constexpr int N = kTogether<Ts, Tt>;
   constexpr int64_t kCount = Lane<Ts>::kCount;
-  const Weights<S, N, kCount> w(weight, b.locations, static_cast<S>(b.factor));
+  auto& state = in_scratch<RowState<Entropy, V, S, N, kCount>>();
+  state.start(weight, b.locations, static_cast<S>(b.factor));
+  S* const w = state.weights;
+  Entropy<V>* const entropies = state.entropies;
   const bool streamed = b.streamed;
-  Entropy<V> entropies[kMaxRow / kCount];
-  const int64_t vectors = round_up(b.locations, N * kCount) / kCount;
-  std::fill(entropies, entropies + vectors, Entropy<V>{});
   std::fill(sums, sums + pieces(b.locations, kSegment), 0.0);
   constexpr int64_t kAhead = 1024;
   const Rows next = {kAhead, b.student_stride, b.teacher_stride};
@@ -52,7 +56,7 @@ void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Bloc
           Group<V, N> slope;
           for (int j = 0; j < N; ++j)
             slope.v[j] =
-                entropies[i / kCount + j].add(terms.v[j], load(w.values + i + j * kCount), b.beta, linear[j]);
+                entropies[i / kCount + j].add(terms.v[j], load(w + i + j * kCount), b.beta, linear[j]);
           if (row != nullptr) put_flipped(row + i, part, slope, student, streamed);
         },
         [&](int64_t i) {
@@ -63,8 +67,8 @@ void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Bloc
         });
     for (int64_t i = 0; i < pieces(b.locations, kSegment); ++i) sums[i] += sum(segments[i]);
   }
-  for (int64_t v = 0; v < vectors; ++v)
-    sums[v * kCount / kSegment] += sum(entropies[v].rest(load(w.values + v * kCount)));
+  for (int64_t v = 0; v < round_up(b.locations, N * kCount) / kCount; ++v)
+    sums[v * kCount / kSegment] += sum(entropies[v].rest(load(w + v * kCount)));
 }
 
 // s, t, g [locations, channels] with locations `b.*_stride` apart; S [locations].

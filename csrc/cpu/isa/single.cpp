@@ -7,6 +7,7 @@
 #include "../vec.h"
 #include "entropy.h"
 #include "maximum.h"
+#include "scratch.h"
 
 namespace frs::cpu::FRS_ISA {
 namespace {
@@ -26,6 +27,10 @@ struct Gathering {
   V maximum, total;
   Entropy<V> entropy;
 };
+template <template <class> class Entropy, class V, int64_t kVectors>
+struct GatheringRow {
+  Gathering<Entropy, V> vectors[kVectors];
+};
 
 // s, t [channels, locations <= kMaxSingle] with rows `b.*_stride` apart, row after row as in head.cpp.
 template <template <class> class Entropy, class Ts, class Tt, class S>
@@ -35,7 +40,7 @@ void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& ou
   constexpr int64_t kCount = Lane<Ts>::kCount;
   const V one = V{} + 1.0f;  // S is known when the sums are
   const int64_t vectors = round_up(b.locations, N * kCount) / kCount;
-  Gathering<Entropy, V> found[kMaxSingle / kCount];
+  auto& found = in_scratch<GatheringRow<Entropy, V, kMaxSingle / kCount>, sizeof(Gathered<S>)>().vectors;
   for (int64_t v = 0; v < vectors; ++v) found[v] = Gathering<Entropy, V>{lowest<S>(), V{}, Entropy<V>{}};
   const Rows next = {kMaxSingle, b.student_stride, b.teacher_stride};  // the next row: it is not close
   for (int64_t row = 0; row < b.channels; ++row) {
@@ -170,7 +175,7 @@ void gather(const Block& logits, const Block& feats, Gathered<S>& out) {
 
 template <class S>
 void reduce(const Block& logits, const Block& feats, Sums* sums) {
-  Gathered<S> found;
+  Gathered<S>& found = in_scratch<Gathered<S>>();
   const int64_t locations = logits.locations;
   for (int64_t l = 0; l < locations; ++l) {
     found.maximum[l] = -static_cast<S>(INFINITY);
