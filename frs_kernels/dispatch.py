@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch.autograd import forward_ad
+
 from frs_kernels.backends import eager, native, triton
 from frs_kernels.levels import Terms
 
@@ -54,7 +57,19 @@ def refusal(name: str, terms: Terms) -> str | None:
     backend = load(name)
     if name != "eager" and _levels(terms) > MAX_LEVELS:
         return f"{_levels(terms)} levels, the fused kernels take {MAX_LEVELS} in one call"
+    if name != "eager" and _transformed(terms):
+        return "torch.func's transforms and forward-mode derivatives are eager's: kernels know the gradient"
     return backend.refuses(terms)
+
+
+def _transformed(terms: Terms) -> bool:
+    """Whether tensors stand for more than their values: operators without a rule for it would drop that."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    if forward_ad._current_level < 0:  # what unpack_dual asks first, for each tensor
+        return False
+    students = terms.student_feats + terms.student_logits
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in students)
 
 
 def select(name: str, terms: Terms):
