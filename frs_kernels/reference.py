@@ -36,10 +36,11 @@ def weighted_mse(student, teacher, weight, *, channel_weight=None, normalizer="w
     """sum_l 1/Z_l sum_bhw S sum_d c_d (x_d - y_d)^2; its gradient is 2 S c_d (x_d - y_d) / Z_l."""
     total = 0.0
     for x, y, s, c in zip(*_levels(student, teacher, weight, channel_weight), strict=True):
-        squared = (_accumulable(x) - _constant(y)).square()
+        x, y, z = _prepared(x, y, s, normalizer)
+        squared = (x - y).square()
         if c is not None:
             squared = squared * _constant(c).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
-        total = total + _normalized(squared.sum(dim=1), s, x, normalizer)
+        total = total + _normalized(squared.sum(dim=1), s, z)
     return scale * total
 
 
@@ -49,14 +50,12 @@ def weighted_bce(student_logits, teacher_logits, weight, *, beta=0.0, normalizer
     BCE(s, q) = softplus(s) - q s; for beta = 0 the gradient is S (p_k - q_k) / Z_l.
     """
     total = 0.0
-    for z, t, s, _ in zip(*_levels(student_logits, teacher_logits, weight, None), strict=True):
-        z, q = _accumulable(z), _constant(t).sigmoid()
-        if z.dtype != q.dtype:
-            z, q = z.double(), q.double()
-        entropy = F.binary_cross_entropy_with_logits(z, q, reduction="none")
+    for s, t, w, _ in zip(*_levels(student_logits, teacher_logits, weight, None), strict=True):
+        s, t, z = _prepared(s, t, w, normalizer)
+        entropy = _cross_entropy(s, t)
         if beta > 0:
-            entropy = entropy * _power((z.sigmoid() - q).abs(), beta)
-        total = total + _normalized(entropy.sum(dim=1), s, z, normalizer)
+            entropy = entropy * _power((s.sigmoid() - t.sigmoid()).abs(), beta)
+        total = total + _normalized(entropy.sum(dim=1), w, z)
     return scale * total
 
 
@@ -88,13 +87,34 @@ def divisor(normalizer, weight: Tensor, shape) -> Tensor | float:
     return normalizer
 
 
-def _normalized(per_location: Tensor, weight: Tensor, student: Tensor, normalizer) -> Tensor:
+def _prepared(student: Tensor, teacher: Tensor, weight: Tensor, normalizer) -> tuple[Tensor, Tensor, Tensor]:
+    """Student and teacher in the dtype of the sums, and Z_l.
+
+    Where Z_l is 0, so is the student: nothing that it holds reaches the gradient, not even 0 times infinity.
+    """
+    student, teacher = _accumulable(student), _constant(teacher)
+    if student.dtype != teacher.dtype:
+        student, teacher = student.double(), teacher.double()
+    z = divisor(normalizer, _constant(weight).to(student.dtype), student.shape)
+    z = z.to(student) if isinstance(z, Tensor) else student.new_full((), z)
+    return student.masked_fill(z == 0, 0.0), teacher, z
+
+
+def _normalized(per_location: Tensor, weight: Tensor, z: Tensor) -> Tensor:
     """1/Z_l sum S v, or 0 where Z_l is 0."""
     weight = _constant(weight).to(per_location.dtype).reshape(per_location.shape)
-    z = divisor(normalizer, weight, student.shape)
-    z = z.to(weight) if isinstance(z, Tensor) else weight.new_full((), z)
     empty = z == 0
-    return torch.where(empty, 0.0, (weight * per_location).sum() / torch.where(empty, 1.0, z))
+    return ((weight * per_location).sum() / z.masked_fill(empty, 1.0)).masked_fill(empty, 0.0)
+
+
+def _cross_entropy(s: Tensor, t: Tensor) -> Tensor:
+    """softplus(s) - q s with q = sigmoid(t), as |s| sigmoid(-sign(s) t) + log1p(exp(-|s|)).
+
+    The plain form loses a small value beside a large s, and has no value at infinity.
+    """
+    sign = torch.where(s.detach() < 0, -1.0, 1.0)  # of 0, too: |s| has the derivative 1 there
+    size = sign * s
+    return size * (-sign * t).sigmoid() - F.logsigmoid(size)
 
 
 def _power(difference: Tensor, beta: float) -> Tensor:

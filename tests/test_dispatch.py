@@ -35,10 +35,18 @@ def test_report_obeys_the_backend_asked_for():
     assert report.chosen == "eager" and "eager" not in report.reasons
 
 
+ORDER = ("native", "triton", "eager")
+
+
+def test_the_order_of_backends():
+    assert dispatch.PREFERENCE == {"cpu": ORDER, "cuda": ORDER, "xpu": ORDER[1:]}
+
+
 def test_auto_takes_the_best_that_runs():
     logits = tensors(6)
     chosen = frs.explain_backend(None, None, logits, logits).chosen
-    assert chosen == next(name for name in dispatch.PREFERENCE["cpu"] if name in frs.available_backends())
+    assert chosen == next(name for name in ORDER if name in frs.available_backends())
+    assert frs.available_backends() == [name for name in ORDER if name in frs.available_backends()]
 
 
 def test_backend_that_cannot_run_says_why(monkeypatch):

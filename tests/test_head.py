@@ -1,5 +1,7 @@
 """weighted_bce: the head term, its gradient S (p - q) / Z, the focal form, and saturated logits."""
 
+import math
+
 import pytest
 import torch
 from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, term
@@ -88,14 +90,34 @@ def test_equal_logits_have_exactly_no_gradient(target, dtype):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["student_logits", "weight"])
+@pytest.mark.parametrize("name", ["student_logits", "teacher_logits", "weight"])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-def test_non_finite_input_gives_non_finite_loss(target, layout, name, value):
-    base = arguments(layout=layout, device=target.device)
-    where = (1, 2, 3) if name == "weight" else (1, 4, 2, 3)
-    base[name][0][where] = value
-    (loss,), _ = evaluate(frs.weighted_bce, base, WRT, backend=target.backend)
-    assert not loss.isfinite()
+def test_nan_and_infinity_do_what_the_formula_says(target, layout, name, value):
+    for beta in (0.0, 1.5):
+        base = arguments(layout=layout, device=target.device)
+        where = (1, 2, 3) if name == "weight" else (1, 4, 2, 3)
+        base[name][0][where] = value
+        (loss,), _ = compare(frs.weighted_bce, target, base, WRT, beta=beta)
+        assert loss.isfinite() == (name == "teacher_logits" and value == value)
+
+
+@pytest.mark.parametrize("student, teacher, loss, slope", [
+    (float("-inf"), 0.0, float("inf"), -0.5), (float("inf"), 0.0, float("inf"), 0.5),
+    (0.0, float("-inf"), math.log(2), 0.5), (0.0, float("inf"), math.log(2), -0.5),
+    (float("-inf"), float("-inf"), float("nan"), 0.0), (float("inf"), float("inf"), float("nan"), 0.0),
+    (float("-inf"), float("inf"), float("inf"), -1.0), (float("inf"), float("-inf"), float("inf"), 1.0),
+])  # fmt: skip
+def test_infinite_logits_in_numbers(target, student, teacher, loss, slope):
+    """|s| sigmoid(-sign(s) T) + log1p(exp(-|s|)), and sigmoid(s) - sigmoid(T)."""
+    base = {
+        "student_logits": torch.full((1, 1, 1, 1), student, device=target.device),
+        "teacher_logits": torch.full((1, 1, 1, 1), teacher, device=target.device),
+        "weight": torch.ones(1, 1, 1, device=target.device),
+    }
+    for backend in (target.backend, "eager"):
+        (found,), (grad,) = evaluate(frs.weighted_bce, base, WRT, backend=backend)
+        assert found.item() == pytest.approx(loss, nan_ok=True)
+        assert grad.item() == pytest.approx(slope)
 
 
 @pytest.mark.parametrize("beta", [0.0, 2.0])
@@ -138,6 +160,18 @@ def test_empty_tensors_are_legal(target, shape):
     }
     (loss,), (grad,) = evaluate(frs.weighted_bce, base, WRT, backend=target.backend)
     assert loss == 0 and grad.shape == shape
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("wanted", [True, False], ids=["gradients", "single pass"])
+def test_more_channels_than_one_product_holds(target, layout, wanted):
+    """Each logit of 0 doubles the product whose logarithm is the loss: 2^1500 is far beyond a float."""
+    zeros = [torch.zeros(1, 1500, 2, 3, device=target.device)]
+    if layout == "channels_last":
+        zeros = [t.contiguous(memory_format=torch.channels_last) for t in zeros]
+    student = [t.clone(memory_format=torch.preserve_format).requires_grad_(wanted) for t in zeros]
+    loss = frs.frs_loss(None, None, zeros, student, backend=target.backend).total
+    assert loss.item() == pytest.approx(1500 * math.log(2), rel=1e-6)
 
 
 @pytest.mark.parametrize("beta", [0.0, 2.0])

@@ -112,6 +112,19 @@ def test_several_masks_add_up(target):
     torch.testing.assert_close(grads, [a + b for a, b in zip(one_grads, two_grads, strict=True)])
 
 
+@pytest.mark.parametrize("normalizer, size", [("weight", 0.0), (0.0, 1.0)])
+def test_a_map_whose_divisor_is_0_adds_nothing_to_others(target, normalizer, size):
+    base = arguments(device=target.device)
+    (expected,), grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
+    base["weight"] = [base["weight"], [size * w for w in maps(device=target.device, seed=8)]]
+    for backend in (target.backend, "eager"):
+        (loss,), found = evaluate(
+            frs.weighted_mse, base, WRT, normalizer=["weight", normalizer], backend=backend
+        )
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(found, grads)
+
+
 def test_several_masks_for_one_tensor(target):
     base = {name: levels[0] for name, levels in arguments(device=target.device).items()}
     twice = frs.weighted_mse(
@@ -128,6 +141,18 @@ def test_level_without_weight_contributes_nothing(target, normalizer):
     assert (grads[1] == 0).all()
     if normalizer != 0.0:
         assert (grads[0] != 0).any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_divisor_of_zero_hides_what_the_tensors_hold(target, value):
+    """In eager, too: 0 times infinity must not become the gradient."""
+    for name in ("student", "teacher", "channel_weight"):
+        base = arguments(device=target.device)
+        base["channel_weight"] = [torch.ones(2, 12, device=target.device) for _ in SIZES]
+        base["weight"][1].zero_()
+        base[name][1].view(-1)[7] = value
+        losses, grads = compare(frs.weighted_mse, target, base, WRT)
+        assert losses[0].isfinite() and (grads[1] == 0).all() and (grads[0] != 0).any()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

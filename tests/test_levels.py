@@ -49,6 +49,13 @@ def test_layouts_that_are_read_in_place(layout):
             assert (copy is level) == (order == expected)
 
 
+def test_a_crop_has_no_one_stride():
+    (level,) = tensors(8, sizes=[(9, 14)])
+    for crop in (level[..., 1:-2, 2:-3], level[..., 2:-3], level[..., ::2, :], level[..., ::2]):
+        assert levels.location_stride(crop) in (None, 2) and levels.layout(crop) is None
+    assert levels.layout(level[..., 1:-2, :]) == levels.layout(level[:, 2:5]) == "locations"
+
+
 @pytest.mark.parametrize(
     "shape", [(2, 1, 4, 5), (2, 6, 1, 1), (1, 1, 1, 1), (0, 3, 2, 2), (2, 0, 3, 3), (2, 3, 0)]
 )

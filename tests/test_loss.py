@@ -40,6 +40,18 @@ def test_losses_and_gradients(target, dtype, layout):
         compare(frs.frs_loss, target, base, WRT, upstream=0.7, feat_weight=0.5, head_weight=2.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_padded_rows(target, dtype):
+    """Crops, as of a padded map: rows of one stride, and another one from row to row."""
+    sizes = [(h + 3, w + 5) for h, w in SIZES[:3]]
+    crops = {
+        name: [level[..., 1:-2, 2:-3] for level in levels]
+        for name, levels in arguments(sizes=sizes, dtype=dtype, device=target.device).items()
+    }
+    compare(frs.frs_loss, target, crops, WRT)
+    compare(frs.frs_loss, target, crops, ())
+
+
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 def test_normalizers(target, normalizer):
     compare(frs.frs_loss, target, arguments(device=target.device), WRT, normalizer=normalizer)
@@ -58,13 +70,16 @@ def test_normalizers_in_every_dtype_and_layout(target, layout, dtype, normalizer
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("known", [True, False], ids=["number", "tensor"])
-def test_divisor_of_zero_contributes_nothing(target, layout, dtype, known):
+@pytest.mark.parametrize("wrt", [WRT, ()], ids=["gradients", "single pass"])
+def test_divisor_of_zero_contributes_nothing(target, layout, dtype, known, wrt):
     base = arguments(16, 24, dtype=dtype, layout=layout, device=target.device)
-    base["student_logits"][0][0, 3, 2, 1] = float("nan")
+    for name in base:
+        base[name][0][0, 3, 2, 1], base[name][0][1, 2, 0, 0] = float("nan"), float("inf")
     zero = 0.0 if known else torch.zeros((), device=target.device)
-    losses, grads = evaluate(frs.frs_loss, base, WRT, normalizer=zero, backend=target.backend)
-    assert all(loss == 0 for loss in losses)
-    assert all((grad == 0).all() for grad in grads)
+    for backend in (target.backend, "eager"):
+        losses, grads = evaluate(frs.frs_loss, base, wrt, normalizer=zero, backend=backend)
+        assert all(loss == 0 for loss in losses)
+        assert all((grad == 0).all() for grad in grads)
 
 
 @pytest.mark.parametrize("normalizer", ["weight", "numel"])
@@ -184,12 +199,15 @@ def test_each_term_can_be_differentiated_alone(target):
     assert all(t.grad is None for levels in base.values() for t in levels)
 
 
-def test_second_backward_with_a_retained_graph(target):
-    base = arguments(device=target.device)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_second_backward_with_a_retained_graph(target, dtype):
+    base = arguments(dtype=dtype, device=target.device)
+    _, expected = evaluate(frs.frs_loss, base, ("student_logits",), upstream=3, backend=target.backend)
     leaf = base["student_logits"][0].requires_grad_()
     loss = frs.frs_loss(**base, backend=target.backend).total
     (3 * loss).backward(retain_graph=True)
     first = leaf.grad.clone()
+    assert torch.equal(first, expected[0])
     loss.backward()
     torch.testing.assert_close(leaf.grad, first * 4 / 3)
     with pytest.raises(RuntimeError, match="second time"):
@@ -225,13 +243,19 @@ def test_nan_reaches_the_loss(target, layout, name):
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
-def test_mask_of_zeros_contributes_nothing(target, dtype):
+@pytest.mark.parametrize("wrt", [WRT, ()], ids=["gradients", "single pass"])
+def test_mask_of_zeros_contributes_nothing(target, dtype, wrt):
     base = arguments(dtype=dtype, device=target.device)
+    with_others = {name: levels[1:] for name, levels in base.items()}
     base["teacher_logits"][0].fill_(float("-inf"))
-    base["student_logits"][0].clamp_(-5, 5)
-    losses, grads = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
-    assert losses[-1].isfinite()
-    assert (grads[0] == 0).all() and (grads[len(SIZES)] == 0).all()
+    base["student_logits"][0][0, 3, 2, 1] = float("-inf")
+    base["student_feats"][0][0, 3, 2, 1], base["teacher_feats"][0][1, 0, 0, 0] = float("inf"), float("nan")
+    for backend in (target.backend, "eager"):
+        losses, grads = evaluate(frs.frs_loss, base, wrt, backend=backend)
+        expected, _ = evaluate(frs.frs_loss, with_others, (), backend=backend)
+        torch.testing.assert_close(losses, expected)
+        if wrt:
+            assert (grads[0] == 0).all() and (grads[len(SIZES)] == 0).all()
 
 
 def test_float16_gradients_survive_until_the_scaler_lifts_them(target):

@@ -30,6 +30,11 @@ def test_quality_focal_loss_is_its_formula(beta):
         assert loss == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+def test_quality_focal_loss_is_quadratic_by_default():
+    found = gfl_loss.quality_focal_loss(torch.zeros(1), torch.ones(1))
+    assert found.item() == pytest.approx(0.25 * math.log(2))
+
+
 def test_quality_focal_loss_is_least_at_the_quality():
     quality = torch.tensor(0.7, dtype=DOUBLE)
     logits = torch.linspace(-4, 4, 9, dtype=DOUBLE)

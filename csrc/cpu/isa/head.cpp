@@ -16,8 +16,8 @@ FRS_INLINE S plain_nan(S x) {
   return x == x ? x : static_cast<S>(NAN);
 }
 
-// What is kept of a row's locations in scratch memory: w = S factor, apart as the groups are, and what is left
-// of the entropies.
+// What is kept of a row's locations in scratch memory: w = S factor, apart as the groups are, and what is
+// left of the entropies.
 template <template <class> class Entropy, class V, class S, int N, int64_t kCount>
 struct RowState {
   S weights[kMaxRow];

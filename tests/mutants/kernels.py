@@ -1,0 +1,150 @@
+"""Faults in the kernels and in what stands around them; in csrc/, in what the CPU kernels are made of."""
+
+from .mutant import Mutant
+
+LOSS, HEAD, IMITATION = "tests/test_loss.py", "tests/test_head.py", "tests/test_imitation.py"
+
+MUTANTS = (
+    # The public functions and what chooses a backend.
+    Mutant(
+        "quality-focal-loss-is-linear-by-default",
+        "frs_train/detectors/gfl_loss.py",
+        "quality: Tensor, beta: float = 2.0",
+        "quality: Tensor, beta: float = 1.0",
+        ("tests/train/test_gfl.py::test_quality_focal_loss_is_quadratic_by_default",),
+    ),
+    Mutant(
+        "a-map-of-zeros-among-several-is-divided-by-0",
+        "frs_kernels/ops.py",
+        "torch.where(share == 0, 0.0, scale / share * weight)",
+        "scale / share * weight",
+        (f"{IMITATION}::test_a_map_whose_divisor_is_0_adds_nothing_to_others",),
+    ),
+    Mutant(
+        "eager-is-preferred-to-the-kernels",
+        "frs_kernels/dispatch.py",
+        '"cpu": ("native", "triton", "eager")',
+        '"cpu": ("eager", "triton", "native")',
+        ("tests/test_dispatch.py::test_auto_takes_the_best_that_runs",),
+    ),
+    Mutant(
+        "triton-is-preferred-on-a-gpu",
+        "frs_kernels/dispatch.py",
+        '"cuda": ("native", "triton", "eager")',
+        '"cuda": ("triton", "native", "eager")',
+        ("tests/test_dispatch.py::test_the_order_of_backends",),
+    ),
+    Mutant(
+        "the-kernels-drop-a-tangent",
+        "frs_kernels/dispatch.py",
+        "    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in students)",
+        "    return False",
+        ("tests/test_transforms.py",),
+    ),
+    Mutant(
+        "transforms-are-not-noticed",
+        "frs_kernels/dispatch.py",
+        "    if torch._C._are_functorch_transforms_active():\n        return True\n",
+        "",
+        ("tests/test_transforms.py",),
+    ),
+    Mutant(
+        "padded-rows-are-contiguous",
+        "frs_kernels/levels.py",
+        "        if outer != size * inner:",
+        "        if outer < size * inner:",
+        ("tests/test_levels.py", f"{LOSS}::test_padded_rows"),
+    ),
+    # The reference and the backward.
+    Mutant(
+        "eager-has-0-times-infinity-for-a-gradient",
+        "frs_kernels/reference.py",
+        "student.masked_fill(z == 0, 0.0), teacher, z",
+        "student, teacher, z",
+        (f"{IMITATION}::test_a_divisor_of_zero_hides_what_the_tensors_hold",),
+    ),
+    Mutant(
+        "eager-has-no-entropy-at-minus-infinity",
+        "frs_kernels/reference.py",
+        "return size * (-sign * t).sigmoid() - F.logsigmoid(size)",
+        'return F.binary_cross_entropy_with_logits(s, t.sigmoid(), reduction="none")',
+        (f"{HEAD}::test_infinite_logits_in_numbers",),
+    ),
+    Mutant(
+        "eager-has-half-a-gradient-at-0",
+        "frs_kernels/reference.py",
+        "sign = torch.where(s.detach() < 0, -1.0, 1.0)",
+        "sign = s.detach().sign()",
+        (f"{HEAD}::test_infinite_logits_in_numbers",),
+    ),
+    Mutant(
+        "copies-lack-what-is-pending",
+        "frs_kernels/autograd.py",
+        "        return operators.scaled(grads, factor, pending)\n    operators.scale_",
+        "        return operators.scaled(grads, factor, torch.ones_like(pending))\n    operators.scale_",
+        (f"{LOSS}::test_second_backward_with_a_retained_graph",),
+    ),
+    Mutant(
+        "a-retained-graph-loses-its-gradients",
+        "frs_kernels/autograd.py",
+        "    if torch._C._autograd._get_current_graph_task_keep_graph():\n",
+        "    if False:\n",
+        (f"{LOSS}::test_second_backward_with_a_retained_graph",),
+    ),
+    # The CPU kernels.
+    Mutant(
+        "single-pass-with-infinity-where-z-is-0",
+        "csrc/cpu/loss.cpp",
+        "if (!state.feature.zero) feature += ",
+        "feature += ",
+        (
+            f"{LOSS}::test_divisor_of_zero_contributes_nothing",
+            f"{LOSS}::test_mask_of_zeros_contributes_nothing",
+        ),
+    ),
+    Mutant(
+        "levels-of-no-weight-are-counted",
+        "csrc/cpu/loss.cpp",
+        "    if (!factor.zero) return kernel(b, sums);",
+        "    return kernel(b, sums);",
+        (
+            f"{LOSS}::test_divisor_of_zero_contributes_nothing",
+            f"{LOSS}::test_mask_of_zeros_contributes_nothing",
+        ),
+    ),
+    Mutant(
+        "channel-weights-begin-at-the-first-image",
+        "csrc/cpu/schedule.h",
+        "r.image * level.feat_channels + r.channel",
+        "r.channel",
+        (f"{IMITATION}::test_channel_weights",),
+    ),
+    Mutant(
+        "the-maximum-drops-nan",
+        "csrc/cpu/isa/maximum.h",
+        "return x == x ? larger(x, maximum) : x;",
+        "return larger(x, maximum);",
+        ("tests/test_mask.py::test_propagates_nan_and_infinity",),
+    ),
+    Mutant(
+        "rows-of-more-channels-than-one-product-holds",
+        "csrc/cpu/schedule.h",
+        "return {kMaxTerms, kSegment",
+        "return {8 * kMaxTerms, kSegment",
+        ("tests/test_head.py::test_more_channels_than_one_product_holds",),
+    ),
+    Mutant(
+        "what-a-kernel-keeps-is-on-the-stack",
+        "csrc/cpu/isa/head.cpp",
+        "  auto& state = in_scratch<RowState<Entropy, V, S, N, kCount>>();",
+        "  RowState<Entropy, V, S, N, kCount> state;",
+        ("tests/test_native_cpu.py::test_a_thread_with_a_small_stack",),
+    ),
+    Mutant(
+        "a-negative-exponent-is-shifted",
+        "csrc/include/frs/math.h",
+        "return static_cast<int32_t>(static_cast<uint32_t>(n) << 23);",
+        "return n << 23;",
+        ("tests/test_host_math.py::test_nothing_is_undefined",),
+    ),
+)
