@@ -1,9 +1,13 @@
-"""The `target` fixture: every fused backend on every device that it has kernels for."""
+"""The `target` fixture (every fused backend on every device that it has kernels for), and tests that train.
+
+With TRITON_INTERPRET=1 the tests that take a `target` are the ones that run, on Triton's interpreter.
+"""
 
 import pytest
 import torch
 from cases import INTERPRETED, Target
 from hypothesis import HealthCheck, settings
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import frs_kernels as frs
 from frs_kernels import dispatch
@@ -24,6 +28,72 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("frs")
+
+
+FEW_STEPS = 10  # of an optimiser: a test that takes more is about what they lead to
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("training", "tests that train: python -m tests.training_margins")
+    group.addoption("--training-seeds", type=int, default=1, metavar="N", help="each with seeds 0 to N - 1")
+    group.addoption("--without-onednn", action="store_true", help="convolutions by PyTorch's own loops")
+
+
+def pytest_configure(config):
+    if config.getoption("--without-onednn"):
+        torch.backends.mkldnn.set_flags(_enabled=False)
+
+
+def pytest_generate_tests(metafunc):
+    if "training_seed" in metafunc.fixturenames:
+        seeds = range(metafunc.config.getoption("--training-seeds"))
+        metafunc.parametrize("training_seed", seeds, ids="seed{}".format, scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "training_seed" in item.fixturenames:
+            item.add_marker("trains")
+        if INTERPRETED and item.get_closest_marker("slow_interpreted"):
+            item.add_marker("slow")
+    if INTERPRETED:
+        others = [item for item in items if not isinstance(parameters(item).get("target"), Target)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
+
+
+def parameters(item) -> dict:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+@pytest.fixture
+def bounded(record_property):
+    """Asserts a bound of a trained value, and records how many times narrower it could be."""
+
+    def check(name: str, value: float, *, most: float | None = None, least: float | None = None) -> None:
+        margin = value / least if most is None else most / max(value, 1e-30)
+        record_property(f"margin of {name}", margin)
+        assert margin > 1, f"{name}: {value:.4g}, bound {least if most is None else most:.4g}"
+
+    return check
+
+
+@pytest.fixture(autouse=True)
+def few_steps_unless_it_takes_a_seed(request):
+    """A test that trains must hold for every seed: it takes `training_seed`, and is found by that."""
+    steps = 0
+
+    def count(*_):
+        nonlocal steps
+        steps += 1
+
+    hook = register_optimizer_step_post_hook(count)
+    yield
+    hook.remove()
+    assert steps <= FEW_STEPS or "training_seed" in request.fixturenames, (
+        f"takes {steps} steps of an optimiser without `training_seed`"
+    )
 
 
 @pytest.fixture(params=TARGETS)

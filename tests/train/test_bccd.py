@@ -10,7 +10,10 @@ from frs_train.cli import main
 
 ROOT = Path(__file__).parents[2]
 BCCD = next((p for p in (ROOT / "data/bccd", ROOT.parent / "shared/data/bccd") if p.is_dir()), None)
-pytestmark = pytest.mark.skipif(BCCD is None, reason="needs the BCCD photographs in data/bccd")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BCCD is None, reason="needs the BCCD photographs in data/bccd"),
+]
 
 MODEL = "--detector fcos --backbone-norm group --fpn-width 16 --head-convs 1 --min-size 96 --device cpu"
 SCHEDULE = (
@@ -28,30 +31,31 @@ def run(command: str, out: Path, options: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> tuple[Path, list[dict]]:
+def runs(tmp_path_factory, training_seed) -> tuple[Path, list[dict]]:
     """A folder with a teacher and a student, and the student's losses."""
     folder = tmp_path_factory.mktemp("bccd")
-    run("train", folder / "teacher", "--backbone resnet18 --backbone-width 0.25 --iterations 60")
+    seed = f"--seed {training_seed}"
+    run("train", folder / "teacher", f"--backbone resnet18 --backbone-width 0.25 --iterations 60 {seed}")
     student = run(
         "distill",
         folder / "student",
         f"--backbone resnet10 --backbone-width 0.25 --iterations 120 --teacher {folder}/teacher "
-        "--feat-weight 0.05 --head-weight 0.1 --warmup-iters 1",
+        f"--feat-weight 0.05 --head-weight 0.1 --warmup-iters 1 {seed}",
     )
     return folder, student
 
 
 @pytest.mark.parametrize("name", ["frs_feature", "frs_head", "classification", "bbox_regression"])
-def test_every_loss_falls(runs, name):
+def test_every_loss_falls(runs, name, bounded):
     losses = [found[name] for found in runs[1]]
-    assert sum(losses[-5:]) < 0.95 * sum(losses[1:6])
+    bounded("fall of the loss", 1 - sum(losses[-5:]) / sum(losses[1:6]), least=0.05)
 
 
-def test_the_cells_are_found(runs, capsys):
+def test_the_cells_are_found(runs, capsys, bounded):
     assert main(f"eval {runs[0]}/student --annotations {BCCD}/test.json --images {BCCD}/images".split()) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["classes"]) == {"RBC", "WBC", "Platelets"}
-    assert found["AP50"] > 0.05, found
+    bounded("AP50", found["AP50"], least=0.01)  # one that has not learnt has 0
 
 
 def test_masks_of_a_photograph(runs, tmp_path):

@@ -1,9 +1,10 @@
-"""Every family, as teacher and as student: one head run, falling losses, labels from 1, torchvision parts."""
+"""Every family, as teacher and as student: one head run, losses that mean the boxes, labels from 1."""
 
 from typing import get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_detectors import FAMILIES, TINY, batch, seeded_on_one_thread, tiny
 from torch import nn
 from torchvision.ops import box_iou
@@ -97,27 +98,77 @@ def test_losses_and_logit_gradients_reach_every_parameter(family):
     assert idle == []
 
 
+class FreeHead:
+    """The outputs of a detector's head as numbers of their own, without a network that has to give them.
+
+    The second stage of Faster R-CNN says of each region which object it overlaps most by half or more, and
+    its box: as right as can be, so that its losses are zero if it is asked for the labels and boxes that it
+    is judged by.
+    """
+
+    def __init__(self, detector, images, targets):
+        prepared, self.targets = detector.prepare(images, targets, 64)
+        self.classes, self.leaves, self.regions = detector.num_classes, [], []
+        one_stage = detector.family != "faster-rcnn"
+        head = detector.model.head if one_stage else detector.model.rpn.head
+        with torch.no_grad():
+            feats = detector.features(prepared)
+            outputs = self._free(head(feats))
+        detector.features = lambda batch: feats
+        head.forward = lambda feats: outputs
+        if not one_stage:
+            stage = detector.model.roi_heads
+            self.coder = stage.box_coder
+            stage.box_roi_pool.register_forward_pre_hook(lambda _, inputs: self._see(inputs[1]))
+            stage.box_predictor.forward = lambda _: self._second_stage()
+
+    def _free(self, outputs):
+        if isinstance(outputs, dict):
+            return {name: self._free(value) for name, value in outputs.items()}
+        if isinstance(outputs, (list, tuple)):
+            return [self._free(value) for value in outputs]
+        self.leaves.append(outputs.clone().requires_grad_())
+        return self.leaves[-1]
+
+    def _see(self, regions):
+        self.regions = regions
+
+    def _second_stage(self):
+        scores, deltas = [], []
+        for regions, target in zip(self.regions, self.targets, strict=True):
+            overlap, which = box_iou(regions, target["boxes"]).max(1)
+            label = torch.where(overlap >= 0.5, target["labels"][which], 0)
+            scores.append(20.0 * F.one_hot(label, self.classes + 1))
+            deltas += self.coder.encode([target["boxes"][which]], [regions])
+        return torch.cat(scores), torch.cat(deltas).repeat(1, self.classes + 1)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_overfits_one_batch_and_finds_its_boxes(family):
-    detector = tiny(family, fpn_width=32, anchor_size=16)
+def test_what_lowers_the_loss_is_what_is_detected(family, training_seed, bounded):
+    """The loss and `detect` mean the same by an output: descended directly, outputs become the targets."""
+    torch.manual_seed(training_seed)
+    detector = tiny(family, anchor_size=16)
     images, targets = batch()
-    # Two stages learn one after the other: with these numbers five seeds end at an overlap of 0.91 and more.
-    steps, rate = (120, 1e-3) if family == "faster-rcnn" else (60, 4e-3)
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=rate)
-    history = []
-    for _ in range(steps):
-        loss = sum(detector(images, targets, size=64).losses.values())
+    head = FreeHead(detector, images, targets)
+    optimizer = torch.optim.Adam(head.leaves, lr=0.3)
+    for step in range(60):
+        optimizer.param_groups[0]["lr"] = 0.3 * (1 - step / 60)
+        losses = detector(images, targets, size=64).losses
         optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
+        sum(losses.values()).backward()
         optimizer.step()
-        history.append(loss.item())
-    assert sum(history[-5:]) < 0.5 * sum(history[:5])
-    found = detector.eval().detect(images)[1]
-    best = found["scores"].argmax()
-    assert found["labels"][best] == 2
-    overlap = box_iou(found["boxes"][best, None], targets[1]["boxes"]).item()
-    assert overlap > 0.5
+    if family == "faster-rcnn":
+        assert losses["loss_classifier"] < 1e-6 and losses["loss_box_reg"] < 1e-6
+    for found, target in zip(detector.eval().detect(images), targets, strict=True):
+        right = target["labels"][:, None] == found["labels"]
+        overlaps = box_iou(target["boxes"], found["boxes"]) * right
+        best = (found["scores"] * right).argmax(1)
+        assert len(set(best.tolist())) == len(best)
+        bounded("overlap lost", 1 - overlaps.gather(1, best[:, None]).min().item(), most=0.1)
+        bounded("score", found["scores"][best].min().item(), least=0.5)
+        bounded("false score", found["scores"][overlaps.amax(0) < 0.5].sum().item(), most=0.1)
+    for regions, target in zip(head.regions, head.targets, strict=False):  # of Faster R-CNN's first stage
+        bounded("overlap lost", 1 - box_iou(target["boxes"], regions).amax(1).min().item(), most=0.3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_detectors import FAMILIES
 from tiny_runs import quiet_fit, run_config
 
 from frs_train import checkpoint, metrics
@@ -32,21 +33,36 @@ def losses(out):
     return [line["loss"] for line in metrics.read(out / "metrics.jsonl") if line["kind"] == "train"]
 
 
-@pytest.mark.parametrize("family", ["retinanet", "fcos"])
-def test_training_reduces_the_loss(digits, tmp_path, family):
-    result = quiet_fit(run_config(digits, tmp_path, detector={"family": family}, iterations=40))
-    values = losses(tmp_path)
-    assert sum(values[-5:]) < 0.9 * sum(values[:5])
-    assert result["iterations"] == 40 and 0 <= result["AP"] <= 1
+def on_all_images(config):
+    """The same images as they are in every iteration, so that the losses of two can be compared."""
+    return replace(
+        config,
+        data=replace(config.data, flip=0.0, jitter=0.0),
+        train=replace(config.train, iterations=12, batch_size=12, lr=3e-3),
+    )
 
 
-def test_distillation_warms_up_and_reduces_the_feature_loss(digits, teacher, tmp_path):
+def fall(values):
+    """The share of the loss that was there at the start and is gone at the end."""
+    return 1 - sum(values[-3:]) / sum(values[:3])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_reduces_the_loss(digits, tmp_path, family, training_seed, bounded):
+    config = run_config(digits, tmp_path, detector={"family": family}, seed=training_seed)
+    result = quiet_fit(on_all_images(config))
+    bounded("fall of the loss", fall(losses(tmp_path)), least=0.1)
+    assert result["iterations"] == 12 and 0 <= result["AP"] <= 1
+
+
+def test_distillation_warms_up_and_reduces_the_feature_loss(
+    digits, teacher, tmp_path, training_seed, bounded
+):
     distill = DistillConfig(teacher=str(teacher), feat_weight=0.1, head_weight=1.0, warmup_iters=2)
-    quiet_fit(run_config(digits, tmp_path, distill=distill, iterations=40))
+    quiet_fit(on_all_images(run_config(digits, tmp_path, distill=distill, seed=training_seed)))
     lines = [line["losses"] for line in metrics.read(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
     assert lines[0]["frs_feature"] == lines[0]["frs_head"] == 0  # the first step of the warm-up
-    values = [line["frs_feature"] for line in lines[2:]]
-    assert sum(values[-5:]) < 0.9 * sum(values[:5])
+    bounded("fall of the loss", fall([line["frs_feature"] for line in lines[2:]]), least=0.1)
 
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"amp": "fp16"}, {"accumulate": 2}])

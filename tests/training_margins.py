@@ -1,0 +1,91 @@
+"""How far the tests that train are from their bounds, whatever the seed and the processor's instructions.
+
+    python -m tests.training_margins [--seeds 10] [TESTS OR OTHER OPTIONS OF PYTEST]
+
+Every test that takes `training_seed` runs with that many seeds under each of the SETTINGS, and what its
+`bounded` values record is printed: the least factor by which a bound could be narrower. 1 is the bound
+itself. A processor that lacks an instruction set runs what it has: the head of the table says what that was.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parent.parent
+LIMITS = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+)  # of PyTorch and its libraries
+SETTINGS = {
+    "default": (("default", "SSE41", "SSE4_2"), ()),
+    "avx2": (("avx2", "AVX2", "AVX2"), ()),
+    "avx512": (("avx512", "AVX512_CORE", "AVX512"), ()),
+    "oneDNN off": ((), ("--without-onednn",)),
+}
+Margins = dict[str, float]  # by test and bound
+
+
+def measure(setting: str, seeds: int, options: list[str]) -> tuple[int, Margins]:
+    """The status of pytest and the least margins of all seeds under a setting."""
+    limits, more = SETTINGS[setting]
+    with tempfile.NamedTemporaryFile(suffix=".xml") as file:
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "trains", *more]
+        command += [f"--junitxml={file.name}", "-o", "junit_family=xunit1"]
+        environment = {**os.environ, **dict(zip(LIMITS, limits, strict=False))}
+        done = subprocess.run([*command, f"--training-seeds={seeds}", *options], cwd=ROOT, env=environment)
+        return done.returncode, read(ElementTree.parse(file.name))
+
+
+def read(report: ElementTree.ElementTree) -> Margins:
+    """The least margins in a report of pytest; a test that failed before any bound has margin 0."""
+    found: Margins = {}
+
+    def note(name: str, margin: float) -> None:
+        found[name] = min(margin, found.get(name, margin))
+
+    for case in report.iter("testcase"):
+        test = f"{case.get('classname').rpartition('.')[2]}::{re.sub(r'seed[0-9]+-?', '', case.get('name'))}"
+        test = test.removesuffix("[]").replace("-]", "]")
+        for entry in case.iter("property"):
+            note(f"{test}: {entry.get('name')}", float(entry.get("value")))
+        if case.find("failure") is not None or case.find("error") is not None:
+            note(f"{test}: fails", 0.0)
+    return found
+
+
+def capability(setting: str) -> str:
+    environment = {**os.environ, **dict(zip(LIMITS, SETTINGS[setting][0], strict=False))}
+    command = [sys.executable, "-c", "import torch; print(torch.backends.cpu.get_cpu_capability())"]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.strip()
+
+
+def table(columns: dict[str, Margins]) -> str:
+    rows = sorted({name for margins in columns.values() for name in margins})
+    lines = ["| least margin | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for name in rows:
+        cells = (f"{margins[name]:.3g}x" if name in margins else "-" for margins in columns.values())
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    arguments, options = parser.parse_known_args()
+    columns, codes = {}, []
+    for setting in SETTINGS:
+        code, margins = measure(setting, arguments.seeds, options)
+        codes.append(code)
+        columns[f"{setting} ({capability(setting)})"] = margins
+    print(table(columns))
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
