@@ -11,6 +11,11 @@ from hypothesis import strategies as st
 import frs_kernels as frs
 
 WRT = ("student_logits",)
+SHAPES = [
+    pytest.param((1, SIZES), id="one channel"),
+    pytest.param((12, SIZES), id="short"),
+    pytest.param((35, LONG_SIZES), id="long", marks=pytest.mark.slow_interpreted),
+]
 
 
 def arguments(channels=12, *, spread=3, **options):
@@ -19,10 +24,11 @@ def arguments(channels=12, *, spread=3, **options):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_loss_and_gradient(target, dtype, layout):
-    for channels, sizes in ((1, SIZES), (12, SIZES), (35, LONG_SIZES)):
-        given_arguments = arguments(channels, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
-        compare(frs.weighted_bce, target, given_arguments, WRT, upstream=0.7)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_and_gradient(target, shape, dtype, layout):
+    channels, sizes = shape
+    given_arguments = arguments(channels, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
+    compare(frs.weighted_bce, target, given_arguments, WRT, upstream=0.7)
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0, 2.5])
@@ -174,6 +180,7 @@ def test_more_channels_than_one_product_holds(target, layout, wanted):
     assert loss.item() == pytest.approx(1500 * math.log(2), rel=1e-6)
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("beta", [0.0, 2.0])
 def test_gradcheck(target, beta):
     base = arguments(3, sizes=[(2, 3), (1, 2)], dtype=torch.float64, device=target.device)

@@ -9,6 +9,11 @@ from hypothesis import strategies as st
 import frs_kernels as frs
 
 WRT = ("student",)
+SHAPES = [
+    pytest.param((1, SIZES), id="one channel"),
+    pytest.param((12, SIZES), id="short"),
+    pytest.param((35, LONG_SIZES), id="long", marks=pytest.mark.slow_interpreted),
+]
 
 
 def arguments(channels=12, **options):
@@ -17,10 +22,11 @@ def arguments(channels=12, **options):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_loss_and_gradient(target, dtype, layout):
-    for channels, sizes in ((1, SIZES), (12, SIZES), (35, LONG_SIZES)):
-        given_arguments = arguments(channels, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
-        compare(frs.weighted_mse, target, given_arguments, WRT, upstream=0.7)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_and_gradient(target, shape, dtype, layout):
+    channels, sizes = shape
+    given_arguments = arguments(channels, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
+    compare(frs.weighted_mse, target, given_arguments, WRT, upstream=0.7)
 
 
 @pytest.mark.parametrize("student", DTYPES[:3], ids=str)
@@ -206,6 +212,7 @@ def test_levels_may_differ_in_batch_and_channels(target):
     compare(frs.weighted_mse, target, base, WRT)
 
 
+@pytest.mark.slow_interpreted
 def test_gradcheck(target):
     base = arguments(3, sizes=[(2, 3), (1, 2)], dtype=torch.float64, device=target.device)
     leaves = [x.requires_grad_() for x in base["student"]]

@@ -10,6 +10,10 @@ from torch.utils.checkpoint import checkpoint
 import frs_kernels as frs
 
 WRT = ("student_feats", "student_logits")
+SHAPES = [  # channels of the features and of the logits, sizes of the levels
+    pytest.param((8, 12, SIZES), id="short"),
+    pytest.param((33, 47, LONG_SIZES), id="long", marks=pytest.mark.slow_interpreted),
+]
 
 
 def arguments(
@@ -34,10 +38,11 @@ def arguments(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_losses_and_gradients(target, dtype, layout):
-    for feats, logits, sizes in ((8, 12, SIZES), (33, 47, LONG_SIZES)):
-        base = arguments(feats, logits, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
-        compare(frs.frs_loss, target, base, WRT, upstream=0.7, feat_weight=0.5, head_weight=2.0)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_losses_and_gradients(target, shape, dtype, layout):
+    feats, logits, sizes = shape
+    base = arguments(feats, logits, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
+    compare(frs.frs_loss, target, base, WRT, upstream=0.7, feat_weight=0.5, head_weight=2.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -60,11 +65,12 @@ def test_normalizers(target, normalizer):
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "split"])
-def test_normalizers_in_every_dtype_and_layout(target, layout, dtype, normalizer):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_normalizers_in_every_dtype_and_layout(target, shape, layout, dtype, normalizer):
     """Z from the sum of S, or known before it; in float16 the gradients lack scale / Z."""
-    for feats, logits, sizes in ((8, 16, SIZES), (33, 47, LONG_SIZES)):
-        base = arguments(feats, logits, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
-        compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer=normalizer, head_weight=2.0)
+    feats, logits, sizes = shape
+    base = arguments(feats, logits, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
+    compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer=normalizer, head_weight=2.0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
@@ -265,6 +271,7 @@ def test_float16_gradients_survive_until_the_scaler_lifts_them(target):
     assert all((g != 0).float().mean() > 0.5 for g in grads)
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("normalizer", ["weight", "batch"])
 def test_same_inputs_give_the_same_bits(target, normalizer):
     base = arguments(33, 47, sizes=LONG_SIZES, device=target.device)

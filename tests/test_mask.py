@@ -10,6 +10,11 @@ from tolerances import assert_as_accurate
 import frs_kernels as frs
 from frs_kernels import reference
 
+SHAPES = [
+    pytest.param([(1, SIZES), (7, SIZES), (48, SIZES)], id="short"),
+    pytest.param([(37, LONG_SIZES)], id="long", marks=pytest.mark.slow_interpreted),
+]
+
 
 def check(logits, backend):
     masks = frs.frs_mask(logits, backend=backend)
@@ -22,8 +27,9 @@ def check(logits, backend):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_is_the_sigmoid_of_the_largest_logit(target, dtype, layout):
-    for channels, sizes in ((1, SIZES), (7, SIZES), (48, SIZES), (37, LONG_SIZES)):
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_is_the_sigmoid_of_the_largest_logit(target, shapes, dtype, layout):
+    for channels, sizes in shapes:
         logits = tensors(channels, sizes=sizes, dtype=dtype, layout=layout, device=target.device, spread=4)
         masks = check(logits, target.backend)
         assert all(m.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) for m in masks)

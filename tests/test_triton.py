@@ -1,14 +1,12 @@
 """The Triton kernels beyond what every backend must do.
 
-Without a GPU they run in Triton's interpreter, which has to be asked for before Triton is imported: one
-test starts a second pytest for that, over the tests of every backend and this file.
+Without a GPU they run in Triton's interpreter, which has to be asked for before Triton is imported:
+`TRITON_INTERPRET=1 pytest` runs the tests of every backend on it, and what this file has for a `target`.
 """
 
 import math
-import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,28 +19,11 @@ from frs_kernels import dispatch
 from frs_kernels.backends import triton as backend
 
 pytest.importorskip("triton")
-HERE = Path(__file__).parent
-EVERY_BACKEND = ("loss", "head", "imitation", "mask", "registration", "compile")  # the longest first
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif(INTERPRETED, reason="this is the process that the test starts")
-def test_every_backends_tests_in_the_interpreter():
-    def run(name: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu", "-p", "no:cacheprovider"]
-        environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-        file = str(HERE / f"test_{name}.py")
-        return subprocess.run([*command, file], env=environment, capture_output=True, text=True)
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # a process runs on one core
-        for done in pool.map(run, (*EVERY_BACKEND, "triton")):
-            assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-            assert "passed" in done.stdout.splitlines()[-1]
+ROOT = Path(__file__).parent.parent
 
 
 def in_a_fresh_process(check: str) -> None:
-    subprocess.run([sys.executable, "-c", check], check=True, cwd=HERE.parent)
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
 
 
 def test_importing_the_package_imports_neither_the_kernels_nor_the_compiler():
