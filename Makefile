@@ -6,13 +6,22 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 CPP := $(shell find csrc tests/cpp benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench wheel abi-check clean
+# All cores, and one thread in each process: the tensors of tests are small.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
+
+.PHONY: demo test test-slow lint format bench wheel abi-check clean
 
 demo: .venv/built
 	$(BIN)/frs-train demo
 
 test: lint .venv/integrations
-	$(BIN)/pytest
+	$(PYTEST) -m "not slow"
+	TRITON_INTERPRET=1 $(PYTEST) -m "not slow" tests/test_*.py
+
+test-slow: .venv/built .venv/integrations
+	$(PYTEST) -m "slow and not gpu"
+	TRITON_INTERPRET=1 $(PYTEST) -m slow tests/test_*.py
+	$(BIN)/pytest -m "slow and gpu"  # one at a time: each takes most of the GPU's memory
 
 lint: .venv/built
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """The CUDA kernels on the CPU: built by g++ over tests/cpp/cuda_shim, as a backend named "emulated"."""
 
 import ctypes
+import fcntl
 import functools
 import os
 import shutil
@@ -38,6 +39,15 @@ def namespace():
 def load() -> ctypes.CDLL:
     """Builds what has changed, and registers the operators."""
     BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:  # pytest-xdist has several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        target = _build()
+    load.library = library.define_with_fakes(NAMESPACE)  # lives as long as its operators
+    torch.ops.load_library(target)
+    return ctypes.CDLL(str(target))
+
+
+def _build() -> Path:
     base = Path(torch.__file__).parent
     stable = ["-isystem", f"{base}/include", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
     kernels = sorted((ROOT / "csrc/cuda").glob("*.cu"))
@@ -48,9 +58,7 @@ def load() -> ctypes.CDLL:
     target = BUILD / "emulated.so"
     if not target.exists() or target.stat().st_mtime < max(o.stat().st_mtime for o in objects):
         _run(["g++", "-shared", *map(str, objects), f"-L{base}/lib", "-ltorch_cpu", "-o", str(target)])
-    load.library = library.define_with_fakes(NAMESPACE)  # lives as long as its operators
-    torch.ops.load_library(target)
-    return ctypes.CDLL(str(target))
+    return target
 
 
 def launches() -> int:

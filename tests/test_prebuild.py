@@ -89,6 +89,7 @@ def test_a_capability_that_is_none_is_refused(text):
     assert done.returncode == 2 and "is no compute capability" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_triton_cache_is_hit_in_another_folder(tmp_path):
     """A share of the GPU tests and benchmarks, compiled in one tree and asked for in another."""
     pytest.importorskip("triton")

@@ -1,6 +1,6 @@
 """How far the tests that train are from their bounds, whatever the seed and the processor's instructions.
 
-    python -m tests.training_margins [--seeds 10] [TESTS OR OTHER OPTIONS OF PYTEST]
+    python -m tests.training_margins [--seeds 10] [--setting NAME]... [TESTS OR OTHER OPTIONS OF PYTEST]
 
 Every test that takes `training_seed` runs with that many seeds under each of the SETTINGS, and what its
 `bounded` values record is printed: the least factor by which a bound could be narrower. 1 is the bound
@@ -77,9 +77,10 @@ def table(columns: dict[str, Margins]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--setting", action="append", choices=SETTINGS, help="all of them if not given")
     arguments, options = parser.parse_known_args()
     columns, codes = {}, []
-    for setting in SETTINGS:
+    for setting in arguments.setting or SETTINGS:
         code, margins = measure(setting, arguments.seeds, options)
         codes.append(code)
         columns[f"{setting} ({capability(setting)})"] = margins
