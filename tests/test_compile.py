@@ -12,6 +12,7 @@ import frs_kernels as frs
 from frs_kernels import dispatch
 from frs_kernels.inductor import learn_scaled
 
+pytestmark = pytest.mark.slow_interpreted
 ALLOCATION = re.compile(r"= empty_strided\w*\(")
 
 

@@ -133,6 +133,7 @@ def test_without_gradient_gives_the_same_losses(target):
         assert not actual.total.requires_grad
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_single_pass_against_the_reference(target, dtype):
     for layout in ("nchw", "channels_last"):

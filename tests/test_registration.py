@@ -32,6 +32,7 @@ def test_mask_operator(target, layout):
     torch.library.opcheck(operators(target).mask.default, (logits,))
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "odd"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
 def test_loss_operator(target, dtype, layout):
