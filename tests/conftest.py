@@ -3,6 +3,7 @@
 With TRITON_INTERPRET=1 the tests that take a `target` are the ones that run, on Triton's interpreter.
 """
 
+import math
 from collections import Counter
 
 import pytest
@@ -74,7 +75,7 @@ def bounded(record_property):
     """Asserts a bound of a trained value, and records how many times narrower it could be."""
 
     def check(name: str, value: float, *, most: float | None = None, least: float | None = None) -> None:
-        margin = value / least if most is None else most / max(value, 1e-30)
+        margin = value / least if most is None else most / value if value else math.inf
         record_property(f"margin of {name}", margin)
         assert margin > 1, f"{name}: {value:.4g}, bound {least if most is None else most:.4g}"
 
