@@ -2,6 +2,7 @@
 
 from .mutant import Mutant
 
+STATE = ("tests/train/test_state.py",)
 ENGINE = ("tests/train/test_engine.py",)
 DISTILLER = ("tests/train/test_distiller.py",)
 MODULES = ("tests/test_modules.py",)
@@ -10,57 +11,57 @@ MUTANTS = (
     # The step.
     Mutant(
         "accumulated-gradients-not-divided",
-        "frs_train/engine.py",
-        "sum(losses.values()) / t.accumulate",
+        "frs_train/state.py",
+        "sum(losses.values()) / len(parts)",
         "sum(losses.values())",
-        ENGINE,
+        STATE,
     ),
     Mutant(
         "scaled-gradients-are-clipped",
-        "frs_train/engine.py",
+        "frs_train/state.py",
         "            self.scaler.unscale_(self.optimizer)\n",
         "",
-        ENGINE,
+        STATE,
     ),
     Mutant(
         "every-iteration-draws-the-same",
-        "frs_train/engine.py",
+        "frs_train/state.py",
         "mix(t.seed, 3, self.iteration, ",
         "mix(t.seed, 3, 0, ",
-        ENGINE,
+        STATE,
     ),
     Mutant(
         "one-size-for-the-whole-run",
-        "frs_train/engine.py",
-        "mix(t.seed, 4, self.iteration)",
-        "mix(t.seed, 4)",
+        "frs_train/state.py",
+        ".seed, 4, self.iteration)",
+        ".seed, 4)",
         ENGINE,
     ),
     Mutant(
         "gradients-of-all-iterations-add-up",
-        "frs_train/engine.py",
+        "frs_train/state.py",
         "        self.optimizer.zero_grad(set_to_none=True)\n",
         "",
-        ENGINE,
+        STATE,
     ),
     Mutant(
         "moving-average-is-not-evaluated",
-        "frs_train/engine.py",
-        "detector = self.ema.module if self.ema else self.detector",
-        "detector = self.detector",
+        "frs_train/state.py",
+        "return self.ema.module if self.ema else self.student",
+        "return self.student",
         ("tests/train/test_moving_average.py",),
     ),
     Mutant(
         "moving-average-starts-anew-on-resuming",
-        "frs_train/engine.py",
+        "frs_train/state.py",
         'self.ema.n_averaged.fill_(saved["ema_steps"])',
         "self.ema.n_averaged.fill_(0)",
         ENGINE,
     ),
     Mutant(
         "optimizer-starts-anew-on-resuming",
-        "frs_train/engine.py",
-        '        self.optimizer.load_state_dict(saved["optimizer"])\n',
+        "frs_train/state.py",
+        '        resume.load_optimizer(self.optimizer, saved["optimizer"], name)\n',
         "",
         ENGINE,
     ),
@@ -75,17 +76,17 @@ MUTANTS = (
     Mutant(
         "nothing-is-kept",
         "frs_train/checkpoint.py",
-        "[max(keep, 1) :]",
-        "[keep:]",
+        "first + max(keep, 1) :",
+        "first + keep :",
         ("tests/train/test_checkpoint.py",),
     ),
     # The data.
     Mutant(
         "boxes-leave-their-image",
-        "frs_train/data.py",
-        "v2.functional.clamp_bounding_boxes(",
-        "(",
-        ("tests/train/test_train_data.py",),
+        "frs_train/coco.py",
+        "np.clip(corners, 0, np.tile(sizes, 2)).astype",
+        "corners.astype",
+        ("tests/train/test_annotations.py",),
     ),
     Mutant(
         "every-image-is-augmented-alike",
