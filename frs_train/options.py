@@ -112,13 +112,18 @@ def _refusal(kind: type, error: ValidationError, inside: tuple[str, ...] = ()) -
     path = (*inside, *wrong["loc"])
     hint, name = _find(kind, path)
     if wrong["type"] == "unexpected_keyword_argument":
-        return UserError(f"There is no option {name} in this version.")
+        return UserError(f"There is no option {_shown(wrong['loc'][-1])} in this version.")
     if wrong["type"] == "missing":
         return UserError(f"{name} is missing.")
-    shown = repr(wrong["input"])
-    shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
     allowed = _range(hint)
-    return UserError(f"{name} is {shown}. {f'Its range is {allowed}' if allowed else wrong['msg']}.")
+    return UserError(
+        f"{name} is {_shown(wrong['input'])}. {f'Its range is {allowed}' if allowed else wrong['msg']}."
+    )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _find(kind: type, path: tuple[str | int, ...]) -> tuple[Any, str]:

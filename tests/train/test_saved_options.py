@@ -40,7 +40,7 @@ def test_a_saved_configuration_of_another_version(digits, tmp_path):
     loaded = from_dict(RunConfig, saved)
     assert (loaded.train.keep, loaded.distill.normalizer, loaded.resume) == (2, "weight", False)
     saved["distill"]["novelty"] = 1
-    with pytest.raises(UserError, match="no option --novelty"):
+    with pytest.raises(UserError, match="no option 'novelty'"):
         from_dict(RunConfig, saved)
     with pytest.raises(UserError, match="--out is missing"):
         from_dict(RunConfig, {})
@@ -79,7 +79,10 @@ def test_nothing_but_a_refusal_leaves_a_saved_configuration(data):
         assert from_dict(RunConfig, json.loads(json.dumps(to_dict(loaded)))) == loaded
 
 
-@pytest.mark.parametrize("saved", [None, [], "x", {1: 2}])
+@pytest.mark.parametrize(
+    "saved", [None, [], "x", {1: 2}, {"out": "x", "\n": 1}, {"out": "x", "train": {"x" * 999: 1}}]
+)
 def test_what_is_no_configuration_at_all(saved):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as refused:
         from_dict(RunConfig, saved)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
