@@ -212,7 +212,8 @@ def write_pictures(
         UserError: an image cannot be read, or a picture cannot be written; or `out` has one of that name
             already, and `replace` is False.
     """
-    names = picture_names([image["file_name"] for image in dataset.coco.images[:limit]])
+    count = min(len(dataset), limit or len(dataset))
+    names = picture_names([dataset.coco.images[index]["file_name"] for index in range(count)])
     old = [name for name in names if (out / name).exists()]
     if old and not replace:
         raise UserError(
