@@ -10,7 +10,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -264,8 +268,16 @@ def _start_worker(_: int) -> None:
     """
     torch.set_num_threads(1)
     gc.freeze()
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process().pid,), daemon=True).start()
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_with(parent: int) -> None:
+    """A loader process whose training was killed would wait for ever to hand over what is in its pipe."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def to_device(batch: Batch | UserError, device: torch.device) -> tuple[list[Tensor], list[dict[str, Tensor]]]:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -233,6 +234,35 @@ def private(pid):
     """MiB of memory that a process shares with no other."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1024
+
+
+def test_loaders_end_with_a_training_that_is_killed(tmp_path):
+    """Each waits to hand over more than a pipe holds, to nobody."""
+    program = (
+        "import multiprocessing, os, signal, torch; from coco_files import Images\n"
+        "from frs_train.data import loaded\n"
+        "with loaded(Images(), [[(i, None)] * 4 for i in range(20)], 2, torch.device('cpu')) as batches:\n"
+        "    next(batches)\n"
+        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    with open(tmp_path / "pids", "wb") as file:  # a pipe would be held open by loaders that do not end
+        command, environment = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": paths}
+        subprocess.run(command, env=environment, stdout=file, stderr=subprocess.DEVNULL)
+    loaders = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(loaders) == 2
+    deadline = time.monotonic() + 30
+    while any(map(running, loaders)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def running(pid: int) -> bool:
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # empty: ended, and nobody has asked how
+    except OSError:
+        return False
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the kernel does not tell")
