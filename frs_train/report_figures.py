@@ -112,9 +112,7 @@ def _mask_rows(
 ) -> Figure:
     """A row for each run: ground truth (in the first), detections, richest level."""
     height, width = seen[0][1].image.shape[:2]
-    tall = 2.5 * min(
-        max(height / width, 0.1), 4.0
-    )  # inches; a thin image is drawn thin, and the page not long
+    tall = 2.5 * min(max(height / width, 0.1), 4.0)  # inches: the page of a thin image is not long
     figure = Figure((7.5, len(seen) * (tall + 0.3)), dpi=140, layout="constrained")
     strength = Normalize(0, max(float(richest(view).max()) for _, view in seen) or 1)
     for row, (run, view) in zip(figure.subplots(len(seen), 3, squeeze=False), seen, strict=True):
