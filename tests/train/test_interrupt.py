@@ -18,12 +18,19 @@ ROOT = Path(__file__).parents[2]
 COMMAND = "from frs_train.__main__ import main; print('started', flush=True); raise SystemExit(main())"
 
 
+def signals_as_in_a_terminal() -> None:
+    """In the background of a script tests are started to ignore SIGINT, and would hand that on."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def python(code: str, *arguments: object) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-u", "-c", textwrap.dedent(code), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=signals_as_in_a_terminal,
         text=True,
     )
 
