@@ -24,22 +24,33 @@ def signals_as_in_a_terminal() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def python(code: str, *arguments: object) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-u", "-c", textwrap.dedent(code), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=signals_as_in_a_terminal,
-        text=True,
-    )
+@pytest.fixture
+def python():
+    """Starts a Python process with some code and arguments; one that outlives the test is killed."""
+    started = []
+
+    def start(code: str, *arguments: object) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-c", textwrap.dedent(code), *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=signals_as_in_a_terminal,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
 
 
 @pytest.mark.parametrize(
     ("number", "delay"),
     [(signal.SIGINT, d) for d in (0.05, 0.3, 0.7, 1.1, 1.5)] + [(signal.SIGTERM, d) for d in (0.05, 1.0)],
 )
-def test_a_command_ends_with_one_line(number, delay, tmp_path):
+def test_a_command_ends_with_one_line(number, delay, tmp_path, python):
     process = python(COMMAND, "make-digits", tmp_path / "digits", "--train", 10**6)
     assert process.stdout.readline() == "started\n"
     time.sleep(delay)
@@ -58,7 +69,7 @@ def test_an_interrupted_command_has_one_line(raised, status, monkeypatch, capsys
     assert capsys.readouterr().err == f"{MESSAGE}\n"
 
 
-def test_a_command_closes_what_it_has_open():
+def test_a_command_closes_what_it_has_open(python):
     process = python("""
         import os, signal
         from frs_train.interrupt import leave, listen, unwinding
@@ -74,7 +85,7 @@ def test_a_command_closes_what_it_has_open():
     assert process.communicate(timeout=60) == ("closed 15\n", f"{MESSAGE}\n") and process.returncode == 130
 
 
-def test_an_import_cannot_swallow_the_signal(tmp_path):
+def test_an_import_cannot_swallow_the_signal(tmp_path, python):
     (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     code = """
         import sys
@@ -91,7 +102,7 @@ def test_an_import_cannot_swallow_the_signal(tmp_path):
     assert process.communicate(timeout=60) == ("", f"{MESSAGE}\n") and process.returncode == 130
 
 
-def test_a_second_signal_is_not_waited_for():
+def test_a_second_signal_is_not_waited_for(python):
     process = python("""
         import os, signal
         from frs_train.interrupt import leave, listen, unwinding
@@ -106,7 +117,7 @@ def test_a_second_signal_is_not_waited_for():
     assert process.communicate(timeout=60) == ("", f"{MESSAGE}\n") and process.returncode == 130
 
 
-def test_a_signal_that_is_to_be_ignored_is_ignored():
+def test_a_signal_that_is_to_be_ignored_is_ignored(python):
     process = python("""
         import os, signal
         from frs_train.interrupt import leave, listen, unwinding
