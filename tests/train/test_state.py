@@ -43,6 +43,13 @@ def test_accumulated_gradients_are_a_mean():
     assert state.learner.w.item() == pytest.approx(-(1.0 + 0.2) / 2)
 
 
+def test_each_iteration_has_the_gradient_of_its_own_batch():
+    state = state_of()
+    for value in (255, 51):
+        state.step(state.learner, [[image(value), image(value)]])
+    assert state.learner.w.item() == pytest.approx(-(1.0 + 0.2))
+
+
 @pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
 def test_the_gradient_that_is_clipped_is_not_scaled(amp):
     """The gradient is 1, clipped to 1/4. Clipped while scaled by 65,536, it would be next to nothing."""
