@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, FailFast, Field, Strict, T
 from pydantic_core import from_json
 from typing_extensions import NotRequired, TypedDict
 
-from frs_train.errors import UserError
+from frs_train.errors import UserError, shortened
 
 LONGEST_SIDE = 1_000_000  # pixels
 
@@ -168,5 +168,4 @@ def _complaint(place: tuple, content: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=True)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return shortened(json.dumps(value, ensure_ascii=True))

@@ -20,9 +20,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
 
-from frs_train.config import RunConfig, from_dict
+from frs_train.config import RunConfig
 from frs_train.detectors import Detector, build_detector
 from frs_train.errors import UserError
+from frs_train.options import from_dict
 
 FORMAT = "frs-train/1"
 BEST = "best.pt"

@@ -15,8 +15,6 @@ import tyro
 
 from frs_train.errors import UserError
 from frs_train.options import Options, real, several, whole
-from frs_train.options import from_dict as from_dict  # whoever knows a configuration may save and read it
-from frs_train.options import to_dict as to_dict
 
 Family = Literal["retinanet", "fcos", "faster-rcnn", "gfl"]
 Backbone = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "mobilenet-v3"]

@@ -29,9 +29,9 @@ from frs_train.coco import CocoFile
 from frs_train.config import DataConfig
 from frs_train.errors import UserError
 from frs_train.images import find, read_image, resembling
+from frs_train.interrupt import SIGNALS
 
 Sample = tuple[Tensor, dict[str, Tensor]]
-STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 class CocoDetection(Dataset):
@@ -214,7 +214,7 @@ def loaded(
 def _signals_held() -> Iterator[None]:
     """Signals that ask to stop are heard after the block, not in it: a loader process that is not yet deaf to
     them would act in its parent's place."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -269,7 +269,7 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     gc.freeze()
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process().pid,), daemon=True).start()
-    for number in STOPPING:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -15,12 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from frs_train import checkpoint, distributed, resume
 from frs_train.assemble import make_learner, open_data
-from frs_train.config import RunConfig, TrainConfig, to_dict
+from frs_train.config import RunConfig, TrainConfig
 from frs_train.data import TrainingOrder, loaded, mix
 from frs_train.errors import Stopped, UserError
 from frs_train.evaluate import evaluate
 from frs_train.metrics import Log, Metrics, peak_memory_mb
 from frs_train.optim import shorten_warmups
+from frs_train.options import to_dict
 from frs_train.records import read_result
 from frs_train.run_folder import held
 from frs_train.runtime import Signals, Timer, reproducible

@@ -14,7 +14,6 @@ from pycocotools.cocoeval import COCOeval
 
 from frs_train import distributed
 from frs_train.coco import CocoFile, indexed
-from frs_train.config import DetectorConfig
 from frs_train.data import CocoDetection, loaded, to_device
 from frs_train.detectors import Detector
 from frs_train.errors import UserError
@@ -53,8 +52,7 @@ def evaluate(
                 results += coco_results(found, int(target["image_id"]), dataset.coco)
             tell(advance=len(images) * distributed.world())
     everyone = [result for part in distributed.gather(results) for result in part]
-    config = getattr(detector, "config", DetectorConfig())
-    return summarise(dataset.coco, everyone, config.detections_per_image)
+    return summarise(dataset.coco, everyone, detector.config.detections_per_image)
 
 
 def coco_results(found: dict[str, torch.Tensor], image_id: int, coco: CocoFile) -> list[dict]:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from frs_train.errors import Stopped, UserError
+from frs_train.errors import UserError
 
 
 def find(folder: Path, name: str) -> str | None:
@@ -52,7 +52,7 @@ def read_image(path: Path, width: int, height: int) -> tv_tensors.Image:
             warnings.simplefilter("ignore")  # what matters is raised
             with Image.open(path) as file:
                 return tv_tensors.Image(v2.functional.pil_to_tensor(_decoded(path, file, (width, height))))
-    except (UserError, Stopped):
+    except UserError:
         raise
     except Exception as error:  # in a damaged file Pillow's decoders raise whatever they come across
         reason = " ".join(str(error).split()) or type(error).__name__

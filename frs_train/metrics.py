@@ -23,7 +23,7 @@ from rich.table import Column
 from frs_train import distributed
 from frs_train.checkpoint import write_atomically
 from frs_train.errors import UserError
-from frs_train.records import read_metrics as read
+from frs_train.records import read_metrics
 
 if TYPE_CHECKING:
     from frs_train.data import CocoDetection
@@ -92,7 +92,7 @@ class Metrics:
         """Removes the lines that a resumed run will write again, and a last line that was cut off."""
         kept: list[dict[str, Any]] = []
         if distributed.rank() == 0 and self.path.exists():
-            kept = [line for line in read(self.path) if line["iteration"] <= iteration]
+            kept = [line for line in read_metrics(self.path) if line["iteration"] <= iteration]
             write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         lines = [line for line in distributed.gather(kept)[0] if line["kind"] == "eval"]
         names = ("kind", "iteration")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from frs_train.errors import UserError
+from frs_train.errors import UserError, shortened
 
 OptionSet = TypeVar("OptionSet", bound="Options")
 
@@ -112,18 +112,12 @@ def _refusal(kind: type, error: ValidationError, inside: tuple[str, ...] = ()) -
     path = (*inside, *wrong["loc"])
     hint, name = _find(kind, path)
     if wrong["type"] == "unexpected_keyword_argument":
-        return UserError(f"There is no option {_shown(wrong['loc'][-1])} in this version.")
+        return UserError(f"There is no option {shortened(repr(wrong['loc'][-1]))} in this version.")
     if wrong["type"] == "missing":
         return UserError(f"{name} is missing.")
     allowed = _range(hint)
-    return UserError(
-        f"{name} is {_shown(wrong['input'])}. {f'Its range is {allowed}' if allowed else wrong['msg']}."
-    )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    reason = f"Its range is {allowed}" if allowed else wrong["msg"]
+    return UserError(f"{name} is {shortened(repr(wrong['input']))}. {reason}.")
 
 
 def _find(kind: type, path: tuple[str | int, ...]) -> tuple[Any, str]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from frs_train.interrupt import SIGNALS
+
 
 class Signals:
     """SIGTERM and SIGINT as a run hears them: noted, and obeyed where the run can stop.
@@ -30,7 +32,7 @@ class Signals:
     @contextlib.contextmanager
     def heard(self) -> Iterator[Signals]:
         """Listens as long as the block lasts."""
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
         for number in self._before:
             signal.signal(number, self._note)
         try:

@@ -13,11 +13,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from frs_train import distributed, resume
 from frs_train.checkpoint import load_weights
-from frs_train.config import RunConfig, to_dict
+from frs_train.config import RunConfig
 from frs_train.data import mix, to_device
 from frs_train.detectors import Detector
 from frs_train.distiller import Learner, autocast
 from frs_train.optim import learning_rate, make_optimizer
+from frs_train.options import to_dict
 
 Part = Any  # of a batch, as the loader gives it: samples, or a `UserError`
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from frs_train import metrics
 from frs_train.cli import main
+from frs_train.records import read_metrics
 
 ROOT = Path(__file__).parents[2]
 BCCD = next((p for p in (ROOT / "data/bccd", ROOT.parent / "shared/data/bccd") if p.is_dir()), None)
@@ -27,7 +27,7 @@ def run(command: str, out: Path, options: str) -> list[dict]:
         f"--val-annotations {BCCD}/val.json --val-images {BCCD}/images"
     )
     assert main(f"{command} {data} {MODEL} {SCHEDULE} {options} --out {out}".split()) == 0
-    return [line["losses"] for line in metrics.read(out / "metrics.jsonl") if line["kind"] == "train"]
+    return [line["losses"] for line in read_metrics(out / "metrics.jsonl") if line["kind"] == "train"]
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import torch
 from tiny_runs import run_config
 
 from frs_train import checkpoint
-from frs_train.config import DistillConfig, RunConfig, from_dict, to_dict
+from frs_train.config import DistillConfig, RunConfig
 from frs_train.errors import UserError
+from frs_train.options import from_dict, to_dict
 
 
 def content(value=0.0):

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import frs_train
-from frs_train import metrics
 from frs_train.cli import main
+from frs_train.records import read_metrics
 
 # A process that has imported everything and started no thread, from which the others are forked: a second
 # each in place of five.
@@ -77,7 +77,7 @@ def runs(digits, tmp_path_factory, training_seed):
 
 
 def losses(folder):
-    return [line["losses"] for line in metrics.read(folder / "metrics.jsonl") if line["kind"] == "train"]
+    return [line["losses"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "train"]
 
 
 def difference(one, two):

@@ -17,6 +17,7 @@ from frs_train import checkpoint, metrics
 from frs_train.config import DistillConfig, TrainConfig
 from frs_train.errors import Stopped, UserError
 from frs_train.optim import learning_rate
+from frs_train.records import read_metrics
 
 
 def weights(out):
@@ -30,7 +31,7 @@ def assert_same(first, second):
 
 
 def losses(out):
-    return [line["loss"] for line in metrics.read(out / "metrics.jsonl") if line["kind"] == "train"]
+    return [line["loss"] for line in read_metrics(out / "metrics.jsonl") if line["kind"] == "train"]
 
 
 def on_all_images(config):
@@ -60,7 +61,7 @@ def test_distillation_warms_up_and_reduces_the_feature_loss(
 ):
     distill = DistillConfig(teacher=str(teacher), feat_weight=0.1, head_weight=1.0, warmup_iters=2)
     quiet_fit(on_all_images(run_config(digits, tmp_path, distill=distill, seed=training_seed)))
-    lines = [line["losses"] for line in metrics.read(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
+    lines = [line["losses"] for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
     assert lines[0]["frs_feature"] == lines[0]["frs_head"] == 0  # the first step of the warm-up
     bounded("fall of the loss", fall([line["frs_feature"] for line in lines[2:]]), least=0.1)
 
@@ -203,7 +204,7 @@ def test_metrics_forget_what_will_be_written_again(tmp_path):
     from frs_train.metrics import Log, Metrics
 
     Metrics(tmp_path, Log(quiet=True), 9, False).forget_after(2)
-    assert [r["iteration"] for r in metrics.read(path)] == [1, 2]
+    assert [r["iteration"] for r in read_metrics(path)] == [1, 2]
 
 
 def test_learning_rates():

@@ -17,9 +17,9 @@ from pydantic import TypeAdapter
 
 from frs_train.cli import main, parse
 from frs_train.commands import COMMANDS, Distill
-from frs_train.config import DetectorConfig, DistillConfig, RunConfig, TrainConfig, from_dict, to_dict
+from frs_train.config import DetectorConfig, DistillConfig, RunConfig, TrainConfig
 from frs_train.errors import UserError
-from frs_train.options import Options, Range
+from frs_train.options import Options, Range, from_dict, to_dict
 
 NEEDED = {
     "train": "--out x",

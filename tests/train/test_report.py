@@ -14,10 +14,11 @@ from matplotlib.textpath import TextPath
 from tiny_detectors import TINY, seeded_on_one_thread
 
 from frs_train import checkpoint
-from frs_train.config import DataConfig, DetectorConfig, DistillConfig, RunConfig, to_dict
+from frs_train.config import DataConfig, DetectorConfig, DistillConfig, RunConfig
 from frs_train.detectors import build_detector
 from frs_train.digits import make_digits
 from frs_train.errors import UserError
+from frs_train.options import to_dict
 from frs_train.report import (
     class_table,
     differences,

@@ -13,9 +13,10 @@ from tiny_runs import quiet_fit, run_config
 
 from frs_train import checkpoint, resume
 from frs_train.assemble import build
-from frs_train.config import DistillConfig, RunConfig, from_dict, to_dict
+from frs_train.config import DistillConfig, RunConfig
 from frs_train.distiller import Learner
 from frs_train.errors import UserError
+from frs_train.options import from_dict, to_dict
 from frs_train.state import TrainingState
 
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 import pytest
 from tiny_runs import quiet_fit, run_config
 
-from frs_train import checkpoint, engine, metrics
+from frs_train import checkpoint, engine
 from frs_train.config import TrainConfig
 from frs_train.errors import Stopped, UserError
+from frs_train.records import read_metrics
 from frs_train.run_folder import held
 
 HOLD_AND_FORK = """
@@ -95,7 +96,7 @@ def scripted(monkeypatch):
 
 
 def evals(folder):
-    lines = metrics.read(folder / "metrics.jsonl")
+    lines = read_metrics(folder / "metrics.jsonl")
     return [(line["iteration"], line["AP"]) for line in lines if line["kind"] == "eval"]
 
 

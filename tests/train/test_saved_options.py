@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tiny_runs import run_config
 
 from frs_train.cli import parse
-from frs_train.config import DistillConfig, RunConfig, from_dict, to_dict
+from frs_train.config import DistillConfig, RunConfig
 from frs_train.demo import TEACHER
 from frs_train.errors import UserError
+from frs_train.options import from_dict, to_dict
 from frs_train.recipes import RECIPES
 
 

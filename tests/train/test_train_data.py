@@ -25,6 +25,7 @@ from frs_train.coco import read_coco
 from frs_train.config import DataConfig
 from frs_train.data import CocoDetection, TrainingOrder, augmentation, collate, loaded, mix, to_device
 from frs_train.errors import UserError
+from frs_train.interrupt import SIGNALS
 
 CPU = torch.device("cpu")
 
@@ -209,7 +210,7 @@ def test_a_signal_is_heard_while_waiting_for_a_loader_that_is_stuck(monkeypatch)
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("number", data.STOPPING)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_loader_is_deaf_to_signals_from_its_birth(monkeypatch, number):
     start = data._start_worker
 
