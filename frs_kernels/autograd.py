@@ -7,8 +7,9 @@ incoming gradient: the backward multiplies them by it, in place and without aski
 import torch
 from torch import Tensor
 
+from frs_kernels.contract import NORMALIZERS
 from frs_kernels.inductor import learn_scaled
-from frs_kernels.levels import NORMALIZERS, Terms
+from frs_kernels.levels import Terms
 from frs_kernels.reference import FRSLoss
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from frs_kernels.levels import DTYPES, NORMALIZERS, Levels, Terms
+from frs_kernels.contract import DTYPES, NORMALIZERS
+from frs_kernels.levels import Levels, Terms
 
 
 def as_levels(name: str, value: Levels | None) -> list[Tensor]:

@@ -102,7 +102,7 @@ class FRSDistillationLoss(nn.Module):
         head_weight: float = 0.02,
         warmup_iters: int = 500,
         accumulate: int = 1,
-        normalizer: str | float = "weight",
+        normalizer: str | float = "mask",
         resize: bool = False,
         backend: str = "auto",
     ):

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from frs_kernels import checks, dispatch, reference
 from frs_kernels.autograd import fused_loss
-from frs_kernels.levels import Levels, Terms, accumulation_dtype
+from frs_kernels.contract import accumulation_dtype
+from frs_kernels.levels import Levels, Terms
 from frs_kernels.reference import FRSLoss
 
 Scalar = float | Tensor
@@ -51,7 +52,7 @@ def weighted_mse(
     weight: Levels | Sequence[Levels],
     *,
     channel_weight: Levels | None = None,
-    normalizer: Normalizer | Sequence[Normalizer] = "weight",
+    normalizer: Normalizer | Sequence[Normalizer] = "mask",
     scale: Scalar | Sequence[Scalar] = 1.0,
     backend: str = "auto",
 ) -> Tensor:
@@ -66,7 +67,7 @@ def weighted_mse(
             mask, a ground-truth mask, an attention map. Several masks at once: a list of what one mask would
             be; their losses are added, and the features are still read once.
         channel_weight: ``[B, D]``, or a sequence of levels: a factor c for every channel (FGD).
-        normalizer: Z_l. "weight": sum of S (official FRS); "weight_channels": D * sum of S + 1e-9
+        normalizer: Z_l. "mask": sum of S (official FRS); "mask_channels": D * sum of S + 1e-9
             (Ultralytics); "batch": B (FGD); "numel": B*D*H*W; or a number or a 0-d tensor. A level whose
             Z_l is 0 contributes 0. A sequence: one for each mask.
         scale: a number or a 0-d tensor (read on the device, no sync). A sequence: one for each mask.
@@ -98,7 +99,7 @@ def weighted_bce(
     weight: Levels | Sequence[Levels],
     *,
     beta: float = 0.0,
-    normalizer: Normalizer | Sequence[Normalizer] = "weight",
+    normalizer: Normalizer | Sequence[Normalizer] = "mask",
     scale: Scalar | Sequence[Scalar] = 1.0,
     backend: str = "auto",
 ) -> Tensor:
@@ -138,7 +139,7 @@ def frs_loss(
     masks: Levels | None = None,
     feat_weight: Scalar = 1.0,
     head_weight: Scalar = 1.0,
-    normalizer: Normalizer = "weight",
+    normalizer: Normalizer = "mask",
     backend: str = "auto",
 ) -> FRSLoss:
     """The FRS distillation loss of a whole feature pyramid, mask and both terms fused.
@@ -192,9 +193,7 @@ def explain_backend(
     Takes the arguments of :func:`frs_loss`. Print the result, or read ``chosen``, ``reasons`` and
     ``copies``.
     """
-    terms = _frs_terms(
-        student_feats, teacher_feats, teacher_logits, student_logits, masks, 1.0, 1.0, "weight"
-    )
+    terms = _frs_terms(student_feats, teacher_feats, teacher_logits, student_logits, masks, 1.0, 1.0, "mask")
     return dispatch.explain(backend, terms)
 
 

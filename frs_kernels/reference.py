@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from frs_kernels.contract import NORMALIZER_EPSILON
+
 
 class FRSLoss(NamedTuple):
     """The two terms of the loss with their weights applied, and their sum; each a 0-d tensor."""
@@ -32,7 +34,7 @@ def frs_mask(teacher_logits):
     return logits.amax(dim=1).sigmoid()
 
 
-def weighted_mse(student, teacher, weight, *, channel_weight=None, normalizer="weight", scale=1.0):
+def weighted_mse(student, teacher, weight, *, channel_weight=None, normalizer="mask", scale=1.0):
     """sum_l 1/Z_l sum_bhw S sum_d c_d (x_d - y_d)^2; its gradient is 2 S c_d (x_d - y_d) / Z_l."""
     total = 0.0
     for x, y, s, c in zip(*_levels(student, teacher, weight, channel_weight), strict=True):
@@ -44,7 +46,7 @@ def weighted_mse(student, teacher, weight, *, channel_weight=None, normalizer="w
     return scale * total
 
 
-def weighted_bce(student_logits, teacher_logits, weight, *, beta=0.0, normalizer="weight", scale=1.0):
+def weighted_bce(student_logits, teacher_logits, weight, *, beta=0.0, normalizer="mask", scale=1.0):
     """sum_l 1/Z_l sum_bhw S sum_k |p_k - q_k|^beta BCE(s_k, q_k), with p = sigmoid(s), q = sigmoid(T).
 
     BCE(s, q) = softplus(s) - q s; for beta = 0 the gradient is S (p_k - q_k) / Z_l.
@@ -61,7 +63,7 @@ def weighted_bce(student_logits, teacher_logits, weight, *, beta=0.0, normalizer
 
 def frs_loss(
     student_feats, teacher_feats, teacher_logits, student_logits=None, *, masks=None,
-    feat_weight=1.0, head_weight=1.0, normalizer="weight",
+    feat_weight=1.0, head_weight=1.0, normalizer="mask",
 ):  # fmt: skip
     """The FRS loss: feature imitation and head distillation, both weighted with the richness map."""
     masks = frs_mask(teacher_logits) if masks is None else masks
@@ -76,10 +78,10 @@ def frs_loss(
 def divisor(normalizer, weight: Tensor, shape) -> Tensor | float:
     """Z_l of a level whose student tensor has ``shape`` [B, C, ...] and whose map is ``weight``."""
     channels = shape[1]
-    if normalizer == "weight":
+    if normalizer == "mask":
         return weight.sum()
-    if normalizer == "weight_channels":
-        return channels * weight.sum() + 1e-9
+    if normalizer == "mask_channels":
+        return channels * weight.sum() + NORMALIZER_EPSILON
     if normalizer == "batch":
         return shape[0]
     if normalizer == "numel":

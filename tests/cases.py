@@ -10,7 +10,7 @@ from torch import Tensor
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the Triton kernels run on the CPU, and alone
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAYOUTS = ("nchw", "channels_last", "flat", "split", "rows", "odd")
-NORMALIZERS = ("weight", "weight_channels", "batch", "numel", 7.5)
+NORMALIZERS = ("mask", "mask_channels", "batch", "numel", 7.5)
 SIZES = ((9, 14), (5, 7), (3, 4), (1, 1))
 LONG_SIZES = ((40, 67), (13, 21))  # long enough for every vector path, tail and split of the work
 

@@ -201,7 +201,7 @@ def test_gradcheck(target, beta):
 )  # fmt: skip
 @example(
     channels=1, height=1, width=1, layout="nchw", dtype=torch.bfloat16,
-    normalizer="weight", beta=1.0, spread=0.1,
+    normalizer="mask", beta=1.0, spread=0.1,
 )  # fmt: skip
 def test_any_shape(target, channels, height, width, layout, dtype, normalizer, beta, spread):
     base = arguments(

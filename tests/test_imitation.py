@@ -106,7 +106,7 @@ def test_several_masks_add_up(target):
     first, second = base["weight"], maps(device=target.device, seed=8)
     base["weight"] = [first, second]
     together, grads = evaluate(
-        frs.weighted_mse, base, WRT, normalizer=["weight", "numel"], scale=[1.0, -0.5], backend=target.backend
+        frs.weighted_mse, base, WRT, normalizer=["mask", "numel"], scale=[1.0, -0.5], backend=target.backend
     )
     base["weight"] = first
     one, one_grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
@@ -118,14 +118,14 @@ def test_several_masks_add_up(target):
     torch.testing.assert_close(grads, [a + b for a, b in zip(one_grads, two_grads, strict=True)])
 
 
-@pytest.mark.parametrize("normalizer, size", [("weight", 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize("normalizer, size", [("mask", 0.0), (0.0, 1.0)])
 def test_a_map_whose_divisor_is_0_adds_nothing_to_others(target, normalizer, size):
     base = arguments(device=target.device)
     (expected,), grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
     base["weight"] = [base["weight"], [size * w for w in maps(device=target.device, seed=8)]]
     for backend in (target.backend, "eager"):
         (loss,), found = evaluate(
-            frs.weighted_mse, base, WRT, normalizer=["weight", normalizer], backend=backend
+            frs.weighted_mse, base, WRT, normalizer=["mask", normalizer], backend=backend
         )
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(found, grads)
@@ -139,7 +139,7 @@ def test_several_masks_for_one_tensor(target):
     torch.testing.assert_close(twice, 2 * frs.weighted_mse(**base, backend=target.backend))
 
 
-@pytest.mark.parametrize("normalizer", ["weight", "numel", 0.0])
+@pytest.mark.parametrize("normalizer", ["mask", "numel", 0.0])
 def test_level_without_weight_contributes_nothing(target, normalizer):
     base = arguments(device=target.device)
     base["weight"][1].zero_()

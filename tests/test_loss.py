@@ -88,7 +88,7 @@ def test_divisor_of_zero_contributes_nothing(target, layout, dtype, known, wrt):
         assert all((grad == 0).all() for grad in grads)
 
 
-@pytest.mark.parametrize("normalizer", ["weight", "numel"])
+@pytest.mark.parametrize("normalizer", ["mask", "numel"])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_mixed_dtypes(target, layout, normalizer):
     for feats, logits in ((8, 12), (16, 24)):
@@ -242,7 +242,7 @@ def test_the_teacher_gets_no_gradient(target):
 @pytest.mark.parametrize("name", ["student_feats", "teacher_feats", "teacher_logits", "student_logits"])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_nan_reaches_the_loss(target, layout, name):
-    for wrt, normalizer in ((WRT, "weight"), (WRT, "numel"), ((), "weight")):
+    for wrt, normalizer in ((WRT, "mask"), (WRT, "numel"), ((), "mask")):
         base = arguments(layout=layout, device=target.device)
         base[name][1][1, 5, 2, 3] = float("nan")
         losses, _ = compare(frs.frs_loss, target, base, wrt, normalizer=normalizer)
@@ -273,7 +273,7 @@ def test_float16_gradients_survive_until_the_scaler_lifts_them(target):
 
 
 @pytest.mark.slow_interpreted
-@pytest.mark.parametrize("normalizer", ["weight", "batch"])
+@pytest.mark.parametrize("normalizer", ["mask", "batch"])
 def test_same_inputs_give_the_same_bits(target, normalizer):
     base = arguments(33, 47, sizes=LONG_SIZES, device=target.device)
     options = {"normalizer": normalizer, "backend": target.backend}
