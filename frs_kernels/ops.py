@@ -49,7 +49,7 @@ def frs_mask(teacher_logits: Levels, *, backend: str = "auto") -> Tensor | list[
 def weighted_mse(
     student: Levels,
     teacher: Levels,
-    weight: Levels | Sequence[Levels],
+    mask: Levels | Sequence[Levels],
     *,
     channel_weight: Levels | None = None,
     normalizer: Normalizer | Sequence[Normalizer] = "mask",
@@ -63,7 +63,7 @@ def weighted_mse(
     Args:
         student: features x after adaptation, ``[B, D, H, W]`` or ``[B, D, L]``, or a sequence of levels.
         teacher: features y of the same shapes; the dtype may differ.
-        weight: a map S a level, ``[B, H, W]``, ``[B, 1, H, W]``, ``[B, H*W]`` or ``[B, 1, H*W]``: an FRS
+        mask: S, one per level, ``[B, H, W]``, ``[B, 1, H, W]``, ``[B, H*W]`` or ``[B, 1, H*W]``: an FRS
             mask, a ground-truth mask, an attention map. Several masks at once: a list of what one mask would
             be; their losses are added, and the features are still read once.
         channel_weight: ``[B, D]``, or a sequence of levels: a factor c for every channel (FGD).
@@ -90,13 +90,13 @@ def weighted_mse(
         terms.channel_weights = checks.as_maps("channel_weight", channel_weight)
         if isinstance(channel_weight, Tensor):
             terms.channel_weights *= len(terms.student_feats)
-    return _with_weights(terms, student, weight, normalizer, scale, backend).feature
+    return _with_masks(terms, student, mask, normalizer, scale, backend).feature
 
 
 def weighted_bce(
     student_logits: Levels,
     teacher_logits: Levels,
-    weight: Levels | Sequence[Levels],
+    mask: Levels | Sequence[Levels],
     *,
     beta: float = 0.0,
     normalizer: Normalizer | Sequence[Normalizer] = "mask",
@@ -112,7 +112,7 @@ def weighted_bce(
     Args:
         student_logits: s, ``[B, K, H, W]`` or ``[B, K, L]``, or a sequence of levels.
         teacher_logits: T, of the same shapes; the dtype may differ.
-        weight: as in :func:`weighted_mse`.
+        mask: as in :func:`weighted_mse`.
         beta: 0 for plain cross-entropy, > 0 for the quality focal form (CrossKD, BCKD).
         normalizer: as in :func:`weighted_mse`, with K in place of D.
         scale: as in :func:`weighted_mse`.
@@ -127,7 +127,7 @@ def weighted_bce(
         teacher_logits=checks.as_levels("teacher_logits", teacher_logits),
         beta=beta,
     )
-    return _with_weights(terms, student_logits, weight, normalizer, scale, backend).head
+    return _with_masks(terms, student_logits, mask, normalizer, scale, backend).head
 
 
 def frs_loss(
@@ -218,18 +218,18 @@ def _frs_terms(
     )
 
 
-def _with_weights(terms: Terms, student: Levels, weight, normalizer, scale, backend: str) -> FRSLoss:
+def _with_masks(terms: Terms, student: Levels, mask, normalizer, scale, backend: str) -> FRSLoss:
     """One mask as it is; several ones merged into the one map that gives the sum of their losses."""
-    single = isinstance(weight, Tensor) or (
-        not isinstance(student, Tensor) and all(isinstance(w, Tensor) for w in weight)
+    single = isinstance(mask, Tensor) or (
+        not isinstance(student, Tensor) and all(isinstance(m, Tensor) for m in mask)
     )
     if single:
-        terms.weights = checks.as_maps("weight", weight)
+        terms.weights = checks.as_maps("mask", mask)
         terms.normalizer, terms.feat_scale, terms.head_scale = normalizer, scale, scale
         return _run(checks.check(terms), backend)
-    masks = [checks.as_maps("weight", mask) for mask in weight]
-    for mask in masks:
-        terms.weights = mask
+    masks = [checks.as_maps("mask", one) for one in mask]
+    for one in masks:
+        terms.weights = one
         checks.check(terms)
     terms.weights = _merged(terms, masks, _each(normalizer, masks), _each(scale, masks))
     terms.normalizer = 1.0

@@ -70,13 +70,13 @@ def maps(*, sizes=SIZES, batch=2, device="cpu", seed=5, dtype=torch.float32) -> 
 def term(
     names, channels=12, *, sizes=SIZES, dtype=torch.float32, teacher_dtype=None, device="cpu", **options
 ) -> dict:
-    """The arguments of one term: student and teacher tensors under ``names``, and a weight."""
+    """The arguments of one term: student and teacher tensors under ``names``, and a mask per level."""
     student, teacher = names
     options |= {"sizes": sizes, "device": device}
     return {
         student: tensors(channels, dtype=dtype, seed=1, **options),
         teacher: tensors(channels, dtype=teacher_dtype or dtype, seed=2, **options),
-        "weight": maps(sizes=sizes, device=device, dtype=torch.promote_types(dtype, torch.float32)),
+        "mask": maps(sizes=sizes, device=device, dtype=torch.promote_types(dtype, torch.float32)),
     }
 
 

@@ -130,7 +130,7 @@ def test_small_and_large_calls_are_cut_differently(target):
     weight = [torch.ones(4, 96, 128)]
     compare(frs.weighted_bce, target, {
         "student_logits": logits["student_logits"], "teacher_logits": logits["teacher_logits"]
-    }, ("student_logits",), weight=weight)  # fmt: skip
+    }, ("student_logits",), mask=weight)  # fmt: skip
 
 
 def test_the_logarithm_of_a_location_is_right_for_every_input():
