@@ -9,7 +9,7 @@ from frs_kernels import checks, dispatch, reference
 from frs_kernels.autograd import fused_loss
 from frs_kernels.contract import accumulation_dtype
 from frs_kernels.levels import Levels, Terms
-from frs_kernels.reference import FRSLoss
+from frs_kernels.reference import FRSLossOutput
 
 Scalar = float | Tensor
 Normalizer = str | float | Tensor
@@ -141,7 +141,7 @@ def frs_loss(
     head_weight: Scalar = 1.0,
     normalizer: Normalizer = "mask",
     backend: str = "auto",
-) -> FRSLoss:
+) -> FRSLossOutput:
     """The FRS distillation loss of a whole feature pyramid, mask and both terms fused.
 
     Args:
@@ -157,7 +157,7 @@ def frs_loss(
         backend: "auto", "native", "triton" or "eager".
 
     Returns:
-        ``FRSLoss(feature, head, total)``: 0-d tensors, float32 (float64 for float64 inputs). The terms
+        ``FRSLossOutput(feature, head, total)``: 0-d tensors, float32 (float64 for float64 inputs). The terms
         carry their weights already; ``total = feature + head``. A term left out is 0.
 
     Raises:
@@ -218,7 +218,7 @@ def _frs_terms(
     )
 
 
-def _with_masks(terms: Terms, student: Levels, mask, normalizer, scale, backend: str) -> FRSLoss:
+def _with_masks(terms: Terms, student: Levels, mask, normalizer, scale, backend: str) -> FRSLossOutput:
     """One mask as it is; several ones merged into the one map that gives the sum of their losses."""
     single = isinstance(mask, Tensor) or (
         not isinstance(student, Tensor) and all(isinstance(m, Tensor) for m in mask)
@@ -258,14 +258,14 @@ def _merged(terms: Terms, masks: list[list[Tensor]], normalizers: list, scales: 
     return merged
 
 
-def _run(terms: Terms, backend: str) -> FRSLoss:
+def _run(terms: Terms, backend: str) -> FRSLossOutput:
     chosen = dispatch.select(backend, terms)
     if chosen.NAME == "eager":
         return _run_reference(terms)
     return fused_loss(chosen.namespace().name, terms.canonical())
 
 
-def _run_reference(terms: Terms) -> FRSLoss:
+def _run_reference(terms: Terms) -> FRSLossOutput:
     maps = terms.weights or reference.frs_mask(terms.teacher_logits)
     feature = head = terms.tensors[0].new_zeros((), dtype=terms.dtype)
     if terms.student_feats:
@@ -279,4 +279,4 @@ def _run_reference(terms: Terms) -> FRSLoss:
             terms.student_logits, terms.teacher_logits, maps,
             beta=terms.beta, normalizer=terms.normalizer, scale=terms.head_scale,
         )  # fmt: skip
-    return FRSLoss(feature, head, feature + head)
+    return FRSLossOutput(feature, head, feature + head)

@@ -16,7 +16,7 @@ from torch import Tensor
 from frs_kernels.contract import NORMALIZER_EPSILON
 
 
-class FRSLoss(NamedTuple):
+class FRSLossOutput(NamedTuple):
     """The two terms of the loss with their weights applied, and their sum; each a 0-d tensor."""
 
     feature: Tensor
@@ -72,7 +72,7 @@ def frs_loss(
         feature = weighted_mse(student_feats, teacher_feats, masks, normalizer=normalizer, scale=feat_weight)
     if student_logits is not None:
         head = weighted_bce(student_logits, teacher_logits, masks, normalizer=normalizer, scale=head_weight)
-    return FRSLoss(feature, head, feature + head)
+    return FRSLossOutput(feature, head, feature + head)
 
 
 def divisor(normalizer, mask: Tensor, shape) -> Tensor | float:

@@ -129,7 +129,7 @@ def test_without_gradient_gives_the_same_losses(target):
         with torch.no_grad():
             actual = frs.frs_loss(**base, backend=target.backend)
         expected, _ = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
-        torch.testing.assert_close(actual, frs.FRSLoss(*expected))
+        torch.testing.assert_close(actual, frs.FRSLossOutput(*expected))
         assert not actual.total.requires_grad
 
 
@@ -148,11 +148,11 @@ def test_one_term_alone(target, leave_out):
     base.update(dict.fromkeys(leave_out))
     wrt = [name for name in WRT if name not in leave_out]
     alone, _ = compare(frs.frs_loss, target, base, wrt)
-    loss = frs.FRSLoss(*alone)
+    loss = frs.FRSLossOutput(*alone)
     if "student_logits" in leave_out:
-        torch.testing.assert_close(loss, frs.FRSLoss(both.feature, both.head * 0, both.feature))
+        torch.testing.assert_close(loss, frs.FRSLossOutput(both.feature, both.head * 0, both.feature))
     else:
-        torch.testing.assert_close(loss, frs.FRSLoss(both.feature * 0, both.head, both.head))
+        torch.testing.assert_close(loss, frs.FRSLossOutput(both.feature * 0, both.head, both.head))
 
 
 def test_partial_gradients(target):
