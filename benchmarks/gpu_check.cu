@@ -28,7 +28,8 @@
 
 namespace {
 
-using frs::DType, frs::DTypes, frs::Level, frs::LossParams, frs::Normalizer, frs::Span, frs::TensorView;
+using frs::DenseTensor, frs::DType, frs::DTypes, frs::Level, frs::LossParams, frs::Normalizer;
+using frs::TensorView, frs::Term;
 namespace cuda = frs::cuda;
 
 struct Shapes {
@@ -56,9 +57,9 @@ struct Problem {
   std::vector<double> share;  // of all locations, by level
 
   Problem(DType type, const Shapes& shapes, int batch, bool location_major)
-      : types{type, type, type, type}, batch(batch), location_major(location_major) {
+      : types{{type, type}, {type, type}}, batch(batch), location_major(location_major) {
     params.num_levels = static_cast<int>(shapes.sizes.size());
-    params.mask_from_logits = true;
+    params.mode = frs::Mode::mask_first;
     params.feat_scale.value = kFeatScale, params.head_scale.value = kHeadScale;
     params.losses = memory.take(3 * sizeof(double));
     params.pending = memory.take(2 * params.num_levels * sizeof(double));
@@ -66,18 +67,22 @@ struct Problem {
     for (int l = 0; l < params.num_levels; ++l) {
       Level& v = params.levels[l];
       v.batch = batch, v.locations = shapes.sizes[l].first * shapes.sizes[l].second;
-      v.feat_channels = shapes.feat_channels, v.logit_channels = shapes.logit_channels;
-      v.student_feat = tensor(v, v.feat_channels, 0, 1), v.teacher_feat = tensor(v, v.feat_channels, 0, 1);
-      v.student_logit = tensor(v, v.logit_channels, -4, 2),
-      v.teacher_logit = tensor(v, v.logit_channels, -4, 2);
-      v.feat_grad = tensor(v, v.feat_channels, 0, 0), v.logit_grad = tensor(v, v.logit_channels, 0, 0);
-      v.weight = memory.take((batch * v.locations + 3) / 4 * 32);
+      fill_term(v.imitation, v, shapes.feat_channels, 0, 1);
+      fill_term(v.head, v, shapes.logit_channels, -4, 2);
+      v.mask = memory.take((batch * v.locations + 3) / 4 * 32);
       const double count = static_cast<double>(batch) * v.locations;
-      logit_bytes += count * v.logit_channels * sizeof(T), feat_bytes += count * v.feat_channels * sizeof(T);
+      logit_bytes += count * v.head.channels * sizeof(T);
+      feat_bytes += count * v.imitation.channels * sizeof(T);
       share.push_back(count), locations += count;
     }
     for (double& count : share) count /= locations;
     CHECK(cudaDeviceSynchronize());
+  }
+
+  void fill_term(Term& term, const Level& v, int channels, float mean, float spread) {
+    term.channels = channels;
+    term.student = tensor(v, channels, mean, spread), term.teacher = tensor(v, channels, mean, spread);
+    term.grad = tensor(v, channels, 0, 0);
   }
 
   TensorView tensor(const Level& v, int channels, float mean, float spread) {
@@ -115,15 +120,15 @@ bool is_right(Problem<T>& p, const char* name) {
     const Level& v = p.params.levels[l];
     const int count = p.batch * static_cast<int>(v.locations);
     auto data = [](const TensorView& view) { return static_cast<const T*>(view.data); };
-    const Truth<T> truth{data(v.student_feat),
-                         data(v.teacher_feat),
-                         data(v.student_logit),
-                         data(v.teacher_logit),
-                         data(v.feat_grad),
-                         data(v.logit_grad),
+    const Truth<T> truth{data(v.imitation.student),
+                         data(v.imitation.teacher),
+                         data(v.head.student),
+                         data(v.head.teacher),
+                         data(v.imitation.grad),
+                         data(v.head.grad),
                          p.batch,
-                         static_cast<int>(v.feat_channels),
-                         static_cast<int>(v.logit_channels),
+                         static_cast<int>(v.imitation.channels),
+                         static_cast<int>(v.head.channels),
                          static_cast<int>(v.locations),
                          p.location_major,
                          {pending[l], pending[levels + l]},
@@ -149,21 +154,18 @@ bool is_right(Problem<T>& p, const char* name) {
 
 // Masks given, and Z known: the loss kernel alone, behind a memset of four bytes.
 LossParams with_masks(LossParams p) {
-  p.mask_from_logits = false;
+  p.mode = frs::Mode::mask_given;
   p.normalizer = Normalizer::batch;
   return p;
 }
 LossParams without_gradients(LossParams p) {
-  for (Level& v : p.levels) v.feat_grad.data = v.logit_grad.data = v.weight = nullptr;
+  p.mode = frs::Mode::single_pass;
+  for (Level& v : p.levels) v.imitation.grad = v.head.grad = {}, v.mask = nullptr;
   return p;
 }
 LossParams one_term(LossParams p, bool head) {
   for (Level& v : p.levels) {
-    if (head) {
-      v.student_feat = v.teacher_feat = v.feat_grad = {}, v.feat_channels = 0;
-    } else {
-      v.student_logit = v.teacher_logit = v.logit_grad = {}, v.logit_channels = 0;
-    }
+    (head ? v.imitation : v.head) = {};
   }
   return p;
 }
@@ -175,22 +177,21 @@ LossParams one_level(LossParams p, int level) {
 
 template <class T>
 std::function<void()> scale_call(Problem<T>& p, float factor) {
-  std::vector<Span> spans;
-  for (int term = 0; term < 2; ++term) {
+  std::vector<DenseTensor> grads;
+  for (Term Level::* term : {&Level::imitation, &Level::head}) {
     for (int l = 0; l < p.params.num_levels; ++l) {
       const Level& v = p.params.levels[l];
-      const int64_t channels = term ? v.logit_channels : v.feat_channels;
-      spans.push_back(
-          {(term ? v.logit_grad : v.feat_grad).data, p.batch * channels * v.locations, p.types.student_feat});
+      const int64_t size = p.batch * (v.*term).channels * v.locations;
+      grads.push_back({(v.*term).grad.data, size, p.types.imitation.student});
     }
   }
   using Acc = std::conditional_t<sizeof(T) == 8, double, float>;
-  std::vector<Acc> numbers(spans.size() + 1, 1);
+  std::vector<Acc> numbers(grads.size() + 1, 1);
   numbers.back() = factor;
   Acc* device = static_cast<Acc*>(p.memory.take(numbers.size() * sizeof(Acc)));
   CHECK(cudaMemcpy(device, numbers.data(), numbers.size() * sizeof(Acc), cudaMemcpyHostToDevice));
-  return [spans, device] {
-    CHECK(cuda::scale(spans.data(), static_cast<int>(spans.size()), device + spans.size(), device, nullptr));
+  return [grads, device] {
+    CHECK(cuda::scale(grads.data(), static_cast<int>(grads.size()), device + grads.size(), device, nullptr));
   };
 }
 
@@ -199,7 +200,7 @@ void time_kernels(Problem<T>& p) {
   const double C = p.logit_bytes, F = p.feat_bytes;
   auto loss = [&](const LossParams& params) { return seconds(loss_call(p.memory, params, p.types)); };
   auto mask = [&](const Level* levels, int count) {
-    return seconds([&] { CHECK(cuda::mask(levels, count, p.types.teacher_logit, nullptr)); });
+    return seconds([&] { CHECK(cuda::mask(levels, count, p.types.head.teacher, nullptr)); });
   };
   report("whole, 4C + 3F", loss(p.params), 4 * C + 3 * F);
   report("masks given, 3C + 3F", loss(with_masks(p.params)), 3 * C + 3 * F);
@@ -228,9 +229,9 @@ void run_the_others(Problem<T>& p) {
     loss_call(p.memory, params, p.types)();
   }
   LossParams sums = with_masks(p.params);
-  sums.normalizer = Normalizer::weight;
+  sums.normalizer = Normalizer::mask;
   loss_call(p.memory, sums, p.types)();
-  CHECK(cuda::mask(p.params.levels, p.params.num_levels, p.types.teacher_logit, nullptr));
+  CHECK(cuda::mask(p.params.levels, p.params.num_levels, p.types.head.teacher, nullptr));
   scale_call(p, 0.5f)();
 }
 

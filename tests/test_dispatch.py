@@ -117,7 +117,7 @@ def test_the_largest_number_of_levels(target):
 
 
 def test_level_limit_is_that_of_the_kernels():
-    header = Path(__file__).parents[1] / "csrc/include/frs/params.h"
+    header = Path(__file__).parents[1] / "csrc/include/frs/contract.h"
     if not header.exists():
         pytest.skip("not run from a source tree")
     assert int(re.search(r"kMaxLevels = (\d+)", header.read_text())[1]) == MAX_LEVELS

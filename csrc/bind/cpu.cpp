@@ -1,4 +1,5 @@
 // The native operators on CPU tensors. The schemas are defined in frs_kernels/contract.py.
+#include "cpu/operators.h"
 #include "cpu_memory.h"
 #include "levels.h"
 
@@ -28,7 +29,7 @@ LossResult loss(const LossArguments& arguments) {
 
 void scale_(const Tensors& grads, const Tensor& factor, const Tensor& pending) {
   const ScaleCall call = prepare_scale(grads, factor, pending);
-  cpu::scale(call.spans.data(), static_cast<int>(call.spans.size()), call.factor, call.pending, threads());
+  cpu::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.factor, call.pending, threads());
 }
 
 }  // namespace

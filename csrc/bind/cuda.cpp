@@ -41,9 +41,9 @@ class OnDevice {
 void check_sizes(const Level* levels, int count) {
   constexpr int64_t kLimit = int64_t{1} << 31;
   for (const Level* v = levels; v < levels + count; ++v) {
-    STD_TORCH_CHECK(
-        v->batch < kLimit && v->locations < kLimit && v->feat_channels < kLimit && v->logit_channels < kLimit,
-        "level ", v - levels, ": batch, channels and locations must each be below 2^31");
+    STD_TORCH_CHECK(v->batch < kLimit && v->locations < kLimit && v->imitation.channels < kLimit &&
+                        v->head.channels < kLimit,
+                    "level ", v - levels, ": batch, channels and locations must each be below 2^31");
   }
 }
 
@@ -87,7 +87,7 @@ void scale_(const Tensors& grads, const Tensor& factor, const Tensor& pending) {
   device.check(factor, "factor");
   device.check(pending, "pending");
   const ScaleCall call = prepare_scale(grads, factor, pending);
-  STD_CUDA_CHECK(cuda::scale(call.spans.data(), static_cast<int>(call.spans.size()), call.factor,
+  STD_CUDA_CHECK(cuda::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.factor,
                              call.pending, device.stream()));
 }
 

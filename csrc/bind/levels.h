@@ -1,4 +1,4 @@
-// From the operators' lists of tensors to the plain tables of frs/params.h. Shared by cpu.cpp and cuda.cpp.
+// From the operators' lists of tensors to the plain tables of frs/contract.h. Shared by cpu.cpp and cuda.cpp.
 // Python (levels.py, ops.py) has normalised the arguments and worded the errors a user should see; the checks
 // here only keep a wrong caller from reading wrong memory.
 #pragma once
@@ -33,13 +33,13 @@ inline MaskCall prepare_mask(const Tensors& teacher_logits) {
     Level& level = call.levels[l];
     level.batch = shape.batch;
     level.locations = shape.locations;
-    level.logit_channels = shape.channels;
-    level.teacher_logit = input_view(logits, "teacher_logits", l);
-    check_layout(level.teacher_logit, {}, {}, "teacher_logits", l);
+    level.head.channels = shape.channels;
+    level.head.teacher = input_view(logits, "teacher_logits", l);
+    check_layout(level.head, "teacher_logits", l);
     std::vector<int64_t> sizes{shape.batch};
     for (int64_t dim = 2; dim < logits.dim(); ++dim) sizes.push_back(logits.size(dim));
     call.masks.push_back(torch::stable::new_empty(logits, sizes, accumulation_type(call.type == DType::f64)));
-    level.weight = call.masks.back().mutable_data_ptr();
+    level.mask = call.masks.back().mutable_data_ptr();
   }
   return call;
 }
@@ -82,8 +82,7 @@ struct LossCall {
   DTypes types;
   std::optional<Tensor> losses, pending;  // [3] and [2, levels] in the accumulation type
   Tensors feat_grads, logit_grads;
-  // All levels' S [B, L] one after another; only where it comes from the logits and gradients are wanted:
-  // without gradients Level::weight is nullptr, and mask and losses can be one single pass.
+  // All levels' S [B, L] one after another, in Mode::mask_first.
   std::optional<Tensor> masks;
 };
 
@@ -91,8 +90,11 @@ inline LossCall prepare_loss(const LossArguments& a, Allocate allocate = empty_s
   LossCall call;
   LossParams& p = call.params;
   const bool imitation = !a.student_feats.empty(), head = !a.student_logits.empty();
-  p.mask_from_logits = a.weights.empty();
-  const bool logits_read = head || p.mask_from_logits;
+  const bool mask_from_logits = a.weights.empty();
+  p.mode = !mask_from_logits            ? Mode::mask_given
+           : a.feat_grad || a.head_grad ? Mode::mask_first
+                                        : Mode::single_pass;
+  const bool logits_read = head || mask_from_logits;
   const Tensors& any = imitation ? a.student_feats : head ? a.student_logits : a.weights;
   const size_t levels = any.size();
   STD_TORCH_CHECK(levels >= 1 && levels <= kMaxLevels, "expected 1 to ", kMaxLevels, " levels");
@@ -104,26 +106,26 @@ inline LossCall prepare_loss(const LossArguments& a, Allocate allocate = empty_s
   check_length(a.teacher_feats, imitation, "teacher_feats");
   check_length(a.student_logits, head, "student_logits");
   check_length(a.teacher_logits, logits_read, "teacher_logits");
-  check_length(a.weights, !p.mask_from_logits, "weights");
+  check_length(a.weights, !mask_from_logits, "weights");
   check_length(a.channel_weights, imitation && !a.channel_weights.empty(), "channel_weights");
 
-  if (imitation) call.types.student_feat = dtype_of(a.student_feats, "student_feats");
-  if (imitation) call.types.teacher_feat = dtype_of(a.teacher_feats, "teacher_feats");
-  if (head) call.types.student_logit = dtype_of(a.student_logits, "student_logits");
-  if (logits_read) call.types.teacher_logit = dtype_of(a.teacher_logits, "teacher_logits");
+  if (imitation) call.types.imitation.student = dtype_of(a.student_feats, "student_feats");
+  if (imitation) call.types.imitation.teacher = dtype_of(a.teacher_feats, "teacher_feats");
+  if (head) call.types.head.student = dtype_of(a.student_logits, "student_logits");
+  if (logits_read) call.types.head.teacher = dtype_of(a.teacher_logits, "teacher_logits");
   const bool wide = call.types.double_precision();
   auto check_wide = [&](DType type, bool present, const char* name) {
     STD_TORCH_CHECK(!present || (type == DType::f64) == wide, name, ": float64 goes only with float64");
   };
-  check_wide(call.types.student_feat, imitation, "student_feats");
-  check_wide(call.types.teacher_feat, imitation, "teacher_feats");
-  check_wide(call.types.student_logit, head, "student_logits");
-  check_wide(call.types.teacher_logit, logits_read, "teacher_logits");
+  check_wide(call.types.imitation.student, imitation, "student_feats");
+  check_wide(call.types.imitation.teacher, imitation, "teacher_feats");
+  check_wide(call.types.head.student, head, "student_logits");
+  check_wide(call.types.head.teacher, logits_read, "teacher_logits");
   const ScalarType accumulation = accumulation_type(wide);
 
   STD_TORCH_CHECK(a.normalizer >= 0 && a.normalizer <= 4, "normalizer: unknown code ", a.normalizer);
   p.normalizer = static_cast<Normalizer>(a.normalizer);
-  p.divisor = {a.divisor, scalar_data(a.divisor_tensor, accumulation, "divisor_tensor")};
+  p.normalizer_value = {a.divisor, scalar_data(a.divisor_tensor, accumulation, "divisor_tensor")};
   p.feat_scale = {a.feat_scale, scalar_data(a.feat_scale_tensor, accumulation, "feat_scale_tensor")};
   p.head_scale = {a.head_scale, scalar_data(a.head_scale_tensor, accumulation, "head_scale_tensor")};
   p.beta = a.beta;
@@ -149,43 +151,43 @@ inline LossCall prepare_loss(const LossArguments& a, Allocate allocate = empty_s
       v.locations = s.locations;
     }
     if (imitation) {
-      v.feat_channels = shape_of(a.student_feats[l], "student_feats", l).channels;
-      same(a.teacher_feats[l], v.feat_channels, "teacher_feats");
-      v.student_feat = input_view(a.student_feats[l], "student_feats", l);
-      v.teacher_feat = input_view(a.teacher_feats[l], "teacher_feats", l);
+      v.imitation.channels = shape_of(a.student_feats[l], "student_feats", l).channels;
+      same(a.teacher_feats[l], v.imitation.channels, "teacher_feats");
+      v.imitation.student = input_view(a.student_feats[l], "student_feats", l);
+      v.imitation.teacher = input_view(a.teacher_feats[l], "teacher_feats", l);
       if (!a.channel_weights.empty())
-        v.channel_weight =
-            dense_data(a.channel_weights[l], v.batch * v.feat_channels, accumulation, "channel_weights", l);
-      check_layout(v.student_feat, v.teacher_feat, {}, "features", l);
+        v.imitation.channel_weight = dense_data(a.channel_weights[l], v.batch * v.imitation.channels,
+                                                accumulation, "channel_weights", l);
+      check_layout(v.imitation, "features", l);
       if (a.feat_grad) {
         call.feat_grads.push_back(grad_like(a.student_feats[l], "student_feats", l, allocate));
-        v.feat_grad = output_view(call.feat_grads[l], "feat_grads", l);
+        v.imitation.grad = output_view(call.feat_grads[l], "feat_grads", l);
       }
     }
     if (logits_read) {
-      v.logit_channels = shape_of(a.teacher_logits[l], "teacher_logits", l).channels;
-      same(a.teacher_logits[l], v.logit_channels, "teacher_logits");
-      v.teacher_logit = input_view(a.teacher_logits[l], "teacher_logits", l);
+      v.head.channels = shape_of(a.teacher_logits[l], "teacher_logits", l).channels;
+      same(a.teacher_logits[l], v.head.channels, "teacher_logits");
+      v.head.teacher = input_view(a.teacher_logits[l], "teacher_logits", l);
     }
     if (head) {
-      same(a.student_logits[l], v.logit_channels, "student_logits");
-      v.student_logit = input_view(a.student_logits[l], "student_logits", l);
+      same(a.student_logits[l], v.head.channels, "student_logits");
+      v.head.student = input_view(a.student_logits[l], "student_logits", l);
       if (a.head_grad) {
         call.logit_grads.push_back(grad_like(a.student_logits[l], "student_logits", l, allocate));
-        v.logit_grad = output_view(call.logit_grads[l], "logit_grads", l);
+        v.head.grad = output_view(call.logit_grads[l], "logit_grads", l);
       }
     }
-    check_layout(v.student_logit, v.teacher_logit, {}, "logits", l);
+    check_layout(v.head, "logits", l);
     const int64_t count = v.batch * v.locations;
-    if (!p.mask_from_logits) v.weight = dense_data(a.weights[l], count, accumulation, "weights", l);
+    if (!mask_from_logits) v.mask = dense_data(a.weights[l], count, accumulation, "weights", l);
     mask_size += padded(count);
   }
 
-  if (p.mask_from_logits && (a.feat_grad || a.head_grad)) {
+  if (p.mode == Mode::mask_first) {
     call.masks = torch::stable::new_empty(any[0], {mask_size}, accumulation);
     char* next = static_cast<char*>(call.masks->mutable_data_ptr());
     for (int l = 0; l < p.num_levels; ++l) {
-      p.levels[l].weight = next;
+      p.levels[l].mask = next;
       next += padded(p.levels[l].batch * p.levels[l].locations) * (wide ? 8 : 4);
     }
   }
@@ -194,9 +196,9 @@ inline LossCall prepare_loss(const LossArguments& a, Allocate allocate = empty_s
 
 // A call of the operator `scale_`.
 struct ScaleCall {
-  std::vector<Span> spans;
+  std::vector<DenseTensor> grads;
   const void* factor = nullptr;   // [] in the accumulation type
-  const void* pending = nullptr;  // [spans] in the accumulation type
+  const void* pending = nullptr;  // [grads] in the accumulation type
 };
 
 inline ScaleCall prepare_scale(const Tensors& grads, const Tensor& factor, const Tensor& pending) {
@@ -212,7 +214,7 @@ inline ScaleCall prepare_scale(const Tensors& grads, const Tensor& factor, const
     const DType type = dtype_of(t, "grads");
     STD_TORCH_CHECK(accumulation_type(type == DType::f64) == accumulation,
                     "grads: float64 goes only with float64");
-    call.spans.push_back({t.mutable_data_ptr(), t.numel(), type});
+    call.grads.push_back({t.mutable_data_ptr(), t.numel(), type});
   }
   return call;
 }

@@ -1,4 +1,4 @@
-// One tensor of an operator: its element type, its view in the terms of frs/params.h, the gradient like it.
+// One tensor of an operator: its element type, its view in the terms of frs/contract.h, the gradient like it.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -8,8 +8,7 @@
 #include <optional>
 #include <vector>
 
-#include "frs/launch.h"
-#include "frs/params.h"
+#include "frs/contract.h"
 
 namespace frs::bind {
 
@@ -80,10 +79,9 @@ inline TensorView output_view(const Tensor& t, const char* name, int level) {
   return view_of(t, name, level, t.mutable_data_ptr());
 }
 
-inline void check_layout(const TensorView& a, const TensorView& b, const TensorView& c, const char* term,
-                         int level) {
-  auto channel_major = [](const TensorView& v) { return v.data == nullptr || v.stride_c == 1; };
-  STD_TORCH_CHECK(location_major(a, b, c) || (channel_major(a) && channel_major(b) && channel_major(c)), term,
+inline void check_layout(const Term& term, const char* name, int level) {
+  auto channel_major = [](const TensorView& v) { return !v.present() || v.stride_c == 1; };
+  STD_TORCH_CHECK(term.location_major() || (channel_major(term.student) && channel_major(term.teacher)), name,
                   ", level ", level,
                   ": student and teacher must both be location-major or both channel-major");
 }

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "frs/launch.h"
+#include "frs/contract.h"
 
 namespace frs::cpu {
 
@@ -19,26 +19,26 @@ struct Block {
   const void* teacher = nullptr;  // y or T
   void* grad = nullptr;           // dx or ds, of student_type; nullptr: none wanted
   int64_t student_stride = 0, teacher_stride = 0, grad_stride = 0;
-  const void* weight = nullptr;          // S   [locations], accumulation type
+  const void* mask = nullptr;            // S   [locations], accumulation type
   const void* channel_weight = nullptr;  // [channels], accumulation type; nullptr: 1 (imitation only)
-  bool streamed = false;                 // dx or ds is written past the caches; see streamable in schedule.h
+  bool non_temporal = false;             // dx or ds is written with non-temporal stores, see schedule.h
   double factor = 1.0;                   // scale / Z_l, which losses and gradients are multiplied by
   double beta = 0.0;                     // head only
 };
 
 // Sums over locations are taken over runs of kRun, so that they do not depend on how blocks are cut.
 constexpr int64_t kRun = 256;
-constexpr int64_t kMaxSingle = 8192;
+constexpr int64_t kMaxMaskTile = 8192;
 
 // Losses with gradients have a sum for each segment of kSegment locations of a location-major block, which
-// has at most kMaxRow of them and kMaxTerms channels, and one sum for a channel-major block.
-constexpr int64_t kSegment = 1024, kMaxRow = 20 * kSegment, kMaxTerms = 64;
+// has at most kMaxLossTile of them and kMaxLogFactors channels, and one sum for a channel-major block.
+constexpr int64_t kSegment = 1024, kMaxLossTile = 20 * kSegment;
 
-constexpr int64_t pieces(int64_t total, int64_t size) { return (total + size - 1) / size; }
-constexpr int64_t round_up(int64_t value, int64_t multiple) { return pieces(value, multiple) * multiple; }
+constexpr int64_t ceil_div(int64_t total, int64_t size) { return (total + size - 1) / size; }
+constexpr int64_t round_up(int64_t value, int64_t multiple) { return ceil_div(value, multiple) * multiple; }
 
 struct Sums {
-  double weight = 0.0, feature = 0.0, head = 0.0;  // of S, S |x - y|^2 and S BCE
+  double mask = 0.0, imitation = 0.0, head = 0.0;  // of S, S |x - y|^2 and S BCE
 };
 
 struct Kernels {
@@ -52,7 +52,7 @@ struct Kernels {
   void (*imitation)(const Block& block, double* sums);
   // Mask and losses in one pass, no gradient: `logits` and `feats` are the same locations with all channels;
   // logits.student nullptr: no head term; feats.student nullptr: no imitation term. One result a kRun
-  // locations; a location-major block has at most kMaxSingle of them.
+  // locations; a location-major block has at most kMaxMaskTile of them.
   void (*single)(const Block& logits, const Block& feats, Sums* sums);
   // data[i] *= factor.
   void (*scale)(void* data, int64_t size, DType type, double factor);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "operators.h"
 #include "schedule.h"
 
 namespace frs::cpu {
@@ -37,10 +38,10 @@ struct LevelState {
 
 // sums[i] = sum of S over run i.
 template <class S>
-void sum_runs(const S* weight, int64_t locations, double* sums) {
+void sum_runs(const S* mask, int64_t locations, double* sums) {
   cut(locations, kRun, [&](int64_t begin, int64_t length) {
     double lanes[4] = {};
-    for (int64_t i = 0; i < length; ++i) lanes[i % 4] += weight[begin + i];
+    for (int64_t i = 0; i < length; ++i) lanes[i % 4] += mask[begin + i];
     sums[begin / kRun] = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
   });
 }
@@ -49,7 +50,7 @@ class Loss {
  public:
   Loss(const LossParams& params, const DTypes& types, const Threads& threads)
       : p_(params), types_(types), threads_(threads), states_(new LevelState[params.num_levels]) {
-    single_ = p_.mask_from_logits && p_.levels[0].weight == nullptr;
+    single_ = p_.mode == Mode::single_pass;
     plan();
   }
 
@@ -74,12 +75,12 @@ class Loss {
       plan_pass(l, single_ ? Kind::single : Kind::weigh);
       if (single_) continue;
       const size_t first = units_.size();
-      if (p_.levels[l].student_logit.data != nullptr) plan_tiles(l, Kind::head);
+      if (p_.levels[l].head.student.present()) plan_tiles(l, Kind::head);
       std::reverse(units_.begin() + first, units_.end());
     }
     std::reverse(order.begin(), order.end());
     for (int l : order)
-      if (!single_ && p_.levels[l].student_feat.data != nullptr) plan_tiles(l, Kind::imitation);
+      if (!single_ && p_.levels[l].imitation.student.present()) plan_tiles(l, Kind::imitation);
     segment_sums_.resize(segments_);
     run_sums_.resize(runs_);
   }
@@ -87,16 +88,16 @@ class Loss {
   void plan_pass(int l, Kind kind) {
     const Level& v = p_.levels[l];
     const size_t before = units_.size();
-    const bool logits = p_.mask_from_logits;
-    const int64_t size = locations_per_pass(v, logits && !logit_location_major(v), threads_.count);
+    const bool logits = p_.mode != Mode::mask_given;
+    const int64_t size = locations_per_pass(v, logits && !v.head.location_major(), threads_.count);
     states_[l].runs = {runs_, runs_ + v.batch * runs_of(v.locations)};
     for (int64_t image = 0; image < v.batch; ++image) {
       cut(v.locations, size, [&](int64_t begin, int64_t length) {
-        units_.push_back({{l, image, 0, v.logit_channels, begin, length}, kind, runs_ + begin / kRun});
+        units_.push_back({{l, image, 0, v.head.channels, begin, length}, kind, runs_ + begin / kRun});
       });
       runs_ += runs_of(v.locations);
     }
-    elements_ += v.batch * v.locations * (logits ? v.logit_channels : 1);
+    elements_ += v.batch * v.locations * (logits ? v.head.channels : 1);
     states_[l].weighed.start(static_cast<int64_t>(units_.size() - before));
     if (units_.size() == before)
       states_[l].weighed.open();  // nothing to weigh: every Z_l that needs N_l is 0
@@ -104,8 +105,9 @@ class Loss {
 
   void plan_tiles(int l, Kind kind) {
     const Level& v = p_.levels[l];
-    const int64_t channels = kind == Kind::head ? v.logit_channels : v.feat_channels;
-    const bool channel_major = kind == Kind::head ? !logit_location_major(v) : !feat_location_major(v);
+    const Term& term = kind == Kind::head ? v.head : v.imitation;
+    const int64_t channels = term.channels;
+    const bool channel_major = !term.location_major();
     const Tile tile = tile_of(v.batch, channels, v.locations, channel_major, threads_.count);
     const int64_t length = channel_major ? tile.locations : kSegment;  // of what has one sum
     Slice& sums = kind == Kind::head ? states_[l].head_sums : states_[l].feature_sums;
@@ -114,23 +116,21 @@ class Loss {
       cut(v.locations, tile.locations, [&](int64_t location, int64_t locations) {
         cut(channels, tile.channels, [&](int64_t channel, int64_t count) {
           const int64_t sum =
-              segments_ + channel / tile.channels * pieces(v.locations, length) + location / length;
+              segments_ + channel / tile.channels * ceil_div(v.locations, length) + location / length;
           units_.push_back({{l, image, channel, count, location, locations}, kind, sum});
         });
       });
-      segments_ += pieces(channels, tile.channels) * pieces(v.locations, length);
+      segments_ += ceil_div(channels, tile.channels) * ceil_div(v.locations, length);
     }
     sums.last = segments_;
     const int64_t elements = v.batch * v.locations * channels;
     elements_ += elements;
-    const bool grad = (kind == Kind::head ? v.logit_grad : v.feat_grad).data != nullptr;
-    const DType type = kind == Kind::head ? types_.student_logit : types_.student_feat;
-    if (grad) grad_bytes_ += elements * static_cast<int64_t>(size_of(type));
+    const DType type = (kind == Kind::head ? types_.head : types_.imitation).student;
+    if (term.grad.present()) grad_bytes_ += elements * static_cast<int64_t>(size_of(type));
   }
 
   void run_unit(int64_t i) {
     const Unit& u = units_[i];
-    const Level& v = p_.levels[u.level];
     LevelState& state = states_[u.level];
     switch (u.kind) {
       case Kind::single:
@@ -145,47 +145,57 @@ class Loss {
         break;
       case Kind::head:
         state.weighed.wait();
-        run_tile(logit_block(v, u, types_), state.head, kernels().head, &segment_sums_[u.first_sum]);
+        run_tile(head_block(u), state.head, kernels().head, &segment_sums_[u.first_sum]);
         break;
       case Kind::imitation:
         state.weighed.wait();
-        run_tile(feat_block(v, u, types_), state.feature, kernels().imitation, &segment_sums_[u.first_sum]);
+        run_tile(imitation_block(u), state.feature, kernels().imitation, &segment_sums_[u.first_sum]);
         break;
     }
   }
 
+  Block head_block(const Range& r) const {
+    const Level& v = p_.levels[r.level];
+    return block_of(v, v.head, types_.head, types_.double_precision(), r);
+  }
+  Block imitation_block(const Range& r) const {
+    const Level& v = p_.levels[r.level];
+    return block_of(v, v.imitation, types_.imitation, types_.double_precision(), r);
+  }
+
   void run_single(const Unit& u) {
-    const Level& v = p_.levels[u.level];
     Range feats = u;
-    feats.channels = v.feat_channels;
-    Block logits = logit_block(v, u, types_);
+    feats.channels = p_.levels[u.level].imitation.channels;
+    Block logits = head_block(u);
     logits.beta = p_.beta;
-    Sums sums[kMaxSingle / kRun];
-    kernels().single(logits, feat_block(v, feats, types_), sums);
+    Sums sums[kMaxMaskTile / kRun];
+    kernels().single(logits, imitation_block(feats), sums);
     std::copy(sums, sums + runs_of(u.locations), run_sums_.begin() + u.first_sum);
   }
 
   void weigh(const Unit& u) {
-    const Block b = logit_block(p_.levels[u.level], u, types_);
-    double sums[kMaxSingle / kRun];
-    if (p_.mask_from_logits)
-      kernels().mask(b, const_cast<void*>(b.weight), sums);
+    const Block b = head_block(u);
+    double sums[kMaxMaskTile / kRun];
+    if (p_.mode == Mode::mask_first)
+      kernels().mask(b, const_cast<void*>(b.mask), sums);
     else if (types_.double_precision())
-      sum_runs(static_cast<const double*>(b.weight), u.locations, sums);
+      sum_runs(static_cast<const double*>(b.mask), u.locations, sums);
     else
-      sum_runs(static_cast<const float*>(b.weight), u.locations, sums);
-    for (int64_t r = 0; r < runs_of(u.locations); ++r) run_sums_[u.first_sum + r].weight = sums[r];
+      sum_runs(static_cast<const float*>(b.mask), u.locations, sums);
+    for (int64_t r = 0; r < runs_of(u.locations); ++r) run_sums_[u.first_sum + r].mask = sums[r];
   }
 
   // What losses and gradients that units have taken are still to be multiplied by: of float16, whose
   // gradients might leave their range, scale / Z_l.
-  static double pending(const Factor& factor, DType type) { return type == DType::f16 ? factor.value : 1.0; }
+  static double pending(const Factor& factor, DType type) {
+    return pending_factor(type) ? factor.value : 1.0;
+  }
 
   // The losses and gradients of a block. Where Z_l is 0: zero gradients, and the sums stay 0.
   void run_tile(Block b, const Factor& factor, void (*kernel)(const Block&, double*), double* sums) const {
     b.beta = p_.beta;
-    b.factor = b.student_type == DType::f16 ? 1.0 : factor.value;
-    b.streamed = grad_bytes_ > kStreamedBytes && streamable(b);
+    b.factor = pending_factor(b.student_type) ? 1.0 : factor.value;
+    b.non_temporal = grad_bytes_ > kStreamedBytes && streamable(b);
     if (!factor.zero) return kernel(b, sums);
     if (b.grad == nullptr) return;
     const size_t size = size_of(b.student_type);
@@ -200,33 +210,17 @@ class Loss {
                                                 : *static_cast<const float*>(s.device));
   }
 
-  Factor factor_of(const Level& v, int64_t channels, double weight, const Scalar& scale) const {
-    double z = 0.0;
-    switch (p_.normalizer) {
-      case Normalizer::weight:
-        z = weight;
-        break;
-      case Normalizer::weight_channels:
-        z = static_cast<double>(channels) * weight + 1e-9;
-        break;
-      case Normalizer::batch:
-        z = static_cast<double>(v.batch);
-        break;
-      case Normalizer::numel:
-        z = static_cast<double>(v.batch * channels * v.locations);
-        break;
-      case Normalizer::value:
-        z = read(p_.divisor);
-        break;
-    }
+  Factor factor_of(const Level& v, int64_t channels, double mask_sum, const Scalar& scale) const {
+    const double z =
+        normalizer_of(p_.normalizer, v.batch, channels, v.locations, mask_sum, read(p_.normalizer_value));
     return {z == 0.0 ? 0.0 : read(scale) / z, z == 0.0};
   }
 
   Sums sum_of_runs(int l) const {
     Sums total;
     for (int64_t r = states_[l].runs.first; r < states_[l].runs.last; ++r) {
-      total.weight += run_sums_[r].weight;
-      total.feature += run_sums_[r].feature;
+      total.mask += run_sums_[r].mask;
+      total.imitation += run_sums_[r].imitation;
       total.head += run_sums_[r].head;
     }
     return total;
@@ -240,9 +234,9 @@ class Loss {
 
   void settle(int l) {
     const Level& v = p_.levels[l];
-    const double weight = sum_of_runs(l).weight;
-    states_[l].feature = factor_of(v, v.feat_channels, weight, p_.feat_scale);
-    states_[l].head = factor_of(v, v.logit_channels, weight, p_.head_scale);
+    const double weight = sum_of_runs(l).mask;
+    states_[l].feature = factor_of(v, v.imitation.channels, weight, p_.feat_scale);
+    states_[l].head = factor_of(v, v.head.channels, weight, p_.head_scale);
   }
 
   // The sums of runs or segments, in an order that does not follow the threads.
@@ -253,11 +247,11 @@ class Loss {
       if (single_) {
         settle(l);
         const Sums sums = sum_of_runs(l);
-        if (!state.feature.zero) feature += state.feature.value * sums.feature;
+        if (!state.feature.zero) feature += state.feature.value * sums.imitation;
         if (!state.head.zero) head += state.head.value * sums.head;
       } else {
-        feature += pending(state.feature, types_.student_feat) * sum_of_segments(state.feature_sums);
-        head += pending(state.head, types_.student_logit) * sum_of_segments(state.head_sums);
+        feature += pending(state.feature, types_.imitation.student) * sum_of_segments(state.feature_sums);
+        head += pending(state.head, types_.head.student) * sum_of_segments(state.head_sums);
       }
     }
     types_.double_precision() ? write<double>(feature, head) : write<float>(feature, head);
@@ -271,8 +265,8 @@ class Loss {
     losses[2] = losses[0] + losses[1];
     S* out = static_cast<S*>(p_.pending);
     for (int l = 0; l < p_.num_levels; ++l) {
-      out[l] = static_cast<S>(pending(states_[l].feature, types_.student_feat));
-      out[p_.num_levels + l] = static_cast<S>(pending(states_[l].head, types_.student_logit));
+      out[l] = static_cast<S>(pending(states_[l].feature, types_.imitation.student));
+      out[p_.num_levels + l] = static_cast<S>(pending(states_[l].head, types_.head.student));
     }
   }
 

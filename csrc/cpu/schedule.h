@@ -59,21 +59,22 @@ void cut(int64_t total, int64_t size, const Piece& piece) {
   for (int64_t begin = 0; begin < total; begin += size) piece(begin, std::min(size, total - begin));
 }
 
-inline int64_t runs_of(int64_t locations) { return pieces(locations, kRun); }
+inline int64_t runs_of(int64_t locations) { return ceil_div(locations, kRun); }
 
 // A pass over all channels (mask, single): units of whole runs, whose number may follow the threads, because
 // sums are taken over runs. Long rows stream best; all threads need something to do, as much as each other.
 inline int64_t locations_per_pass(const Level& level, bool channel_major, int threads) {
   if (channel_major) return kRun;
-  constexpr int64_t kUnits = 2, kMaxRuns = kMaxSingle / kRun;  // units a thread at least, runs a unit at most
+  constexpr int64_t kUnits = 2,
+                    kMaxRuns = kMaxMaskTile / kRun;  // units a thread at least, runs a unit at most
   const int64_t runs = level.batch * runs_of(level.locations);
-  const int64_t units = threads * std::max(kUnits, pieces(runs, threads * kMaxRuns));
-  return kRun * std::clamp<int64_t>(pieces(runs, units), 1, kMaxRuns);
+  const int64_t units = threads * std::max(kUnits, ceil_div(runs, threads * kMaxRuns));
+  return kRun * std::clamp<int64_t>(ceil_div(runs, units), 1, kMaxRuns);
 }
 
-// A pass with gradients: units of whole segments of kMaxTerms channels, each with a sum of its own, so that
-// their length may follow the threads: whole rows, which lie in memory one after another, where there are
-// few. In channels_last a unit has one sum, and must not follow them.
+// A pass with gradients: units of whole segments of kMaxLogFactors channels, each with a sum of its own, so
+// that their length may follow the threads: whole rows, which lie in memory one after another, where there
+// are few. In channels_last a unit has one sum, and must not follow them.
 struct Tile {
   int64_t channels, locations;
 };
@@ -82,10 +83,11 @@ inline Tile tile_of(int64_t batch, int64_t channels, int64_t locations, bool cha
   constexpr int64_t kUnits = 4;           // others a thread
   if (channel_major)
     return {std::max<int64_t>(channels, 1), std::max<int64_t>(1, kElements / std::max<int64_t>(channels, 1))};
-  const int64_t segments = std::max<int64_t>(pieces(locations, kSegment), 1);
-  const int64_t rows = batch * pieces(channels, kMaxTerms);
-  const int64_t wanted = std::clamp<int64_t>(rows * segments / (kUnits * threads), 1, kMaxRow / kSegment);
-  return {kMaxTerms, kSegment * pieces(segments, pieces(segments, wanted))};
+  const int64_t segments = std::max<int64_t>(ceil_div(locations, kSegment), 1);
+  const int64_t rows = batch * ceil_div(channels, kMaxLogFactors);
+  const int64_t wanted =
+      std::clamp<int64_t>(rows * segments / (kUnits * threads), 1, kMaxLossTile / kSegment);
+  return {kMaxLogFactors, kSegment * ceil_div(segments, ceil_div(segments, wanted))};
 }
 
 inline const char* at(const TensorView& v, DType type, const Range& r) {
@@ -108,47 +110,28 @@ inline bool streamable(const Block& b) {
   return pays && (reinterpret_cast<uintptr_t>(b.grad) | stride) % 32 == 0;
 }
 
-// The logits of a range as the kernels take them, S included where there is one.
-inline Block logit_block(const Level& level, const Range& r, const DTypes& types) {
-  const bool channel_major = !logit_location_major(level);
+// A range of one term as the kernels take it, S included where there is one. A term without a student gets
+// the accumulation dtype for it.
+inline Block block_of(const Level& level, const Term& term, const TermTypes& types, bool double_precision,
+                      const Range& r) {
+  const size_t accumulation = double_precision ? 8 : 4;
+  const bool channel_major = !term.location_major();
   auto stride = [&](const TensorView& v) { return channel_major ? v.stride_l : v.stride_c; };
   Block b;
   b.channels = r.channels;
   b.locations = r.locations;
   b.channel_major = channel_major;
-  b.student_type = level.student_logit.data != nullptr ? types.student_logit
-                   : types.double_precision()          ? DType::f64
-                                                       : DType::f32;
-  b.teacher_type = types.teacher_logit;
-  b.student = at(level.student_logit, b.student_type, r);
-  b.teacher = at(level.teacher_logit, b.teacher_type, r);
-  b.grad = const_cast<char*>(at(level.logit_grad, b.student_type, r));
-  b.student_stride = stride(level.student_logit);
-  b.teacher_stride = stride(level.teacher_logit);
-  b.grad_stride = stride(level.logit_grad);
-  b.weight = at(level.weight, r.image * level.locations + r.location, types.double_precision() ? 8 : 4);
-  return b;
-}
-
-inline Block feat_block(const Level& level, const Range& r, const DTypes& types) {
-  const bool channel_major = !feat_location_major(level);
-  auto stride = [&](const TensorView& v) { return channel_major ? v.stride_l : v.stride_c; };
-  const size_t wide = types.double_precision() ? 8 : 4;
-  Block b;
-  b.channels = r.channels;
-  b.locations = r.locations;
-  b.channel_major = channel_major;
-  b.student_type = types.student_feat;
-  b.teacher_type = types.teacher_feat;
-  b.student = at(level.student_feat, b.student_type, r);
-  b.teacher = at(level.teacher_feat, b.teacher_type, r);
-  b.grad = const_cast<char*>(at(level.feat_grad, b.student_type, r));
-  b.student_stride = stride(level.student_feat);
-  b.teacher_stride = stride(level.teacher_feat);
-  b.grad_stride = stride(level.feat_grad);
-  b.weight = at(level.weight, r.image * level.locations + r.location, wide);
+  b.student_type = term.student.present() ? types.student : double_precision ? DType::f64 : DType::f32;
+  b.teacher_type = types.teacher;
+  b.student = at(term.student, b.student_type, r);
+  b.teacher = at(term.teacher, b.teacher_type, r);
+  b.grad = const_cast<char*>(at(term.grad, b.student_type, r));
+  b.student_stride = stride(term.student);
+  b.teacher_stride = stride(term.teacher);
+  b.grad_stride = stride(term.grad);
+  b.mask = at(level.mask, r.image * level.locations + r.location, accumulation);
   b.channel_weight =
-      at(const_cast<void*>(level.channel_weight), r.image * level.feat_channels + r.channel, wide);
+      at(const_cast<void*>(term.channel_weight), r.image * term.channels + r.channel, accumulation);
   return b;
 }
 

@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "floats.h"
-#include "frs/launch.h"
+#include "frs/contract.h"
 
 namespace frs {
 

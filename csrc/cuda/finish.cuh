@@ -29,9 +29,8 @@ __device__ __forceinline__ Acc divisor(const LossTable& table, int level, const 
   const uint32_t first = table.first_tile[level];
   const Acc n =
       block_sum_of(static_cast<const Acc*>(table.tile_sums) + first, table.first_tile[level + 1] - first);
-  return table.normalizer == Normalizer::weight
-             ? n
-             : static_cast<Acc>(cut.channels()) * n + static_cast<Acc>(1e-9);
+  return table.normalizer == Normalizer::mask ? n
+                                              : static_cast<Acc>(cut.channels()) * n + static_cast<Acc>(1e-9);
 }
 
 template <class Acc>

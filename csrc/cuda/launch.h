@@ -6,17 +6,16 @@
 
 #include <cstddef>
 
-#include "frs/launch.h"
+#include "frs/contract.h"
 #include "table.h"
 
 namespace frs::cuda {
 
-// Level::weight [B, L] <- max over k of sigmoid(teacher_logit [B, K, L]). One launch.
+// Level::mask [B, L] = max over k of sigmoid(T [B, K, L]), where T is Level::head.teacher. One launch.
 cudaError_t mask(const Level* levels, int num_levels, DType teacher_logit, cudaStream_t stream);
 
 // How a call of `loss` is laid out on the device; `workspace` bytes of memory, aligned to 16, are needed for
-// it. Gradients wanted and S from the logits: Level::weight must be there to hold S (two phases). S from the
-// logits and Level::weight absent: a single pass.
+// it.
 struct LossPlan {
   LossTable table;
   ScoreTable scores;    // first phase, where S comes from the logits
@@ -36,7 +35,8 @@ cudaError_t loss(LossPlan& plan, void* workspace, cudaStream_t stream);
 
 // spans[i].data[0..size) *= factor[0] * pending[i]; nothing is read or written where the product is 1. One
 // launch.
-cudaError_t scale(const Span* spans, int count, const void* factor, const void* pending, cudaStream_t stream);
+cudaError_t scale(const DenseTensor* spans, int count, const void* factor, const void* pending,
+                  cudaStream_t stream);
 
 namespace detail {  // the second phases, each in a file of its own
 cudaError_t launch_loss(const LossPlan& plan, cudaStream_t stream);

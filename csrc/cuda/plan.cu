@@ -24,19 +24,14 @@ tiles::Cut cut_of(int64_t batch, int64_t channels, int64_t locations, bool locat
   return cut;
 }
 
-void fill_term(Term& term, tiles::Cut& cut, const Level& level, bool head, DType student, DType teacher,
-               uint32_t width) {
-  const TensorView& s = head ? level.student_logit : level.student_feat;
-  const TensorView& t = head ? level.teacher_logit : level.teacher_feat;
-  const TensorView& g = head ? level.logit_grad : level.feat_grad;
-  const bool location_major = head ? logit_location_major(level) : feat_location_major(level);
-  term = {side_of(s, location_major), side_of(t, location_major), side_of(g, location_major), level.weight,
-          head ? nullptr : level.channel_weight};
-  const bool present = t.data != nullptr;
-  cut = cut_of(present ? level.batch : 0, head ? level.logit_channels : level.feat_channels, level.locations,
-               location_major);
-  cut.wide = cut.columns % width == 0 && aligned(term.student, cut, student) &&
-             aligned(term.teacher, cut, teacher) && aligned(term.gradient, cut, student) &&
+void fill_term(Term& term, tiles::Cut& cut, const Level& level, const frs::Term& source,
+               const TermTypes& types, uint32_t width) {
+  const bool location_major = source.location_major();
+  term = {side_of(source.student, location_major), side_of(source.teacher, location_major),
+          side_of(source.grad, location_major), level.mask, source.channel_weight};
+  cut = cut_of(source.teacher.present() ? level.batch : 0, source.channels, level.locations, location_major);
+  cut.wide = cut.columns % width == 0 && aligned(term.student, cut, types.student) &&
+             aligned(term.teacher, cut, types.teacher) && aligned(term.gradient, cut, types.student) &&
              aligned(location_major ? term.location_weight : term.channel_weight);
 }
 
@@ -44,10 +39,10 @@ void fill_term(Term& term, tiles::Cut& cut, const Level& level, bool head, DType
 int choose_codec(const LossParams& p, const DTypes& types, bool imitation, bool head, bool scores) {
   if (types.double_precision()) return static_cast<int>(DType::f64);
   if (head && p.beta > 0) return kAnyCodec;
-  const DType found = imitation ? types.student_feat : head ? types.student_logit : types.teacher_logit;
-  const bool same = (!imitation || types.teacher_feat == found) &&
-                    (!head || (types.student_logit == found && types.teacher_logit == found)) &&
-                    (!scores || types.teacher_logit == found);
+  const DType found = imitation ? types.imitation.student : head ? types.head.student : types.head.teacher;
+  const bool same = (!imitation || types.imitation.teacher == found) &&
+                    (!head || (types.head.student == found && types.head.teacher == found)) &&
+                    (!scores || types.head.teacher == found);
   return same ? static_cast<int>(found) : kAnyCodec;
 }
 
@@ -68,7 +63,7 @@ uint32_t plan_weights(WeightTable& table, const LossParams& p) {
   uint32_t tiles = 0;
   table.num_levels = p.num_levels;
   for (int l = 0; l < p.num_levels; ++l) {
-    table.weight[l] = p.levels[l].weight;
+    table.weight[l] = p.levels[l].mask;
     table.size[l] = p.levels[l].batch * p.levels[l].locations;
     table.first_tile[l] = tiles;
     tiles += static_cast<uint32_t>((table.size[l] + kWeightTile - 1) / kWeightTile);
@@ -84,13 +79,13 @@ uint32_t plan_scores(ScoreTable& table, const Level* levels, int num_levels, DTy
   table.num_levels = num_levels;
   for (int l = 0; l < num_levels; ++l) {
     const Level& level = levels[l];
-    const bool location_major = frs::location_major(level.teacher_logit, {}, {});
+    const bool location_major = level.head.teacher.location_major();
     tiles::Cut& cut = table.cuts[l];
-    cut = cut_of(level.batch, level.logit_channels, level.locations, location_major);
-    table.teacher[l] = side_of(level.teacher_logit, location_major);
+    cut = cut_of(level.batch, level.head.channels, level.locations, location_major);
+    table.teacher[l] = side_of(level.head.teacher, location_major);
     cut.wide = cut.columns % width == 0 && aligned(table.teacher[l], cut, type);
     cut.lanes_log2 = tiles::choose_lanes(cut.columns, width, cut.wide);
-    table.score[l] = level.weight;
+    table.score[l] = level.mask;
     table.first_tile[l] = tiles;
     tiles += tiles::ceil_div(cut.locations(), tiles::score_tile(width)) * cut.batch;
   }
@@ -103,31 +98,31 @@ LossPlan plan_loss(const LossParams& p, const DTypes& types) {
   const int levels = p.num_levels;
   bool imitation = false, head = false;
   for (int l = 0; l < levels; ++l) {
-    imitation |= p.levels[l].student_feat.data != nullptr;
-    head |= p.levels[l].student_logit.data != nullptr;
-    table.deferred[0] |= p.levels[l].feat_grad.data != nullptr && types.student_feat == DType::f16;
-    table.deferred[1] |= p.levels[l].logit_grad.data != nullptr && types.student_logit == DType::f16;
+    const Level& level = p.levels[l];
+    imitation |= level.imitation.student.present();
+    head |= level.head.student.present();
+    table.deferred[0] |= level.imitation.grad.present() && pending_factor(types.imitation.student);
+    table.deferred[1] |= level.head.grad.present() && pending_factor(types.head.student);
   }
-  plan.single_pass = p.mask_from_logits && p.levels[0].weight == nullptr;
-  plan.logit_type = types.teacher_logit;
+  plan.single_pass = p.mode == Mode::single_pass;
+  plan.logit_type = types.head.teacher;
   plan.codec = choose_codec(p, types, imitation, head, plan.single_pass);
 
   table.num_levels = levels;
   table.normalizer = p.normalizer;
-  table.divisor = p.divisor;
+  table.divisor = p.normalizer_value;
   table.scale[0] = p.feat_scale, table.scale[1] = p.head_scale;
   table.beta = p.beta;
   table.losses = p.losses;
   table.pending = p.pending;
-  table.student_type[0] = types.student_feat, table.teacher_type[0] = types.teacher_feat;
-  table.student_type[1] = types.student_logit, table.teacher_type[1] = types.teacher_logit;
+  table.student_type[0] = types.imitation.student, table.teacher_type[0] = types.imitation.teacher;
+  table.student_type[1] = types.head.student, table.teacher_type[1] = types.head.teacher;
 
   const uint32_t width = run_width(plan.codec);
   for (int l = 0; l < levels; ++l) {
-    fill_term(table.terms[l], table.cuts[l], p.levels[l], false, types.student_feat, types.teacher_feat,
-              width);
-    fill_term(table.terms[levels + l], table.cuts[levels + l], p.levels[l], true, types.student_logit,
-              types.teacher_logit, width);
+    const Level& level = p.levels[l];
+    fill_term(table.terms[l], table.cuts[l], level, level.imitation, types.imitation, width);
+    fill_term(table.terms[levels + l], table.cuts[levels + l], level, level.head, types.head, width);
   }
 
   uint32_t blocks = 0;
@@ -146,12 +141,11 @@ LossPlan plan_loss(const LossParams& p, const DTypes& types) {
     }
     blocks = tiles::cut_terms(table.cuts, table.first_block, 2 * levels, width);
     table.first_block[2 * levels] = blocks;
-    const bool sums = p.normalizer == Normalizer::weight || p.normalizer == Normalizer::weight_channels;
-    if (p.mask_from_logits) {
-      plan.tiles = plan_scores(plan.scores, p.levels, levels, types.teacher_logit);
+    if (p.mode == Mode::mask_first) {
+      plan.tiles = plan_scores(plan.scores, p.levels, levels, types.head.teacher);
       if (plan.tiles > 0) plan.first = LossPlan::First::scores;
       for (int l = 0; l < levels; ++l) table.first_tile[l] = plan.scores.first_tile[l];
-    } else if (sums) {
+    } else if (needs_mask_sum(p.normalizer)) {
       plan.tiles = plan_weights(plan.weights, p);
       if (plan.tiles > 0) plan.first = LossPlan::First::weights;
       for (int l = 0; l < levels; ++l) table.first_tile[l] = plan.weights.first_tile[l];

@@ -1,4 +1,4 @@
-// From the levels of frs/params.h to the kernels' tables. Host code.
+// From the levels of frs/contract.h to the kernels' tables. Host code.
 #pragma once
 
 #include "launch.h"

@@ -11,7 +11,7 @@ constexpr uint32_t kBlocks =
     1024;  // several for every multiprocessor, and quick to return where all factors are 1
 
 struct ScaleTable {
-  Span spans[kMaxSpans];
+  DenseTensor spans[kMaxSpans];
   int count = 0;
   const void* factor = nullptr;   // [1]
   const void* pending = nullptr;  // [count]
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) scale_kernel(const __grid_constant__
   for (int i = 0; i < table.count; ++i) {
     const Acc factor = incoming * static_cast<const Acc*>(table.pending)[i];
     if (factor == 1) continue;
-    const Span& span = table.spans[i];
+    const DenseTensor& span = table.spans[i];
     const C codec(span.type);
     char* data = static_cast<char*>(span.data);
     const int64_t runs = reinterpret_cast<uintptr_t>(data) % 16 == 0 ? span.size / C::kWidth : 0;
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads) scale_kernel(const __grid_constant__
 
 }  // namespace
 
-cudaError_t scale(const Span* spans, int count, const void* factor, const void* pending,
+cudaError_t scale(const DenseTensor* spans, int count, const void* factor, const void* pending,
                   cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   for (int begin = 0; begin < count && error == cudaSuccess; begin += kMaxSpans) {
@@ -72,7 +72,7 @@ cudaError_t scale(const Span* spans, int count, const void* factor, const void* 
     table.pending = static_cast<const char*>(pending) + offset;
     int64_t largest = 0;
     for (; table.count < kMaxSpans && begin + table.count < count; ++table.count) {
-      const Span& span = spans[begin + table.count];
+      const DenseTensor& span = spans[begin + table.count];
       table.spans[table.count] = span;
       largest = span.size > largest ? span.size : largest;
     }

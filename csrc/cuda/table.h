@@ -1,11 +1,10 @@
-// What the launchers hand to the kernels, by value: the levels of frs/params.h seen as matrices, cut into
+// What the launchers hand to the kernels, by value: the levels of frs/contract.h seen as matrices, cut into
 // pieces.
 #pragma once
 
 #include <cstdint>
 
-#include "frs/launch.h"
-#include "frs/params.h"
+#include "frs/contract.h"
 #include "frs/tiles.h"
 
 namespace frs::cuda {
@@ -54,7 +53,7 @@ struct LossTable {
   uint32_t first_block[kMaxTerms + 1];  // loss kernel: the blocks of each term
   uint32_t first_tile[kMaxLevels + 1];  // the tiles of each level in tile_sums
   int num_levels = 0;
-  Normalizer normalizer = Normalizer::weight;
+  Normalizer normalizer = Normalizer::mask;
   bool deferred[2] = {};  // imitation, head: gradients are stored without scale / Z (float16)
   DType student_type[2], teacher_type[2];
   Scalar divisor, scale[2];

@@ -8,7 +8,8 @@
 
 #include <cstdint>
 
-#include "frs/launch.h"
+#include "frs/contract.h"
+#include "frs/math.h"  // bit_cast
 
 namespace frs::cuda {
 

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "frs/launch.h"
+#include "cpu/operators.h"
 
 namespace {
 
@@ -93,16 +93,19 @@ double worst_error(DType type, bool channel_major) {
   Tensor x = filled(type, channel_major, kFeats, 1), y = filled(type, channel_major, kFeats, 1);
   Tensor s = filled(type, channel_major, kLogits, 4), t = filled(type, channel_major, kLogits, 4);
   Tensor dx(type, channel_major, kFeats), ds(type, channel_major, kLogits);
-  std::vector<double> weight(kBatch * kLocations), losses(3), pending(2);
+  std::vector<double> mask(kBatch * kLocations), losses(3), pending(2);
   frs::LossParams p;
   p.num_levels = 1;
-  p.levels[0] = {kBatch,    kLocations, kFeats,   kLogits,   x.view(),      y.view(),
-                 dx.view(), s.view(),   t.view(), ds.view(), weight.data(), nullptr};
+  p.levels[0] = {kBatch,
+                 kLocations,
+                 mask.data(),
+                 {x.view(), y.view(), dx.view(), kFeats},
+                 {s.view(), t.view(), ds.view(), kLogits}};
   p.normalizer = frs::Normalizer::value;
-  p.mask_from_logits = true;
+  p.mode = frs::Mode::mask_first;
   p.losses = losses.data();
   p.pending = pending.data();
-  frs::cpu::loss(p, {type, type, type, type}, {3, run});
+  frs::cpu::loss(p, {{type, type}, {type, type}}, {3, run});
   if (type != DType::f64) {  // the accumulation type is float
     const float* narrow = reinterpret_cast<const float*>(losses.data());
     losses = {narrow[0], narrow[1], narrow[2]};

@@ -115,7 +115,7 @@ MUTANTS = (
     Mutant(
         "channel-weights-begin-at-the-first-image",
         "csrc/cpu/schedule.h",
-        "r.image * level.feat_channels + r.channel",
+        "r.image * term.channels + r.channel",
         "r.channel",
         (f"{IMITATION}::test_channel_weights",),
     ),
@@ -129,8 +129,8 @@ MUTANTS = (
     Mutant(
         "a-product-of-too-many-channels",
         "csrc/cpu/schedule.h",
-        "return {kMaxTerms, kSegment",
-        "return {8 * kMaxTerms, kSegment",
+        "return {kMaxLogFactors, kSegment",
+        "return {8 * kMaxLogFactors, kSegment",
         ("tests/test_head.py::test_more_channels_than_one_product_holds",),
     ),
     Mutant(

@@ -17,7 +17,7 @@ struct Term {
 
 // What the terms of one vector of locations (or of one location's channels) add up to, each w times as much:
 // partly in `sum`, which the caller may share among vectors, partly in the rest. PlainEntropy: each is linear
-// + w log1p(exp(-|s|)); the logarithms of up to kMaxTerms terms are taken as one, of their product.
+// + w log1p(exp(-|s|)); the logarithms of up to kMaxLogFactors terms are taken as one, of their product.
 template <class V>
 struct PlainEntropy {
   V product;

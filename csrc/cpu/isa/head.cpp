@@ -20,8 +20,8 @@ FRS_INLINE S plain_nan(S x) {
 // left of the entropies.
 template <template <class> class Entropy, class V, class S, int N, int64_t kCount>
 struct RowState {
-  S weights[kMaxRow];
-  Entropy<V> entropies[kMaxRow / kCount];
+  S weights[kMaxLossTile];
+  Entropy<V> entropies[kMaxLossTile / kCount];
 
   void start(const S* weight, int64_t locations, S factor) {
     const int64_t end = round_up(locations, N * kCount);
@@ -31,9 +31,9 @@ struct RowState {
   }
 };
 
-// s, t, g [channels, locations] with rows `b.*_stride` apart, channels <= kMaxTerms, locations <= kMaxRow;
-// S [locations]. Row after row, as they lie in memory: what the locations' products have come to waits in the
-// second cache for the next one.
+// s, t, g [channels, locations] with rows `b.*_stride` apart, channels <= kMaxLogFactors, locations <=
+// kMaxLossTile; S [locations]. Row after row, as they lie in memory: what the locations' products have come
+// to waits in the second cache for the next one.
 template <template <class> class Entropy, class Ts, class Tt, class S>
 void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b, double* sums) {
   using V = typename Lane<Ts>::V;
@@ -43,13 +43,13 @@ void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Bloc
   state.start(weight, b.locations, static_cast<S>(b.factor));
   S* const w = state.weights;
   Entropy<V>* const entropies = state.entropies;
-  const bool streamed = b.streamed;
-  std::fill(sums, sums + pieces(b.locations, kSegment), 0.0);
+  const bool streamed = b.non_temporal;
+  std::fill(sums, sums + ceil_div(b.locations, kSegment), 0.0);
   constexpr int64_t kAhead = 1024;
   const Rows next = {kAhead, b.student_stride, b.teacher_stride};
   for (int64_t r = 0; r < b.channels; ++r) {
     Ts* const row = g == nullptr ? g : g + r * b.grad_stride;
-    V linear[N] = {}, segments[kMaxRow / kSegment] = {};
+    V linear[N] = {}, segments[kMaxLossTile / kSegment] = {};
     for_logits(
         s + r * b.student_stride, t + r * b.teacher_stride, b.locations, next,
         [&](int64_t i, auto part, auto student, auto, const auto& terms) {
@@ -65,7 +65,7 @@ void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Bloc
             each = V{};
           }
         });
-    for (int64_t i = 0; i < pieces(b.locations, kSegment); ++i) sums[i] += sum(segments[i]);
+    for (int64_t i = 0; i < ceil_div(b.locations, kSegment); ++i) sums[i] += sum(segments[i]);
   }
   for (int64_t v = 0; v < round_up(b.locations, N * kCount) / kCount; ++v)
     sums[v * kCount / kSegment] += sum(entropies[v].rest(load(w + v * kCount)));
@@ -76,8 +76,8 @@ template <template <class> class Entropy, class Ts, class Tt, class S>
 double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b) {
   using V = typename Lane<Ts>::V;
   constexpr int N = kTogether<Ts, Tt>;
-  constexpr int64_t kChunk = kMaxTerms * N * Lane<Ts>::kCount;
-  const bool streamed = b.streamed;
+  constexpr int64_t kChunk = kMaxLogFactors * N * Lane<Ts>::kCount;
+  const bool streamed = b.non_temporal;
   double total = 0.0;
   for (int64_t l = 0; l < b.locations; ++l) {
     const V w = V{} + plain_nan(weight[l] * static_cast<S>(b.factor));
@@ -121,11 +121,11 @@ void head(const Block& b, double* sums) {
     const Ts* s = static_cast<const Ts*>(b.student);
     const Tt* t = static_cast<const Tt*>(b.teacher);
     Ts* g = static_cast<Ts*>(b.grad);
-    const auto* weight = static_cast<const typename Lane<Ts>::Scalar*>(b.weight);
+    const auto* weight = static_cast<const typename Lane<Ts>::Scalar*>(b.mask);
     b.beta > 0 ? head_of<FocalEntropy>(s, t, g, weight, b, sums)
                : head_of<PlainEntropy>(s, t, g, weight, b, sums);
   });
-  if (b.streamed) stream_fence();
+  if (b.non_temporal) stream_fence();
 }
 
 }  // namespace frs::cpu::FRS_ISA

@@ -24,7 +24,7 @@ double imitation_rows(const Ts* x, const Tt* y, Ts* g, const S* weight, const S*
       const V d = load(x + r * b.student_stride + i, part) - load(y + r * b.teacher_stride + i, part);
       const V cd = c == nullptr ? d : d * c[r];
       squares += cd * d;
-      if (g != nullptr) put(g + r * b.grad_stride + i, part, w * factor * cd, b.streamed);
+      if (g != nullptr) put(g + r * b.grad_stride + i, part, w * factor * cd, b.non_temporal);
     }
     total += w * squares;
   });
@@ -35,7 +35,7 @@ template <class Ts, class Tt, class S>
 void location_major(const Ts* x, const Tt* y, Ts* g, const S* weight, const S* channel_weight, const Block& b,
                     double* sums) {
   constexpr int64_t kRows = 4;
-  std::fill(sums, sums + pieces(b.locations, kSegment), 0.0);
+  std::fill(sums, sums + ceil_div(b.locations, kSegment), 0.0);
   for (int64_t c = 0, rows; c < b.channels; c += rows) {
     rows = c + kRows <= b.channels ? kRows : 1;
     const auto run = rows == kRows ? imitation_rows<kRows, Ts, Tt, S> : imitation_rows<1, Ts, Tt, S>;
@@ -60,7 +60,7 @@ double channel_major(const Ts* x, const Tt* y, Ts* g, const S* weight, const S* 
       const V d = load(x + i, part) - load(y + i, part);
       const V cd = c == nullptr ? d : d * load(c + i, part);
       squares += cd * d;
-      if (g != nullptr) put(g + i, part, factor * cd, b.streamed);
+      if (g != nullptr) put(g + i, part, factor * cd, b.non_temporal);
     });
     total += w * sum(squares);
     x += b.student_stride;
@@ -80,14 +80,14 @@ void imitation(const Block& b, double* sums) {
     const Ts* x = static_cast<const Ts*>(b.student);
     const Tt* y = static_cast<const Tt*>(b.teacher);
     Ts* g = static_cast<Ts*>(b.grad);
-    const S* weight = static_cast<const S*>(b.weight);
+    const S* weight = static_cast<const S*>(b.mask);
     const S* c = static_cast<const S*>(b.channel_weight);
     if (b.channel_major)
       *sums = channel_major(x, y, g, weight, c, b);
     else
       location_major(x, y, g, weight, c, b, sums);
   });
-  if (b.streamed) stream_fence();
+  if (b.non_temporal) stream_fence();
 }
 
 void scale(void* data, int64_t size, DType type, double factor) {

@@ -15,7 +15,7 @@ namespace {
 // What is known of each location of a block, gathered row by row.
 template <class S>
 struct Gathered {
-  S maximum[kMaxSingle], entropy[kMaxSingle], squares[kMaxSingle];
+  S maximum[kMaxMaskTile], entropy[kMaxMaskTile], squares[kMaxMaskTile];
 };
 
 // What is known of one vector of locations, groups apart: its maximum, the sum of its entropies, and what is
@@ -32,7 +32,7 @@ struct GatheringRow {
   Gathering<Entropy, V> vectors[kVectors];
 };
 
-// s, t [channels, locations <= kMaxSingle] with rows `b.*_stride` apart, row after row as in head.cpp.
+// s, t [channels, locations <= kMaxMaskTile] with rows `b.*_stride` apart, row after row as in head.cpp.
 template <template <class> class Entropy, class Ts, class Tt, class S>
 void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
   using V = typename Lane<Ts>::V;
@@ -40,9 +40,9 @@ void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& ou
   constexpr int64_t kCount = Lane<Ts>::kCount;
   const V one = V{} + 1.0f;  // S is known when the sums are
   const int64_t vectors = round_up(b.locations, N * kCount) / kCount;
-  auto& found = in_scratch<GatheringRow<Entropy, V, kMaxSingle / kCount>, sizeof(Gathered<S>)>().vectors;
+  auto& found = in_scratch<GatheringRow<Entropy, V, kMaxMaskTile / kCount>, sizeof(Gathered<S>)>().vectors;
   for (int64_t v = 0; v < vectors; ++v) found[v] = Gathering<Entropy, V>{lowest<S>(), V{}, Entropy<V>{}};
-  const Rows next = {kMaxSingle, b.student_stride, b.teacher_stride};  // the next row: it is not close
+  const Rows next = {kMaxMaskTile, b.student_stride, b.teacher_stride};  // the next row: it is not close
   for (int64_t row = 0; row < b.channels; ++row) {
     for_logits(
         s + row * b.student_stride, t + row * b.teacher_stride, b.locations, next,
@@ -55,7 +55,7 @@ void gather_logit_rows(const Ts* s, const Tt* t, const Block& b, Gathered<S>& ou
           }
         },
         [](int64_t) {});
-    if ((row + 1) % kMaxTerms != 0 && row + 1 < b.channels) continue;
+    if ((row + 1) % kMaxLogFactors != 0 && row + 1 < b.channels) continue;
     for (int64_t v = 0; v < vectors; ++v) {
       found[v].total += found[v].entropy.rest(one);
       found[v].entropy = Entropy<V>{};
@@ -77,7 +77,7 @@ template <template <class> class Entropy, class Ts, class Tt, class S>
 void gather_logit_locations(const Ts* s, const Tt* t, const Block& b, Gathered<S>& out) {
   using V = typename Lane<Ts>::V;
   constexpr int N = kTogether<Ts, Tt>;
-  constexpr int64_t kChunk = kMaxTerms * N * Lane<Ts>::kCount;
+  constexpr int64_t kChunk = kMaxLogFactors * N * Lane<Ts>::kCount;
   const V one = V{} + 1.0f;
   for (int64_t l = 0; l < b.locations; ++l) {
     V m = lowest<S>();
@@ -187,9 +187,9 @@ void reduce(const Block& logits, const Block& feats, Sums* sums) {
     for_vectors<S>(begin, begin + kRun < locations ? begin + kRun : locations, [&](int64_t i, auto part) {
       const auto weight =
           sigmoid(load(found.maximum + i, part, -INFINITY));  // of no channels: sigmoid(-Inf) = 0
-      sums->weight += sum(weight);
+      sums->mask += sum(weight);
       sums->head += sum(weight * load(found.entropy + i, part));
-      sums->feature += sum(weight * load(found.squares + i, part));
+      sums->imitation += sum(weight * load(found.squares + i, part));
     });
   }
 }

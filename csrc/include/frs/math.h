@@ -6,11 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__CUDACC__) || defined(__HIPCC__)
-#define FRS_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define FRS_HOST_DEVICE inline __attribute__((always_inline))
-#endif
+#include "frs/host_device.h"
 
 namespace frs {
 

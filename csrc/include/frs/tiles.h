@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "frs/math.h"  // FRS_HOST_DEVICE
+#include "frs/host_device.h"
 
 namespace frs::tiles {
 

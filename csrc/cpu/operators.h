@@ -1,0 +1,25 @@
+// The operators on the CPU, without torch: what the binding calls.
+#pragma once
+
+#include "frs/contract.h"
+
+namespace frs::cpu {
+
+// A pool of `count` threads. run(count, body, context) calls body(context) `count` times, in any number of
+// threads.
+struct Threads {
+  int count = 1;
+  void (*run)(int count, void (*body)(void* context), void* context) = nullptr;
+};
+
+// Level::mask [B, L] = max over k of sigmoid(T [B, K, L]), where T is Level::head.teacher.
+void mask(const Level* levels, int num_levels, DType teacher, const Threads& threads);
+
+// Losses, pending factors, and the gradients that are present in the levels.
+void loss(const LossParams& params, const DTypes& types, const Threads& threads);
+
+// grads[i] *= grad_output[0] * pending[i]. A gradient for which the product is 1 is neither read nor written.
+void scale(const DenseTensor* grads, int count, const void* grad_output, const void* pending,
+           const Threads& threads);
+
+}  // namespace frs::cpu
