@@ -10,12 +10,13 @@ CXX, CXXFLAGS, MAX_JOBS, CUDA_HOME, TORCH_CUDA_ARCH_LIST and nvcc's NVCC_APPEND_
 elsewhere.
 
 A source's folder says where it goes; a new file needs no change here:
-    csrc/cpu/*.cpp   csrc/bind/cpu*.cpp    _native_cpu.so
-    csrc/cpu/isa/*.cpp                     _native_cpu.so, once per instruction set with -DFRS_ISA=<its name>
-    csrc/cuda/*.cu   csrc/bind/cuda*.cpp   _native_cuda.so, with the static CUDA runtime
-    csrc/host.cpp                          _host.<abi>.so, with pybind11 and without torch
-    csrc/host_math.cpp                     _host.<abi>.so, once per instruction set
-The first two use LibTorch's stable ABI: one build serves torch 2.10 and later, and every Python.
+    csrc/bind/*.cpp                          _native_cpu.so and _native_cuda.so
+    csrc/cpu/*.cpp     csrc/bind/cpu/*.cpp   _native_cpu.so
+    csrc/cpu/isa/*.cpp                       _native_cpu.so, once per instruction set with -DFRS_ISA=<its name>
+    csrc/cuda/*.cu     csrc/bind/cuda/*.cpp  _native_cuda.so, with the static CUDA runtime
+    csrc/host.cpp                            _host.<abi>.so, with pybind11 and without torch
+    csrc/host_math.cpp                       _host.<abi>.so, once per instruction set
+The two _native libraries use LibTorch's stable ABI: one build serves torch 2.10 and later, and every Python.
 """
 
 import json
@@ -93,8 +94,9 @@ class BuildNative(build_ext):
         stable = ["-isystem", f"{base}/include", f"-DTORCH_TARGET_VERSION={TARGET_ABI}", standard]
         plain = [*CXX_FLAGS, "-std=c++17", *shlex.split(os.environ.get("CXXFLAGS", ""))]
 
-        cpu = ninja.objects("cxx", "csrc/cpu/*.cpp", plain)
-        cpu += ninja.objects("cxx", "csrc/bind/cpu*.cpp", plain + stable)
+        shared = ninja.objects("cxx", "csrc/bind/*.cpp", plain + stable)
+        cpu = shared + ninja.objects("cxx", "csrc/cpu/*.cpp", plain)
+        cpu += ninja.objects("cxx", "csrc/bind/cpu/*.cpp", plain + stable)
         variants = {isa: [*flags, f"-DFRS_ISA={isa}"] for isa, flags in ISAS.items()}
         for isa, more in variants.items():
             cpu += ninja.objects("cxx", "csrc/cpu/isa/*.cpp", plain + more, f".{isa}")
@@ -102,8 +104,8 @@ class BuildNative(build_ext):
 
         if LIBRARIES[1] in targets:
             gencode = [flag for arch in self.archs for flag in toolchain.gencode(arch)]
-            cuda = ninja.objects("nvcc", "csrc/cuda/*.cu", [*NVCC_FLAGS, "-std=c++17", *gencode])
-            cuda += ninja.objects("nvcc", "csrc/bind/cuda*.cpp", [*NVCC_FLAGS, *stable, "-DUSE_CUDA"])
+            cuda = shared + ninja.objects("nvcc", "csrc/cuda/*.cu", [*NVCC_FLAGS, "-std=c++17", *gencode])
+            cuda += ninja.objects("nvcc", "csrc/bind/cuda/*.cpp", [*NVCC_FLAGS, *stable, "-DUSE_CUDA"])
             libraries = [f"-L{base}/lib", "-ltorch_cuda", "-ltorch_cpu"]
             ninja.build("culink", targets[LIBRARIES[1]], cuda, [*gencode, *libraries])
 

@@ -13,10 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # The files whose change makes a number stale, for each fused provider on each device.
-_SHARED = ("csrc/include/**/*", "csrc/bind/*.h")
+_SHARED = ("csrc/include/**/*", "csrc/bind/*")
 SOURCES = {
-    "native-cpu": (*_SHARED, "csrc/cpu/**/*", "csrc/bind/cpu*.cpp"),
-    "native-cuda": (*_SHARED, "csrc/cuda/**/*", "csrc/bind/cuda*.cpp"),
+    "native-cpu": (*_SHARED, "csrc/cpu/**/*", "csrc/bind/cpu/*"),
+    "native-cuda": (*_SHARED, "csrc/cuda/**/*", "csrc/bind/cuda/*"),
     "triton-cuda": ("frs_kernels/backends/triton/**/*.py",),
 }
 

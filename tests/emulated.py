@@ -52,6 +52,7 @@ def _build() -> Path:
     stable = ["-isystem", f"{base}/include", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
     kernels = sorted((ROOT / "csrc/cuda").glob("*.cu"))
     jobs = [(source, ["-x", "c++"]) for source in kernels]
+    jobs += [(source, stable) for source in sorted((ROOT / "csrc/bind").glob("*.cpp"))]
     jobs += [(ROOT / "tests/cpp/cuda_emulator.cpp", []), (ROOT / "tests/cpp/cuda_emulated.cpp", stable)]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         objects = list(pool.map(lambda job: _compile(*job), jobs))
@@ -69,7 +70,7 @@ def launches() -> int:
 def _compile(source: Path, flags: list[str]) -> Path:
     target = BUILD / f"{source.name}.o"
     inputs = [source, *(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.cuh")]
-    inputs += [*(ROOT / "tests/cpp").rglob("*.h"), ROOT / "csrc/bind/cuda.cpp"]
+    inputs += [*(ROOT / "tests/cpp").rglob("*.h"), *(ROOT / "csrc/bind/cuda").glob("*.cpp")]
     if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in inputs):
         _run(["g++", *FLAGS, *flags, "-c", str(source), "-o", str(target)])
     return target

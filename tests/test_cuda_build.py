@@ -49,7 +49,8 @@ def output(*command, **environment) -> str:
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> Path:
     built, info = PACKAGE / "_native_cuda.so", PACKAGE / "build_info.json"
-    sources = [*(ROOT / "csrc").rglob("*.cu*"), *(ROOT / "csrc").rglob("*.h"), ROOT / "csrc/bind/cuda.cpp"]
+    sources = [*(ROOT / "csrc").rglob("*.cu*"), *(ROOT / "csrc").rglob("*.h")]
+    sources += [*(ROOT / "csrc/bind").glob("*.cpp"), *(ROOT / "csrc/bind/cuda").glob("*.cpp")]
     if built.exists() and info.exists() and "9.0" in json.loads(info.read_text())["cuda_archs"]:
         if all(built.stat().st_mtime >= source.stat().st_mtime for source in sources):
             return built

@@ -30,7 +30,7 @@ AOTITorchError emulated_check(int32_t, const char*, const char*, uint32_t, bool,
 void emulated_free(char*) {}
 }
 
-#include "bind/cuda.cpp"
+#include "bind/cuda/operators.cpp"
 #include "cuda/head.cuh"
 
 extern "C" void emulated_log1p_nonnegative(const float* q, float* result, int64_t count) {

@@ -1,10 +1,10 @@
-// The pool behind cpu_memory.h.
+// A pool of memory blocks.
 //
-// Bounded: a freed block is kept only while all kept blocks together are no larger than the gradients of the
-// latest call; a call that finds no block of its size unmaps every block kept first, so a step of another
-// shape does not add up with the last one. Safe to fork: nothing ever waits for the lock, and who does not
-// get it maps and unmaps memory directly.
-#include "cpu_memory.h"
+// It is bounded: a freed block is kept only while all kept blocks together are no larger than the gradients
+// of the latest call. If no block has the size that a call needs, all kept blocks are unmapped first, so that
+// steps of different shapes do not add up. It is safe to fork: no thread waits for the lock. A thread that
+// does not get it maps and unmaps memory directly.
+#include "bind/cpu/gradient_memory.h"
 
 #include <sys/mman.h>
 
@@ -12,7 +12,7 @@
 #include <atomic>
 #include <cstdint>
 
-// Part of the stable ABI since torch 2.11, and looked up weakly for the sake of 2.10.
+// Part of the stable ABI since torch 2.11. The weak symbol is null in torch 2.10.
 extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
     void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides, int64_t storage_offset,
     int32_t dtype, int32_t device_type, int32_t device_index, AtenTensorHandle* ret, int32_t layout,
@@ -35,7 +35,7 @@ void advise_huge(void* data, size_t bytes) {
 #endif
 }
 
-// `bytes` of fresh pages that begin at a huge page; nullptr where the system has none.
+// `bytes` of fresh memory, aligned to a huge page; nullptr if the system is out of memory.
 void* map(size_t bytes) {
   const size_t reserved = bytes + kHugePage;
   void* const start = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -111,11 +111,11 @@ class Pool {
   }
 
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
-  std::array<Block, 2 * kMaxLevels> blocks_;  // oldest first
+  std::array<Block, 2 * kMaxLevels> blocks_;  // the oldest one first
   size_t count_ = 0, kept_ = 0, limit_ = 0;
 };
 
-Pool pool;  // trivially destructible: tensors may outlive everything else in the process
+Pool pool;  // trivially destructible, because tensors may be freed after static destructors have run
 
 }  // namespace
 
@@ -144,7 +144,7 @@ Tensor empty_gradient(const std::vector<int64_t>& sizes, const std::vector<int64
 
 }  // namespace frs::bind
 
-// Unmaps what the pool keeps, for whoever measures memory: ctypes.CDLL(path).frs_release_gradient_memory().
+// Unmaps all kept blocks, for measurements of memory: ctypes.CDLL(path).frs_release_gradient_memory().
 extern "C" __attribute__((visibility("default"))) void frs_release_gradient_memory() {
   frs::bind::pool.release();
 }

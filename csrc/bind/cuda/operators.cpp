@@ -1,15 +1,15 @@
-// The native operators on CUDA tensors: on the device of the tensors and its current stream, with all memory
-// from torch's allocator. The schemas are defined in frs_kernels/contract.py.
+// The native operators on CUDA tensors. They run on the tensors' device, on its current stream, and all
+// memory comes from torch's allocator. Their schemas are in frs_kernels/contract.py.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 
+#include "bind/arguments.h"
 #include "cuda/launch.h"
-#include "levels.h"
 
 namespace frs::bind {
 namespace {
 
-// Makes the tensors' device the current one for as long as it lives.
+// The tensors' device, which is current during the object's lifetime.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& any)
@@ -40,10 +40,11 @@ class OnDevice {
 
 void check_sizes(const Level* levels, int count) {
   constexpr int64_t kLimit = int64_t{1} << 31;
-  for (const Level* v = levels; v < levels + count; ++v) {
-    STD_TORCH_CHECK(v->batch < kLimit && v->locations < kLimit && v->imitation.channels < kLimit &&
-                        v->head.channels < kLimit,
-                    "level ", v - levels, ": batch, channels and locations must each be below 2^31");
+  for (int l = 0; l < count; ++l) {
+    const Level& level = levels[l];
+    STD_TORCH_CHECK(level.batch < kLimit && level.locations < kLimit && level.imitation.channels < kLimit &&
+                        level.head.channels < kLimit,
+                    "level ", l, ": batch, channels and locations must each be below 2^31");
   }
 }
 
@@ -58,16 +59,15 @@ Tensors mask(const Tensors& teacher_logits) {
 }
 
 LossResult loss(const LossArguments& a) {
-  const Tensors& any = !a.student_feats.empty() ? a.student_feats : a.student_logits;
-  STD_TORCH_CHECK(!any.empty(), "student_feats and student_logits: one of them must be given");
-  const OnDevice device(any[0]);
+  const Tensor& any = any_students(a)[0];
+  const OnDevice device(any);
   device.check(a.student_feats, "student_feats");
   device.check(a.teacher_feats, "teacher_feats");
   device.check(a.student_logits, "student_logits");
   device.check(a.teacher_logits, "teacher_logits");
-  device.check(a.weights, "weights");
+  device.check(a.masks, "masks");
   device.check(a.channel_weights, "channel_weights");
-  device.check(a.divisor_tensor, "divisor_tensor");
+  device.check(a.normalizer_tensor, "normalizer_tensor");
   device.check(a.feat_scale_tensor, "feat_scale_tensor");
   device.check(a.head_scale_tensor, "head_scale_tensor");
 
@@ -75,19 +75,19 @@ LossResult loss(const LossArguments& a) {
   check_sizes(call.params.levels, call.params.num_levels);
   cuda::LossPlan plan = cuda::plan_loss(call.params, call.types);
   const Tensor workspace =
-      torch::stable::new_empty(any[0], {static_cast<int64_t>(plan.workspace)}, ScalarType::Byte);
+      torch::stable::new_empty(any, {static_cast<int64_t>(plan.workspace)}, ScalarType::Byte);
   STD_CUDA_CHECK(cuda::loss(plan, workspace.mutable_data_ptr(), device.stream()));
-  return {*call.losses, *call.pending, call.feat_grads, call.logit_grads};
+  return call.result();
 }
 
-void scale_(const Tensors& grads, const Tensor& factor, const Tensor& pending) {
+void scale_(const Tensors& grads, const Tensor& grad_output, const Tensor& pending) {
   if (grads.empty()) return;
   const OnDevice device(grads[0]);
   device.check(grads, "grads");
-  device.check(factor, "factor");
+  device.check(grad_output, "grad_output");
   device.check(pending, "pending");
-  const ScaleCall call = prepare_scale(grads, factor, pending);
-  STD_CUDA_CHECK(cuda::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.factor,
+  const ScaleCall call = prepare_scale(grads, grad_output, pending);
+  STD_CUDA_CHECK(cuda::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.grad_output,
                              call.pending, device.stream()));
 }
 

@@ -1,0 +1,45 @@
+// The native operators on CPU tensors. Their schemas are in frs_kernels/contract.py.
+#include "cpu/operators.h"
+
+#include "bind/arguments.h"
+#include "bind/cpu/gradient_memory.h"
+
+namespace frs::bind {
+namespace {
+
+// Torch's own threads: one parallel region of at::parallel_for, with one index per thread.
+cpu::Threads threads() {
+  auto run = [](int count, void (*body)(void*), void* context) {
+    if (count == 1) return body(context);
+    torch::stable::parallel_for(0, count, 1, [&](int64_t, int64_t) { body(context); });
+  };
+  return {static_cast<int>(torch::stable::get_num_threads()), run};
+}
+
+Tensors mask(const Tensors& teacher_logits) {
+  const MaskCall call = prepare_mask(teacher_logits);
+  cpu::mask(call.levels.data(), call.num_levels, call.type, threads());
+  return call.masks;
+}
+
+LossResult loss(const LossArguments& arguments) {
+  if (arguments.feat_grad || arguments.head_grad) begin_gradients();
+  const LossCall call = prepare_loss(arguments, empty_gradient);
+  cpu::loss(call.params, call.types, threads());
+  return call.result();
+}
+
+void scale_(const Tensors& grads, const Tensor& grad_output, const Tensor& pending) {
+  const ScaleCall call = prepare_scale(grads, grad_output, pending);
+  cpu::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.grad_output, call.pending,
+             threads());
+}
+
+}  // namespace
+}  // namespace frs::bind
+
+STABLE_TORCH_LIBRARY_IMPL(frs_kernels, CPU, m) {
+  m.impl("mask", TORCH_BOX(&frs::bind::mask));
+  m.impl("loss", TORCH_BOX(&frs::bind::loss_operator<frs::bind::loss>));
+  m.impl("scale_", TORCH_BOX(&frs::bind::scale_));
+}
