@@ -10,12 +10,12 @@ CXX, CXXFLAGS, MAX_JOBS, CUDA_HOME, TORCH_CUDA_ARCH_LIST and nvcc's NVCC_APPEND_
 elsewhere.
 
 A source's folder says where it goes; a new file needs no change here:
-    csrc/bind/*.cpp                          _native_cpu.so and _native_cuda.so
-    csrc/cpu/*.cpp     csrc/bind/cpu/*.cpp   _native_cpu.so
-    csrc/cpu/isa/*.cpp                       _native_cpu.so, once per instruction set with -DFRS_ISA=<its name>
-    csrc/cuda/*.cu     csrc/bind/cuda/*.cpp  _native_cuda.so, with the static CUDA runtime
-    csrc/host.cpp                            _host.<abi>.so, with pybind11 and without torch
-    csrc/host_math.cpp                       _host.<abi>.so, once per instruction set
+    csrc/bind/*.cpp                         _native_cpu.so and _native_cuda.so
+    csrc/cpu/*.cpp    csrc/bind/cpu/*.cpp   _native_cpu.so
+    csrc/cpu/isa/*.cpp                      _native_cpu.so, once per instruction set with -DFRS_ISA=<its name>
+    csrc/cuda/*.cu    csrc/bind/cuda/*.cpp  _native_cuda.so, with the static CUDA runtime
+    csrc/host.cpp                           _host.<abi>.so, with pybind11 and without torch
+    csrc/host_math.cpp                      _host.<abi>.so, once per instruction set
 The two _native libraries use LibTorch's stable ABI: one build serves torch 2.10 and later, and every Python.
 """
 

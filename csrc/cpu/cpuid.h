@@ -1,4 +1,4 @@
-// Which of the instruction sets that the kernels are compiled for runs on this machine.
+// The instruction sets that the kernels are compiled for, and the one that this machine runs.
 #pragma once
 
 #include <cstdlib>
@@ -13,7 +13,7 @@ inline const char* name_of(Isa isa) {
   return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "default";
 }
 
-// x86-64-v3 (what "avx2" is compiled for) and x86-64-v4 ("avx512").
+// "avx2" is compiled for x86-64-v3, "avx512" for x86-64-v4.
 inline Isa best_isa() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -28,13 +28,13 @@ inline Isa best_isa() {
   return Isa::baseline;
 }
 
-// The best one, unless ATEN_CPU_CAPABILITY (default, avx2, avx512), by which torch picks its own kernels,
-// asks for less.
+// The best one that this machine supports, or a lesser one that ATEN_CPU_CAPABILITY names (default, avx2,
+// avx512). Torch picks its own kernels by the same variable.
 inline Isa picked_isa() {
   const Isa best = best_isa();
-  const char* asked = std::getenv("ATEN_CPU_CAPABILITY");
+  const char* wanted = std::getenv("ATEN_CPU_CAPABILITY");
   for (Isa isa : {Isa::baseline, Isa::avx2})
-    if (asked != nullptr && std::strcmp(asked, name_of(isa)) == 0 && isa < best) return isa;
+    if (wanted != nullptr && std::strcmp(wanted, name_of(isa)) == 0 && isa < best) return isa;
   return best;
 }
 

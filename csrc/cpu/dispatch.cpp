@@ -1,4 +1,4 @@
-// The kernels of the instruction set that is picked at run time.
+// Picks the kernels of one instruction set at run time.
 #include "cpuid.h"
 #include "isa.h"
 

@@ -1,224 +1,118 @@
-// The operator `loss`: mask, losses and gradients of all levels in one parallel region.
-//
-// With gradients, or with S given, a level has units that make (or sum) its S, and units that take the losses
-// and gradients once the sum N_l is known. Without gradients and with S from the logits, mask and losses are
-// one pass.
+// The operator `loss`: masks, losses and gradients of all levels in one parallel region.
 #include <cstring>
-#include <memory>
-#include <vector>
 
+#include "loss_plan.h"
 #include "operators.h"
-#include "schedule.h"
 
 namespace frs::cpu {
 namespace {
 
-enum class Kind { weigh, head, imitation, single };
+// Fewer elements are faster in one thread than waking up others.
+constexpr int64_t kSerialElements = 1 << 15;
 
-struct Unit : Range {
-  Kind kind;
-  int64_t first_sum;  // where the sums of its runs (weigh, single) or segments go
-};
+// If all gradients together are larger, they have left the caches before the optimizer reads them.
+constexpr int64_t kNonTemporalBytes = 16 << 20;
 
-// scale / Z_l of one term of one level, known once N_l is.
-struct Factor {
-  double value = 0.0;
-  bool zero = true;  // Z_l == 0: the level contributes nothing, whatever its tensors hold
-};
-
-struct Slice {  // of the sums over runs, or over segments
-  int64_t first = 0, last = 0;
-};
-
-struct LevelState {
-  Countdown weighed;
-  Slice runs, head_sums, feature_sums;
-  Factor feature, head;
-};
-
-// sums[i] = sum of S over run i.
+// sums[i] = the sum of S over run i.
 template <class S>
 void sum_runs(const S* mask, int64_t locations, double* sums) {
-  cut(locations, kRun, [&](int64_t begin, int64_t length) {
+  split(locations, kRun, [&](int64_t begin, int64_t length) {
     double lanes[4] = {};
     for (int64_t i = 0; i < length; ++i) lanes[i % 4] += mask[begin + i];
     sums[begin / kRun] = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
   });
 }
 
+void set_grad_to_zero(const Block& b) {
+  const size_t size = size_of(b.student_type);
+  const int64_t rows = b.channel_major ? b.locations : b.channels;
+  const int64_t length = b.channel_major ? b.channels : b.locations;
+  for (int64_t r = 0; r < rows; ++r) std::memset(at(b.grad, r * b.grad_stride, size), 0, length * size);
+}
+
 class Loss {
  public:
   Loss(const LossParams& params, const DTypes& types, const Threads& threads)
-      : p_(params), types_(types), threads_(threads), states_(new LevelState[params.num_levels]) {
-    single_ = p_.mode == Mode::single_pass;
-    plan();
-  }
+      : params_(params),
+        double_precision_(types.double_precision()),
+        threads_(threads),
+        plan_(params, types, threads.count),
+        run_sums_(plan_.runs),
+        segment_sums_(plan_.segments) {}
 
   void run() {
     Threads threads = threads_;
-    if (elements_ < kSerialElements) threads.count = 1;
-    run_units(static_cast<int64_t>(units_.size()), threads, [this](int64_t i) { run_unit(i); });
-    finish();
+    if (plan_.elements < kSerialElements) threads.count = 1;
+    const auto& tasks = plan_.tasks;
+    run_tasks(static_cast<int64_t>(tasks.size()), threads, [&](int64_t i) { run_task(tasks[i]); });
+    double_precision_ ? write_results<double>() : write_results<float>();
   }
 
  private:
-  static constexpr int64_t kSerialElements = 1 << 15;  // too little to wake threads for
-
-  // Small levels first, so that their logits are still in the cache when the losses read them again; the
-  // largest level's losses begin where its mask ended, for the same reason. Features need no cache.
-  void plan() {
-    std::vector<int> order(p_.num_levels);
-    for (int l = 0; l < p_.num_levels; ++l) order[l] = l;
-    auto locations = [&](int l) { return p_.levels[l].batch * p_.levels[l].locations; };
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return locations(a) < locations(b); });
-    for (int l : order) {
-      plan_pass(l, single_ ? Kind::single : Kind::weigh);
-      if (single_) continue;
-      const size_t first = units_.size();
-      if (p_.levels[l].head.student.present()) plan_tiles(l, Kind::head);
-      std::reverse(units_.begin() + first, units_.end());
-    }
-    std::reverse(order.begin(), order.end());
-    for (int l : order)
-      if (!single_ && p_.levels[l].imitation.student.present()) plan_tiles(l, Kind::imitation);
-    segment_sums_.resize(segments_);
-    run_sums_.resize(runs_);
-  }
-
-  void plan_pass(int l, Kind kind) {
-    const Level& v = p_.levels[l];
-    const size_t before = units_.size();
-    const bool logits = p_.mode != Mode::mask_given;
-    const int64_t size = locations_per_pass(v, logits && !v.head.location_major(), threads_.count);
-    states_[l].runs = {runs_, runs_ + v.batch * runs_of(v.locations)};
-    for (int64_t image = 0; image < v.batch; ++image) {
-      cut(v.locations, size, [&](int64_t begin, int64_t length) {
-        units_.push_back({{l, image, 0, v.head.channels, begin, length}, kind, runs_ + begin / kRun});
-      });
-      runs_ += runs_of(v.locations);
-    }
-    elements_ += v.batch * v.locations * (logits ? v.head.channels : 1);
-    states_[l].weighed.start(static_cast<int64_t>(units_.size() - before));
-    if (units_.size() == before)
-      states_[l].weighed.open();  // nothing to weigh: every Z_l that needs N_l is 0
-  }
-
-  void plan_tiles(int l, Kind kind) {
-    const Level& v = p_.levels[l];
-    const Term& term = kind == Kind::head ? v.head : v.imitation;
-    const int64_t channels = term.channels;
-    const bool channel_major = !term.location_major();
-    const Tile tile = tile_of(v.batch, channels, v.locations, channel_major, threads_.count);
-    const int64_t length = channel_major ? tile.locations : kSegment;  // of what has one sum
-    Slice& sums = kind == Kind::head ? states_[l].head_sums : states_[l].feature_sums;
-    sums.first = segments_;
-    for (int64_t image = 0; image < v.batch; ++image) {
-      cut(v.locations, tile.locations, [&](int64_t location, int64_t locations) {
-        cut(channels, tile.channels, [&](int64_t channel, int64_t count) {
-          const int64_t sum =
-              segments_ + channel / tile.channels * ceil_div(v.locations, length) + location / length;
-          units_.push_back({{l, image, channel, count, location, locations}, kind, sum});
-        });
-      });
-      segments_ += ceil_div(channels, tile.channels) * ceil_div(v.locations, length);
-    }
-    sums.last = segments_;
-    const int64_t elements = v.batch * v.locations * channels;
-    elements_ += elements;
-    const DType type = (kind == Kind::head ? types_.head : types_.imitation).student;
-    if (term.grad.present()) grad_bytes_ += elements * static_cast<int64_t>(size_of(type));
-  }
-
-  void run_unit(int64_t i) {
-    const Unit& u = units_[i];
-    LevelState& state = states_[u.level];
-    switch (u.kind) {
-      case Kind::single:
-        run_single(u);
-        break;
-      case Kind::weigh:
-        weigh(u);
-        if (state.weighed.finish_one()) {
-          settle(u.level);
-          state.weighed.open();
+  void run_task(const Task& task) {
+    LevelState& state = plan_.levels[task.tile.level];
+    switch (task.pass) {
+      case Pass::mask:
+        run_mask_pass(task);
+        if (state.mask_pass.count_down()) {
+          compute_factors(task.tile.level);
+          state.mask_pass.open();
         }
         break;
-      case Kind::head:
-        state.weighed.wait();
-        run_tile(head_block(u), state.head, kernels().head, &segment_sums_[u.first_sum]);
+      case Pass::loss:
+        state.mask_pass.wait();
+        run_loss_pass(task);
         break;
-      case Kind::imitation:
-        state.weighed.wait();
-        run_tile(imitation_block(u), state.feature, kernels().imitation, &segment_sums_[u.first_sum]);
+      case Pass::single:
+        run_single_pass(task);
         break;
     }
   }
 
-  Block head_block(const Range& r) const {
-    const Level& v = p_.levels[r.level];
-    return block_of(v, v.head, types_.head, types_.double_precision(), r);
-  }
-  Block imitation_block(const Range& r) const {
-    const Level& v = p_.levels[r.level];
-    return block_of(v, v.imitation, types_.imitation, types_.double_precision(), r);
-  }
-
-  void run_single(const Unit& u) {
-    Range feats = u;
-    feats.channels = p_.levels[u.level].imitation.channels;
-    Block logits = head_block(u);
-    logits.beta = p_.beta;
-    Sums sums[kMaxMaskTile / kRun];
-    kernels().single(logits, imitation_block(feats), sums);
-    std::copy(sums, sums + runs_of(u.locations), run_sums_.begin() + u.first_sum);
-  }
-
-  void weigh(const Unit& u) {
-    const Block b = head_block(u);
+  void run_mask_pass(const Task& task) {
+    const Block b = block(plan_.levels[task.tile.level].head, task.tile);
     double sums[kMaxMaskTile / kRun];
-    if (p_.mode == Mode::mask_first)
+    if (params_.mode == Mode::mask_first)
       kernels().mask(b, const_cast<void*>(b.mask), sums);
-    else if (types_.double_precision())
-      sum_runs(static_cast<const double*>(b.mask), u.locations, sums);
+    else if (double_precision_)
+      sum_runs(static_cast<const double*>(b.mask), b.locations, sums);
     else
-      sum_runs(static_cast<const float*>(b.mask), u.locations, sums);
-    for (int64_t r = 0; r < runs_of(u.locations); ++r) run_sums_[u.first_sum + r].mask = sums[r];
+      sum_runs(static_cast<const float*>(b.mask), b.locations, sums);
+    for (int64_t r = 0; r < runs_of(b.locations); ++r) run_sums_[task.first_sum + r].mask = sums[r];
   }
 
-  // What losses and gradients that units have taken are still to be multiplied by: of float16, whose
-  // gradients might leave their range, scale / Z_l.
-  static double pending(const Factor& factor, DType type) {
-    return pending_factor(type) ? factor.value : 1.0;
+  void run_loss_pass(const Task& task) {
+    const TermState& term = *task.term;
+    Block b = block(term, task.tile);
+    b.beta = params_.beta;
+    b.factor = term.applied();
+    b.non_temporal = plan_.grad_bytes > kNonTemporalBytes && suits_non_temporal_stores(b);
+    if (!term.factor.normalizer_is_zero)
+      term.kernel(b, &segment_sums_[task.first_sum]);
+    else if (b.grad != nullptr)
+      set_grad_to_zero(b);  // and the sums stay 0
   }
 
-  // The losses and gradients of a block. Where Z_l is 0: zero gradients, and the sums stay 0.
-  void run_tile(Block b, const Factor& factor, void (*kernel)(const Block&, double*), double* sums) const {
-    b.beta = p_.beta;
-    b.factor = pending_factor(b.student_type) ? 1.0 : factor.value;
-    b.non_temporal = grad_bytes_ > kStreamedBytes && streamable(b);
-    if (!factor.zero) return kernel(b, sums);
-    if (b.grad == nullptr) return;
-    const size_t size = size_of(b.student_type);
-    const int64_t rows = b.channel_major ? b.locations : b.channels;
-    const int64_t length = b.channel_major ? b.channels : b.locations;
-    for (int64_t r = 0; r < rows; ++r) std::memset(at(b.grad, r * b.grad_stride, size), 0, length * size);
+  void run_single_pass(const Task& task) {
+    const LevelState& state = plan_.levels[task.tile.level];
+    Block logits = block(state.head, task.tile);
+    logits.beta = params_.beta;
+    Tile tile = task.tile;
+    tile.channels = state.imitation.term->channels;
+    Sums sums[kMaxMaskTile / kRun];
+    kernels().single(logits, block(state.imitation, tile), sums);
+    std::copy(sums, sums + runs_of(tile.locations), run_sums_.begin() + task.first_sum);
   }
 
-  double read(const Scalar& s) const {
-    if (s.device == nullptr) return s.value;
-    return s.value * (types_.double_precision() ? *static_cast<const double*>(s.device)
-                                                : *static_cast<const float*>(s.device));
+  Block block(const TermState& state, const Tile& tile) const {
+    return block_of(params_.levels[tile.level], *state.term, state.types, double_precision_, tile);
   }
 
-  Factor factor_of(const Level& v, int64_t channels, double mask_sum, const Scalar& scale) const {
-    const double z =
-        normalizer_of(p_.normalizer, v.batch, channels, v.locations, mask_sum, read(p_.normalizer_value));
-    return {z == 0.0 ? 0.0 : read(scale) / z, z == 0.0};
-  }
-
+  // The mask's sum over the level, and in a single pass those of both terms.
   Sums sum_of_runs(int l) const {
+    const SumRange& runs = plan_.levels[l].mask_runs;
     Sums total;
-    for (int64_t r = states_[l].runs.first; r < states_[l].runs.last; ++r) {
+    for (int64_t r = runs.first; r < runs.last; ++r) {
       total.mask += run_sums_[r].mask;
       total.imitation += run_sums_[r].imitation;
       total.head += run_sums_[r].head;
@@ -226,59 +120,62 @@ class Loss {
     return total;
   }
 
-  double sum_of_segments(const Slice& slice) const {
+  double sum_of_segments(const SumRange& segments) const {
     double total = 0.0;
-    for (int64_t i = slice.first; i < slice.last; ++i) total += segment_sums_[i];
+    for (int64_t i = segments.first; i < segments.last; ++i) total += segment_sums_[i];
     return total;
   }
 
-  void settle(int l) {
-    const Level& v = p_.levels[l];
-    const double weight = sum_of_runs(l).mask;
-    states_[l].feature = factor_of(v, v.imitation.channels, weight, p_.feat_scale);
-    states_[l].head = factor_of(v, v.head.channels, weight, p_.head_scale);
+  void compute_factors(int l) {
+    const double mask_sum = sum_of_runs(l).mask;
+    LevelState& state = plan_.levels[l];
+    state.imitation.factor = factor_of(params_.levels[l], state.imitation, mask_sum, params_.feat_scale);
+    state.head.factor = factor_of(params_.levels[l], state.head, mask_sum, params_.head_scale);
   }
 
-  // The sums of runs or segments, in an order that does not follow the threads.
-  void finish() {
-    double feature = 0.0, head = 0.0;
-    for (int l = 0; l < p_.num_levels; ++l) {
-      const LevelState& state = states_[l];
-      if (single_) {
-        settle(l);
-        const Sums sums = sum_of_runs(l);
-        if (!state.feature.zero) feature += state.feature.value * sums.imitation;
-        if (!state.head.zero) head += state.head.value * sums.head;
-      } else {
-        feature += pending(state.feature, types_.imitation.student) * sum_of_segments(state.feature_sums);
-        head += pending(state.head, types_.head.student) * sum_of_segments(state.head_sums);
-      }
-    }
-    types_.double_precision() ? write<double>(feature, head) : write<float>(feature, head);
+  Factor factor_of(const Level& level, const TermState& state, double mask_sum, const Scalar& scale) const {
+    const double z = normalizer_of(params_.normalizer, level.batch, state.term->channels, level.locations,
+                                   mask_sum, value_of(params_.normalizer_value));
+    return {z == 0.0 ? 0.0 : value_of(scale) / z, z == 0.0};
   }
 
+  double value_of(const Scalar& s) const {
+    if (s.device == nullptr) return s.value;
+    return s.value *
+           (double_precision_ ? *static_cast<const double*>(s.device) : *static_cast<const float*>(s.device));
+  }
+
+  // Partial sums are added in an order that does not depend on the threads.
   template <class S>
-  void write(double feature, double head) const {
-    S* losses = static_cast<S*>(p_.losses);
+  void write_results() {
+    double feature = 0.0, head = 0.0;
+    S* const pending = static_cast<S*>(params_.pending);
+    for (int l = 0; l < params_.num_levels; ++l) {
+      const LevelState& state = plan_.levels[l];
+      if (params_.mode == Mode::single_pass) {
+        compute_factors(l);
+        const Sums sums = sum_of_runs(l);
+        feature += state.imitation.factor.times(sums.imitation);
+        head += state.head.factor.times(sums.head);
+      } else {
+        feature += state.imitation.pending() * sum_of_segments(state.imitation.sums);
+        head += state.head.pending() * sum_of_segments(state.head.sums);
+      }
+      pending[l] = static_cast<S>(state.imitation.pending());
+      pending[params_.num_levels + l] = static_cast<S>(state.head.pending());
+    }
+    S* const losses = static_cast<S*>(params_.losses);
     losses[0] = static_cast<S>(feature);
     losses[1] = static_cast<S>(head);
     losses[2] = losses[0] + losses[1];
-    S* out = static_cast<S*>(p_.pending);
-    for (int l = 0; l < p_.num_levels; ++l) {
-      out[l] = static_cast<S>(pending(states_[l].feature, types_.imitation.student));
-      out[p_.num_levels + l] = static_cast<S>(pending(states_[l].head, types_.head.student));
-    }
   }
 
-  const LossParams& p_;
-  const DTypes& types_;
+  const LossParams& params_;
+  const bool double_precision_;
   const Threads& threads_;
-  bool single_ = false;
-  std::vector<Unit> units_;
-  int64_t elements_ = 0, runs_ = 0, segments_ = 0, grad_bytes_ = 0;
-  std::unique_ptr<LevelState[]> states_;
-  std::vector<double> segment_sums_;  // of head and imitation units
-  std::vector<Sums> run_sums_;        // of weigh and single units, one a run of locations
+  LossPlan plan_;
+  std::vector<Sums> run_sums_;
+  std::vector<double> segment_sums_;
 };
 
 }  // namespace

@@ -5,8 +5,8 @@
 
 namespace frs::cpu {
 
-// A pool of `count` threads. run(count, body, context) calls body(context) `count` times, in any number of
-// threads.
+// A pool of `count` threads. run(count, body, context) calls body(context) in up to `count` threads, at least
+// once, at the same time or one after another.
 struct Threads {
   int count = 1;
   void (*run)(int count, void (*body)(void* context), void* context) = nullptr;

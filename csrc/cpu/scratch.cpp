@@ -1,3 +1,4 @@
+// The scratch memory of a thread, see isa.h.
 #include <memory>
 #include <new>
 
@@ -6,7 +7,7 @@
 namespace frs::cpu {
 namespace {
 
-constexpr std::align_val_t kAlignment{64};  // of the widest vector
+constexpr std::align_val_t kAlignment{64};  // the widest vector
 
 struct Release {
   void operator()(void* memory) const { ::operator delete(memory, kAlignment); }

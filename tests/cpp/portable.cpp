@@ -1,4 +1,4 @@
-// The CPU kernels without torch, against plain loops in double: for machines the Python tests do not run on.
+// The CPU kernels without torch, compared with plain loops in double: a test for machines without Python.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -82,7 +82,7 @@ Tensor filled(DType type, bool channel_major, int64_t channels, double spread) {
   return t;
 }
 
-double larger(double a, double b) { return std::isnan(a) || b <= a ? a : b; }  // NaN stays, unlike fmax's
+double larger(double a, double b) { return std::isnan(a) || b <= a ? a : b; }  // keeps NaN, unlike fmax
 
 double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
@@ -93,12 +93,12 @@ double worst_error(DType type, bool channel_major) {
   Tensor x = filled(type, channel_major, kFeats, 1), y = filled(type, channel_major, kFeats, 1);
   Tensor s = filled(type, channel_major, kLogits, 4), t = filled(type, channel_major, kLogits, 4);
   Tensor dx(type, channel_major, kFeats), ds(type, channel_major, kLogits);
-  std::vector<double> mask(kBatch * kLocations), losses(3), pending(2);
+  std::vector<double> masks(kBatch * kLocations), losses(3), pending(2);
   frs::LossParams p;
   p.num_levels = 1;
   p.levels[0] = {kBatch,
                  kLocations,
-                 mask.data(),
+                 masks.data(),
                  {x.view(), y.view(), dx.view(), kFeats},
                  {s.view(), t.view(), ds.view(), kLogits}};
   p.normalizer = frs::Normalizer::value;
@@ -106,26 +106,26 @@ double worst_error(DType type, bool channel_major) {
   p.losses = losses.data();
   p.pending = pending.data();
   frs::cpu::loss(p, {{type, type}, {type, type}}, {3, run});
-  if (type != DType::f64) {  // the accumulation type is float
-    const float* narrow = reinterpret_cast<const float*>(losses.data());
-    losses = {narrow[0], narrow[1], narrow[2]};
+  if (type != DType::f64) {  // the accumulation dtype is float32
+    const float* values = reinterpret_cast<const float*>(losses.data());
+    losses = {values[0], values[1], values[2]};
   }
 
   double feature = 0, head = 0, largest_dx = 0, largest_ds = 0, error_dx = 0, error_ds = 0;
   for (int64_t b = 0; b < kBatch; ++b)
     for (int64_t l = 0; l < kLocations; ++l) {
-      double score = 0;
-      for (int64_t k = 0; k < kLogits; ++k) score = std::fmax(score, sigmoid(t.get(t.at(b, k, l))));
+      double mask = 0;
+      for (int64_t k = 0; k < kLogits; ++k) mask = std::fmax(mask, sigmoid(t.get(t.at(b, k, l))));
       for (int64_t k = 0; k < kLogits; ++k) {
         const double v = s.get(s.at(b, k, l)), q = sigmoid(t.get(t.at(b, k, l)));
-        head += score * (std::fmax(v, 0) + std::log1p(std::exp(-std::fabs(v))) - q * v);
-        const double exact = score * (sigmoid(v) - q);
+        head += mask * (std::fmax(v, 0) + std::log1p(std::exp(-std::fabs(v))) - q * v);
+        const double exact = mask * (sigmoid(v) - q);
         largest_ds = std::fmax(largest_ds, std::fabs(exact));
         error_ds = larger(error_ds, std::fabs(ds.get(ds.at(b, k, l)) - exact));
       }
       for (int64_t d = 0; d < kFeats; ++d) {
-        const double difference = x.get(x.at(b, d, l)) - y.get(y.at(b, d, l)), exact = 2 * score * difference;
-        feature += score * difference * difference;
+        const double difference = x.get(x.at(b, d, l)) - y.get(y.at(b, d, l)), exact = 2 * mask * difference;
+        feature += mask * difference * difference;
         largest_dx = std::fmax(largest_dx, std::fabs(exact));
         error_dx = larger(error_dx, std::fabs(dx.get(dx.at(b, d, l)) - exact));
       }

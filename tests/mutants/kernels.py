@@ -94,9 +94,9 @@ MUTANTS = (
     # The CPU kernels.
     Mutant(
         "single-pass-with-infinity-where-z-is-0",
-        "csrc/cpu/loss.cpp",
-        "if (!state.feature.zero) feature += ",
-        "feature += ",
+        "csrc/cpu/loss_plan.h",
+        "return normalizer_is_zero ? 0.0 : value * sum;",
+        "return value * sum;",
         (
             f"{LOSS}::test_divisor_of_zero_contributes_nothing",
             f"{LOSS}::test_mask_of_zeros_contributes_nothing",
@@ -105,8 +105,8 @@ MUTANTS = (
     Mutant(
         "levels-of-no-weight-are-counted",
         "csrc/cpu/loss.cpp",
-        "    if (!factor.zero) return kernel(b, sums);",
-        "    return kernel(b, sums);",
+        "    if (!term.factor.normalizer_is_zero)\n",
+        "    if (true)\n",
         (
             f"{LOSS}::test_divisor_of_zero_contributes_nothing",
             f"{LOSS}::test_mask_of_zeros_contributes_nothing",
@@ -114,9 +114,9 @@ MUTANTS = (
     ),
     Mutant(
         "channel-weights-begin-at-the-first-image",
-        "csrc/cpu/schedule.h",
-        "r.image * term.channels + r.channel",
-        "r.channel",
+        "csrc/cpu/blocks.h",
+        "tile.image * term.channels + tile.channel",
+        "tile.channel",
         (f"{IMITATION}::test_channel_weights",),
     ),
     Mutant(
@@ -128,7 +128,7 @@ MUTANTS = (
     ),
     Mutant(
         "a-product-of-too-many-channels",
-        "csrc/cpu/schedule.h",
+        "csrc/cpu/blocks.h",
         "return {kMaxLogFactors, kSegment",
         "return {8 * kMaxLogFactors, kSegment",
         ("tests/test_head.py::test_more_channels_than_one_product_holds",),

@@ -1,0 +1,72 @@
+// The tasks of one call of the operator `loss`, and where they put their sums.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "blocks.h"
+#include "tasks.h"
+
+namespace frs::cpu {
+
+// Which of the partial sums belong to a level.
+struct SumRange {
+  int64_t first = 0, last = 0;
+};
+
+// scale / Z_l of one term of one level.
+struct Factor {
+  double value = 0.0;
+  bool normalizer_is_zero = true;  // then the level contributes nothing, even if its sum is infinite or NaN
+
+  double times(double sum) const { return normalizer_is_zero ? 0.0 : value * sum; }
+};
+
+// One term of one level.
+struct TermState {
+  const Term* term = nullptr;
+  TermTypes types;
+  void (*kernel)(const Block&, double* sums) = nullptr;  // of the loss pass
+  SumRange sums;                                         // of the loss pass
+  Factor factor;                                         // known once the level's mask is summed
+
+  // The factor has two parts: what losses and gradients are multiplied by in the loss pass, and the rest.
+  double applied() const { return pending_factor(types.student) ? 1.0 : factor.value; }
+  double pending() const { return pending_factor(types.student) ? factor.value : 1.0; }
+};
+
+struct LevelState {
+  Latch mask_pass;     // opens when the factors of both terms are known
+  SumRange mask_runs;  // of the mask pass or single pass
+  TermState imitation, head;
+};
+
+enum class Pass {
+  mask,    // S of a tile and its sums; if S is given, the sums alone
+  loss,    // losses and gradients of one term
+  single,  // S and the losses of both terms, without gradients
+};
+
+struct Task {
+  Pass pass;
+  TermState* term;  // of a loss pass
+  Tile tile;
+  int64_t first_sum;  // index of the tile's first partial sum: per run, or in a loss pass per segment
+};
+
+class LossPlan {
+ public:
+  LossPlan(const LossParams& params, const DTypes& types, int threads);
+
+  std::vector<Task> tasks;  // in the order in which they start
+  std::unique_ptr<LevelState[]> levels;
+  int64_t runs = 0, segments = 0;  // partial sums over runs, and over segments in loss passes
+  int64_t elements = 0;            // read in all passes together, per tensor pair
+  int64_t grad_bytes = 0;
+
+ private:
+  void add_mask_pass(const Level& level, int l, Pass pass, bool reads_logits, int threads);
+  void add_loss_pass(const Level& level, int l, TermState& term, int threads);
+};
+
+}  // namespace frs::cpu
