@@ -1,14 +1,18 @@
-// The module _host: what Python can see of the C++ without torch. How it was built, the instruction set that
-// is picked, the maths of frs/math.h (as each instruction set computes it), and the tiles of frs/tiles.h.
+// The Python module frs_kernels._host: the parts of the C++ that need no torch, for tests and for
+// `frs_kernels.info`. How the libraries were built, the instruction set of the CPU kernels, the contract of
+// frs/contract.h, the scalar maths of frs/math.h as each instruction set computes it, and the tiles of
+// frs/tiles.h.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "cpu/cpuid.h"
+#include "frs/contract.h"
 #include "frs/tiles.h"
 #include "host_math.h"
 
@@ -18,22 +22,50 @@ namespace frs {
 namespace {
 
 namespace py = pybind11;
+
+// The constants of frs/contract.h, under the names of frs_kernels/contract.py.
+py::dict contract() {
+  py::dict dtypes, pending;
+  const std::pair<const char*, DType> types[] = {
+      {"float32", DType::f32}, {"bfloat16", DType::bf16}, {"float16", DType::f16}, {"float64", DType::f64}};
+  for (const auto& [name, type] : types) {
+    dtypes[name] = static_cast<int>(type);
+    pending[name] = pending_factor(type);
+  }
+  py::dict normalizers;
+  const std::pair<const char*, Normalizer> rules[] = {{"mask", Normalizer::mask},
+                                                      {"mask_channels", Normalizer::mask_channels},
+                                                      {"batch", Normalizer::batch},
+                                                      {"numel", Normalizer::numel},
+                                                      {"value", Normalizer::value}};
+  for (const auto& [name, normalizer] : rules) normalizers[name] = static_cast<int>(normalizer);
+  using py::literals::operator""_a;
+  return py::dict("DTYPES"_a = dtypes, "NORMALIZERS"_a = normalizers,
+                  "NORMALIZER_EPSILON"_a = kNormalizerEpsilon, "MAX_LEVELS"_a = kMaxLevels,
+                  "MAX_LOG_FACTORS"_a = kMaxLogFactors, "pending_factor"_a = pending);
+}
+
+double normalizer(int code, int64_t batch, int64_t channels, int64_t locations, double mask_sum,
+                  double value) {
+  return normalizer_of(static_cast<Normalizer>(code), batch, channels, locations, mask_sum, value);
+}
+
 using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
-// The maths as one instruction set computes it: `functions` of host_math.cpp, compiled for each.
+// The scalar maths as compiled for one instruction set; see host_math.cpp.
 const HostMath* math_of(const std::string& isa) {
   if (isa == "default") return baseline::functions();
 #if defined(__x86_64__)
   if (isa == "avx2" && cpu::best_isa() >= cpu::Isa::avx2) return x86_64_v3::functions();
   if (isa == "avx512" && cpu::best_isa() >= cpu::Isa::avx512) return x86_64_v4::functions();
 #endif
-  throw py::value_error("this machine does not run " + isa);
+  throw py::value_error("this machine does not support the instruction set " + isa);
 }
 
 using Function = HostMath::Function HostMath::*;
 
 Array map(Function function, const Array& x, const Array& y, const std::string& isa) {
-  if (x.size() != y.size()) throw py::value_error("x and y differ in size");
+  if (x.size() != y.size()) throw py::value_error("the arguments differ in size");
   Array out(x.size());
   (math_of(isa)->*function)(x.data(), y.data(), out.mutable_data(), x.size());
   return out;
@@ -53,8 +85,8 @@ void define_binary(py::module_& m, const char* name, Function function) {
 using Term = std::tuple<uint32_t, uint32_t, uint32_t, bool>;  // batch, rows, columns, wide
 using PieceTuple = std::tuple<int, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>;
 
-// Every piece that the blocks and warps of a launch over `terms` find:
-// (term, batch, row_begin, row_end, column, lanes), in the order of blocks and warps.
+// Every piece that the blocks and warps of a launch over `terms` find: (term, batch, row_begin, row_end,
+// column, lanes), in the order of blocks and warps.
 std::vector<PieceTuple> gpu_pieces(const std::vector<Term>& terms, uint32_t width) {
   std::vector<tiles::Cut> cuts(terms.size());
   std::vector<uint32_t> first(terms.size());
@@ -94,12 +126,15 @@ PYBIND11_MODULE(_host, m) {
   using namespace frs;
   m.def("build_info", [] { return std::string(frs_build_info); });
   m.def("instruction_set", [] { return cpu::name_of(cpu::picked_isa()); });
-  m.def("instruction_sets", [] {  // those that this machine runs
+  m.def("instruction_sets", [] {  // that this machine supports
     std::vector<std::string> names;
     for (cpu::Isa isa : {cpu::Isa::baseline, cpu::Isa::avx2, cpu::Isa::avx512})
       if (isa <= cpu::best_isa()) names.emplace_back(cpu::name_of(isa));
     return names;
   });
+  m.def("contract", contract);
+  m.def("normalizer", normalizer, py::arg("code"), py::arg("batch"), py::arg("channels"),
+        py::arg("locations"), py::arg("mask_sum"), py::arg("value"));
   define_unary(m, "exp", &HostMath::exp);
   define_unary(m, "exp_nonpositive", &HostMath::exp_nonpositive);
   define_unary(m, "log1p", &HostMath::log1p);

@@ -1,5 +1,5 @@
-// Compiled once per instruction set, as the kernels are (csrc/cpu/isa): what is fused and which coefficients
-// are taken depends on it. In vectors of floats, as the kernels compute.
+// Compiled once per instruction set, like csrc/cpu/isa, and in the same vectors of floats: which operations
+// are fused, and which polynomials are used, depends on the instruction set.
 #include "host_math.h"
 
 #include "cpu/vec.h"

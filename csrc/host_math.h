@@ -1,4 +1,4 @@
-// The maths of frs/math.h on arrays, for tests: out[i] = f(x[i]) or f(x[i], y[i]).
+// The scalar maths of frs/math.h on arrays, for tests: out[i] = f(x[i]), or out[i] = f(x[i], y[i]).
 #pragma once
 
 #include <cstdint>
