@@ -1,11 +1,10 @@
-"""How fast the CPU kernels calculate, with no memory in the way.
+"""A benchmark of the arithmetic of the CPU kernels, with all data in the L2 cache.
 
 python -m benchmarks.cpu_arithmetic > docs/cpu-arithmetic.md
 
-The head term with gradient on one thread, on tensors that stay in the second cache, for each instruction set
-that runs here: nanoseconds for eight elements, and the best rate in floating-point operations beside that of
-NumPy's matrix product (OpenBLAS) with the same instruction set, which is the peak as far as it can be
-reached. Run it on an idle machine.
+It times the head term with gradient on one thread, for each instruction set that this machine runs: in
+nanoseconds per eight elements, and as a share of the floating-point rate of NumPy's matrix product (OpenBLAS)
+with the same instruction set, which comes close to the peak of the core. Run it on an idle machine.
 """
 
 import itertools
@@ -21,24 +20,25 @@ from benchmarks import machine, sources
 from benchmarks.timers import clock, timed
 from frs_kernels import library
 
-# Of an element, docs/performance.md: 15 fused multiply-adds, 12 sums, products and maxima, 1 division.
+# Per element (docs/performance.md): 15 fused multiply-adds, 12 additions, products and maxima, 1 division.
 FLOPS, DTYPES = 43, (torch.float32, torch.bfloat16)
-SHAPES = {False: (1, 128, 16, 32), True: (1, 720, 8, 12)}  # NCHW and channels_last: rows long enough
+# By channels_last: contiguous rows of at least 512 elements, and tensors that fit the L2 cache.
+SHAPES = {False: (1, 128, 16, 32), True: (1, 720, 8, 12)}
 ROUNDS = 2000
-# What OpenBLAS calls its kernels for an instruction set; elsewhere it picks them itself.
+# OpenBLAS's kernels of each instruction set by their names there; on other architectures OpenBLAS picks them.
 X86_64 = {"default": "Nehalem", "avx2": "Haswell", "avx512": "SkylakeX"}
 CORES = X86_64 if platform.machine() == "x86_64" else {}
 
 
-def rate_of_products() -> float:
-    """GFLOP/s of a matrix product on this thread."""
+def matrix_product_rate() -> float:
+    """GFLOP/s of a float32 matrix product on this thread."""
     size = 2048
     a, b = np.random.default_rng(0).random((2, size, size), dtype=np.float32)
     return 2 * size**3 / min(timed(clock("cpu"), lambda: a @ b) for _ in range(10)) / 1e9
 
 
 def nanoseconds(dtype: torch.dtype, channels_last: bool) -> float:
-    """The shortest time of the operator for an element, without the overhead of a call."""
+    """The shortest time of the operator per element, without the overhead of a call."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def best(shape):
@@ -55,12 +55,12 @@ def nanoseconds(dtype: torch.dtype, channels_last: bool) -> float:
 
 
 def row() -> str:
-    """One line of the table: ns for eight elements, and the best share of the matrix product's rate."""
+    """One row of the table: ns per eight elements, and the share of the matrix product's rate."""
     reason = library.load_native("cpu")
     assert reason is None, reason
     torch.set_num_threads(1)
     times = {kind: nanoseconds(*kind) for kind in itertools.product(DTYPES, (False, True))}
-    peak = rate_of_products()
+    peak = matrix_product_rate()
     shares = [max(FLOPS / t for (d, _), t in times.items() if d == dtype) / peak for dtype in DTYPES]
     return " | ".join([*(f"{8 * t:.1f}" for t in times.values()), *(f"{share:.0%}" for share in shares)])
 
@@ -73,9 +73,10 @@ def main() -> None:
 
     info = machine.describe("cpu")
     print("# Arithmetic of the CPU kernels\n")
-    print("Nanoseconds for 8 elements of the head term with gradient, data in the second cache, one thread;")
-    print(f"and the better rate of each type, at {FLOPS} operations an element,")
-    print("beside that of NumPy's matrix product. Written by `python -m benchmarks.cpu_arithmetic`.\n")
+    print("Nanoseconds per 8 elements of the head term with gradient, on one thread, data in the L2 cache.")
+    print(f"The rate, at {FLOPS} floating-point operations per element and in the faster layout of a dtype,")
+    print("is a share of that of NumPy's float32 matrix product with the same instruction set.")
+    print("Written by `python -m benchmarks.cpu_arithmetic`.\n")
     print(f"{info['cpu']}, torch {info['torch']}, kernel sources {sources.digests('cpu')['native-cpu']}\n")
     print("| | fp32 NCHW | fp32 channels_last | bf16 NCHW | bf16 channels_last | rate, fp32 | rate, bf16 |")
     print("|---|---|---|---|---|---|---|")
@@ -83,8 +84,8 @@ def main() -> None:
         environment = {**os.environ, "ATEN_CPU_CAPABILITY": isa, "OPENBLAS_NUM_THREADS": "1"}
         environment |= {"OPENBLAS_CORETYPE": CORES[isa]} if isa in CORES else {}
         command = [sys.executable, "-m", "benchmarks.cpu_arithmetic", "row"]
-        found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-        print(f"| {isa} | {found.strip()} |", flush=True)
+        output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        print(f"| {isa} | {output.strip()} |", flush=True)
 
 
 if __name__ == "__main__":
