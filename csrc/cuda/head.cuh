@@ -72,7 +72,7 @@ struct Head {
   FRS_DEVICE Acc add(Acc s, Acc t, Acc, Sums& sums) const {
     const Acc es = exp_negative_abs(s), et = exp_negative_abs(t);
     const CrossEntropy<Acc> h =
-        cross_entropy<Acc>(magnitude(s), apart(s, t), es, et, reciprocal((1 + es) * (1 + et)));
+        cross_entropy<Acc>(magnitude(s), signs_differ(s, t), es, et, reciprocal((1 + es) * (1 + et)));
     sums.linear += h.linear;
     sums.product = log_product(sums.product, h.exp_abs);
     return flip_by_sign(h.slope, s);

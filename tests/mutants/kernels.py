@@ -136,8 +136,8 @@ MUTANTS = (
     Mutant(
         "what-a-kernel-keeps-is-on-the-stack",
         "csrc/cpu/isa/head.cpp",
-        "  auto& state = in_scratch<RowState<Entropy, V, S, N, kCount>>();",
-        "  RowState<Entropy, V, S, N, kCount> state;",
+        "  auto& state = scratch_as<State<Accumulator, V, S, N, kLanes>>();",
+        "  State<Accumulator, V, S, N, kLanes> state;",
         ("tests/test_native_cpu.py::test_a_thread_with_a_small_stack",),
     ),
     Mutant(

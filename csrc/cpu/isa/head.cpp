@@ -1,5 +1,5 @@
-// Head distillation: sum of factor S BCE(s, sigmoid(T)), and d/ds = factor S (sigmoid(s) - sigmoid(T)) in the
-// same pass.
+// The head term in the loss pass: the sum of factor S BCE(s, sigmoid(T)), or of its quality focal form, and
+// the gradient, factor S (sigmoid(s) - sigmoid(T)) for BCE.
 #include <algorithm>
 
 #include "../isa.h"
@@ -10,54 +10,53 @@
 namespace frs::cpu::FRS_ISA {
 namespace {
 
-// A NaN of any kind as the one that arithmetic makes (see put_flipped).
+// x, with any NaN replaced by the one that store_with_sign can round.
 template <class S>
-FRS_INLINE S plain_nan(S x) {
+FRS_INLINE S canonical_nan(S x) {
   return x == x ? x : static_cast<S>(NAN);
 }
 
-// What is kept of a row's locations in scratch memory: w = S factor, apart as the groups are, and what is
-// left of the entropies.
-template <template <class> class Entropy, class V, class S, int N, int64_t kCount>
-struct RowState {
-  S weights[kMaxLossTile];
-  Entropy<V> entropies[kMaxLossTile / kCount];
+// What a block keeps per location, in scratch memory and deinterleaved: w = S factor and the accumulators.
+template <template <class> class Accumulator, class V, class S, int N, int64_t kLanes>
+struct State {
+  S w[kMaxLossTile];
+  Accumulator<V> accumulators[kMaxLossTile / kLanes];
 
-  void start(const S* weight, int64_t locations, S factor) {
-    const int64_t end = round_up(locations, N * kCount);
+  void start(const S* mask, int64_t locations, S factor) {
+    const int64_t end = round_up(locations, N * kLanes);
     for (int64_t i = 0; i < end; ++i)
-      weights[place_of<N, kCount>(i)] = i < locations ? plain_nan(weight[i] * factor) : 0;
-    std::fill(entropies, entropies + end / kCount, Entropy<V>{});
+      w[deinterleaved_index<N, kLanes>(i)] = i < locations ? canonical_nan(mask[i] * factor) : 0;
+    std::fill(accumulators, accumulators + end / kLanes, Accumulator<V>{});
   }
 };
 
-// s, t, g [channels, locations] with rows `b.*_stride` apart, channels <= kMaxLogFactors, locations <=
-// kMaxLossTile; S [locations]. Row after row, as they lie in memory: what the locations' products have come
-// to waits in the second cache for the next one.
-template <template <class> class Entropy, class Ts, class Tt, class S>
-void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b, double* sums) {
-  using V = typename Lane<Ts>::V;
-  constexpr int N = kTogether<Ts, Tt>;
-  constexpr int64_t kCount = Lane<Ts>::kCount;
-  auto& state = in_scratch<RowState<Entropy, V, S, N, kCount>>();
-  state.start(weight, b.locations, static_cast<S>(b.factor));
-  S* const w = state.weights;
-  Entropy<V>* const entropies = state.entropies;
-  const bool streamed = b.non_temporal;
+// s, t, g [channels, locations] with row strides `b.*_stride`, channels <= kMaxLogFactors, locations <=
+// kMaxLossTile; mask [locations]. Rows are read whole, in the order of memory; the accumulators of all
+// locations stay in the L2 cache from one row to the next.
+template <template <class> class Accumulator, class Ts, class Tt, class S>
+void location_major(const Ts* s, const Tt* t, Ts* g, const S* mask, const Block& b, double* sums) {
+  using V = typename VectorOf<Ts>::V;
+  constexpr int N = kVectorsPerLoad<Ts, Tt>;
+  constexpr int64_t kLanes = VectorOf<Ts>::kLanes;
+  auto& state = scratch_as<State<Accumulator, V, S, N, kLanes>>();
+  state.start(mask, b.locations, static_cast<S>(b.factor));
+  S* const w = state.w;
+  Accumulator<V>* const accumulators = state.accumulators;
+  const bool non_temporal = b.non_temporal;
   std::fill(sums, sums + ceil_div(b.locations, kSegment), 0.0);
-  constexpr int64_t kAhead = 1024;
-  const Rows next = {kAhead, b.student_stride, b.teacher_stride};
+  constexpr int64_t kPrefetchDistance = 1024;
+  const PrefetchRows prefetch = {kPrefetchDistance, b.student_stride, b.teacher_stride};
   for (int64_t r = 0; r < b.channels; ++r) {
     Ts* const row = g == nullptr ? g : g + r * b.grad_stride;
     V linear[N] = {}, segments[kMaxLossTile / kSegment] = {};
     for_logits(
-        s + r * b.student_stride, t + r * b.teacher_stride, b.locations, next,
-        [&](int64_t i, auto part, auto student, auto, const auto& terms) {
+        s + r * b.student_stride, t + r * b.teacher_stride, b.locations, prefetch,
+        [&](int64_t i, auto extent, auto student, auto, const auto& pairs) {
           Group<V, N> slope;
           for (int j = 0; j < N; ++j)
             slope.v[j] =
-                entropies[i / kCount + j].add(terms.v[j], load(w + i + j * kCount), b.beta, linear[j]);
-          if (row != nullptr) put_flipped(row + i, part, slope, student, streamed);
+                accumulators[i / kLanes + j].add(pairs.v[j], load(w + i + j * kLanes), b.beta, linear[j]);
+          if (row != nullptr) store_with_sign(row + i, extent, slope, student, non_temporal);
         },
         [&](int64_t i) {
           for (V& each : linear) {
@@ -67,33 +66,33 @@ void location_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Bloc
         });
     for (int64_t i = 0; i < ceil_div(b.locations, kSegment); ++i) sums[i] += sum(segments[i]);
   }
-  for (int64_t v = 0; v < round_up(b.locations, N * kCount) / kCount; ++v)
-    sums[v * kCount / kSegment] += sum(entropies[v].rest(load(w + v * kCount)));
+  for (int64_t v = 0; v < round_up(b.locations, N * kLanes) / kLanes; ++v)
+    sums[v * kLanes / kSegment] += sum(accumulators[v].log_part(load(w + v * kLanes)));
 }
 
-// s, t, g [locations, channels] with locations `b.*_stride` apart; S [locations].
-template <template <class> class Entropy, class Ts, class Tt, class S>
-double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b) {
-  using V = typename Lane<Ts>::V;
-  constexpr int N = kTogether<Ts, Tt>;
-  constexpr int64_t kChunk = kMaxLogFactors * N * Lane<Ts>::kCount;
-  const bool streamed = b.non_temporal;
+// s, t, g [locations, channels] with row strides `b.*_stride`; mask [locations].
+template <template <class> class Accumulator, class Ts, class Tt, class S>
+double channel_major(const Ts* s, const Tt* t, Ts* g, const S* mask, const Block& b) {
+  using V = typename VectorOf<Ts>::V;
+  constexpr int N = kVectorsPerLoad<Ts, Tt>;
+  constexpr int64_t kChunk = kMaxLogFactors * N * VectorOf<Ts>::kLanes;
+  const bool non_temporal = b.non_temporal;
   double total = 0.0;
   for (int64_t l = 0; l < b.locations; ++l) {
-    const V w = V{} + plain_nan(weight[l] * static_cast<S>(b.factor));
+    const V w = V{} + canonical_nan(mask[l] * static_cast<S>(b.factor));
     V location{}, linear[N] = {};
     for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
-      Entropy<V> entropy[N] = {};
+      Accumulator<V> accumulators[N] = {};
       const int64_t count = std::min(kChunk, b.channels - begin);
       for_logits(
-          s + begin, t + begin, count, Follows{},
-          [&](int64_t i, auto part, auto student, auto, const auto& terms) {
+          s + begin, t + begin, count, NoPrefetch{},
+          [&](int64_t i, auto extent, auto student, auto, const auto& pairs) {
             Group<V, N> slope;
-            for (int j = 0; j < N; ++j) slope.v[j] = entropy[j].add(terms.v[j], w, b.beta, linear[j]);
-            if (g != nullptr) put_flipped(g + begin + i, part, slope, student, streamed);
+            for (int j = 0; j < N; ++j) slope.v[j] = accumulators[j].add(pairs.v[j], w, b.beta, linear[j]);
+            if (g != nullptr) store_with_sign(g + begin + i, extent, slope, student, non_temporal);
           },
           [](int64_t) {});
-      for (const Entropy<V>& e : entropy) location += e.rest(w);
+      for (const Accumulator<V>& each : accumulators) location += each.log_part(w);
     }
     for (const V& each : linear) location += each;
     total += sum(location);
@@ -104,12 +103,12 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* weight, const Blo
   return total;
 }
 
-template <template <class> class Entropy, class Ts, class Tt, class S>
-void head_of(const Ts* s, const Tt* t, Ts* g, const S* weight, const Block& b, double* sums) {
+template <template <class> class Accumulator, class Ts, class Tt, class S>
+void with_accumulator(const Ts* s, const Tt* t, Ts* g, const S* mask, const Block& b, double* sums) {
   if (b.channel_major)
-    *sums = channel_major<Entropy>(s, t, g, weight, b);
+    *sums = channel_major<Accumulator>(s, t, g, mask, b);
   else
-    location_major<Entropy>(s, t, g, weight, b, sums);
+    location_major<Accumulator>(s, t, g, mask, b, sums);
 }
 
 }  // namespace
@@ -121,11 +120,11 @@ void head(const Block& b, double* sums) {
     const Ts* s = static_cast<const Ts*>(b.student);
     const Tt* t = static_cast<const Tt*>(b.teacher);
     Ts* g = static_cast<Ts*>(b.grad);
-    const auto* weight = static_cast<const typename Lane<Ts>::Scalar*>(b.mask);
-    b.beta > 0 ? head_of<FocalEntropy>(s, t, g, weight, b, sums)
-               : head_of<PlainEntropy>(s, t, g, weight, b, sums);
+    const auto* mask = static_cast<const typename VectorOf<Ts>::Scalar*>(b.mask);
+    b.beta > 0 ? with_accumulator<FocalAccumulator>(s, t, g, mask, b, sums)
+               : with_accumulator<BceAccumulator>(s, t, g, mask, b, sums);
   });
-  if (b.non_temporal) stream_fence();
+  if (b.non_temporal) non_temporal_fence();
 }
 
 }  // namespace frs::cpu::FRS_ISA

@@ -1,4 +1,4 @@
-// Maxima that keep NaN: the vector maximum of every instruction set drops it.
+// Maxima that propagate NaN, which the maximum instructions of x86 do not.
 #pragma once
 
 #include "../vec.h"
@@ -8,61 +8,61 @@ namespace frs::cpu::FRS_ISA {
 namespace {
 
 template <class S>
-FRS_INLINE typename Lane<S>::V lowest() {
-  return typename Lane<S>::V{} - static_cast<S>(INFINITY);
+FRS_INLINE typename VectorOf<S>::V minus_infinity() {
+  return typename VectorOf<S>::V{} - static_cast<S>(INFINITY);
 }
 
-// The larger one, or NaN if one of them is: `larger` keeps a NaN in `maximum`.
+// The larger one, or NaN if either is NaN: `larger` returns a NaN of `maximum`, its second operand.
 template <class V>
-FRS_INLINE V raised(V maximum, V x) {
+FRS_INLINE V max_or_nan(V maximum, V x) {
   return x == x ? larger(x, maximum) : x;
 }
 
-// s[l] <- max(s[l], T[0..R, l]);  T [R, locations], rows `stride` apart.
+// maxima[l] = max(maxima[l], max over R rows of t[r, l]); t [R, locations] with row stride `stride`.
 template <int R, class T, class S>
-FRS_INLINE void raise_rows(const T* t, int64_t stride, int64_t locations, S* s) {
-  for_vectors<T>(0, locations, [&](int64_t i, auto part) {
-    typename Lane<T>::V m = load(s + i, part);
+FRS_INLINE void update_max_of_rows(const T* t, int64_t stride, int64_t locations, S* maxima) {
+  for_vectors<T>(0, locations, [&](int64_t i, auto extent) {
+    typename VectorOf<T>::V m = load(maxima + i, extent);
     for (int r = 0; r < R; ++r) {
-      fetch(t + (R + r) * stride + i);
-      m = raised(m, load(t + r * stride + i, part));
+      prefetch_l1(t + (R + r) * stride + i);  // the next R rows
+      m = max_or_nan(m, load(t + r * stride + i, extent));
     }
-    store(s + i, part, m);
+    store(maxima + i, extent, m);
   });
 }
 
-// s[l] <- max(s[l], T[:, l]);  T [channels, locations], rows `stride` apart.
+// maxima[l] = max(maxima[l], max over c of t[c, l]); t [channels, locations] with row stride `stride`.
 template <class T, class S>
-void raise_by_rows(const T* t, int64_t stride, int64_t channels, int64_t locations, S* s) {
+void update_max(const T* t, int64_t stride, int64_t channels, int64_t locations, S* maxima) {
   int64_t c = 0;
-  for (; c + 8 <= channels; c += 8) raise_rows<8>(t + c * stride, stride, locations, s);
-  for (; c < channels; ++c) raise_rows<1>(t + c * stride, stride, locations, s);
+  for (; c + 8 <= channels; c += 8) update_max_of_rows<8>(t + c * stride, stride, locations, maxima);
+  for (; c < channels; ++c) update_max_of_rows<1>(t + c * stride, stride, locations, maxima);
 }
 
-// The maximum over the lanes.
-FRS_INLINE double across(double v) { return v; }
-FRS_INLINE float across(Floats v) {
+// The maximum of the lanes.
+FRS_INLINE double max_of_lanes(double v) { return v; }
+FRS_INLINE float max_of_lanes(Floats v) {
   float lanes[FRS_LANES];
   store(lanes, v);
   float m = lanes[0];
-  for (float lane : lanes) m = raised(m, lane);
+  for (float lane : lanes) m = max_or_nan(m, lane);
   return m;
 }
 
-// max over t[0..channels).
+// The maximum of t[0..channels).
 template <class T>
 FRS_INLINE auto maximum(const T* t, int64_t channels) {
-  using V = typename Lane<T>::V;
-  using S = typename Lane<T>::Scalar;
-  constexpr int N = kTogether<T, T>;
+  using V = typename VectorOf<T>::V;
+  using S = typename VectorOf<T>::Scalar;
+  constexpr int N = kVectorsPerLoad<T, T>;
   V m[N];
-  for (V& each : m) each = lowest<S>();
-  for_steps<N * Lane<T>::kCount>(0, channels, [&](int64_t i, auto part) {
-    const auto group = group_of(load_raw<N>(t + i, part, -INFINITY));
-    for (int j = 0; j < N; ++j) m[j] = raised(m[j], group.v[j]);
+  for (V& each : m) each = minus_infinity<S>();
+  for_steps<N * VectorOf<T>::kLanes>(0, channels, [&](int64_t i, auto extent) {
+    const auto group = group_of(load_raw<N>(t + i, extent, -INFINITY));
+    for (int j = 0; j < N; ++j) m[j] = max_or_nan(m[j], group.v[j]);
   });
-  for (int j = 1; j < N; ++j) m[0] = raised(m[0], m[j]);
-  return across(m[0]);
+  for (int j = 1; j < N; ++j) m[0] = max_or_nan(m[0], m[j]);
+  return max_of_lanes(m[0]);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What a kernel keeps of the locations of its block, in the scratch memory of its thread.
+// The kernels' typed view of their thread's scratch memory (csrc/cpu/scratch.cpp).
 #pragma once
 
 #include <new>
@@ -10,9 +10,9 @@
 namespace frs::cpu::FRS_ISA {
 namespace {
 
-// A T that begins `kOffset` bytes into the memory, its values whatever lies there.
+// An uninitialized T at `kOffset` bytes of the scratch memory.
 template <class T, size_t kOffset = 0>
-FRS_INLINE T& in_scratch() {
+FRS_INLINE T& scratch_as() {
   static_assert(kOffset + sizeof(T) <= kScratchBytes && kOffset % alignof(T) == 0, "scratch memory");
   static_assert(std::is_trivially_default_constructible_v<T> && std::is_trivially_destructible_v<T>, "");
   return *new (static_cast<char*>(scratch()) + kOffset) T;
