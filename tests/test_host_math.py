@@ -1,4 +1,4 @@
-"""The scalar maths of csrc/include/frs/math.h against float64, as each instruction set computes it."""
+"""Tests of the scalar maths of csrc/include/frs/math.h against float64, for each instruction set."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 host = pytest.importorskip("frs_kernels._host", reason="_host is not built")
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy's own float64 functions at Inf and NaN
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's float64 functions warn at Inf and NaN
     pytest.mark.parametrize("isa", host.instruction_sets()),
 ]
 
@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 MACHINE = {"default": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}  # as in setup.py
 
 # Every 1021st of the 2^32 floats: all exponents, both signs, subnormals, Inf and NaN.
-EVERY_KIND = np.arange(0, 2**32, 1021, dtype=np.uint64).astype(np.uint32).view(np.float32)
+ALL_KINDS = np.arange(0, 2**32, 1021, dtype=np.uint64).astype(np.uint32).view(np.float32)
 SPECIAL = np.array(
     [0.0, -0.0, np.inf, -np.inf, np.nan, -1.0, 88.7, -87.4, -103.9, 1e-45, 3.4e38], dtype=np.float32
 )
-EVERYWHERE = np.concatenate([EVERY_KIND, SPECIAL])
+EVERYWHERE = np.concatenate([ALL_KINDS, SPECIAL])
 
 
 def dense(low, high):
@@ -34,7 +34,7 @@ def worst_ulp(actual, exact):
     rounded = exact.astype(np.float32)
     finite = np.isfinite(rounded)
     same = (actual == rounded) | (np.isnan(actual) & np.isnan(rounded))
-    assert same[~finite].all(), "Inf or NaN in other places than in float64"
+    assert same[~finite].all(), "Inf or NaN where float64 has none, or the other way round"
     error = np.abs(actual[finite].astype(np.float64) - exact[finite])
     return (error / np.spacing(np.abs(rounded[finite]))).max()
 
@@ -81,7 +81,7 @@ def test_cross_entropy_and_its_gradient(isa):
     student, teacher = pairs()
     s, t = student.astype(np.float64), teacher.astype(np.float64)
     exact = np.abs(s) * sigmoid(-np.sign(s) * t) + np.log1p(np.exp(-np.abs(s)))
-    loss, normal = host.bce(student, teacher, isa), exact > 1e-28  # below, terms are flushed to 0
+    loss, normal = host.bce(student, teacher, isa), exact > 1e-28  # smaller values are flushed to 0
     assert worst_ulp(loss[normal], exact[normal]) <= 5
     assert (loss[~normal] <= 1e-28).all()
     gradient = host.bce_gradient(student, teacher, isa)
@@ -100,7 +100,7 @@ def test_saturated_logits_keep_the_logits_form(isa):
     assert (host.bce_gradient(student, teacher, isa) == np.float32([1, -1, 0, 0, -0.5])).all()
 
 
-def test_non_finite_logits_show(isa):
+def test_non_finite_logits_propagate(isa):
     student = np.array([np.nan, 0, np.nan, np.inf, -np.inf], dtype=np.float32)
     teacher = np.array([0, np.nan, np.nan, 0, 0], dtype=np.float32)
     loss, gradient = host.bce(student, teacher, isa), host.bce_gradient(student, teacher, isa)
@@ -111,8 +111,8 @@ def test_non_finite_logits_show(isa):
 @pytest.mark.skipif(
     not (shutil.which("g++") and (ROOT / "csrc").exists()), reason="needs g++ and the sources"
 )
-def test_nothing_is_undefined(isa, tmp_path):
-    """No shift, sum or conversion that C++ leaves undefined, whatever the floats are."""
+def test_no_undefined_behaviour(isa, tmp_path):
+    """No shift, sum or conversion has undefined behaviour, for floats of all kinds."""
     program = str(tmp_path / "undefined")
     flags = ["-std=c++17", "-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all", "-DFRS_ISA=baseline"]
     flags += [*MACHINE[isa], f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]

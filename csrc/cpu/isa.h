@@ -1,4 +1,5 @@
-// The inner loops, compiled once per instruction set (csrc/cpu/isa/), and the table by which one is picked.
+// The interface of the kernels in csrc/cpu/isa/, which are compiled once per instruction set, and the table
+// that one set is picked from at run time.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +9,8 @@
 
 namespace frs::cpu {
 
-// A block of one image: channels x locations of its tensors; pointers are at the block's first element.
-// Element (c, l) is at c * stride + l in a location-major block, at l * stride + c in a channel-major one.
+// A block of one term of one image: channels x locations. Pointers are at the block's first element. Element
+// (c, l) is at c * stride + l in a location-major block, and at l * stride + c in a channel-major one.
 struct Block {
   int64_t channels = 0;
   int64_t locations = 0;
@@ -17,21 +18,22 @@ struct Block {
   DType student_type = DType::f32, teacher_type = DType::f32;
   const void* student = nullptr;  // x or s
   const void* teacher = nullptr;  // y or T
-  void* grad = nullptr;           // dx or ds, of student_type; nullptr: none wanted
+  void* grad = nullptr;           // dx or ds, of student_type; nullptr: no gradient
   int64_t student_stride = 0, teacher_stride = 0, grad_stride = 0;
-  const void* mask = nullptr;            // S   [locations], accumulation type
-  const void* channel_weight = nullptr;  // [channels], accumulation type; nullptr: 1 (imitation only)
-  bool non_temporal = false;             // dx or ds is written with non-temporal stores, see schedule.h
-  double factor = 1.0;                   // scale / Z_l, which losses and gradients are multiplied by
-  double beta = 0.0;                     // head only
+  const void* mask = nullptr;            // S [locations], accumulation dtype
+  const void* channel_weight = nullptr;  // [channels], accumulation dtype; nullptr: 1. Imitation term only
+  bool non_temporal = false;             // the gradient is written with non-temporal stores, see schedule.h
+  double factor = 1.0;                   // scale / Z_l, which multiplies losses and gradients
+  double beta = 0.0;                     // of the quality focal form; head term only
 };
 
-// Sums over locations are taken over runs of kRun, so that they do not depend on how blocks are cut.
+// The mask and single passes have one sum per run of kRun locations, so that sums do not depend on the tiles.
+// A location-major tile of the single pass has at most kMaxMaskTile locations.
 constexpr int64_t kRun = 256;
 constexpr int64_t kMaxMaskTile = 8192;
 
-// Losses with gradients have a sum for each segment of kSegment locations of a location-major block, which
-// has at most kMaxLossTile of them and kMaxLogFactors channels, and one sum for a channel-major block.
+// The loss pass has one sum per segment of kSegment locations of a location-major block, which has at most
+// kMaxLossTile locations and kMaxLogFactors channels. A channel-major block has one sum.
 constexpr int64_t kSegment = 1024, kMaxLossTile = 20 * kSegment;
 
 constexpr int64_t ceil_div(int64_t total, int64_t size) { return (total + size - 1) / size; }
@@ -42,17 +44,17 @@ struct Sums {
 };
 
 struct Kernels {
-  // S[l] = max_c sigmoid(T[c, l]) (accumulation type), sums[l / kRun] = sum of S over kRun locations.
+  // S[l] = max_c sigmoid(T[c, l]), in the accumulation dtype; sums[i] = the sum of S over run i.
   void (*mask)(const Block& block, void* S, double* sums);
-  // sums[i] = factor times the sum of S[l] BCE(s[c, l], sigmoid(T[c, l])) over segment i, and the gradient
-  // where it is wanted.
+  // sums[i] = factor times the sum of S[l] BCE(s[c, l], sigmoid(T[c, l])) over segment i; writes the gradient
+  // unless `grad` is null.
   void (*head)(const Block& block, double* sums);
-  // sums[i] = factor times the sum of S[l] channel_weight[c] (x[c, l] - y[c, l])^2, and the gradient where it
-  // is wanted.
+  // sums[i] = factor times the sum of S[l] channel_weight[c] (x[c, l] - y[c, l])^2 over segment i; writes the
+  // gradient unless `grad` is null.
   void (*imitation)(const Block& block, double* sums);
-  // Mask and losses in one pass, no gradient: `logits` and `feats` are the same locations with all channels;
-  // logits.student nullptr: no head term; feats.student nullptr: no imitation term. One result a kRun
-  // locations; a location-major block has at most kMaxMaskTile of them.
+  // The single pass: mask and losses without gradients. `logits` and `feats` are the same locations with all
+  // channels. Without logits.student there is no head term, without feats.student no imitation term. sums[i]
+  // is of run i.
   void (*single)(const Block& logits, const Block& feats, Sums* sums);
   // data[i] *= factor.
   void (*scale)(void* data, int64_t size, DType type, double factor);
@@ -70,11 +72,11 @@ FRS_DECLARE_KERNELS(baseline)
 FRS_DECLARE_KERNELS(x86_64_v3)
 FRS_DECLARE_KERNELS(x86_64_v4)
 
-// This thread's memory for what a kernel keeps of its block, aligned to 64 bytes: too much for the stack of a
-// thread that is given a small one. It stays until the thread ends, so that it is as warm as a stack.
+// This thread's scratch memory for what a kernel keeps per location, aligned to 64 bytes. It is too large for
+// a small stack. It is kept until the thread ends, so that it stays in the cache.
 constexpr size_t kScratchBytes = 384 << 10;
 void* scratch();
 
-const Kernels& kernels();  // the best that this machine runs, or what ATEN_CPU_CAPABILITY asks for
+const Kernels& kernels();  // the best set that this machine runs, or the one that ATEN_CPU_CAPABILITY names
 
 }  // namespace frs::cpu

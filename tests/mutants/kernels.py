@@ -145,6 +145,6 @@ MUTANTS = (
         "csrc/include/frs/math.h",
         "return static_cast<int32_t>(static_cast<uint32_t>(n) << 23);",
         "return n << 23;",
-        ("tests/test_host_math.py::test_nothing_is_undefined",),
+        ("tests/test_host_math.py::test_no_undefined_behaviour",),
     ),
 )

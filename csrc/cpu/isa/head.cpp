@@ -48,6 +48,7 @@ void location_major(const Ts* s, const Tt* t, Ts* g, const S* mask, const Block&
   const PrefetchRows prefetch = {kPrefetchDistance, b.student_stride, b.teacher_stride};
   for (int64_t r = 0; r < b.channels; ++r) {
     Ts* const row = g == nullptr ? g : g + r * b.grad_stride;
+    // One `linear` for each vector of a group: the compiler would spill one that they share.
     V linear[N] = {}, segments[kMaxLossTile / kSegment] = {};
     for_logits(
         s + r * b.student_stride, t + r * b.teacher_stride, b.locations, prefetch,
@@ -75,15 +76,15 @@ template <template <class> class Accumulator, class Ts, class Tt, class S>
 double channel_major(const Ts* s, const Tt* t, Ts* g, const S* mask, const Block& b) {
   using V = typename VectorOf<Ts>::V;
   constexpr int N = kVectorsPerLoad<Ts, Tt>;
-  constexpr int64_t kChunk = kMaxLogFactors * N * VectorOf<Ts>::kLanes;
+  constexpr int64_t kChannelsPerLog = kMaxLogFactors * N * VectorOf<Ts>::kLanes;
   const bool non_temporal = b.non_temporal;
   double total = 0.0;
   for (int64_t l = 0; l < b.locations; ++l) {
     const V w = V{} + canonical_nan(mask[l] * static_cast<S>(b.factor));
     V location{}, linear[N] = {};
-    for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
+    for (int64_t begin = 0; begin < b.channels; begin += kChannelsPerLog) {
       Accumulator<V> accumulators[N] = {};
-      const int64_t count = std::min(kChunk, b.channels - begin);
+      const int64_t count = std::min(kChannelsPerLog, b.channels - begin);
       for_logits(
           s + begin, t + begin, count, NoPrefetch{},
           [&](int64_t i, auto extent, auto student, auto, const auto& pairs) {

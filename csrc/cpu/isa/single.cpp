@@ -75,14 +75,14 @@ template <template <class> class Accumulator, class Ts, class Tt, class S>
 void logits_channel_major(const Ts* s, const Tt* t, const Block& b, LocationTotals<S>& out) {
   using V = typename VectorOf<Ts>::V;
   constexpr int N = kVectorsPerLoad<Ts, Tt>;
-  constexpr int64_t kChunk = kMaxLogFactors * N * VectorOf<Ts>::kLanes;
+  constexpr int64_t kChannelsPerLog = kMaxLogFactors * N * VectorOf<Ts>::kLanes;
   const V one = V{} + 1.0f;
   for (int64_t l = 0; l < b.locations; ++l) {
     V m = minus_infinity<S>();
     V entropy{}, linear[N] = {};
-    for (int64_t begin = 0; begin < b.channels; begin += kChunk) {
+    for (int64_t begin = 0; begin < b.channels; begin += kChannelsPerLog) {
       Accumulator<V> accumulators[N] = {};
-      const int64_t count = std::min(kChunk, b.channels - begin);
+      const int64_t count = std::min(kChannelsPerLog, b.channels - begin);
       for_logits(
           s + l * b.student_stride + begin, t + l * b.teacher_stride + begin, count, NoPrefetch{},
           [&](int64_t, auto, auto, auto teacher, const auto& pairs) {
