@@ -1,5 +1,5 @@
-// The native CUDA kernels without torch or Python: are they right, and what does each take. It takes seconds,
-// so it is what runs first on a GPU, and what compute-sanitizer and ncu run.
+// The errors and the times of the native CUDA kernels, without torch or Python. It takes seconds, so it runs
+// first on a GPU, and it is the program that compute-sanitizer and ncu examine.
 //
 //   SOURCES="benchmarks/gpu_check.cu csrc/cuda/*.cu"
 //   nvcc -O3 -std=c++17 -arch=native -Icsrc -Icsrc/include $SOURCES -o build/gpu_check
@@ -39,7 +39,7 @@ struct Shapes {
 const Shapes kRetinaNet{{{100, 168}, {50, 84}, {25, 42}, {13, 21}, {7, 11}}, 256, 720};
 const Shapes kRagged{{{16, 24}, {13, 21}, {7, 11}, {1, 1}}, 40, 72};
 
-// A call of the loss, planned once, as a captured graph would have it.
+// A call of the loss that is planned once, as in a captured graph.
 std::function<void()> loss_call(Memory& memory, const LossParams& params, const DTypes& types) {
   cuda::LossPlan plan = cuda::plan_loss(params, types);
   void* workspace = memory.take(plan.workspace);
@@ -54,7 +54,7 @@ struct Problem {
   int batch;
   bool location_major;
   double logit_bytes = 0, feat_bytes = 0;
-  std::vector<double> share;  // of all locations, by level
+  std::vector<double> share;  // of each level in all locations
 
   Problem(DType type, const Shapes& shapes, int batch, bool location_major)
       : types{{type, type}, {type, type}}, batch(batch), location_major(location_major) {
@@ -100,9 +100,9 @@ struct Problem {
   uint64_t seed_ = 0;
 };
 
-// Device numbers in the accumulation type.
+// Copies values in the accumulation dtype to the host.
 template <class T>
-std::vector<double> numbers(const void* device, size_t count) {
+std::vector<double> host_values(const void* device, size_t count) {
   using Acc = std::conditional_t<sizeof(T) == 8, double, float>;
   std::vector<Acc> host(count);
   CHECK(cudaMemcpy(host.data(), device, count * sizeof(Acc), cudaMemcpyDeviceToHost));
@@ -112,8 +112,8 @@ std::vector<double> numbers(const void* device, size_t count) {
 template <class T>
 bool is_right(Problem<T>& p, const char* name) {
   const int levels = p.params.num_levels;
-  const std::vector<double> found = numbers<T>(p.params.losses, 3),
-                            pending = numbers<T>(p.params.pending, 2 * levels);
+  const std::vector<double> results = host_values<T>(p.params.losses, 3),
+                            pending = host_values<T>(p.params.pending, 2 * levels);
   auto* sums = static_cast<double*>(p.memory.take(8 * sizeof(double)));
   double losses[2] = {}, norms[4] = {};
   for (int l = 0; l < levels; ++l) {
@@ -142,7 +142,7 @@ bool is_right(Problem<T>& p, const char* name) {
     losses[0] += kFeatScale * host[1] / host[0], losses[1] += kHeadScale * host[2] / host[0];
     for (int j = 0; j < 4; ++j) norms[j] += host[3 + j];
   }
-  const double feature = fabs(found[0] / losses[0] - 1), head = fabs(found[1] / losses[1] - 1);
+  const double feature = fabs(results[0] / losses[0] - 1), head = fabs(results[1] / losses[1] - 1);
   const double dx = sqrt(norms[0] / norms[1]), ds = sqrt(norms[2] / norms[3]);
   const double limit = sizeof(T) == 2 ? 4e-3 : 5e-6;
   const bool right = feature < 1e-5 && head < 1e-5 && dx < limit && ds < limit;
@@ -152,13 +152,13 @@ bool is_right(Problem<T>& p, const char* name) {
   return right;
 }
 
-// Masks given, and Z known: the loss kernel alone, behind a memset of four bytes.
-LossParams with_masks(LossParams p) {
+// With masks and Z given, there is only the loss kernel, after a memset of four bytes.
+LossParams masks_given(LossParams p) {
   p.mode = frs::Mode::mask_given;
   p.normalizer = Normalizer::batch;
   return p;
 }
-LossParams without_gradients(LossParams p) {
+LossParams no_gradients(LossParams p) {
   p.mode = frs::Mode::single_pass;
   for (Level& v : p.levels) v.imitation.grad = v.head.grad = {}, v.mask = nullptr;
   return p;
@@ -186,10 +186,10 @@ std::function<void()> scale_call(Problem<T>& p, float factor) {
     }
   }
   using Acc = std::conditional_t<sizeof(T) == 8, double, float>;
-  std::vector<Acc> numbers(grads.size() + 1, 1);
-  numbers.back() = factor;
-  Acc* device = static_cast<Acc*>(p.memory.take(numbers.size() * sizeof(Acc)));
-  CHECK(cudaMemcpy(device, numbers.data(), numbers.size() * sizeof(Acc), cudaMemcpyHostToDevice));
+  std::vector<Acc> factors(grads.size() + 1, 1);  // pending, and the incoming gradient
+  factors.back() = factor;
+  Acc* device = static_cast<Acc*>(p.memory.take(factors.size() * sizeof(Acc)));
+  CHECK(cudaMemcpy(device, factors.data(), factors.size() * sizeof(Acc), cudaMemcpyHostToDevice));
   return [grads, device] {
     CHECK(cuda::scale(grads.data(), static_cast<int>(grads.size()), device + grads.size(), device, nullptr));
   };
@@ -203,11 +203,11 @@ void time_kernels(Problem<T>& p) {
     return seconds([&] { CHECK(cuda::mask(levels, count, p.types.head.teacher, nullptr)); });
   };
   report("whole, 4C + 3F", loss(p.params), 4 * C + 3 * F);
-  report("masks given, 3C + 3F", loss(with_masks(p.params)), 3 * C + 3 * F);
-  report("no gradients, 2C + 2F", loss(without_gradients(p.params)), 2 * C + 2 * F);
+  report("masks given, 3C + 3F", loss(masks_given(p.params)), 3 * C + 3 * F);
+  report("no gradients, 2C + 2F", loss(no_gradients(p.params)), 2 * C + 2 * F);
   report("mask, C", mask(p.params.levels, p.params.num_levels), C);
-  report("head of given masks, 3C", loss(one_term(with_masks(p.params), true)), 3 * C);
-  report("imitation of given masks, 3F", loss(one_term(with_masks(p.params), false)), 3 * F);
+  report("head of given masks, 3C", loss(one_term(masks_given(p.params), true)), 3 * C);
+  report("imitation of given masks, 3F", loss(one_term(masks_given(p.params), false)), 3 * F);
   for (int l = 0; l < p.params.num_levels; ++l) {
     char what[32];
     snprintf(what, sizeof what, "level %d: whole", l);
@@ -219,16 +219,16 @@ void time_kernels(Problem<T>& p) {
   report("scale_ by another, 2C + 2F", seconds(scale_call(p, 1.0009765625f)), 2 * C + 2 * F);
 }
 
-// Every kernel of this dtype once, for compute-sanitizer.
+// Runs the other kernels of this dtype once, for compute-sanitizer.
 template <class T>
-void run_the_others(Problem<T>& p) {
+void run_other_kernels(Problem<T>& p) {
   LossParams focal = p.params;
   focal.beta = 2.0;
   for (const LossParams& params :
-       {with_masks(p.params), without_gradients(p.params), focal, without_gradients(focal)}) {
+       {masks_given(p.params), no_gradients(p.params), focal, no_gradients(focal)}) {
     loss_call(p.memory, params, p.types)();
   }
-  LossParams sums = with_masks(p.params);
+  LossParams sums = masks_given(p.params);
   sums.normalizer = Normalizer::mask;
   loss_call(p.memory, sums, p.types)();
   CHECK(cuda::mask(p.params.levels, p.params.num_levels, p.types.head.teacher, nullptr));
@@ -244,7 +244,7 @@ bool run(DType type, const char* name, int batch, Mode mode) {
     Problem<T> p(type, mode == Mode::tiny ? kRagged : kRetinaNet, batch, location_major);
     loss_call(p.memory, p.params, p.types)();
     right &= is_right(p, name);
-    if (mode == Mode::tiny) run_the_others(p);
+    if (mode == Mode::tiny) run_other_kernels(p);
     if (mode == Mode::times) time_kernels(p);
     CHECK(cudaDeviceSynchronize());
   }

@@ -1,4 +1,4 @@
-// The operator `scale_`: what the backward multiplies gradients by, in place.
+// The operator `scale_`, with which the backward multiplies gradients in place.
 #include <vector>
 
 #include "blocks.h"

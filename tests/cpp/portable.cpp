@@ -54,11 +54,11 @@ struct Tensor {
     if (type == DType::bf16) bits >>= 16, std::memcpy(&data[2 * i], &bits, 2);
   }
   double get(int64_t i) const {
-    double wide = 0.0;
+    double d = 0.0;
     float f = 0.0f;
     uint32_t bits = 0;
     Half half;
-    if (type == DType::f64) return std::memcpy(&wide, &data[8 * i], 8), wide;
+    if (type == DType::f64) return std::memcpy(&d, &data[8 * i], 8), d;
     if (type == DType::f32) return std::memcpy(&f, &data[4 * i], 4), f;
     if (type == DType::f16) return std::memcpy(&half, &data[2 * i], 2), static_cast<double>(half);
     std::memcpy(&bits, &data[2 * i], 2);
@@ -140,14 +140,14 @@ int main() {
   const struct {
     DType type;
     double allowed;
-  } kinds[] = {{DType::f64, 1e-12}, {DType::f32, 1e-6}, {DType::f16, 1e-3}, {DType::bf16, 4e-3}};
+  } cases[] = {{DType::f64, 1e-12}, {DType::f32, 1e-6}, {DType::f16, 1e-3}, {DType::bf16, 4e-3}};
   int failures = 0;
-  for (const auto& kind : kinds)
+  for (const auto& each : cases)
     for (bool channel_major : {false, true}) {
-      const double error = worst_error(kind.type, channel_major);
-      const bool good = error <= kind.allowed;  // false for NaN
-      std::printf("type %d, channel-major %d: error %.2e, allowed %.0e%s\n", static_cast<int>(kind.type),
-                  channel_major, error, kind.allowed, good ? "" : " FAILED");
+      const double error = worst_error(each.type, channel_major);
+      const bool good = error <= each.allowed;  // false for NaN
+      std::printf("type %d, channel-major %d: error %.2e, allowed %.0e%s\n", static_cast<int>(each.type),
+                  channel_major, error, each.allowed, good ? "" : " FAILED");
       failures += !good;
     }
   return failures;
