@@ -1,4 +1,4 @@
-// The fibers behind cuda_shim/cuda_runtime.h.
+// The emulator that cuda_shim/cuda_runtime.h declares: one fiber per thread of a block.
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -31,12 +31,12 @@ struct Copy {
 enum class State { ready, at_block_barrier, at_warp_barrier, done };
 
 struct Fiber {
-  std::unique_ptr<char[]> stack;  // none before the fiber has run for the first time
+  std::unique_ptr<char[]> stack;  // allocated when the fiber runs for the first time
   jmp_buf resume;
   State state = State::done;
-  uint64_t deposits[2] = {};  // of shuffles in turn: nobody overwrites what a slower lane has still to read
+  uint64_t deposits[2] = {};  // of even and odd shuffles: a slower lane may still read the previous one
   unsigned shuffles = 0;
-  std::deque<std::vector<Copy>> groups;  // of copies under way, the newest last
+  std::deque<std::vector<Copy>> groups;  // of copies in flight, the newest last
 };
 
 std::mutex one_launch;
@@ -50,14 +50,15 @@ void wait(State state) {
   if (_setjmp(fibers[current].resume) == 0) _longjmp(scheduler, 1);
 }
 
-void run_blocks() {  // one turn a block
+void run_blocks() {  // one iteration per block
   for (;;) {
     (*body)();
     wait(State::done);
   }
 }
 
-// Runs a fiber until it waits. A context only starts it: its switches cost system calls.
+// Runs a fiber until it waits. A context only starts the fiber, because switching contexts takes system
+// calls.
 void resume(Fiber& fiber) {
   if (_setjmp(scheduler) != 0) return;
   if (fiber.stack != nullptr) _longjmp(fiber.resume, 1);
@@ -76,7 +77,7 @@ void start(Fiber& fiber) {
   fiber.groups.assign(1, {});
 }
 
-// Lets the fibers of [begin, end) go on if all of them that are not done wait in `state`.
+// Makes the fibers of [begin, end) ready if all of them that are not done wait in `state`.
 bool release(State state, unsigned begin, unsigned end) {
   bool any = false;
   for (unsigned i = begin; i < end; ++i) {
@@ -89,7 +90,7 @@ bool release(State state, unsigned begin, unsigned end) {
   return any;
 }
 
-// Each turn runs the fibers in another direction: what works in one order only is a race.
+// The order of the fibers is reversed each time, so that a race shows in the results.
 void run_block() {
   for (Fiber& fiber : fibers) start(fiber);
   for (unsigned turn = blockIdx.x;; ++turn) {
@@ -109,7 +110,7 @@ void run_block() {
     if (ran || released) continue;
     for (const Fiber& fiber : fibers) {
       if (fiber.state == State::done) continue;
-      fprintf(stderr, "threads of block %u wait for threads that do not come\n", blockIdx.x);
+      fprintf(stderr, "deadlock: threads of block %u wait for threads that never arrive\n", blockIdx.x);
       abort();
     }
     return;
@@ -121,7 +122,7 @@ void run_block() {
 void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
   const std::lock_guard<std::mutex> lock(one_launch);
   ++emulated_launches;
-  if (fibers.empty()) fibers = std::vector<Fiber>(kThreads);  // they never move
+  if (fibers.empty()) fibers = std::vector<Fiber>(kThreads);  // never resized: their stacks are in use
   if (block.x != kThreads) abort();
   body = &kernel;
   gridDim = grid;
@@ -150,7 +151,7 @@ void commit_copies() { fibers[current].groups.emplace_back(); }
 
 void wait_for_copies(unsigned groups_left) {
   auto& groups = fibers[current].groups;
-  while (groups.size() > groups_left + 1) {  // the last one is open
+  while (groups.size() > groups_left + 1) {  // the last group is still open
     for (const Copy& copy : groups.front()) memcpy(copy.target, copy.source, copy.size);
     groups.pop_front();
   }

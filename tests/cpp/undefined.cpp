@@ -1,5 +1,5 @@
-// The maths of frs/math.h over floats of every kind, NaN of every kind among them: built with
-// -fsanitize=undefined by tests/test_host_math.py, once per instruction set.
+// Evaluates frs/math.h for floats of all kinds, including many NaNs. tests/test_host_math.py builds it with
+// -fsanitize=undefined, once per instruction set.
 #include "cpu/vec.h"
 #include "frs/math.h"
 
@@ -8,7 +8,7 @@ namespace {
 using namespace frs;
 using namespace frs::cpu::FRS_ISA;
 
-volatile float kept;  // so that nothing is left out
+volatile float kept;  // prevents the compiler from removing the calls
 
 void keep(float x) { kept = x; }
 void keep(Floats x) { kept = x[0]; }

@@ -1,6 +1,6 @@
-// A stand-in for the CUDA runtime, so that g++ compiles the kernels and the CPU runs them: every thread of a
-// block is a fiber, the blocks run one after another. __syncthreads and shuffles wait for the threads they
-// must wait for; if some never come, or copies are read before they have arrived, that shows as it should.
+// A stand-in for the CUDA runtime: g++ compiles the kernels and the CPU runs them. Every thread of a block is
+// a fiber, and blocks run one after another. __syncthreads and shuffles wait for their threads, and abort if
+// some never arrive. An asynchronous copy that is read too early yields NaN.
 #pragma once
 
 #include <cstdint>
@@ -30,16 +30,16 @@ struct dim3 {
 };
 
 extern "C" int emulated_launches;                    // kernels and memsets so far
-extern dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the thread that runs
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the running thread
 
 namespace emulator {
 
 // Runs body() once for every thread of every block.
 void run(dim3 grid, dim3 block, const std::function<void()>& body);
 void block_barrier();
-// Deposits a value, waits for all lanes of the warp, and returns what lane (own lane ^ mask) has deposited.
+// Deposits a value, waits for all lanes of the warp, and returns the value of lane (own lane ^ mask).
 uint64_t exchange(uint64_t value, unsigned mask);
-// Copies by a thread become visible to it when it waits for them; until then the target holds rubbish.
+// A thread's asynchronous copies arrive when it waits for them. Until then their targets hold NaN.
 void copy_later(void* target, const void* source, size_t size);
 void commit_copies();
 void wait_for_copies(unsigned groups_left);
