@@ -22,7 +22,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "cuda/launch.h"
+#include "cuda/operators.h"
 #include "gpu_roofs.cuh"
 #include "gpu_truth.cuh"
 

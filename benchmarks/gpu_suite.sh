@@ -146,7 +146,7 @@ profile() {
   return 1
 }
 
-counters() { compiled && profile -k "regex:score_kernel|loss_kernel" -c 6 $binary 16 once; }
+counters() { compiled && profile -k "regex:mask_kernel|loss_kernel" -c 6 $binary 16 once; }
 
 counters_triton() {
   profile -k "regex:mask_kernel|loss_kernel" -c 2 "$python" -m pytest benchmarks/test_loss.py --size quick \

@@ -82,41 +82,42 @@ void define_binary(py::module_& m, const char* name, Function function) {
       py::arg("student"), py::arg("teacher"), py::arg("isa"));
 }
 
-using Term = std::tuple<uint32_t, uint32_t, uint32_t, bool>;  // batch, rows, columns, wide
-using PieceTuple = std::tuple<int, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>;
+using TermShape = std::tuple<uint32_t, uint32_t, uint32_t, bool>;  // batch, rows, columns, vectorized
+using WarpTile = std::tuple<int, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>;
 
-// Every piece that the blocks and warps of a launch over `terms` find: (term, batch, row_begin, row_end,
-// column, lanes), in the order of blocks and warps.
-std::vector<PieceTuple> gpu_pieces(const std::vector<Term>& terms, uint32_t width) {
-  std::vector<tiles::Cut> cuts(terms.size());
-  std::vector<uint32_t> first(terms.size());
+// The tiles of all warps of all blocks in a launch of the loss kernel over `terms`, in this order:
+// (term, batch, row_begin, row_end, column, lanes).
+std::vector<WarpTile> warp_tiles(const std::vector<TermShape>& terms, uint32_t width) {
+  std::vector<tiles::Tiling> tilings(terms.size());
+  std::vector<uint32_t> first_block(terms.size());
   for (size_t i = 0; i < terms.size(); ++i) {
-    std::tie(cuts[i].batch, cuts[i].rows, cuts[i].columns, cuts[i].wide) = terms[i];
+    tiles::Tiling& t = tilings[i];
+    std::tie(t.batch, t.rows, t.columns, t.vectorized) = terms[i];
   }
   const int count = static_cast<int>(terms.size());
-  const uint32_t blocks = tiles::cut_terms(cuts.data(), first.data(), count, width);
-  std::vector<PieceTuple> pieces;
+  const uint32_t blocks = tiles::tile_terms(tilings.data(), first_block.data(), count, width);
+  std::vector<WarpTile> result;
   for (uint32_t block = 0; block < blocks; ++block) {
-    const int term = tiles::find_range(first.data(), count, block);
+    const int term = tiles::find_range(first_block.data(), count, block);
     for (uint32_t warp = 0; warp < tiles::kWarps; ++warp) {
-      const tiles::Piece p = tiles::piece_of(cuts[term], block - first[term], warp, width);
-      pieces.emplace_back(term, p.batch, p.row_begin, p.row_end, p.column, cuts[term].lanes());
+      const auto tile = tiles::warp_tile_of(tilings[term], block - first_block[term], warp, width);
+      result.emplace_back(term, tile.batch, tile.row_begin, tile.row_end, tile.column, tilings[term].lanes());
     }
   }
-  return pieces;
+  return result;
 }
 
-// The columns that each lane of a tile works on: wide (kStep == 1) or narrow (kStep == lanes).
+// The columns that each lane processes: adjacent (kStep == 1), or kStep == kWarp apart.
 template <uint32_t kStep>
 std::vector<std::vector<uint32_t>> lane_columns(uint32_t tile_begin, uint32_t count, uint32_t lanes,
                                                 uint32_t width) {
-  std::vector<std::vector<uint32_t>> found(lanes);
+  std::vector<std::vector<uint32_t>> result(lanes);
   for (uint32_t lane = 0; lane < lanes; ++lane) {
     const auto columns = tiles::columns_of<kStep>(tile_begin, count, lane, width);
     for (uint32_t j = 0; j < width; ++j)
-      if (columns.has(j)) found[lane].push_back(columns.first + j * kStep);
+      if (columns.has(j)) result[lane].push_back(columns.first + j * kStep);
   }
-  return found;
+  return result;
 }
 
 }  // namespace
@@ -141,9 +142,10 @@ PYBIND11_MODULE(_host, m) {
   define_unary(m, "sigmoid", &HostMath::sigmoid);
   define_binary(m, "bce", &HostMath::bce);
   define_binary(m, "bce_gradient", &HostMath::bce_gradient);
-  m.def("gpu_pieces", gpu_pieces, py::arg("terms"), py::arg("width"));
-  m.def("lane_columns", [](uint32_t tile_begin, uint32_t count, uint32_t lanes, uint32_t width, bool wide) {
-    return wide ? lane_columns<1>(tile_begin, count, lanes, width)
-                : lane_columns<tiles::kWarp>(tile_begin, count, tiles::kWarp, width);
-  });
+  m.def("warp_tiles", warp_tiles, py::arg("terms"), py::arg("width"));
+  m.def("lane_columns",
+        [](uint32_t tile_begin, uint32_t count, uint32_t lanes, uint32_t width, bool vectorized) {
+          return vectorized ? lane_columns<1>(tile_begin, count, lanes, width)
+                            : lane_columns<tiles::kWarp>(tile_begin, count, tiles::kWarp, width);
+        });
 }

@@ -105,8 +105,8 @@ def test_all_kernels_are_there_for_sm_90(kernels):
     def count(name):
         return sum(name in kernel for kernel in kernels)
 
-    assert {name: count(name) for name in ("score_kernel", "weight_sum_kernel", "loss_kernel")} == {
-        "score_kernel": 4, "weight_sum_kernel": 2, "loss_kernel": 7,
+    assert {name: count(name) for name in ("mask_kernel", "mask_sum_kernel", "loss_kernel")} == {
+        "mask_kernel": 4, "mask_sum_kernel": 2, "loss_kernel": 7,
     }  # fmt: skip
     assert (count("single_pass_kernel"), count("scale_kernel")) == (7, 2)
     assert all(len(instructions) > 20 for instructions in kernels.values())
@@ -122,7 +122,7 @@ def test_nothing_lies_in_local_memory(kernels):
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("kernel", ["score", "loss", "single_pass"])
+@pytest.mark.parametrize("kernel", ["mask", "loss", "single_pass"])
 def test_tensors_are_read_and_written_16_bytes_at_a_time(kernels, kernel, codec):
     (instructions,) = (
         found for name, found in kernels.items() if f"{kernel}_kernel" in name and CODECS[codec] in name
@@ -135,7 +135,7 @@ def test_tensors_are_read_and_written_16_bytes_at_a_time(kernels, kernel, codec)
 def test_the_largest_logit_keeps_nan(kernels):
     """FMNMX drops NaN, FMNMX.NAN has it win."""
     for name, instructions in kernels.items():
-        if "score_kernel" in name and "E3" not in name:  # E3: float64, compared by hand
+        if "mask_kernel" in name and "E3" not in name:  # E3: float64, compared by hand
             assert "FMNMX.NAN" in instructions and "FMNMX" not in instructions, name
 
 
@@ -154,7 +154,7 @@ def test_head_term_needs_three_special_function_calls_an_element(kernels):
 COUNTS = {
     ("loss", "bf16", "head"): (220, 244), ("loss", "bf16", "imitation"): (108, 114),
     ("loss", "f32", "head"): (116, 143), ("loss", "f32", "imitation"): (69, 71),
-    ("score", "bf16", ""): (43, 100), ("score", "f32", ""): (31, 90),
+    ("mask", "bf16", ""): (43, 100), ("mask", "f32", ""): (31, 90),
 }  # fmt: skip
 
 

@@ -124,8 +124,8 @@ def test_channel_weights_with_a_mask_from_the_logits(target, layout, dtype):
     torch.testing.assert_close(grads, expected_grads, **tolerance)
 
 
-def test_small_and_large_calls_are_cut_differently(target):
-    """Above tiles.h: kEnoughBlocks blocks, a warp takes longer pieces."""
+def test_large_calls_have_tall_tiles(target):
+    """Above kEnoughBlocks blocks (tiles.h), a warp tile has more rows."""
     logits = {name: tensors(96, sizes=((96, 128),), batch=4, seed=i) for i, name in enumerate(HEADS)}
     weight = [torch.ones(4, 96, 128)]
     compare(frs.weighted_bce, target, {

@@ -32,7 +32,7 @@ STAGES = {
     "sanitize memcheck": "memcheck --error-exitcode 99 --kernel-regex kns=frs build",
     "sanitize racecheck": "racecheck --error-exitcode 99 --kernel-regex kns=frs build",
     "sanitize-tests memcheck": "before -m pytest tests/test_triton_gpu.py",
-    "counters": "score_kernel",
+    "counters": "mask_kernel",
     "counters-triton": "mask_kernel",
     "huge": "before -m pytest tests/test_cuda.py",
     "standard race": "before -m pytest benchmarks/test_race.py",

@@ -1,18 +1,19 @@
-// The head term, element by element: the cross-entropy of sigmoid(s) against sigmoid(T), plain or
-// quality-focal.
+// The head term of one element: the binary cross-entropy of sigmoid(s) against sigmoid(T), plain or
+// quality-focal, and its derivative with respect to s: sigmoid(s) - sigmoid(T) in the plain form. frs/math.h
+// has the formulas.
 #pragma once
 
+#include "codec.cuh"
+#include "frs/contract.h"
 #include "frs/math.h"
-#include "vec.cuh"
 
 namespace frs::cuda {
 
-// |x| of an operand costs a GPU nothing; a bit operation, as in frs/math.h, is an instruction.
+// |x| as an operand modifier, which is free; the bit operation of frs/math.h is an instruction of its own.
 FRS_DEVICE float magnitude(float x) { return fabsf(x); }
 FRS_DEVICE double magnitude(double x) { return fabs(x); }
 
-// e^-|x|, and 1/x for 1 <= x <= 4, in one instruction of the special function unit each. Under g++, as
-// frs/math.h.
+// e^-|x|, and 1/x for 1 <= x <= 4: one instruction of the special function unit each.
 FRS_DEVICE float exp_negative_abs(float x) {
 #ifdef __CUDA_ARCH__
   float y;
@@ -35,7 +36,7 @@ FRS_DEVICE float reciprocal(float x) {
 }
 FRS_DEVICE double reciprocal(double x) { return 1.0 / x; }
 
-// log2(x) for x >= 1 in one instruction, at most 2^-22 off below 2 and 2^-22 of it above. Under g++, log2f.
+// log2(x) for x >= 1 in one instruction. The error is at most 2^-22: absolute for x < 2, relative above.
 FRS_DEVICE float log2_approximate(float x) {
 #ifdef __CUDA_ARCH__
   float y;
@@ -46,8 +47,8 @@ FRS_DEVICE float log2_approximate(float x) {
 #endif
 }
 
-// log(1 + q) for q >= 0, at most 1.1e-6 of it off: below 1/4 a polynomial (minimax, 7e-8 off), because near 1
-// the absolute error of log2_approximate is a large relative one.
+// log(1 + q) for q >= 0, with a relative error of at most 1.1e-6. Below 1/4 it is a minimax polynomial
+// (relative error 7e-8), because near x = 1 the absolute error of log2_approximate is a large relative one.
 FRS_DEVICE float log1p_nonnegative(float q) {
   float p = q * -9.35588479e-2f + 1.82518214e-1f;
   p = p * q - 2.47975990e-1f;
@@ -58,11 +59,11 @@ FRS_DEVICE float log1p_nonnegative(float q) {
 }
 FRS_DEVICE double log1p_nonnegative(double q) { return log1p(q); }
 
-// The logarithms of a location are one, of a product.
+// Plain cross-entropy. The sum of log(1 + e_i) over a location is one logarithm, of the product of (1 + e_i).
 template <class Acc>
 struct Head {
   static constexpr bool kChannelWeighted = false;
-  static constexpr int kMaxFactors = 64;  // of at most 2 each, in a product that must stay a float
+  static constexpr int kMaxFactors = kMaxLogFactors;
 
   struct Sums {
     Acc linear = 0, product = 0;
@@ -78,10 +79,11 @@ struct Head {
     return flip_by_sign(h.slope, s);
   }
   FRS_DEVICE Acc value(const Sums& sums) const { return sums.linear + log1p_nonnegative(sums.product); }
-  // To be called before a location has had more than kMaxFactors elements since the last time.
+  // Takes the logarithm of the product so far. Must be called at least once every kMaxFactors elements.
   FRS_DEVICE void fold(Sums& sums) const { sums = {value(sums), 0}; }
 };
 
+// Quality-focal cross-entropy: |sigmoid(s) - sigmoid(T)|^beta times the plain one.
 template <class Acc>
 struct FocalHead {
   static constexpr bool kChannelWeighted = false;
@@ -102,7 +104,7 @@ struct FocalHead {
   FRS_DEVICE void fold(Sums&) const {}
 };
 
-// No head term: only the score is wanted.
+// No head term: only the mask is wanted.
 template <class Acc>
 struct NoHead {
   static constexpr int kMaxFactors = 1 << 30;

@@ -1,7 +1,7 @@
-// The imitation term, element by element: channel_weight (x - y)^2.
+// The imitation term of one element: c (x - y)^2, and its derivative 2 c (x - y) with respect to x.
 #pragma once
 
-#include "vec.cuh"
+#include "codec.cuh"
 
 namespace frs::cuda {
 
@@ -13,7 +13,7 @@ struct Imitation {
     Acc squares = 0;
   };
 
-  // Adds one element to the sums of its location, and returns the derivative with respect to x.
+  // Adds one element to the sums of its location, and returns its derivative.
   FRS_DEVICE Acc add(Acc x, Acc y, Acc channel_weight, Sums& sums) const {
     const Acc difference = x - y, weighted = channel_weight * difference;
     sums.squares += weighted * difference;

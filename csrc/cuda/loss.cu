@@ -1,77 +1,81 @@
-// The second phase where S and Z are known: losses and gradients of both terms of all levels in one launch.
-#include "finish.cuh"
+// The loss pass, where S is known: losses and gradients of both terms on all levels in one launch.
+#include "factor.cuh"
 #include "head.cuh"
 #include "imitation.cuh"
-#include "launch.h"
-#include "stream.cuh"
+#include "launch.cuh"
+#include "plan.h"
+#include "term_tile.cuh"
 
 namespace frs::cuda {
 namespace {
 
-// A block's work on term `index` (kind 0 imitation, 1 head): this thread's share of scale / Z * sum of S *
-// loss, as far as the gradients carry scale / Z; where they do not, `lacking` gets it for the block's sum,
-// else 1.
-template <class C, class Loss>
-__device__ __forceinline__ typename C::Acc term_share(Ring<C, 2>& ring, typename C::Acc& lacking,
-                                                      const Loss& loss, const LossTable& table, int kind,
-                                                      int index, uint32_t block) {
+// What a block does for `entry` of the table's terms: returns this thread's share of the block's loss, and
+// stores its part of the gradient. The share and the gradient contain the factor scale / Z, unless the
+// gradients are stored without it. `pending`, in shared memory, is then set to that factor, by which the
+// block's sum is multiplied, and else to 1.
+template <class C, class ElementLoss>
+__device__ __forceinline__ typename C::Acc block_share(Ring<C, 2>& ring, typename C::Acc& pending,
+                                                       const ElementLoss& loss, const LossTable& table,
+                                                       int term, int entry, uint32_t block) {
   using Acc = typename C::Acc;
-  const Term& term = table.terms[index];
-  const Cut& cut = table.cuts[index];
-  const Acc z = divisor<Acc>(table, index - kind * table.num_levels, cut);
-  const Acc factor = z == 0 ? Acc(0) : scalar<Acc>(table.scale[kind]) / z;
-  const uint32_t first = table.first_block[index];
+  const TermMatrices& matrices = table.terms[entry];
+  const Tiling& tiling = table.tilings[entry];
+  const Acc z = normalizer<Acc>(table, entry - term * table.num_levels, tiling);
+  const Acc factor = z == 0 ? Acc(0) : scalar<Acc>(table.scale[term]) / z;
+  const uint32_t first = table.first_block[entry];
   if (threadIdx.x == 0) {
-    lacking = table.deferred[kind] ? factor : Acc(1);
-    if (block == first) static_cast<Acc*>(table.pending)[index] = lacking;
+    pending = table.pending_factor[term] ? factor : Acc(1);
+    if (block == first) static_cast<Acc*>(table.pending)[entry] = pending;
   }
 
-  const Piece piece = tiles::piece_of(cut, block - first, threadIdx.x / kWarp, C::kWidth);
-  const C student(table.student_type[kind]), teacher(table.teacher_type[kind]);
+  const WarpTile tile = tiles::warp_tile_of(tiling, block - first, threadIdx.x / kWarp, C::kWidth);
+  const C student(table.student_type[term]), teacher(table.teacher_type[term]);
   if (z == 0) {
-    if (term.gradient.data == nullptr) return 0;
-    cut.wide ? clear_gradient<true>(student, term, cut, piece)
-             : clear_gradient<false>(student, term, cut, piece);
+    if (matrices.grad.data == nullptr) return 0;
+    tiling.vectorized ? clear_grad<true>(student, matrices, tiling, tile)
+                      : clear_grad<false>(student, matrices, tiling, tile);
     return 0;
   }
-  const Acc* weight = static_cast<const Acc*>(term.location_weight) + int64_t{piece.batch} * cut.locations();
-  const Acc* channel = static_cast<const Acc*>(term.channel_weight);
-  if (channel != nullptr) channel += int64_t{piece.batch} * cut.channels();
-  return stream<true>(ring, loss, student, teacher, term, cut, piece, weight, channel,
-                      table.deferred[kind] ? Acc(1) : factor);
+  const Acc* mask = static_cast<const Acc*>(matrices.mask) + int64_t{tile.batch} * tiling.locations();
+  const Acc* channel_weight = static_cast<const Acc*>(matrices.channel_weight);
+  if (channel_weight != nullptr) channel_weight += int64_t{tile.batch} * tiling.channels();
+  const TermTile<C> operands{student, teacher, matrices,       tiling,
+                             tile,    mask,    channel_weight, table.pending_factor[term] ? Acc(1) : factor};
+  return term_sum<true>(ring, loss, operands);
 }
 
-// Blocks that must fit on a multiprocessor together: a limit on registers. Four instead of three gain
-// nothing.
+// Blocks per multiprocessor that the compiler must allow for, which limits the registers. Four instead of
+// three gain nothing (docs/tuning-cuda.md).
 template <class C>
 constexpr int kMinBlocks = C::kWords > 4 || sizeof(typename C::Acc) > 4 ? 2 : 3;
 
-// The head term first, and its first level first: the first phase has read that level's logits last, and
-// their end is still in the L2 cache. Every block writes its partial[block]; the block that arrives last adds
+// The head term comes first, from level 0 on: the mask pass has read the logits of that level last, so the
+// end of them is still in the L2 cache. Every block writes one partial sum; the block that is done last adds
 // them up.
 template <class C, class HeadLoss>
 __global__ void __launch_bounds__(kThreads, kMinBlocks<C>)
     loss_kernel(const __grid_constant__ LossTable table) {
   using Acc = typename C::Acc;
   __shared__ Ring<C, 2> ring;
-  __shared__ Acc lacking;
+  __shared__ Acc pending;
   const int levels = table.num_levels;
-  const uint32_t blocks = table.first_block[2 * levels], heads = table.first_block[levels];
-  const uint32_t head_blocks = blocks - heads;
-  const uint32_t block = blockIdx.x < head_blocks ? heads + blockIdx.x : gridDim.x - 1 - blockIdx.x;
+  const uint32_t blocks = table.first_block[2 * levels], imitation_blocks = table.first_block[levels];
+  const uint32_t head_blocks = blocks - imitation_blocks;
+  const uint32_t block =
+      blockIdx.x < head_blocks ? imitation_blocks + blockIdx.x : gridDim.x - 1 - blockIdx.x;
   Acc* partials = static_cast<Acc*>(table.partials);
   if (block < blocks) {
-    const int index = tiles::find_range(table.first_block, 2 * levels, block);
-    const Acc share = index < levels
-                          ? term_share(ring, lacking, Imitation<Acc>(), table, 0, index, block)
-                          : term_share(ring, lacking, HeadLoss(table.beta), table, 1, index, block);
+    const int entry = tiles::find_range(table.first_block, 2 * levels, block);
+    const Acc share = entry < levels
+                          ? block_share(ring, pending, Imitation<Acc>(), table, kImitation, entry, block)
+                          : block_share(ring, pending, HeadLoss(table.beta), table, kHead, entry, block);
     const Acc sum = block_sum(share);
-    if (threadIdx.x == 0) partials[block] = sum * lacking;
+    if (threadIdx.x == 0) partials[block] = sum * pending;
   }
   if (!arrives_last(table.counter)) return;
 
-  const Acc feature = block_sum_of(partials, heads);
-  const Acc head = block_sum_of(partials + heads, blocks - heads);
+  const Acc feature = block_sum_of(partials, imitation_blocks);
+  const Acc head = block_sum_of(partials + imitation_blocks, blocks - imitation_blocks);
   write_losses(table, feature, head);
   for (int i = threadIdx.x; i < 2 * levels; i += kThreads) {
     if (table.first_block[i] == table.first_block[i + 1]) static_cast<Acc*>(table.pending)[i] = 1;
@@ -80,25 +84,39 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<C>)
 
 }  // namespace
 
-cudaError_t detail::launch_loss(const LossPlan& plan, cudaStream_t stream) {
-  const uint32_t blocks = plan.table.first_block[2 * plan.table.num_levels];
-  auto with = [&](void (*kernel)(LossTable)) {
-    return launch(kernel, blocks > 0 ? blocks : 1, plan.table, stream);
-  };
-  using F64 = Codec<DType::f64>;
-  const bool focal = plan.table.beta > 0;
-  switch (plan.codec) {
-    case static_cast<int>(DType::f32):
-      return with(loss_kernel<Codec<DType::f32>, Head<float>>);
-    case static_cast<int>(DType::bf16):
-      return with(loss_kernel<Codec<DType::bf16>, Head<float>>);
-    case static_cast<int>(DType::f16):
-      return with(loss_kernel<Codec<DType::f16>, Head<float>>);
-    case static_cast<int>(DType::f64):
-      return with(focal ? loss_kernel<F64, FocalHead<double>> : loss_kernel<F64, Head<double>>);
-    default:
-      return with(focal ? loss_kernel<AnyCodec, FocalHead<float>> : loss_kernel<AnyCodec, Head<float>>);
+cudaError_t launch_loss(const LossPlan& plan, cudaStream_t stream) {
+  const uint32_t blocks = plan.loss.first_block[2 * plan.loss.num_levels];
+  return with_codec_and_head(plan.codec, plan.loss.beta > 0, [&](auto codec, auto head) {
+    using C = typename decltype(codec)::type;
+    return launch(loss_kernel<C, typename decltype(head)::type>, blocks > 0 ? blocks : 1, plan.loss, stream);
+  });
+}
+
+cudaError_t loss(LossPlan& plan, void* workspace, cudaStream_t stream) {
+  const bool double_precision = plan.codec == CodecId::f64;
+  const size_t element = double_precision ? 8 : 4;
+  LossTable& table = plan.loss;
+  char* memory = static_cast<char*>(workspace);
+  table.counter = reinterpret_cast<unsigned*>(memory);
+  table.tile_sums = memory + element;
+  table.partials = memory + (1 + size_t{plan.tiles}) * element;
+  plan.mask.tile_sums = plan.mask_sum.tile_sums = table.tile_sums;
+  plan.mask.counter = plan.mask_sum.counter = table.counter;
+
+  cudaError_t error = cudaSuccess;
+  switch (plan.first) {
+    case LossPlan::First::mask:
+      error = launch_mask(plan.mask, plan.tiles, plan.logits, stream);
+      break;
+    case LossPlan::First::mask_sum:
+      error = launch_mask_sum(plan.mask_sum, plan.tiles, double_precision, stream);
+      break;
+    case LossPlan::First::clear_counter:
+      error = cudaMemsetAsync(table.counter, 0, sizeof(*table.counter), stream);
+      break;
   }
+  if (error != cudaSuccess) return error;
+  return plan.single_pass ? launch_single_pass(plan, stream) : launch_loss(plan, stream);
 }
 
 }  // namespace frs::cuda

@@ -1,4 +1,4 @@
-// How a call of `loss` is laid out: which kernels, which pieces, which memory. Host code only.
+// How a call of the loss is divided among kernels, blocks and warps. Host code.
 #include <cstdint>
 
 #include "plan.h"
@@ -6,180 +6,192 @@
 namespace frs::cuda {
 namespace {
 
+using tiles::Tiling;
+
 bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
 
-// Whether each run of `side` can be one access: the strides of dimensions of size 1 are never used.
-bool aligned(const Side& side, const tiles::Cut& cut, DType type) {
+// Whether every row is aligned to 16 bytes. The strides of dimensions of size 1 are never used.
+bool aligned(const Matrices& matrices, const Tiling& tiling, DType type) {
   const int64_t bytes = static_cast<int64_t>(size_of(type));
-  return aligned(side.data) && (cut.rows <= 1 || side.row_stride * bytes % 16 == 0) &&
-         (cut.batch <= 1 || side.batch_stride * bytes % 16 == 0);
+  return aligned(matrices.data) && (tiling.rows <= 1 || matrices.row_stride * bytes % 16 == 0) &&
+         (tiling.batch <= 1 || matrices.batch_stride * bytes % 16 == 0);
 }
 
-tiles::Cut cut_of(int64_t batch, int64_t channels, int64_t locations, bool location_major) {
-  tiles::Cut cut;
-  cut.batch = static_cast<uint32_t>(batch);
-  cut.rows = static_cast<uint32_t>(location_major ? channels : locations);
-  cut.columns = static_cast<uint32_t>(location_major ? locations : channels);
-  cut.location_major = location_major;
-  return cut;
+Matrices matrices_of(const TensorView& view, bool location_major) {
+  return {view.data, location_major ? view.stride_c : view.stride_l, view.stride_b};
 }
 
-void fill_term(Term& term, tiles::Cut& cut, const Level& level, const frs::Term& source,
+Tiling untiled(int64_t batch, int64_t channels, int64_t locations, bool location_major) {
+  Tiling tiling;
+  tiling.batch = static_cast<uint32_t>(batch);
+  tiling.rows = static_cast<uint32_t>(location_major ? channels : locations);
+  tiling.columns = static_cast<uint32_t>(location_major ? locations : channels);
+  tiling.location_major = location_major;
+  return tiling;
+}
+
+// Fills in one term of one level for the loss kernel or the single-pass kernel, not yet divided into tiles.
+void plan_term(TermMatrices& matrices, Tiling& tiling, const Level& level, const Term& term,
                const TermTypes& types, uint32_t width) {
-  const bool location_major = source.location_major();
-  term = {side_of(source.student, location_major), side_of(source.teacher, location_major),
-          side_of(source.grad, location_major), level.mask, source.channel_weight};
-  cut = cut_of(source.teacher.present() ? level.batch : 0, source.channels, level.locations, location_major);
-  cut.wide = cut.columns % width == 0 && aligned(term.student, cut, types.student) &&
-             aligned(term.teacher, cut, types.teacher) && aligned(term.gradient, cut, types.student) &&
-             aligned(location_major ? term.location_weight : term.channel_weight);
+  const bool location_major = term.location_major();
+  matrices = {matrices_of(term.student, location_major), matrices_of(term.teacher, location_major),
+              matrices_of(term.grad, location_major), level.mask, term.channel_weight};
+  const bool present = term.teacher.present();
+  tiling = untiled(present ? level.batch : 0, term.channels, level.locations, location_major);
+  tiling.vectorized = tiling.columns % width == 0 && aligned(matrices.student, tiling, types.student) &&
+                      aligned(matrices.teacher, tiling, types.teacher) &&
+                      aligned(matrices.grad, tiling, types.student) &&
+                      aligned(location_major ? matrices.mask : matrices.channel_weight);
 }
 
-// One codec for all lists that are read together, if they have one type.
-int choose_codec(const LossParams& p, const DTypes& types, bool imitation, bool head, bool scores) {
-  if (types.double_precision()) return static_cast<int>(DType::f64);
-  if (head && p.beta > 0) return kAnyCodec;
-  const DType found = imitation ? types.imitation.student : head ? types.head.student : types.head.teacher;
-  const bool same = (!imitation || types.imitation.teacher == found) &&
-                    (!head || (types.head.student == found && types.head.teacher == found)) &&
-                    (!scores || types.head.teacher == found);
-  return same ? static_cast<int>(found) : kAnyCodec;
+// The codec of the lists that a kernel reads together, if they have one dtype.
+CodecId choose_codec(const LossParams& p, const DTypes& types, bool imitation, bool head) {
+  if (types.double_precision()) return CodecId::f64;
+  if (head && p.beta > 0) return CodecId::any;
+  const bool teacher_logits = head || p.mode == Mode::single_pass;
+  const DType type = imitation ? types.imitation.student : types.head.teacher;
+  const bool same = (!imitation || types.imitation.teacher == type) &&
+                    (!head || types.head.student == type) && (!teacher_logits || types.head.teacher == type);
+  return same ? static_cast<CodecId>(type) : CodecId::any;
 }
 
-// Every warp of a single-pass block takes an eighth of its tile of locations, or of the channels at them.
-void fit_to_tile(tiles::Cut& cut, uint32_t width) {
-  if (cut.location_major) {
-    cut.lanes_log2 = 0;
-    while ((width << cut.lanes_log2) < tiles::score_tile(width)) ++cut.lanes_log2;
-    const uint32_t step = cut.rows_per_step();
-    cut.rows_per_piece = tiles::ceil_div(tiles::ceil_div(cut.rows, tiles::kWarps), step) * step;
+// The kernels' arguments that do not depend on how the levels are divided.
+LossTable arguments_of(const LossParams& p, const DTypes& types) {
+  LossTable table;
+  table.num_levels = p.num_levels;
+  table.normalizer = p.normalizer;
+  table.normalizer_value = p.normalizer_value;
+  table.scale[kImitation] = p.feat_scale, table.scale[kHead] = p.head_scale;
+  table.beta = p.beta;
+  table.losses = p.losses;
+  table.pending = p.pending;
+  table.student_type[kImitation] = types.imitation.student,
+  table.teacher_type[kImitation] = types.imitation.teacher;
+  table.student_type[kHead] = types.head.student, table.teacher_type[kHead] = types.head.teacher;
+  for (int l = 0; l < p.num_levels; ++l) {
+    const Level& level = p.levels[l];
+    table.pending_factor[kImitation] |=
+        level.imitation.grad.present() && pending_factor(types.imitation.student);
+    table.pending_factor[kHead] |= level.head.grad.present() && pending_factor(types.head.student);
+  }
+  return table;
+}
+
+// Every warp of a single-pass block takes an eighth of the imitation term at its tile of locations: an eighth
+// of the channels where rows are channels, of the locations where rows are locations.
+void fit_to_mask_tile(Tiling& tiling, uint32_t width) {
+  if (tiling.location_major) {
+    tiling.lanes_log2 = 0;
+    while ((width << tiling.lanes_log2) < tiles::mask_tile_size(width)) ++tiling.lanes_log2;
+    const uint32_t step = tiling.rows_per_step();
+    tiling.tile_rows = tiles::ceil_div(tiles::ceil_div(tiling.rows, tiles::kWarps), step) * step;
   } else {
-    cut.lanes_log2 = tiles::choose_lanes(cut.columns, width, cut.wide);
-    cut.rows_per_piece = tiles::score_tile(width) / tiles::kWarps;
+    tiling.lanes_log2 = tiles::choose_lanes(tiling.columns, width, tiling.vectorized);
+    tiling.tile_rows = tiles::mask_tile_size(width) / tiles::kWarps;
   }
 }
 
-uint32_t plan_weights(WeightTable& table, const LossParams& p) {
+// One block per tile of locations. Returns the number of tiles.
+uint32_t plan_single_pass(LossTable& table, uint32_t width) {
+  uint32_t tiles = 0;
+  for (int l = 0; l < table.num_levels; ++l) {
+    fit_to_mask_tile(table.tilings[l], width);
+    Tiling& logits = table.tilings[table.num_levels + l];
+    logits.lanes_log2 = tiles::choose_lanes(logits.columns, width, logits.vectorized);
+    table.first_tile[l] = tiles;
+    tiles += tiles::ceil_div(logits.locations(), tiles::mask_tile_size(width)) * logits.batch;
+  }
+  return tiles;
+}
+
+uint32_t plan_mask_sum(MaskSumTable& table, const LossParams& p) {
   uint32_t tiles = 0;
   table.num_levels = p.num_levels;
   for (int l = 0; l < p.num_levels; ++l) {
-    table.weight[l] = p.levels[l].mask;
+    table.mask[l] = p.levels[l].mask;
     table.size[l] = p.levels[l].batch * p.levels[l].locations;
     table.first_tile[l] = tiles;
-    tiles += static_cast<uint32_t>((table.size[l] + kWeightTile - 1) / kWeightTile);
+    tiles += static_cast<uint32_t>((table.size[l] + kMaskSumTile - 1) / kMaskSumTile);
   }
+  return tiles;
+}
+
+// Plans the launch before the loss kernel: the mask pass, or the sums of given masks if the normalizer needs
+// them. Returns the number of tiles that have a sum of S.
+uint32_t plan_first_launch(LossPlan& plan, const LossParams& p) {
+  uint32_t tiles = 0;
+  const uint32_t* first_tile = nullptr;
+  if (p.mode == Mode::mask_first) {
+    tiles = plan_mask(plan.mask, p.levels, p.num_levels, plan.logits);
+    first_tile = plan.mask.first_tile;
+    if (tiles > 0) plan.first = LossPlan::First::mask;
+  } else if (needs_mask_sum(p.normalizer)) {
+    tiles = plan_mask_sum(plan.mask_sum, p);
+    first_tile = plan.mask_sum.first_tile;
+    if (tiles > 0) plan.first = LossPlan::First::mask_sum;
+  }
+  for (int l = 0; first_tile != nullptr && l < p.num_levels; ++l) plan.loss.first_tile[l] = first_tile[l];
   return tiles;
 }
 
 }  // namespace
 
-uint32_t plan_scores(ScoreTable& table, const Level* levels, int num_levels, DType type) {
-  const uint32_t width = run_width(static_cast<int>(type));
+uint32_t plan_mask(MaskTable& table, const Level* levels, int num_levels, DType teacher) {
+  const uint32_t width = vector_width(static_cast<CodecId>(teacher));
   uint32_t tiles = 0;
   table.num_levels = num_levels;
   for (int l = 0; l < num_levels; ++l) {
     const Level& level = levels[l];
     const bool location_major = level.head.teacher.location_major();
-    tiles::Cut& cut = table.cuts[l];
-    cut = cut_of(level.batch, level.head.channels, level.locations, location_major);
-    table.teacher[l] = side_of(level.head.teacher, location_major);
-    cut.wide = cut.columns % width == 0 && aligned(table.teacher[l], cut, type);
-    cut.lanes_log2 = tiles::choose_lanes(cut.columns, width, cut.wide);
-    table.score[l] = level.mask;
+    Tiling& tiling = table.tilings[l];
+    tiling = untiled(level.batch, level.head.channels, level.locations, location_major);
+    table.teacher[l] = matrices_of(level.head.teacher, location_major);
+    tiling.vectorized = tiling.columns % width == 0 && aligned(table.teacher[l], tiling, teacher);
+    tiling.lanes_log2 = tiles::choose_lanes(tiling.columns, width, tiling.vectorized);
+    table.mask[l] = level.mask;
     table.first_tile[l] = tiles;
-    tiles += tiles::ceil_div(cut.locations(), tiles::score_tile(width)) * cut.batch;
+    tiles += tiles::ceil_div(tiling.locations(), tiles::mask_tile_size(width)) * tiling.batch;
   }
   return tiles;
 }
 
 LossPlan plan_loss(const LossParams& p, const DTypes& types) {
   LossPlan plan;
-  LossTable& table = plan.table;
   const int levels = p.num_levels;
   bool imitation = false, head = false;
   for (int l = 0; l < levels; ++l) {
-    const Level& level = p.levels[l];
-    imitation |= level.imitation.student.present();
-    head |= level.head.student.present();
-    table.deferred[0] |= level.imitation.grad.present() && pending_factor(types.imitation.student);
-    table.deferred[1] |= level.head.grad.present() && pending_factor(types.head.student);
+    imitation |= p.levels[l].imitation.student.present();
+    head |= p.levels[l].head.student.present();
   }
   plan.single_pass = p.mode == Mode::single_pass;
-  plan.logit_type = types.head.teacher;
-  plan.codec = choose_codec(p, types, imitation, head, plan.single_pass);
+  plan.logits = types.head.teacher;
+  plan.codec = choose_codec(p, types, imitation, head);
 
-  table.num_levels = levels;
-  table.normalizer = p.normalizer;
-  table.divisor = p.normalizer_value;
-  table.scale[0] = p.feat_scale, table.scale[1] = p.head_scale;
-  table.beta = p.beta;
-  table.losses = p.losses;
-  table.pending = p.pending;
-  table.student_type[0] = types.imitation.student, table.teacher_type[0] = types.imitation.teacher;
-  table.student_type[1] = types.head.student, table.teacher_type[1] = types.head.teacher;
-
-  const uint32_t width = run_width(plan.codec);
+  LossTable& table = plan.loss = arguments_of(p, types);
+  const uint32_t width = vector_width(plan.codec);
   for (int l = 0; l < levels; ++l) {
     const Level& level = p.levels[l];
-    fill_term(table.terms[l], table.cuts[l], level, level.imitation, types.imitation, width);
-    fill_term(table.terms[levels + l], table.cuts[levels + l], level, level.head, types.head, width);
+    plan_term(table.terms[l], table.tilings[l], level, level.imitation, types.imitation, width);
+    plan_term(table.terms[levels + l], table.tilings[levels + l], level, level.head, types.head, width);
   }
 
-  uint32_t blocks = 0;
+  uint32_t partials = 0;
   if (plan.single_pass) {
-    for (int l = 0; l < levels; ++l) {
-      fit_to_tile(table.cuts[l], width);
-      tiles::Cut& cut = table.cuts[levels + l];
-      cut.lanes_log2 = tiles::choose_lanes(cut.columns, width, cut.wide);
-      table.first_tile[l] = plan.tiles;
-      plan.tiles += tiles::ceil_div(cut.locations(), tiles::score_tile(width)) * cut.batch;
-    }
-    blocks = 2 * plan.tiles;
+    plan.tiles = plan_single_pass(table, width);
+    partials = 2 * plan.tiles;
   } else {
-    if (!head) {
-      for (int l = 0; l < levels; ++l) table.cuts[levels + l].batch = 0;
-    }
-    blocks = tiles::cut_terms(table.cuts, table.first_block, 2 * levels, width);
-    table.first_block[2 * levels] = blocks;
-    if (p.mode == Mode::mask_first) {
-      plan.tiles = plan_scores(plan.scores, p.levels, levels, types.head.teacher);
-      if (plan.tiles > 0) plan.first = LossPlan::First::scores;
-      for (int l = 0; l < levels; ++l) table.first_tile[l] = plan.scores.first_tile[l];
-    } else if (needs_mask_sum(p.normalizer)) {
-      plan.tiles = plan_weights(plan.weights, p);
-      if (plan.tiles > 0) plan.first = LossPlan::First::weights;
-      for (int l = 0; l < levels; ++l) table.first_tile[l] = plan.weights.first_tile[l];
-    }
+    // Without a head term the loss kernel must not process the teacher's logits, which only the mask pass
+    // reads.
+    for (int l = 0; !head && l < levels; ++l) table.tilings[levels + l].batch = 0;
+    partials = tiles::tile_terms(table.tilings, table.first_block, 2 * levels, width);
+    table.first_block[2 * levels] = partials;
+    plan.tiles = plan_first_launch(plan, p);
   }
   table.first_tile[levels] = plan.tiles;
 
   const size_t element = types.double_precision() ? 8 : 4;
-  plan.workspace = (size_t{plan.tiles} + blocks + 1) * element;
+  plan.workspace = (1 + size_t{plan.tiles} + partials) * element;  // counter, tile sums, partials
   return plan;
-}
-
-cudaError_t loss(LossPlan& plan, void* workspace, cudaStream_t stream) {
-  const size_t element = plan.codec == static_cast<int>(DType::f64) ? 8 : 4;
-  LossTable& table = plan.table;
-  char* memory = static_cast<char*>(workspace);
-  table.counter = reinterpret_cast<unsigned*>(memory);
-  table.tile_sums = memory + element;
-  table.partials = memory + (1 + size_t{plan.tiles}) * element;
-
-  cudaError_t error = cudaSuccess;
-  if (plan.first == LossPlan::First::scores) {
-    plan.scores.tile_sums = table.tile_sums;
-    plan.scores.counter = table.counter;
-    error = detail::launch_scores(plan.scores, plan.tiles, plan.logit_type, stream);
-  } else if (plan.first == LossPlan::First::weights) {
-    plan.weights.tile_sums = table.tile_sums;
-    plan.weights.counter = table.counter;
-    error = detail::launch_weight_sums(plan.weights, plan.tiles, element == 8, stream);
-  } else {
-    error = cudaMemsetAsync(table.counter, 0, sizeof(*table.counter), stream);
-  }
-  if (error != cudaSuccess) return error;
-  return plan.single_pass ? detail::launch_single_pass(plan, stream) : detail::launch_loss(plan, stream);
 }
 
 }  // namespace frs::cuda

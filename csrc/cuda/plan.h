@@ -1,19 +1,23 @@
-// From the levels of frs/contract.h to the kernels' tables. Host code.
+// From the levels of frs/contract.h to the kernels' arguments. Host code.
 #pragma once
 
-#include "launch.h"
+#include "operators.h"
 
 namespace frs::cuda {
 
-constexpr uint32_t run_width(int codec) {  // elements a lane takes at a time: Codec::kWidth, AnyCodec::kWidth
-  return codec == static_cast<int>(DType::f64) ? 2 : codec == static_cast<int>(DType::f32) ? 4 : 8;
+// Elements of a vector: kWidth of the codec.
+constexpr uint32_t vector_width(CodecId codec) {
+  return codec == CodecId::f64 ? 2 : codec == CodecId::f32 ? 4 : 8;
 }
 
-inline Side side_of(const TensorView& view, bool location_major) {
-  return {view.data, location_major ? view.stride_c : view.stride_l, view.stride_b};
-}
+// Fills in the levels of the mask kernel's arguments, and returns the number of tiles.
+uint32_t plan_mask(MaskTable& table, const Level* levels, int num_levels, DType teacher);
 
-// Fills the score table's levels from their teacher logits; returns the number of tiles.
-uint32_t plan_scores(ScoreTable& table, const Level* levels, int num_levels, DType type);
+// The kernels, each in a file of its own.
+cudaError_t launch_mask(const MaskTable& table, uint32_t tiles, DType teacher, cudaStream_t stream);
+cudaError_t launch_mask_sum(const MaskSumTable& table, uint32_t tiles, bool double_precision,
+                            cudaStream_t stream);
+cudaError_t launch_loss(const LossPlan& plan, cudaStream_t stream);
+cudaError_t launch_single_pass(const LossPlan& plan, cudaStream_t stream);
 
 }  // namespace frs::cuda

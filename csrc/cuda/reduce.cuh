@@ -1,5 +1,4 @@
-// Sums and maxima over the threads of a warp or block, always in the same order: the same input, the same
-// bits.
+// Reductions over the threads of a warp or a block, in a fixed order: results are reproducible bit for bit.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,7 +10,7 @@ namespace frs::cuda {
 using tiles::kThreads, tiles::kWarp, tiles::kWarps;
 constexpr unsigned kAllLanes = 0xFFFFFFFF;
 
-// The larger one; NaN if either is, as torch.amax has it (fmax drops NaN).
+// The maximum, or NaN if either is NaN, like torch.amax; fmax would drop NaN.
 template <class T>
 __device__ __forceinline__ T nan_max(T a, T b) {
 #ifdef __CUDA_ARCH__
@@ -24,7 +23,7 @@ __device__ __forceinline__ T nan_max(T a, T b) {
   return a > b || a != a ? a : b;
 }
 
-// Over each group of `lanes` neighbouring lanes (a power of two); every lane of the warp takes part.
+// The maximum over each group of `lanes` adjacent lanes (a power of two). All lanes of the warp must call it.
 template <class T>
 __device__ __forceinline__ T group_max(T v, uint32_t lanes) {
   for (uint32_t offset = lanes / 2; offset > 0; offset /= 2)
@@ -38,12 +37,12 @@ __device__ __forceinline__ T warp_sum(T v) {
   return v;
 }
 
-// The sum over all threads of the block, in every thread. It ends with the block synchronised.
+// The sum over all threads of the block, returned in every thread. All threads must call it.
 template <class T>
 __device__ __forceinline__ T block_sum(T v) {
   __shared__ T sums[kWarps];
   v = warp_sum(v);
-  __syncthreads();  // an earlier call's sums have been read
+  __syncthreads();  // until then, threads may still read the sums of an earlier call
   if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = v;
   __syncthreads();
   v = sums[0];
@@ -51,8 +50,8 @@ __device__ __forceinline__ T block_sum(T v) {
   return v;
 }
 
-// The sum of values[0..count) that other blocks, of this launch or an earlier one, have written; in every
-// thread.
+// The sum of values[0..count), returned in every thread. Other blocks have written them, of this launch or an
+// earlier one: __ldcg bypasses the L1 cache, which is not coherent between multiprocessors.
 template <class T>
 __device__ __forceinline__ T block_sum_of(const T* values, uint32_t count) {
   T v = 0;
@@ -60,12 +59,13 @@ __device__ __forceinline__ T block_sum_of(const T* values, uint32_t count) {
   return block_sum(v);
 }
 
-// True in every thread of the block that arrives last of all blocks. What thread 0 of any block wrote before,
-// all its threads can read (past the L1: __ldcg). `counter` starts at 0.
+// True in all threads of the block that calls it last of the grid; these can then read (with __ldcg) what
+// thread 0 of every block wrote before its call. `counter` starts at 0.
 __device__ __forceinline__ bool arrives_last(unsigned* counter) {
   __shared__ bool last;
   if (threadIdx.x == 0) {
-    __threadfence();  // this thread alone has written what other blocks read
+    __threadfence();  // fences of the other threads are not needed: only this one has written for the last
+                      // block
     last = atomicAdd(counter, 1u) == gridDim.x - 1;
     __threadfence();
   }

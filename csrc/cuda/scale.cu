@@ -1,86 +1,86 @@
-// The backward: stored gradients times the incoming one, which only the device knows.
-#include "launch.h"
-#include "vec.cuh"
+// The backward of the loss: the stored gradients, times their pending factors and the gradient of the output,
+// in place. Where that product is 1 there is nothing to do, and only the device has the numbers to see it.
+#include "codec.cuh"
+#include "launch.cuh"
 
 namespace frs::cuda {
 namespace {
 
 using tiles::kThreads;
-constexpr int kMaxSpans = kMaxTerms;
-constexpr uint32_t kBlocks =
-    1024;  // several for every multiprocessor, and quick to return where all factors are 1
+constexpr int kMaxGrads = kMaxTerms;  // in one launch
+// Several for every multiprocessor, and few enough to end at once where all products are 1.
+constexpr uint32_t kMaxBlocks = 1024;
 
 struct ScaleTable {
-  DenseTensor spans[kMaxSpans];
+  DenseTensor grads[kMaxGrads];
   int count = 0;
-  const void* factor = nullptr;   // [1]
-  const void* pending = nullptr;  // [count]
+  const void* grad_output = nullptr;  // [1], accumulation dtype
+  const void* pending = nullptr;      // [count], accumulation dtype
 };
 
 template <class C>
-__device__ __forceinline__ void scale_run(const C& codec, char* p, typename C::Acc factor) {
+__device__ __forceinline__ void scale_vector(const C& codec, char* p, typename C::Acc factor) {
   uint32_t words[C::kWords];
   typename C::Acc v[C::kWidth];
-  codec.load_run(words, p);
+  codec.load_vector(words, p);
   codec.unpack(words, v);
 #pragma unroll
   for (int j = 0; j < C::kWidth; ++j) v[j] *= factor;
-  codec.store_run(p, v);
+  codec.store_vector(p, v);
 }
 
 template <class C>
-__device__ __forceinline__ void scale_one(const C& codec, char* p, typename C::Acc factor) {
+__device__ __forceinline__ void scale_element(const C& codec, char* p, typename C::Acc factor) {
   uint32_t words[C::kWords];
   typename C::Acc v[C::kWidth];
   codec.neutral(words);
-  codec.load_one(words, 0, p);
+  codec.load_element(words, 0, p);
   codec.unpack(words, v);
-  codec.store_one(p, v[0] * factor);
+  codec.store_element(p, v[0] * factor);
 }
 
 template <class C>
 __global__ void __launch_bounds__(kThreads) scale_kernel(const __grid_constant__ ScaleTable table) {
   using Acc = typename C::Acc;
   const int64_t first = int64_t{blockIdx.x} * kThreads + threadIdx.x, stride = int64_t{gridDim.x} * kThreads;
-  const Acc incoming = *static_cast<const Acc*>(table.factor);
+  const Acc grad_output = *static_cast<const Acc*>(table.grad_output);
   for (int i = 0; i < table.count; ++i) {
-    const Acc factor = incoming * static_cast<const Acc*>(table.pending)[i];
+    const Acc factor = grad_output * static_cast<const Acc*>(table.pending)[i];
     if (factor == 1) continue;
-    const DenseTensor& span = table.spans[i];
-    const C codec(span.type);
-    char* data = static_cast<char*>(span.data);
-    const int64_t runs = reinterpret_cast<uintptr_t>(data) % 16 == 0 ? span.size / C::kWidth : 0;
+    const DenseTensor& grad = table.grads[i];
+    const C codec(grad.type);
+    char* data = static_cast<char*>(grad.data);
+    const int64_t vectors = reinterpret_cast<uintptr_t>(data) % 16 == 0 ? grad.size / C::kWidth : 0;
 #pragma unroll 2
-    for (int64_t r = first; r < runs; r += stride)
-      scale_run(codec, data + r * C::kWidth * codec.bytes(), factor);
-    for (int64_t e = runs * C::kWidth + first; e < span.size; e += stride) {
-      scale_one(codec, data + e * codec.bytes(), factor);
+    for (int64_t v = first; v < vectors; v += stride)
+      scale_vector(codec, data + v * C::kWidth * codec.bytes(), factor);
+    for (int64_t e = vectors * C::kWidth + first; e < grad.size; e += stride) {
+      scale_element(codec, data + e * codec.bytes(), factor);
     }
   }
 }
 
 }  // namespace
 
-cudaError_t scale(const DenseTensor* spans, int count, const void* factor, const void* pending,
+cudaError_t scale(const DenseTensor* grads, int count, const void* grad_output, const void* pending,
                   cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
-  for (int begin = 0; begin < count && error == cudaSuccess; begin += kMaxSpans) {
-    const bool double_precision = spans[begin].type == DType::f64;
-    const int64_t offset = begin * static_cast<int64_t>(double_precision ? 8 : 4);
+  for (int begin = 0; begin < count && error == cudaSuccess; begin += kMaxGrads) {
+    const bool double_precision = grads[begin].type == DType::f64;
     ScaleTable table;
-    table.factor = factor;
-    table.pending = static_cast<const char*>(pending) + offset;
+    table.grad_output = grad_output;
+    table.pending = static_cast<const char*>(pending) + begin * int64_t{double_precision ? 8 : 4};
     int64_t largest = 0;
-    for (; table.count < kMaxSpans && begin + table.count < count; ++table.count) {
-      const DenseTensor& span = spans[begin + table.count];
-      table.spans[table.count] = span;
-      largest = span.size > largest ? span.size : largest;
+    for (; table.count < kMaxGrads && begin + table.count < count; ++table.count) {
+      const DenseTensor& grad = grads[begin + table.count];
+      table.grads[table.count] = grad;
+      largest = grad.size > largest ? grad.size : largest;
     }
     const int64_t wanted = (largest + 2 * kThreads - 1) / (2 * kThreads);
-    const uint32_t blocks = wanted < kBlocks ? static_cast<uint32_t>(wanted) : kBlocks;
+    const uint32_t blocks = wanted < kMaxBlocks ? static_cast<uint32_t>(wanted) : kMaxBlocks;
     if (blocks == 0) continue;
-    error = detail::launch(double_precision ? scale_kernel<Codec<DType::f64>> : scale_kernel<AnyCodec>,
-                           blocks, table, stream);
+    error = launch(double_precision ? scale_kernel<Codec<DType::f64>> : scale_kernel<AnyCodec>, blocks, table,
+                   stream);
   }
   return error;
 }

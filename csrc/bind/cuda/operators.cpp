@@ -4,7 +4,7 @@
 #include <torch/csrc/stable/macros.h>
 
 #include "bind/arguments.h"
-#include "cuda/launch.h"
+#include "cuda/operators.h"
 
 namespace frs::bind {
 namespace {

@@ -1,4 +1,4 @@
-// What the second phases share: Z_l, scales, and the last block's part.
+// What multiplies a term: the factor scale / Z_l, and the normalizer Z_l.
 #pragma once
 
 #include "reduce.cuh"
@@ -12,25 +12,26 @@ __device__ __forceinline__ Acc scalar(const Scalar& s) {
   return s.device == nullptr ? value : value * *static_cast<const Acc*>(s.device);
 }
 
-// Z_l of a term. All threads of the block call it: the sums of the tiles are added up here, in one fixed
-// order.
+// Z_l of a term. All threads of the block must call it: the sum of S over the level is reduced here, from the
+// tile sums of the mask pass.
 template <class Acc>
-__device__ __forceinline__ Acc divisor(const LossTable& table, int level, const tiles::Cut& cut) {
+__device__ __forceinline__ Acc normalizer(const LossTable& table, int level, const tiles::Tiling& tiling) {
   switch (table.normalizer) {
     case Normalizer::batch:
-      return static_cast<Acc>(cut.batch);
+      return static_cast<Acc>(tiling.batch);
     case Normalizer::numel:
-      return static_cast<Acc>(static_cast<double>(cut.batch) * cut.rows * cut.columns);
+      return static_cast<Acc>(static_cast<double>(tiling.batch) * tiling.rows * tiling.columns);
     case Normalizer::value:
-      return scalar<Acc>(table.divisor);
+      return scalar<Acc>(table.normalizer_value);
     default:
       break;
   }
   const uint32_t first = table.first_tile[level];
   const Acc n =
       block_sum_of(static_cast<const Acc*>(table.tile_sums) + first, table.first_tile[level + 1] - first);
-  return table.normalizer == Normalizer::mask ? n
-                                              : static_cast<Acc>(cut.channels()) * n + static_cast<Acc>(1e-9);
+  return table.normalizer == Normalizer::mask
+             ? n
+             : static_cast<Acc>(tiling.channels()) * n + static_cast<Acc>(1e-9);
 }
 
 template <class Acc>

@@ -1,36 +1,37 @@
-// The scores of a tile of locations: S = sigmoid(max_k T_k), and with them, in the same pass, the head term.
+// A block's tile of locations with all their channels: the mask S = sigmoid(max_k T_k), and, in the single
+// pass, the head term of the same logits.
 #pragma once
 
 #include <type_traits>
 
 #include "head.cuh"
 #include "reduce.cuh"
-#include "stream.cuh"
+#include "term_tile.cuh"
 
 namespace frs::cuda {
 
-// A block's work: `score` (shared memory, one tile long) gets S of the locations from tile.location on, 0
+// A block's work: `mask` (shared memory, one tile long) gets S of the locations from tile.location on, 0
 // beyond the last one. Returns this thread's share of the tile's S * head term, if HeadLoss is not NoHead.
 template <class HeadLoss, class C, class Pipe>
-struct Scorer {
+struct MaskTile {
   using Acc = typename C::Acc;
   static constexpr int kWidth = C::kWidth;
-  static constexpr bool kHead = !std::is_same_v<HeadLoss, NoHead<Acc>>;
-  static constexpr uint32_t kTile = tiles::score_tile(kWidth), kLanes = kTile / kWidth,
+  static constexpr bool kHasHead = !std::is_same_v<HeadLoss, NoHead<Acc>>;
+  static constexpr uint32_t kTile = tiles::mask_tile_size(kWidth), kLanes = kTile / kWidth,
                             kGroups = kThreads / kLanes;
 
   const HeadLoss& loss;
   const C &student, &teacher;
-  const Side &student_side, &teacher_side;
-  const Cut& cut;
-  const tiles::ScoreTile tile;
-  Acc* score;
-  Acc (*best_of)[kTile];  // shared memory: kGroups rows
+  const Matrices &student_logits, &teacher_logits;
+  const Tiling& tiling;
+  const tiles::MaskTile tile;
+  Acc* mask;
+  Acc (*group_largest)[kTile];  // shared memory: kGroups rows
   Pipe& pipe;
 
   FRS_DEVICE void fetch(uint32_t stage, const char* s, const char* t) const {
     pipe.fetch(stage, 0, teacher, t);
-    if constexpr (kHead) pipe.fetch(stage, 1, student, s);
+    if constexpr (kHasHead) pipe.fetch(stage, 1, student, s);
   }
 
   // A run of locations from the ring (wide), or element by element (narrow).
@@ -39,22 +40,23 @@ struct Scorer {
                        uint32_t* s_words, uint32_t* t_words) const {
     if constexpr (kStep == 1) {
       pipe.read(stage, 0, teacher, t_words);
-      if constexpr (kHead) pipe.read(stage, 1, student, s_words);
+      if constexpr (kHasHead) pipe.read(stage, 1, student, s_words);
     } else {
-      load_narrow(teacher, t_words, t, columns);
-      if constexpr (kHead) load_narrow(student, s_words, s, columns);
+      load_elements(teacher, t_words, t, columns);
+      if constexpr (kHasHead) load_elements(student, s_words, s, columns);
     }
   }
 
   // Rows are channels: 16 bytes of neighbouring locations to a lane, the channels dealt out to groups of
   // lanes.
-  template <bool kWide>
+  template <bool kVectorized>
   FRS_DEVICE Acc location_major() const {
-    constexpr uint32_t kStep = kWide ? 1 : kLanes;
+    constexpr uint32_t kStep = kVectorized ? 1 : kLanes;
     const uint32_t group = threadIdx.x / kLanes;
-    const auto columns = tiles::columns_of<kStep>(tile.location, cut.columns, threadIdx.x % kLanes, kWidth);
-    Cursor t_at = Cursor::at(teacher, teacher_side, tile.batch, group, kGroups, columns);
-    Cursor s_at = Cursor::at(student, student_side, tile.batch, group, kGroups, columns);
+    const auto columns =
+        tiles::columns_of<kStep>(tile.location, tiling.columns, threadIdx.x % kLanes, kWidth);
+    Cursor t_at = Cursor::at(teacher, teacher_logits, tile.batch, group, kGroups, columns);
+    Cursor s_at = Cursor::at(student, student_logits, tile.batch, group, kGroups, columns);
     Acc best[kWidth];
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) best[j] = -INFINITY;
@@ -62,27 +64,27 @@ struct Scorer {
     int rows = 0;
 
     auto advance = [&] {
-      t_at = t_at.plus(1);
-      s_at = s_at.plus(1);
+      t_at.advance();
+      s_at.advance();
     };
     auto use = [&](const uint32_t* s_words, const uint32_t* t_words) {
       Acc x[kWidth], y[kWidth];
       teacher.unpack(t_words, y);
-      if constexpr (kHead) student.unpack(s_words, x);
+      if constexpr (kHasHead) student.unpack(s_words, x);
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) {
         best[j] = nan_max(best[j], y[j]);
-        if constexpr (kHead) loss.add(x[j], y[j], 1, sums[j]);
+        if constexpr (kHasHead) loss.add(x[j], y[j], 1, sums[j]);
       }
-      if constexpr (kHead) {
+      if constexpr (kHasHead) {
         if (++rows % HeadLoss::kMaxFactors == 0) {
 #pragma unroll
           for (int j = 0; j < kWidth; ++j) loss.fold(sums[j]);
         }
       }
     };
-    const uint32_t count = columns.has(0) ? rows_between(group, cut.rows, kGroups) : 0;
-    if constexpr (kWide) {
+    const uint32_t count = columns.has(0) ? tiles::rows_between(group, tiling.rows, kGroups) : 0;
+    if constexpr (kVectorized) {
       auto fetch_row = [&](uint32_t stage) {
         fetch(stage, s_at.data, t_at.data);
         advance();
@@ -103,7 +105,7 @@ struct Scorer {
 #pragma unroll
         for (int i = 0; i < number.value; ++i) use(s_words[i], t_words[i]);
       };
-      constexpr int kTogether = kHead ? 1 : 4;  // beside the arithmetic of the head there are no registers
+      constexpr int kTogether = kHasHead ? 1 : 4;  // beside the arithmetic of the head there are no registers
       uint32_t left = count;
 #pragma unroll 1
       for (; left >= kTogether; left -= kTogether) take_rows(std::integral_constant<int, kTogether>());
@@ -113,19 +115,19 @@ struct Scorer {
 
     const uint32_t first = columns.first - tile.location;
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) best_of[group][first + j * kStep] = best[j];
+    for (int j = 0; j < kWidth; ++j) group_largest[group][first + j * kStep] = best[j];
     __syncthreads();
     if (threadIdx.x < kTile) {
-      Acc m = best_of[0][threadIdx.x];
+      Acc m = group_largest[0][threadIdx.x];
 #pragma unroll
-      for (uint32_t g = 1; g < kGroups; ++g) m = nan_max(m, best_of[g][threadIdx.x]);
-      score[threadIdx.x] = tile.location + threadIdx.x < cut.columns ? sigmoid(m) : Acc(0);
+      for (uint32_t g = 1; g < kGroups; ++g) m = nan_max(m, group_largest[g][threadIdx.x]);
+      mask[threadIdx.x] = tile.location + threadIdx.x < tiling.columns ? sigmoid(m) : Acc(0);
     }
     __syncthreads();
     Acc total = 0;
-    if constexpr (kHead) {
+    if constexpr (kHasHead) {
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) total += score[first + j * kStep] * loss.value(sums[j]);
+      for (int j = 0; j < kWidth; ++j) total += mask[first + j * kStep] * loss.value(sums[j]);
     }
     return total;
   }
@@ -147,28 +149,28 @@ struct Scorer {
 
   // Rows are locations: `lanes` lanes walk along the channels of one, 32 / lanes locations to a warp at a
   // time.
-  template <bool kWide>
+  template <bool kVectorized>
   FRS_DEVICE Acc channel_major() const {
-    constexpr uint32_t kStep = kWide ? 1 : kWarp;
-    const uint32_t lane = threadIdx.x % kWarp, lanes = cut.lanes(), step = kWarps * cut.rows_per_step();
-    const uint32_t base = tile.location + threadIdx.x / kWarp * cut.rows_per_step(),
+    constexpr uint32_t kStep = kVectorized ? 1 : kWarp;
+    const uint32_t lane = threadIdx.x % kWarp, lanes = tiling.lanes(), step = kWarps * tiling.rows_per_step();
+    const uint32_t base = tile.location + threadIdx.x / kWarp * tiling.rows_per_step(),
                    end = tile.location + kTile;
-    const uint32_t row_end = end < cut.rows ? end : cut.rows, stride = lanes * kWidth;
-    const uint32_t runs = cut.columns == 0 ? 1 : tiles::ceil_div(cut.columns, stride);  // of a location
-    auto columns_at = [&](const Walk& at) { return Columns<kStep>{at.column, cut.columns}; };
-    auto has = [&](const Walk& at) { return at.row < row_end && at.column < cut.columns; };
+    const uint32_t row_end = end < tiling.rows ? end : tiling.rows, stride = lanes * kWidth;
+    const uint32_t runs = tiling.columns == 0 ? 1 : tiles::ceil_div(tiling.columns, stride);  // of a location
+    auto columns_at = [&](const Walk& at) { return Columns<kStep>{at.column, tiling.columns}; };
+    auto has = [&](const Walk& at) { return at.row < row_end && at.column < tiling.columns; };
 
-    const Walk start{base + (lane >> cut.lanes_log2), kWide ? (lane & (lanes - 1)) * kWidth : lane};
+    const Walk start{base + (lane >> tiling.lanes_log2), kVectorized ? (lane & (lanes - 1)) * kWidth : lane};
     Walk ahead = start, here = start;
     // Where `start` is in the row that is loaded next: of `ahead` if the copies are, else of `here`.
-    Cursor t_row = Cursor::at(teacher, teacher_side, tile.batch, start.row, step, columns_at(start));
-    Cursor s_row = Cursor::at(student, student_side, tile.batch, start.row, step, columns_at(start));
+    Cursor t_row = Cursor::at(teacher, teacher_logits, tile.batch, start.row, step, columns_at(start));
+    Cursor s_row = Cursor::at(student, student_logits, tile.batch, start.row, step, columns_at(start));
     auto in_row = [&](const C& codec, const Cursor& at, const Walk& walk) -> const char* {
       return at.data + (walk.column - start.column) * codec.bytes();
     };
     auto advance = [&](Walk& walk, bool loads) {  // true: to a new row
       if (!walk.advance(start, runs * stride, stride, step)) return false;
-      if (loads) t_row = t_row.plus(1), s_row = s_row.plus(1);
+      if (loads) t_row.advance(), s_row.advance();
       return true;
     };
 
@@ -176,7 +178,7 @@ struct Scorer {
     typename HeadLoss::Sums sums;
     uint32_t taken = 0;
     auto fetch_run = [&](uint32_t stage) {
-      if constexpr (kWide) {
+      if constexpr (kVectorized) {
         if (has(ahead)) fetch(stage, in_row(student, s_row, ahead), in_row(teacher, t_row, ahead));
         advance(ahead, true);
       }
@@ -188,40 +190,40 @@ struct Scorer {
         load(stage, in_row(student, s_row, here), in_row(teacher, t_row, here), columns_at(here), s_words,
              t_words);
         teacher.unpack(t_words, y);
-        if constexpr (kHead) student.unpack(s_words, x);
+        if constexpr (kHasHead) student.unpack(s_words, x);
 #pragma unroll
         for (int j = 0; j < kWidth; ++j) {
           best = nan_max(best, y[j]);
-          if constexpr (kHead) loss.add(x[j], y[j], 1, sums);
+          if constexpr (kHasHead) loss.add(x[j], y[j], 1, sums);
         }
-        if constexpr (kHead) {
+        if constexpr (kHasHead) {
           if (++taken % (HeadLoss::kMaxFactors / kWidth) == 0) loss.fold(sums);
         }
       }
       const uint32_t row = here.row;
-      if (!advance(here, !kWide)) return;
+      if (!advance(here, !kVectorized)) return;
       Acc s = group_max(best, lanes);  // all lanes of the warp come to the end of a row together
-      if constexpr (kHead) {
+      if constexpr (kHasHead) {
         s = row < row_end ? sigmoid(s) : Acc(0);
         total += s * loss.value(sums);
       }
-      if (row < end && (lane & (lanes - 1)) == 0) score[row - tile.location] = s;
+      if (row < end && (lane & (lanes - 1)) == 0) mask[row - tile.location] = s;
       best = -INFINITY;
       sums = {};
       taken = 0;
     };
-    Pipe::pipeline(rows_between(base, end, step) * runs, fetch_run, use_run);
+    Pipe::pipeline(tiles::rows_between(base, end, step) * runs, fetch_run, use_run);
     __syncthreads();
-    if constexpr (!kHead) {  // of the whole tile at once; beyond the last location it is that of -Inf, 0
-      if (threadIdx.x < kTile) score[threadIdx.x] = sigmoid(score[threadIdx.x]);
+    if constexpr (!kHasHead) {  // of the whole tile at once; beyond the last location it is that of -Inf, 0
+      if (threadIdx.x < kTile) mask[threadIdx.x] = sigmoid(mask[threadIdx.x]);
       __syncthreads();
     }
     return total;
   }
 
   FRS_DEVICE Acc run() const {
-    if (cut.location_major) return cut.wide ? location_major<true>() : location_major<false>();
-    return cut.wide ? channel_major<true>() : channel_major<false>();
+    if (tiling.location_major) return tiling.vectorized ? location_major<true>() : location_major<false>();
+    return tiling.vectorized ? channel_major<true>() : channel_major<false>();
   }
 };
 
