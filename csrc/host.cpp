@@ -120,6 +120,32 @@ std::vector<std::vector<uint32_t>> lane_columns(uint32_t tile_begin, uint32_t co
   return result;
 }
 
+using WalkStep =
+    std::tuple<uint32_t, std::vector<uint32_t>, bool>;  // location, channels, leaves the location
+
+// The steps of every thread of a block in the channel-major mask tile that begins at location `tile_begin` of
+// [rows = locations, columns = channels].
+std::vector<std::vector<WalkStep>> location_walk(uint32_t rows, uint32_t columns, uint32_t tile_begin,
+                                                 uint32_t width, bool vectorized) {
+  tiles::Tiling tiling;
+  tiling.rows = rows, tiling.columns = columns;
+  tiling.lanes_log2 = tiles::choose_lanes(columns, width, vectorized);
+  std::vector<std::vector<WalkStep>> result(tiles::kThreads);
+  for (uint32_t thread = 0; thread < tiles::kThreads; ++thread) {
+    const tiles::LocationWalk walk(tiling, tile_begin, thread, width, vectorized);
+    tiles::LocationWalk::Position at = walk.start;
+    for (uint32_t step = 0; step < walk.steps(); ++step) {
+      const uint32_t location = at.row, distance = vectorized ? 1 : tiles::kWarp;
+      std::vector<uint32_t> channels;
+      for (uint32_t j = 0; walk.inside(at) && j < width; ++j)
+        if (at.column + j * distance < columns) channels.push_back(at.column + j * distance);
+      const bool leaves = walk.advance(at);
+      result[thread].emplace_back(location, channels, leaves);
+    }
+  }
+  return result;
+}
+
 }  // namespace
 }  // namespace frs
 
@@ -142,6 +168,7 @@ PYBIND11_MODULE(_host, m) {
   define_unary(m, "sigmoid", &HostMath::sigmoid);
   define_binary(m, "bce", &HostMath::bce);
   define_binary(m, "bce_gradient", &HostMath::bce_gradient);
+  m.def("location_walk", location_walk);
   m.def("warp_tiles", warp_tiles, py::arg("terms"), py::arg("width"));
   m.def("lane_columns",
         [](uint32_t tile_begin, uint32_t count, uint32_t lanes, uint32_t width, bool vectorized) {

@@ -67,6 +67,29 @@ def test_a_block_belongs_to_one_term_and_terms_come_in_order(terms):
         assert len(set(indices[block : block + WARPS])) == 1
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@given(data=st.data())
+def test_a_channel_major_mask_tile_is_walked_through_in_step(width, data):
+    """Each logit is loaded once. The lanes of a location leave it together, as shuffles over them require."""
+    locations = data.draw(st.integers(1, 200))
+    vectorized = data.draw(st.booleans())
+    channels = data.draw(st.integers(0, 100)) * (width if vectorized else 7)
+    size = 128 if width >= 4 else 64  # tiles.h: mask_tile_size
+    begin = data.draw(st.integers(0, (locations - 1) // size)) * size
+    threads = host.location_walk(locations, channels, begin, width, vectorized)
+    loaded = Counter((row, c) for steps in threads for row, columns, _ in steps for c in columns)
+    tile = range(begin, min(begin + size, locations))
+    assert loaded == Counter((row, c) for row in tile for c in range(channels))
+    ended = Counter(row for steps in threads for row, _, leaves in steps if leaves)
+    assert set(ended) == set(range(begin, begin + size))
+    (lanes,) = set(ended.values())
+    for warp in range(0, len(threads), 32):
+        for steps in zip(*threads[warp : warp + 32], strict=True):
+            assert len({leaves for _, _, leaves in steps}) == 1
+            rows = [row for row, _, _ in steps]
+            assert all(len(set(rows[i : i + lanes])) == 1 for i in range(0, 32, lanes))
+
+
 def test_large_calls_have_tall_tiles_and_small_ones_low_tiles():
     sizes = [100 * 168, 50 * 84, 25 * 42, 13 * 21, 7 * 11]
     retinanet = [(16, 256, n, n % 8 == 0) for n in sizes] + [(16, 720, n, n % 8 == 0) for n in sizes]

@@ -1,7 +1,7 @@
 // The mask pass: S of every location, and its sum over every tile of locations. Where the caller gives S: the
 // sums.
 #include "launch.cuh"
-#include "mask_tile.cuh"
+#include "logit_tile.cuh"
 #include "plan.h"
 
 namespace frs::cuda {
@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kThreads, kMinMaskBlocks)
     mask_kernel(const __grid_constant__ MaskTable table) {
   using Acc = typename C::Acc;
   using LogitRing = Ring<C, 1>;
-  using BlockTile = MaskTile<NoHead<Acc>, C, LogitRing>;
+  using BlockTile = LogitTile<NoHead<Acc>, C, LogitRing>;
   constexpr uint32_t kTile = BlockTile::kTile;
   __shared__ __align__(16) Acc mask[kTile], group_largest[BlockTile::kGroups][kTile];
   __shared__ LogitRing ring;

@@ -3,7 +3,7 @@
 #include "factor.cuh"
 #include "imitation.cuh"
 #include "launch.cuh"
-#include "mask_tile.cuh"
+#include "logit_tile.cuh"
 #include "plan.h"
 
 namespace frs::cuda {
@@ -51,7 +51,7 @@ __device__ __forceinline__ typename C::Acc head_share(
     typename C::Acc* mask, typename C::Acc (*group_largest)[tiles::mask_tile_size(C::kWidth)]) {
   const TermMatrices& matrices = table.terms[entry];
   const C student(table.student_type[kHead]), teacher(table.teacher_type[kHead]);
-  return MaskTile<HeadLoss, C, Ring<C, 2>>{
+  return LogitTile<HeadLoss, C, Ring<C, 2>>{
       loss, student,       teacher, matrices.student, matrices.teacher, table.tilings[entry], tile,
       mask, group_largest, ring}
       .run();

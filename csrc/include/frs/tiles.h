@@ -141,4 +141,42 @@ FRS_HOST_DEVICE MaskTile mask_tile_of(uint32_t index, uint32_t locations, uint32
   return {index / tiles, index % tiles * mask_tile_size(width)};
 }
 
+// How one thread walks through a channel-major mask tile. The lanes of a location are adjacent; each takes
+// every lanes-th vector of the location, and then moves on by row_step locations. All lanes of a warp make
+// the same number of steps and leave their locations in the same step, so that they can reduce over a
+// location's lanes with shuffles. A step that is not inside() the matrix has nothing to load.
+struct LocationWalk {
+  struct Position {
+    uint32_t row, column;  // location, first channel of the vector
+  };
+  Position start;
+  uint32_t columns, row_end;  // of the matrix; the tile may end before row_end
+  uint32_t stride, row_step;  // from vector to vector of a location, from location to location
+  uint32_t vectors, rows;     // steps per location (at least 1), locations
+
+  FRS_HOST_DEVICE LocationWalk(const Tiling& tiling, uint32_t tile_begin, uint32_t thread, uint32_t width,
+                               bool vectorized) {
+    const uint32_t lane = thread % kWarp, lanes = tiling.lanes(), warp_rows = tiling.rows_per_step();
+    start.row = tile_begin + thread / kWarp * warp_rows + (lane >> tiling.lanes_log2);
+    start.column = vectorized ? (lane & (lanes - 1)) * width : lane;
+    columns = tiling.columns;
+    row_end = tiling.rows;
+    stride = lanes * width;
+    row_step = kWarps * warp_rows;
+    vectors = columns == 0 ? 1 : ceil_div(columns, stride);
+    rows = (mask_tile_size(width) << tiling.lanes_log2) / kThreads;
+  }
+  FRS_HOST_DEVICE uint32_t steps() const { return rows * vectors; }
+  FRS_HOST_DEVICE bool inside(const Position& at) const { return at.row < row_end && at.column < columns; }
+
+  // True where the next step is at another location.
+  FRS_HOST_DEVICE bool advance(Position& at) const {
+    at.column += stride;
+    if (at.column - start.column < vectors * stride) return false;
+    at.column = start.column;
+    at.row += row_step;
+    return true;
+  }
+};
+
 }  // namespace frs::tiles
