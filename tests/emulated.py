@@ -1,4 +1,4 @@
-"""The CUDA kernels on the CPU: built by g++ over tests/cpp/cuda_shim, as a backend named "emulated"."""
+"""The CUDA kernels on the CPU: compiled by g++ against tests/cpp/cuda_shim, as a backend named "emulated"."""
 
 import ctypes
 import fcntl
@@ -37,7 +37,7 @@ def namespace():
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """Builds what has changed, and registers the operators."""
+    """Compiles what has changed, and registers the operators."""
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / "lock").open("w") as lock:  # pytest-xdist has several processes
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -63,7 +63,7 @@ def _build() -> Path:
 
 
 def launches() -> int:
-    """How many kernels and memsets have been launched so far."""
+    """The number of kernels and memsets launched so far."""
     return ctypes.c_int.in_dll(load(), "emulated_launches").value
 
 

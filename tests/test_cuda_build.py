@@ -1,7 +1,7 @@
 """What the compiler made of the CUDA kernels, read from the library: no GPU is needed.
 
-The library beside the package is read if it has code for sm_90 and is no older than its sources; else one
-is built, with warnings as errors.
+The library in the package is read if it has code for sm_90 and is no older than its sources. Otherwise a new
+one is built, with warnings as errors.
 """
 
 import json
@@ -23,7 +23,7 @@ CODECS = {"f32": r"CodecILNS_5DTypeE0", "bf16": r"CodecILNS_5DTypeE1", "f16": r"
 
 
 def find(tool: str) -> str | None:
-    """A tool of the CUDA toolkit; Triton carries the disassemblers that slim toolkits lack."""
+    """A tool of the CUDA toolkit. The Triton package has the disassemblers that slim toolkits lack."""
     found = shutil.which(tool) or shutil.which(f"/usr/local/cuda/bin/{tool}")
     if found is None and (spec := sys.modules.get("triton") or _triton()):
         found = shutil.which(str(Path(spec.__file__).parent / "backends" / "nvidia" / "bin" / tool))
@@ -90,7 +90,7 @@ def kernels(code) -> dict[str, list[str]]:
 
 
 def copying_loops(lines: list[tuple[int, str]]) -> list[list[str]]:
-    """The innermost loops with asynchronous copies: from the target of a branch back to the branch."""
+    """The innermost loops with asynchronous copies, from the target of a backward branch to the branch."""
     copies = [at for at, text in lines if text.startswith("LDGSTS")]
     jumps = [(int(m[1], 16), at) for at, text in lines if (m := re.match(r"BRA.*?0x([0-9a-f]+)", text))]
     found = [(start, end) for start, end in jumps if any(start <= at <= end for at in copies)]
@@ -112,8 +112,8 @@ def test_all_kernels_are_there_for_sm_90(kernels):
     assert all(len(instructions) > 20 for instructions in kernels.values())
 
 
-def test_nothing_lies_in_local_memory(kernels):
-    """No kernel spills a register, and no array is indexed at run time."""
+def test_no_kernel_uses_local_memory(kernels):
+    """No kernel spills registers or indexes an array at run time."""
     spilling = {
         name: sorted({i for i in instructions if i.startswith(("LDL", "STL"))})
         for name, instructions in kernels.items()
@@ -133,24 +133,24 @@ def test_tensors_are_read_and_written_16_bytes_at_a_time(kernels, kernel, codec)
 
 
 def test_the_largest_logit_keeps_nan(kernels):
-    """FMNMX drops NaN, FMNMX.NAN has it win."""
+    """FMNMX drops NaN, FMNMX.NAN propagates it."""
     for name, instructions in kernels.items():
         if "mask_kernel" in name and "E3" not in name:  # E3: float64, compared by hand
             assert "FMNMX.NAN" in instructions and "FMNMX" not in instructions, name
 
 
 def test_head_term_needs_three_special_function_calls_an_element(kernels):
-    """Two exponentials and one shared reciprocal: not a division, and one logarithm for many elements."""
+    """Two exponentials and one shared reciprocal, no division, and one logarithm for many elements."""
     for codec, width in (("f32", 4), ("bf16", 8), ("f16", 8)):
         (instructions,) = (
             found for name, found in kernels.items() if "loss_kernel" in name and CODECS[codec] in name
         )
-        bodies = 4  # location- and channel-major, wide and narrow
+        bodies = 4  # of loops: location- and channel-major, with 16-byte accesses and by single elements
         assert instructions.count("MUFU.EX2") == 2 * width * bodies
-        assert instructions.count("MUFU.LG2") == 2 * (width + 1)  # NCHW: of each column, else of each row
+        assert instructions.count("MUFU.LG2") == 2 * (width + 1)  # NCHW: one per column, else one per row
 
 
-# Instructions of a warp in an iteration (8 elements a lane, 4 of float32) in NCHW and in channels_last.
+# Instructions per iteration (8 elements per lane, 4 of float32) in NCHW and in channels_last.
 COUNTS = {
     ("loss", "bf16", "head"): (220, 244), ("loss", "bf16", "imitation"): (108, 114),
     ("loss", "f32", "head"): (116, 143), ("loss", "f32", "imitation"): (69, 71),
@@ -160,7 +160,7 @@ COUNTS = {
 
 @pytest.mark.parametrize("kernel, codec, term", COUNTS)
 def test_an_iteration_takes_no_more_instructions_than_it_did(code, kernel, codec, term):
-    """What docs/tuning-cuda.md counts, with a little room for another compiler."""
+    """The counts in docs/tuning-cuda.md, with a margin for another compiler."""
     (lines,) = (lines for name, lines in code.items() if f"{kernel}_kernel" in name and CODECS[codec] in name)
     counts = sorted(len(loop) for loop in copying_loops(lines) if ("MUFU.EX2" in loop) == (term == "head"))
     assert all(n <= 1.03 * most for n, most in zip(counts, COUNTS[kernel, codec, term], strict=True))
@@ -177,7 +177,7 @@ def test_library_needs_only_the_stable_interface(library):
 
 
 def test_library_loads_without_a_gpu(library):
-    """Another process, so that a library already loaded does not answer for it."""
+    """In a process of its own, because this one may have loaded a library already."""
     if torch.version.cuda is None:
         pytest.skip(f"torch {torch.__version__} is a build without CUDA")
     program = (
@@ -188,7 +188,7 @@ def test_library_loads_without_a_gpu(library):
 
 
 def test_the_check_program_compiles(tmp_path):
-    """benchmarks/gpu_check.cu is run by people with a GPU, and by no other test."""
+    """No other test compiles benchmarks/gpu_check.cu, which needs a GPU to run."""
     if (nvcc := find("nvcc")) is None:
         pytest.skip("needs nvcc")
     output(
