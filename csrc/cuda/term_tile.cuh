@@ -68,37 +68,6 @@ FRS_DEVICE void load_factors(Acc* v, const Acc* factors, const Columns<kStep>& c
   }
 }
 
-// Calls add(student's words, teacher's words) for the lane's vectors of `row` and the rows below it, one
-// every row_step rows, up to row_end. `add` moves `row` on.
-template <bool kVectorized, class C, uint32_t kStep, class Add>
-FRS_DEVICE void for_each_row(Ring<C, 2>& ring, const C& student, const C& teacher, Cursor& s_at, Cursor& t_at,
-                             const Columns<kStep>& columns, const uint32_t& row, uint32_t row_end,
-                             uint32_t row_step, const Add& add) {
-  uint32_t s[C::kWords], t[C::kWords];
-  if constexpr (kVectorized) {
-    auto fetch = [&](uint32_t stage) {
-      ring.fetch(stage, 0, student, s_at.data);
-      ring.fetch(stage, 1, teacher, t_at.data);
-      s_at.advance();
-      t_at.advance();
-    };
-    ring.pipeline(tiles::rows_between(row, row_end, row_step), fetch, [&](uint32_t stage) {
-      ring.read(stage, 0, student, s);
-      ring.read(stage, 1, teacher, t);
-      add(s, t);
-    });
-  } else {
-#pragma unroll 1
-    while (row < row_end) {
-      load_elements(student, s, s_at.data, columns);
-      load_elements(teacher, t, t_at.data, columns);
-      add(s, t);
-      s_at.advance();
-      t_at.advance();
-    }
-  }
-}
-
 // Adds a vector of student (x) and teacher (y) to the sums, one per column where columns are locations, else
 // one. Overwrites x with the gradient.
 template <bool kLocationMajor, class ElementLoss, class Acc, int kWidth>
@@ -126,14 +95,47 @@ struct TermTile {
   Acc factor;                 // multiplies the sum and the gradient
 };
 
+// Calls add(student's words, teacher's words) for the lane's vectors of `row`, row + row_step and so on until
+// the tile ends. `add` moves `row` on.
+template <bool kVectorized, class C, uint32_t kStep, class Add>
+FRS_DEVICE void for_each_row(Ring<C, 2>& ring, const TermTile<C>& operands, const Columns<kStep>& columns,
+                             const uint32_t& row, uint32_t row_step, const Add& add) {
+  const C &student = operands.student, &teacher = operands.teacher;
+  const WarpTile& tile = operands.tile;
+  Cursor s_at = Cursor::at(student, operands.matrices.student, tile.batch, row, row_step, columns);
+  Cursor t_at = Cursor::at(teacher, operands.matrices.teacher, tile.batch, row, row_step, columns);
+  uint32_t s[C::kWords], t[C::kWords];
+  if constexpr (kVectorized) {
+    auto fetch = [&](uint32_t stage) {
+      ring.fetch(stage, 0, student, s_at.data);
+      ring.fetch(stage, 1, teacher, t_at.data);
+      s_at.advance();
+      t_at.advance();
+    };
+    ring.pipeline(tiles::rows_between(row, tile.row_end, row_step), fetch, [&](uint32_t stage) {
+      ring.read(stage, 0, student, s);
+      ring.read(stage, 1, teacher, t);
+      add(s, t);
+    });
+  } else {
+#pragma unroll 1
+    while (row < tile.row_end) {
+      load_elements(student, s, s_at.data, columns);
+      load_elements(teacher, t, t_at.data, columns);
+      add(s, t);
+      s_at.advance();
+      t_at.advance();
+    }
+  }
+}
+
 // Where columns are locations, the column factors are factor * S and the row factors are c; where columns are
 // channels, the other way round.
 template <bool kGrad, bool kLocationMajor, bool kVectorized, class ElementLoss, class C>
 FRS_DEVICE typename C::Acc term_sum(Ring<C, 2>& ring, const ElementLoss& loss, const TermTile<C>& operands) {
   using Acc = typename C::Acc;
   constexpr int kWidth = C::kWidth;
-  const C &student = operands.student, &teacher = operands.teacher;
-  const TermMatrices& matrices = operands.matrices;
+  const Matrices& grad = operands.matrices.grad;
   const Tiling& tiling = operands.tiling;
   const WarpTile& tile = operands.tile;
   const uint32_t lane = threadIdx.x % kWarp, row_step = kVectorized ? tiling.rows_per_step() : 1;
@@ -152,10 +154,8 @@ FRS_DEVICE typename C::Acc term_sum(Ring<C, 2>& ring, const ElementLoss& loss, c
   const Acc* row_factors = kLocationMajor ? operands.channel_weight : operands.mask;
 
   uint32_t row = tile.row_begin + (kVectorized ? lane >> tiling.lanes_log2 : 0);
-  Cursor s_at = Cursor::at(student, matrices.student, tile.batch, row, row_step, columns);
-  Cursor t_at = Cursor::at(teacher, matrices.teacher, tile.batch, row, row_step, columns);
-  Cursor grad_at = Cursor::at(student, matrices.grad, tile.batch, row, row_step, columns);
-  const bool stores = kGrad && matrices.grad.data != nullptr;
+  Cursor grad_at = Cursor::at(operands.student, grad, tile.batch, row, row_step, columns);
+  const bool stores = kGrad && grad.data != nullptr;
   Acc total = 0;
   typename ElementLoss::Sums sums[kLocationMajor ? kWidth : 1];
   auto add_row = [&](const uint32_t* s, const uint32_t* t) {
@@ -164,16 +164,15 @@ FRS_DEVICE typename C::Acc term_sum(Ring<C, 2>& ring, const ElementLoss& loss, c
       row_factor = row_factors[row];
     if constexpr (!kLocationMajor) row_factor *= operands.factor, sums[0] = {};
     Acc x[kWidth], y[kWidth];
-    student.unpack(s, x);
-    teacher.unpack(t, y);
+    operands.student.unpack(s, x);
+    operands.teacher.unpack(t, y);
     add_vector<kLocationMajor>(loss, x, y, row_factor, column_factors, sums);
     if constexpr (!kLocationMajor) total += row_factor * loss.value(sums[0]);
-    if (stores) store(student, grad_at.data, columns, x);
+    if (stores) store(operands.student, grad_at.data, columns, x);
     row += row_step;
     grad_at.advance();
   };
-  for_each_row<kVectorized>(ring, student, teacher, s_at, t_at, columns, row, tile.row_end, row_step,
-                            add_row);
+  for_each_row<kVectorized>(ring, operands, columns, row, row_step, add_row);
   if constexpr (kLocationMajor) {
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) total += column_factors[j] * loss.value(sums[j]);
