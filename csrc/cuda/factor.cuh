@@ -1,4 +1,4 @@
-// What multiplies a term: the factor scale / Z_l, and the normalizer Z_l.
+// What multiplies a term on one level: the factor scale / Z_l, and the normalizer Z_l in it.
 #pragma once
 
 #include "reduce.cuh"
@@ -16,22 +16,21 @@ __device__ __forceinline__ Acc scalar(const Scalar& s) {
 // tile sums of the mask pass.
 template <class Acc>
 __device__ __forceinline__ Acc normalizer(const LossTable& table, int level, const tiles::Tiling& tiling) {
-  switch (table.normalizer) {
-    case Normalizer::batch:
-      return static_cast<Acc>(tiling.batch);
-    case Normalizer::numel:
-      return static_cast<Acc>(static_cast<double>(tiling.batch) * tiling.rows * tiling.columns);
-    case Normalizer::value:
-      return scalar<Acc>(table.normalizer_value);
-    default:
-      break;
+  Acc mask_sum = 0, value = 0;
+  if (needs_mask_sum(table.normalizer)) {
+    const uint32_t first = table.first_tile[level], count = table.first_tile[level + 1] - first;
+    mask_sum = block_sum_of(static_cast<const Acc*>(table.tile_sums) + first, count);
+  } else if (table.normalizer == Normalizer::value) {
+    value = scalar<Acc>(table.normalizer_value);
   }
-  const uint32_t first = table.first_tile[level];
-  const Acc n =
-      block_sum_of(static_cast<const Acc*>(table.tile_sums) + first, table.first_tile[level + 1] - first);
-  return table.normalizer == Normalizer::mask
-             ? n
-             : static_cast<Acc>(tiling.channels()) * n + static_cast<Acc>(1e-9);
+  return normalizer_of(table.normalizer, tiling.batch, tiling.channels(), tiling.locations(), mask_sum,
+                       value);
+}
+
+// scale / Z_l, or 0 where Z_l is 0.
+template <class Acc>
+__device__ __forceinline__ Acc factor(const Scalar& scale, Acc z) {
+  return z == 0 ? Acc(0) : scalar<Acc>(scale) / z;
 }
 
 template <class Acc>

@@ -21,7 +21,7 @@ __device__ __forceinline__ typename C::Acc block_share(Ring<C, 2>& ring, typenam
   const TermMatrices& matrices = table.terms[entry];
   const Tiling& tiling = table.tilings[entry];
   const Acc z = normalizer<Acc>(table, entry - term * table.num_levels, tiling);
-  const Acc factor = z == 0 ? Acc(0) : scalar<Acc>(table.scale[term]) / z;
+  const Acc factor = cuda::factor(table.scale[term], z);
   const uint32_t first = table.first_block[entry];
   if (threadIdx.x == 0) {
     pending = table.pending_factor[term] ? factor : Acc(1);

@@ -63,7 +63,7 @@ __device__ __forceinline__ Acc level_loss(const LossTable& table, int level, int
   const uint32_t first = table.first_tile[level];
   const Acc z = normalizer<Acc>(table, level, table.tilings[term * table.num_levels + level]);
   const Acc sum = block_sum_of(partials + first, table.first_tile[level + 1] - first);
-  return z == 0 ? Acc(0) : scalar<Acc>(table.scale[term]) / z * sum;
+  return z == 0 ? Acc(0) : factor(table.scale[term], z) * sum;
 }
 
 // A block per tile of locations. The block that is done last adds up the partial sums of the others.

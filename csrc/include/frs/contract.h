@@ -76,7 +76,7 @@ enum class Normalizer : int { mask = 0, mask_channels = 1, batch = 2, numel = 3,
 
 constexpr double kNormalizerEpsilon = 1e-9;
 
-constexpr bool needs_mask_sum(Normalizer normalizer) {
+FRS_HOST_DEVICE constexpr bool needs_mask_sum(Normalizer normalizer) {
   return normalizer == Normalizer::mask || normalizer == Normalizer::mask_channels;
 }
 
