@@ -1,10 +1,11 @@
 // The native operators on CUDA tensors. They run on the tensors' device, on its current stream, and all
 // memory comes from torch's allocator. Their schemas are in frs_kernels/contract.py.
+#include "cuda/operators.h"
+
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 
 #include "bind/arguments.h"
-#include "cuda/operators.h"
 
 namespace frs::bind {
 namespace {
