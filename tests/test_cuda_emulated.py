@@ -124,6 +124,39 @@ def test_channel_weights_with_a_mask_from_the_logits(target, layout, dtype):
     torch.testing.assert_close(grads, expected_grads, **tolerance)
 
 
+@pytest.mark.parametrize("masks_given", [True, False])
+@pytest.mark.parametrize("grads_wanted", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_focal_exponent_matters_to_no_call_without_a_head_term(target, dtype, masks_given, grads_wanted):
+    base = test_loss.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype)
+    ops = emulated.namespace()
+    logits = base["teacher_logits"]
+    masks, logits = (ops.mask(logits), []) if masks_given else ([], logits)
+    features = [base[name] for name in FEATS]
+
+    def run(beta):
+        call = (
+            *features,
+            [],
+            logits,
+            masks,
+            [],
+            0,
+            0.0,
+            None,
+            1.0,
+            None,
+            1.0,
+            None,
+            beta,
+            grads_wanted,
+            False,
+        )
+        return ops.loss(*call)
+
+    torch.testing.assert_close(run(2.0), run(0.0), rtol=0, atol=0)
+
+
 def test_large_calls_have_tall_tiles(target):
     """Above kEnoughBlocks blocks (tiles.h), a warp tile has more rows."""
     logits = {name: tensors(96, sizes=((96, 128),), batch=4, seed=i) for i, name in enumerate(HEADS)}
