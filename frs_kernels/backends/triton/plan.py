@@ -26,7 +26,8 @@ NVIDIA = not torch.version.hip and not torch.version.xpu
 PIPELINED = not torch.version.hip  # on AMD the loads of a pipeline take registers; not measured there
 STAGES = 3  # of a pipeline: one block is computed while two are in flight
 # Unaligned levels are read element by element, and each access takes registers for its address. Their blocks
-# are smaller by this factor, so that their code does not limit the occupancy of the aligned code beside it.
+# are smaller by this factor, so that their code does not limit the occupancy of the aligned code in the same
+# kernel.
 _UNALIGNED_DIVISOR = 4
 _PROGRAMS = 4096  # aimed at in a launch: about four waves on the largest GPUs
 _cached = functools.lru_cache(maxsize=1024)
