@@ -1,8 +1,5 @@
 """Which backend runs, and what is said about the others."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from cases import tensors
@@ -114,10 +111,3 @@ def test_the_largest_number_of_levels(target):
     torch.testing.assert_close(
         frs.frs_loss(None, None, logits, logits, backend=target.backend).total, expected
     )
-
-
-def test_level_limit_is_that_of_the_kernels():
-    header = Path(__file__).parents[1] / "csrc/include/frs/contract.h"
-    if not header.exists():
-        pytest.skip("not run from a source tree")
-    assert int(re.search(r"kMaxLevels = (\d+)", header.read_text())[1]) == MAX_LEVELS

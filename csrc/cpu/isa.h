@@ -22,7 +22,7 @@ struct Block {
   int64_t student_stride = 0, teacher_stride = 0, grad_stride = 0;
   const void* mask = nullptr;            // S [locations], accumulation dtype
   const void* channel_weight = nullptr;  // [channels], accumulation dtype; nullptr: 1. Imitation term only
-  bool non_temporal = false;             // the gradient is written with non-temporal stores, see schedule.h
+  bool non_temporal = false;             // the gradient is written with non-temporal stores, see blocks.h
   double factor = 1.0;                   // scale / Z_l, which multiplies losses and gradients
   double beta = 0.0;                     // of the quality focal form; head term only
 };
