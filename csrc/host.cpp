@@ -47,7 +47,9 @@ py::dict contract() {
 
 double normalizer(int code, int64_t batch, int64_t channels, int64_t locations, double mask_sum,
                   double value) {
-  return normalizer_of(static_cast<Normalizer>(code), batch, channels, locations, mask_sum, value);
+  return normalizer_of<double>(
+      static_cast<Normalizer>(code), batch, channels, locations, [&] { return mask_sum; },
+      [&] { return value; });
 }
 
 using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;

@@ -134,8 +134,9 @@ class Loss {
   }
 
   Factor factor_of(const Level& level, const TermState& state, double mask_sum, const Scalar& scale) const {
-    const double z = normalizer_of(params_.normalizer, level.batch, state.term->channels, level.locations,
-                                   mask_sum, value_of(params_.normalizer_value));
+    const double z = normalizer_of<double>(
+        params_.normalizer, level.batch, state.term->channels, level.locations, [&] { return mask_sum; },
+        [&] { return value_of(params_.normalizer_value); });
     return {z == 0.0 ? 0.0 : value_of(scale) / z, z == 0.0};
   }
 

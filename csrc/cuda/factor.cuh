@@ -16,15 +16,13 @@ __device__ __forceinline__ Acc scalar(const Scalar& s) {
 // tile sums of the mask pass.
 template <class Acc>
 __device__ __forceinline__ Acc normalizer(const LossTable& table, int level, const tiles::Tiling& tiling) {
-  Acc mask_sum = 0, value = 0;
-  if (needs_mask_sum(table.normalizer)) {
+  auto mask_sum = [&] {
     const uint32_t first = table.first_tile[level], count = table.first_tile[level + 1] - first;
-    mask_sum = block_sum_of(static_cast<const Acc*>(table.tile_sums) + first, count);
-  } else if (table.normalizer == Normalizer::value) {
-    value = scalar<Acc>(table.normalizer_value);
-  }
-  return normalizer_of(table.normalizer, tiling.batch, tiling.channels(), tiling.locations(), mask_sum,
-                       value);
+    return block_sum_of(static_cast<const Acc*>(table.tile_sums) + first, count);
+  };
+  auto value = [&] { return scalar<Acc>(table.normalizer_value); };
+  return normalizer_of<Acc>(table.normalizer, tiling.batch, tiling.channels(), tiling.locations(), mask_sum,
+                            value);
 }
 
 // scale / Z_l, or 0 where Z_l is 0.

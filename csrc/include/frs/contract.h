@@ -76,27 +76,29 @@ enum class Normalizer : int { mask = 0, mask_channels = 1, batch = 2, numel = 3,
 
 constexpr double kNormalizerEpsilon = 1e-9;
 
-FRS_HOST_DEVICE constexpr bool needs_mask_sum(Normalizer normalizer) {
+constexpr bool needs_mask_sum(Normalizer normalizer) {
   return normalizer == Normalizer::mask || normalizer == Normalizer::mask_channels;
 }
 
-// Z_l of one term. `mask_sum` is the sum of S over the level, `value` the caller's own Z; each is read only
-// where the normalizer needs it. Where Z_l is 0, loss and gradients of the term are 0 on that level.
-template <class Acc, class Int>
-FRS_HOST_DEVICE Acc normalizer_of(Normalizer normalizer, Int batch, Int channels, Int locations, Acc mask_sum,
-                                  Acc value) {
+// Z_l of one term. mask_sum() returns the sum of S over the level, value() the caller's own Z; each is called
+// only where the normalizer needs it. Where Z_l is 0, loss and gradients of the term are 0 on that level.
+template <class Acc, class Int, class MaskSum, class Value>
+FRS_HOST_DEVICE Acc normalizer_of(Normalizer normalizer, Int batch, Int channels, Int locations,
+                                  const MaskSum& mask_sum, const Value& value) {
   switch (normalizer) {
-    case Normalizer::mask:  // official FRS
-      return mask_sum;
-    case Normalizer::mask_channels:  // Ultralytics
-      return static_cast<Acc>(channels) * mask_sum + static_cast<Acc>(kNormalizerEpsilon);
     case Normalizer::batch:  // FGD
       return static_cast<Acc>(batch);
     case Normalizer::numel:
       return static_cast<Acc>(static_cast<double>(batch) * channels * locations);
+    case Normalizer::value:
+      return value();
     default:
-      return value;
+      break;
   }
+  const Acc sum = mask_sum();
+  return normalizer == Normalizer::mask  // official FRS, else Ultralytics
+             ? sum
+             : static_cast<Acc>(channels) * sum + static_cast<Acc>(kNormalizerEpsilon);
 }
 
 // Element types of one term, the same on all levels; f32 where a tensor is absent. A gradient has its
