@@ -5,10 +5,8 @@ Without a GPU they run in Triton's interpreter, which has to be asked for before
 """
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 
+import programs
 import pytest
 import torch
 from cases import INTERPRETED, LONG_SIZES, Target, compare, evaluate, maps, tensors
@@ -19,42 +17,20 @@ from frs_kernels import dispatch
 from frs_kernels.backends import triton as backend
 
 pytest.importorskip("triton")
-ROOT = Path(__file__).parent.parent
-
-
-def in_a_fresh_process(check: str) -> None:
-    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
 
 
 def test_importing_the_package_imports_neither_the_kernels_nor_the_compiler():
-    check = (
-        "import sys, torch; before = set(sys.modules)\n"
-        "import frs_kernels; new = set(sys.modules) - before\n"
-        "assert not new & {'frs_kernels.backends.triton.tiles', 'torch._dynamo', 'triton'}, new"
-    )
-    in_a_fresh_process(check)
+    new = programs.output("new_modules.py", "frs_kernels").split()
+    assert "frs_kernels.backends.triton" in new
+    assert not {"frs_kernels.backends.triton.tiles", "torch._dynamo", "triton"}.intersection(new)
 
 
 def test_without_triton_the_others_still_run():
-    check = (
-        "import sys; sys.modules['triton'] = None\n"
-        "import torch, frs_kernels as frs\n"
-        "report = frs.explain_backend(None, None, torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))\n"
-        "assert 'not installed' in report.reasons['triton'], report"
-    )
-    in_a_fresh_process(check)
+    assert "not installed" in programs.output("why_not_triton.py", "missing")
 
 
 def test_a_folder_named_triton_is_not_triton():
-    check = (
-        "import sys, types, torch\n"
-        "from importlib.machinery import ModuleSpec\n"
-        "from frs_kernels.backends import triton as backend\n"
-        "folder = sys.modules['triton'] = types.ModuleType('triton')\n"
-        "folder.__spec__, folder.__path__ = ModuleSpec('triton', None), ['some/triton']\n"
-        "assert 'some/triton is something else' in backend.unavailable(), backend.unavailable()"
-    )
-    in_a_fresh_process(check)
+    assert "some/triton is something else" in programs.output("why_not_triton.py", "folder")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs on CPU tensors")

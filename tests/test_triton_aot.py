@@ -2,10 +2,8 @@
 
 import collections
 import re
-import subprocess
-import sys
-from pathlib import Path
 
+import programs
 import pytest
 import torch
 from cases import INTERPRETED, tensors
@@ -15,8 +13,6 @@ if INTERPRETED:
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from frs_kernels.backends.triton import aot, launch, operators  # noqa: E402
-
-HERE = Path(__file__).parent
 
 
 def ids(variant):
@@ -88,8 +84,8 @@ def test_all_sizes_share_a_compilation_and_relaunches_pass_the_same(pretended_gp
     first, _ = call([(16, 24), (5, 7)])
     again, _ = call([(16, 24), (5, 7)])
     assert len(first) == 3
-    for (programs, arguments), (programs_again, arguments_again) in zip(first, again, strict=True):
-        assert programs == programs_again and len(arguments) == len(arguments_again)
+    for (grid, arguments), (grid_again, arguments_again) in zip(first, again, strict=True):
+        assert grid == grid_again and len(arguments) == len(arguments_again)
         assert [type(a) for a in arguments] == [type(a) for a in arguments_again]
     for sizes in ([(20, 26), (5, 7)], [(48, 64), (13, 21)], [(1, 3), (1, 1)]):
         assert call(sizes)[1] == 1
@@ -97,18 +93,6 @@ def test_all_sizes_share_a_compilation_and_relaunches_pass_the_same(pretended_gp
 
 def test_the_key_of_a_kernel_does_not_depend_on_which_is_launched_first():
     """Else another process would compile again what is in Triton's cache on disk."""
-    check = (
-        "import sys, torch\n"
-        "from frs_kernels.backends import triton\n"
-        "triton.register(torch.library.Library('keys', 'FRAGMENT'), [])\n"
-        "from frs_kernels.backends.triton import loss, mask\n"
-        "kernels = {'weight_sums': mask.weight_sums, 'loss_kernel': loss.loss_kernel}\n"
-        "kernels[sys.argv[1]].cache_key\n"
-        "print(*(kernels[name].cache_key for name in sorted(kernels)))\n"
-    )
-
-    def keys(kernel):
-        command = [sys.executable, "-c", check, kernel]
-        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent).stdout
-
-    assert keys("weight_sums") == keys("loss_kernel") != ""
+    mask_first = programs.output("triton_cache_keys.py", "weight_sums")
+    loss_first = programs.output("triton_cache_keys.py", "loss_kernel")
+    assert mask_first == loss_first and len(set(mask_first.split())) == 2
