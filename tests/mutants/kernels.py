@@ -1,4 +1,4 @@
-"""Faults in the kernels and in what stands around them; in csrc/, in what the CPU kernels are made of."""
+"""Faults in the public functions, the reference, the autograd function and the CPU kernels."""
 
 from .mutant import Mutant
 
