@@ -39,7 +39,7 @@ def whole_map_l2(student: Levels, teacher: Levels) -> Tensor:
 
 def fgfi(student: Levels, teacher: Levels, near_objects: Levels) -> Tensor:
     """Fine-grained feature imitation (Wang 2019): squared error near objects, over 2 N_p of each level."""
-    return frs.weighted_mse(student, teacher, near_objects, normalizer="weight", scale=0.5)
+    return frs.weighted_mse(student, teacher, near_objects, normalizer="mask", scale=0.5)
 
 
 def defeat(
@@ -48,9 +48,7 @@ def defeat(
     """DeFeat (Guo 2021, eq. 3), its features: foreground and background, each over its own size, in one
     pass."""
     masks = [foreground, [1 - mask for mask in foreground]]
-    return frs.weighted_mse(
-        student, teacher, masks, normalizer="weight", scale=[fg_weight / 2, bg_weight / 2]
-    )
+    return frs.weighted_mse(student, teacher, masks, normalizer="mask", scale=[fg_weight / 2, bg_weight / 2])
 
 
 def defeat_released(
@@ -62,7 +60,7 @@ def defeat_released(
     """
     masks = [foreground, [1 - mask for mask in foreground]]
     shares = [weight / (2 * len(student)) for weight in (fg_weight, bg_weight)]
-    return frs.weighted_mse(student, teacher, masks, normalizer="weight_channels", scale=shares)
+    return frs.weighted_mse(student, teacher, masks, normalizer="mask_channels", scale=shares)
 
 
 def fgd_attention(teacher: Levels, temperature: float = 0.5) -> tuple[Levels, Levels]:

@@ -8,13 +8,13 @@ from frs_kernels.dispatch import available_backends
 from frs_kernels.levels import split_levels
 from frs_kernels.modules import FeatureAdapter, FRSDistillationLoss
 from frs_kernels.ops import explain_backend, frs_loss, frs_mask, weighted_bce, weighted_mse
-from frs_kernels.reference import FRSLoss
+from frs_kernels.reference import FRSLossOutput
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FRSDistillationLoss",
-    "FRSLoss",
+    "FRSLossOutput",
     "FeatureAdapter",
     "available_backends",
     "explain_backend",

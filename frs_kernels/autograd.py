@@ -7,12 +7,13 @@ incoming gradient: the backward multiplies them by it, in place and without aski
 import torch
 from torch import Tensor
 
+from frs_kernels.contract import NORMALIZERS
 from frs_kernels.inductor import learn_scaled
-from frs_kernels.levels import NORMALIZERS, Terms
-from frs_kernels.reference import FRSLoss
+from frs_kernels.levels import Terms
+from frs_kernels.reference import FRSLossOutput
 
 
-def fused_loss(namespace: str, terms: Terms) -> FRSLoss:
+def fused_loss(namespace: str, terms: Terms) -> FRSLossOutput:
     """Runs ``namespace``'s loss operator on canonical terms; differentiable in the student tensors."""
     wants_grad = torch.is_grad_enabled()
     feat_grad = wants_grad and any(t.requires_grad for t in terms.student_feats)
@@ -30,9 +31,9 @@ def fused_loss(namespace: str, terms: Terms) -> FRSLoss:
     tensors = [*(tensor for _, tensor in scalars), *(t for levels in lists for t in levels)]
     lengths = tuple(len(levels) for levels in lists)
     if feat_grad or head_grad:
-        return FRSLoss(*_FusedLoss.apply(namespace, numbers, lengths, feat_grad, head_grad, *tensors))
+        return FRSLossOutput(*_FusedLoss.apply(namespace, numbers, lengths, feat_grad, head_grad, *tensors))
     losses, *_ = _call(namespace, numbers, lengths, False, False, tensors)
-    return FRSLoss(*_each(losses))
+    return FRSLossOutput(*_each(losses))
 
 
 def _each(losses: Tensor) -> tuple[Tensor, ...]:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from frs_kernels.levels import DTYPES, NORMALIZERS, Levels, Terms
+from frs_kernels.contract import DTYPES, NORMALIZERS
+from frs_kernels.levels import Levels, Terms
 
 
 def as_levels(name: str, value: Levels | None) -> list[Tensor]:
@@ -41,7 +42,7 @@ def check(terms: Terms) -> Terms:
         "teacher_feats": terms.teacher_feats,
         "student_logits": terms.student_logits,
         "teacher_logits": terms.teacher_logits,
-        "weight": terms.weights,
+        "mask": terms.weights,
         "channel_weight": terms.channel_weights,
     }
     present = {name: levels for name, levels in named.items() if levels}
@@ -91,9 +92,9 @@ def _check_same_shape(student: str, teacher: str, present: dict[str, list[Tensor
 def _check_locations(present: dict[str, list[Tensor]]) -> None:
     """Batch and locations agree within a level; a map is [B, H, W] or [B, H*W], or has a channel of 1."""
     first = next(name for name in ("student_feats", "teacher_logits", "student_logits") if name in present)
-    for name in ("teacher_logits", "weight"):
+    for name in ("teacher_logits", "mask"):
         for level, (tensor, other) in enumerate(zip(present[first], present.get(name, []), strict=False)):
-            if _same_locations(tensor, other, is_map=name == "weight"):
+            if _same_locations(tensor, other, is_map=name == "mask"):
                 continue
             raise ValueError(
                 f"level {level}: {first} {list(tensor.shape)} and {name} {list(other.shape)} "

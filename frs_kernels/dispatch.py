@@ -6,6 +6,7 @@ import torch
 from torch.autograd import forward_ad
 
 from frs_kernels.backends import eager, native, triton
+from frs_kernels.contract import MAX_LEVELS
 from frs_kernels.levels import Terms
 
 # What "auto" tries, in order, per device type. The order on GPUs is that measured on an H200
@@ -16,7 +17,6 @@ PREFERENCE = {
     "xpu": ("triton", "eager"),
 }
 BACKENDS = {"native": native, "triton": triton, "eager": eager}
-MAX_LEVELS = 16  # csrc/include/frs/params.h: kMaxLevels, checked by tests/test_dispatch.py
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a level is: lists of levels, memory layouts, and the checked arguments of one call.
+"""What a level is: lists of levels, and the checked arguments of one call.
 
 A *level* is one map of a feature pyramid: features ``[B, D, H, W]``, logits ``[B, K, H, W]`` (or with
 the locations flattened, ``[B, D, L]``), and a weight for each of its B x H x W locations.
@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-Levels = Tensor | Sequence[Tensor]
+from frs_kernels.contract import accumulation_dtype
+from frs_kernels.layouts import in_layout, layout
 
-# The position of a name is the operators' code for it; the last stands for a number or a 0-d tensor.
-NORMALIZERS = ("weight", "weight_channels", "batch", "numel", "value")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+Levels = Tensor | Sequence[Tensor]
 
 
 def split_levels(flat_logits: Tensor, sizes: Sequence[tuple[int, int]], num_anchors: int) -> list[Tensor]:
@@ -48,48 +47,6 @@ def split_levels(flat_logits: Tensor, sizes: Sequence[tuple[int, int]], num_anch
     return views
 
 
-def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 if any tensor is, else float32: the dtype of sums, masks and losses."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
-def layout(tensor: Tensor) -> str | None:
-    """The memory order of [B, C, H, W] or [B, C, L] in the kernels' terms, or None if they cannot read it.
-
-    "locations": locations lie next to each other (NCHW, parts of [B, C, sum L]), the channel stride is free.
-    "channels": channels do (channels_last, parts of [B, sum L, C]), with one stride over all locations.
-    """
-    if tensor.is_contiguous():
-        return "locations"
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return "channels"
-    step = location_stride(tensor)
-    if step == 1:
-        return "locations"
-    return "channels" if step is not None and (tensor.stride(1) == 1 or tensor.shape[1] == 1) else None
-
-
-def location_stride(tensor: Tensor) -> int | None:
-    """Elements from one location to the next, row-major over H and W; None if no one stride does it."""
-    sizes_and_steps = zip(tensor.shape[2:], tensor.stride()[2:], strict=True)
-    dims = [(size, step) for size, step in sizes_and_steps if size != 1]
-    if not dims or tensor.numel() == 0:
-        return 1
-    for (_, outer), (size, inner) in zip(dims, dims[1:], strict=False):
-        if outer != size * inner:
-            return None
-    return dims[-1][1]
-
-
-def in_layout(tensor: Tensor, order: str) -> Tensor:
-    """``tensor`` itself if it lies in that order, else a copy that does."""
-    if layout(tensor) == order:
-        return tensor
-    if order == "locations":
-        return tensor.contiguous()
-    return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
 @dataclass
 class Terms:
     """The arguments of one call, checked: lists over levels (empty where absent) and scalars.
@@ -103,7 +60,7 @@ class Terms:
     teacher_logits: list[Tensor] = field(default_factory=list)  # T  [B, K, H, W]
     weights: list[Tensor] = field(default_factory=list)  # S  [B, H, W]; empty: the mask of teacher_logits
     channel_weights: list[Tensor] = field(default_factory=list)  # [B, D]
-    normalizer: str | float | Tensor = "weight"
+    normalizer: str | float | Tensor = "mask"
     feat_scale: float | Tensor = 1.0
     head_scale: float | Tensor = 1.0
     beta: float = 0.0
@@ -166,10 +123,10 @@ class Terms:
 def _aligned(students: list[Tensor], teachers: list[Tensor], dtype: torch.dtype) -> tuple:
     """One dtype a list, one layout a level (the student's, or the teacher's own without a student)."""
     students, teachers = _one_dtype(students, dtype), _one_dtype(teachers, dtype)
-    orders = [layout(t) or "locations" for t in students or teachers]
+    layouts = [layout(t) or "location_major" for t in students or teachers]
     return (
-        [in_layout(t, order) for t, order in zip(students, orders, strict=False)],
-        [in_layout(t, order) for t, order in zip(teachers, orders, strict=False)],
+        [in_layout(t, wanted) for t, wanted in zip(students, layouts, strict=False)],
+        [in_layout(t, wanted) for t, wanted in zip(teachers, layouts, strict=False)],
     )
 
 

@@ -1,9 +1,9 @@
-"""The operators: their schemas, what they return for fake tensors, and the shared objects behind them.
+"""The operators: their registration, their results for fake tensors, and the libraries that implement them.
 
-A fused backend is a *namespace of operators* with the schemas below, of which it implements three.
-``frs_kernels`` holds the native ones (C++ on the CPU, CUDA C++ on a GPU) and ``frs_kernels_triton`` the
-Triton ones. Schemas and fakes stand here once for both, so importing this module needs neither a compiler
-nor a built extension.
+A fused backend is a *namespace of operators* with the schemas of :data:`frs_kernels.contract.SCHEMAS`, of
+which it implements three. ``frs_kernels`` holds the native ones (C++ on the CPU, CUDA C++ on a GPU) and
+``frs_kernels_triton`` the Triton ones. Schemas and fakes do not depend on the backend, so importing this
+module needs neither a compiler nor a built extension.
 """
 
 import functools
@@ -12,40 +12,11 @@ from pathlib import Path
 
 import torch
 
-from frs_kernels.levels import accumulation_dtype, layout
+from frs_kernels.contract import SCHEMAS, accumulation_dtype
+from frs_kernels.layouts import grad_like
 
 NATIVE = "frs_kernels"
 TRITON = "frs_kernels_triton"
-
-# mask      one map [B, *spatial] a level, S = sigmoid(max_k T_k), in the accumulation dtype.
-# loss      losses [3] = (feature, head, feature + head), scales included;
-#           pending [2, L], row 0 imitation and row 1 head: the factor that the stored gradients of a level
-#           still lack. It is 1 (the gradients carry scale / Z_l) except for float16 gradients, which are
-#           stored without scale / Z_l and have it here: at 1e-7 it would be lost to underflow before a
-#           loss scaler could lift it;
-#           the gradients of feats and logits, empty unless feat_grad / head_grad.
-# scale_    grads[i] *= factor * pending[i], decided on the device: nothing moves where the product is 1.
-# scaled    the same as new tensors, made of a copy and scale_ for every backend.
-SCHEMAS = {
-    "mask": "(Tensor[] teacher_logits) -> Tensor[]",
-    "loss": (
-        "(Tensor[] student_feats, Tensor[] teacher_feats, Tensor[] student_logits, Tensor[] teacher_logits,"
-        " Tensor[] weights, Tensor[] channel_weights,"
-        " int normalizer, float divisor, Tensor? divisor_tensor,"
-        " float feat_scale, Tensor? feat_scale_tensor, float head_scale, Tensor? head_scale_tensor,"
-        " float beta, bool feat_grad, bool head_grad) -> (Tensor, Tensor, Tensor[], Tensor[])"
-    ),
-    "scale_": "(Tensor(a!)[] grads, Tensor factor, Tensor pending) -> ()",
-    "scaled": "(Tensor[] grads, Tensor factor, Tensor pending) -> Tensor[]",
-}
-
-
-def grad_like(tensor: torch.Tensor) -> torch.Tensor:
-    """An empty dense tensor of ``tensor``'s shape, dtype and order of dimensions (NCHW or channels_last)."""
-    if layout(tensor) != "channels":
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-    last = (tensor.shape[0], *tensor.shape[2:], tensor.shape[1])
-    return torch.empty(last, dtype=tensor.dtype, device=tensor.device).movedim(-1, 1)
 
 
 def _mask_fake(teacher_logits):
@@ -56,8 +27,8 @@ def _mask_fake(teacher_logits):
 
 
 def _loss_fake(
-    student_feats, teacher_feats, student_logits, teacher_logits, weights, channel_weights,
-    normalizer, divisor, divisor_tensor,
+    student_feats, teacher_feats, student_logits, teacher_logits, masks, channel_weights,
+    normalizer, normalizer_value, normalizer_tensor,
     feat_scale, feat_scale_tensor, head_scale, head_scale_tensor,
     beta, feat_grad, head_grad,
 ):  # fmt: skip
@@ -70,11 +41,11 @@ def _loss_fake(
     return losses, pending, feat_grads, logit_grads
 
 
-def _scale_fake(grads, factor, pending):
+def _scale_fake(grads, grad_output, pending):
     return None
 
 
-def _scaled_fake(grads, factor, pending):
+def _scaled_fake(grads, grad_output, pending):
     return [torch.empty_like(grad) for grad in grads]
 
 
@@ -84,9 +55,9 @@ def define(namespace: str) -> torch.library.Library:
     for name, schema in SCHEMAS.items():
         library.define(name + schema)
 
-    def scaled(grads, factor, pending):
+    def scaled(grads, grad_output, pending):
         copies = [grad.clone() for grad in grads]
-        getattr(torch.ops, namespace).scale_(copies, factor, pending)
+        getattr(torch.ops, namespace).scale_(copies, grad_output, pending)
         return copies
 
     library.impl("scaled", scaled, "CompositeExplicitAutograd")

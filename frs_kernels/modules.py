@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from frs_kernels.levels import Levels
 from frs_kernels.ops import frs_loss
-from frs_kernels.reference import FRSLoss
+from frs_kernels.reference import FRSLossOutput
 
 ADAPTERS = ("conv3x3", "conv1x1", "mlp1x1", "identity")
 
@@ -102,7 +102,7 @@ class FRSDistillationLoss(nn.Module):
         head_weight: float = 0.02,
         warmup_iters: int = 500,
         accumulate: int = 1,
-        normalizer: str | float = "weight",
+        normalizer: str | float = "mask",
         resize: bool = False,
         backend: str = "auto",
     ):
@@ -136,7 +136,7 @@ class FRSDistillationLoss(nn.Module):
         student_logits: Levels | None = None,
         *,
         masks: Levels | None = None,
-    ) -> FRSLoss:
+    ) -> FRSLossOutput:
         """The loss of one step; arguments and result as in :func:`frs_kernels.frs_loss`."""
         teacher_feats = _as_list(teacher_feats)
         adapted = None

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from frs_kernels import checks, dispatch, reference
 from frs_kernels.autograd import fused_loss
-from frs_kernels.levels import Levels, Terms, accumulation_dtype
-from frs_kernels.reference import FRSLoss
+from frs_kernels.contract import accumulation_dtype
+from frs_kernels.levels import Levels, Terms
+from frs_kernels.reference import FRSLossOutput
 
 Scalar = float | Tensor
 Normalizer = str | float | Tensor
@@ -48,10 +49,10 @@ def frs_mask(teacher_logits: Levels, *, backend: str = "auto") -> Tensor | list[
 def weighted_mse(
     student: Levels,
     teacher: Levels,
-    weight: Levels | Sequence[Levels],
+    mask: Levels | Sequence[Levels],
     *,
     channel_weight: Levels | None = None,
-    normalizer: Normalizer | Sequence[Normalizer] = "weight",
+    normalizer: Normalizer | Sequence[Normalizer] = "mask",
     scale: Scalar | Sequence[Scalar] = 1.0,
     backend: str = "auto",
 ) -> Tensor:
@@ -62,11 +63,11 @@ def weighted_mse(
     Args:
         student: features x after adaptation, ``[B, D, H, W]`` or ``[B, D, L]``, or a sequence of levels.
         teacher: features y of the same shapes; the dtype may differ.
-        weight: a map S a level, ``[B, H, W]``, ``[B, 1, H, W]``, ``[B, H*W]`` or ``[B, 1, H*W]``: an FRS
+        mask: S, one per level, ``[B, H, W]``, ``[B, 1, H, W]``, ``[B, H*W]`` or ``[B, 1, H*W]``: an FRS
             mask, a ground-truth mask, an attention map. Several masks at once: a list of what one mask would
             be; their losses are added, and the features are still read once.
         channel_weight: ``[B, D]``, or a sequence of levels: a factor c for every channel (FGD).
-        normalizer: Z_l. "weight": sum of S (official FRS); "weight_channels": D * sum of S + 1e-9
+        normalizer: Z_l. "mask": sum of S (official FRS); "mask_channels": D * sum of S + 1e-9
             (Ultralytics); "batch": B (FGD); "numel": B*D*H*W; or a number or a 0-d tensor. A level whose
             Z_l is 0 contributes 0. A sequence: one for each mask.
         scale: a number or a 0-d tensor (read on the device, no sync). A sequence: one for each mask.
@@ -89,16 +90,16 @@ def weighted_mse(
         terms.channel_weights = checks.as_maps("channel_weight", channel_weight)
         if isinstance(channel_weight, Tensor):
             terms.channel_weights *= len(terms.student_feats)
-    return _with_weights(terms, student, weight, normalizer, scale, backend).feature
+    return _with_masks(terms, student, mask, normalizer, scale, backend).feature
 
 
 def weighted_bce(
     student_logits: Levels,
     teacher_logits: Levels,
-    weight: Levels | Sequence[Levels],
+    mask: Levels | Sequence[Levels],
     *,
     beta: float = 0.0,
-    normalizer: Normalizer | Sequence[Normalizer] = "weight",
+    normalizer: Normalizer | Sequence[Normalizer] = "mask",
     scale: Scalar | Sequence[Scalar] = 1.0,
     backend: str = "auto",
 ) -> Tensor:
@@ -111,7 +112,7 @@ def weighted_bce(
     Args:
         student_logits: s, ``[B, K, H, W]`` or ``[B, K, L]``, or a sequence of levels.
         teacher_logits: T, of the same shapes; the dtype may differ.
-        weight: as in :func:`weighted_mse`.
+        mask: as in :func:`weighted_mse`.
         beta: 0 for plain cross-entropy, > 0 for the quality focal form (CrossKD, BCKD).
         normalizer: as in :func:`weighted_mse`, with K in place of D.
         scale: as in :func:`weighted_mse`.
@@ -126,7 +127,7 @@ def weighted_bce(
         teacher_logits=checks.as_levels("teacher_logits", teacher_logits),
         beta=beta,
     )
-    return _with_weights(terms, student_logits, weight, normalizer, scale, backend).head
+    return _with_masks(terms, student_logits, mask, normalizer, scale, backend).head
 
 
 def frs_loss(
@@ -138,9 +139,9 @@ def frs_loss(
     masks: Levels | None = None,
     feat_weight: Scalar = 1.0,
     head_weight: Scalar = 1.0,
-    normalizer: Normalizer = "weight",
+    normalizer: Normalizer = "mask",
     backend: str = "auto",
-) -> FRSLoss:
+) -> FRSLossOutput:
     """The FRS distillation loss of a whole feature pyramid, mask and both terms fused.
 
     Args:
@@ -156,7 +157,7 @@ def frs_loss(
         backend: "auto", "native", "triton" or "eager".
 
     Returns:
-        ``FRSLoss(feature, head, total)``: 0-d tensors, float32 (float64 for float64 inputs). The terms
+        ``FRSLossOutput(feature, head, total)``: 0-d tensors, float32 (float64 for float64 inputs). The terms
         carry their weights already; ``total = feature + head``. A term left out is 0.
 
     Raises:
@@ -192,9 +193,7 @@ def explain_backend(
     Takes the arguments of :func:`frs_loss`. Print the result, or read ``chosen``, ``reasons`` and
     ``copies``.
     """
-    terms = _frs_terms(
-        student_feats, teacher_feats, teacher_logits, student_logits, masks, 1.0, 1.0, "weight"
-    )
+    terms = _frs_terms(student_feats, teacher_feats, teacher_logits, student_logits, masks, 1.0, 1.0, "mask")
     return dispatch.explain(backend, terms)
 
 
@@ -219,18 +218,18 @@ def _frs_terms(
     )
 
 
-def _with_weights(terms: Terms, student: Levels, weight, normalizer, scale, backend: str) -> FRSLoss:
+def _with_masks(terms: Terms, student: Levels, mask, normalizer, scale, backend: str) -> FRSLossOutput:
     """One mask as it is; several ones merged into the one map that gives the sum of their losses."""
-    single = isinstance(weight, Tensor) or (
-        not isinstance(student, Tensor) and all(isinstance(w, Tensor) for w in weight)
+    single = isinstance(mask, Tensor) or (
+        not isinstance(student, Tensor) and all(isinstance(m, Tensor) for m in mask)
     )
     if single:
-        terms.weights = checks.as_maps("weight", weight)
+        terms.weights = checks.as_maps("mask", mask)
         terms.normalizer, terms.feat_scale, terms.head_scale = normalizer, scale, scale
         return _run(checks.check(terms), backend)
-    masks = [checks.as_maps("weight", mask) for mask in weight]
-    for mask in masks:
-        terms.weights = mask
+    masks = [checks.as_maps("mask", one) for one in mask]
+    for one in masks:
+        terms.weights = one
         checks.check(terms)
     terms.weights = _merged(terms, masks, _each(normalizer, masks), _each(scale, masks))
     terms.normalizer = 1.0
@@ -259,14 +258,14 @@ def _merged(terms: Terms, masks: list[list[Tensor]], normalizers: list, scales: 
     return merged
 
 
-def _run(terms: Terms, backend: str) -> FRSLoss:
+def _run(terms: Terms, backend: str) -> FRSLossOutput:
     chosen = dispatch.select(backend, terms)
     if chosen.NAME == "eager":
         return _run_reference(terms)
     return fused_loss(chosen.namespace().name, terms.canonical())
 
 
-def _run_reference(terms: Terms) -> FRSLoss:
+def _run_reference(terms: Terms) -> FRSLossOutput:
     maps = terms.weights or reference.frs_mask(terms.teacher_logits)
     feature = head = terms.tensors[0].new_zeros((), dtype=terms.dtype)
     if terms.student_feats:
@@ -280,4 +279,4 @@ def _run_reference(terms: Terms) -> FRSLoss:
             terms.student_logits, terms.teacher_logits, maps,
             beta=terms.beta, normalizer=terms.normalizer, scale=terms.head_scale,
         )  # fmt: skip
-    return FRSLoss(feature, head, feature + head)
+    return FRSLossOutput(feature, head, feature + head)

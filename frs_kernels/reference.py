@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from frs_kernels.contract import NORMALIZER_EPSILON
 
-class FRSLoss(NamedTuple):
+
+class FRSLossOutput(NamedTuple):
     """The two terms of the loss with their weights applied, and their sum; each a 0-d tensor."""
 
     feature: Tensor
@@ -32,36 +34,36 @@ def frs_mask(teacher_logits):
     return logits.amax(dim=1).sigmoid()
 
 
-def weighted_mse(student, teacher, weight, *, channel_weight=None, normalizer="weight", scale=1.0):
+def weighted_mse(student, teacher, mask, *, channel_weight=None, normalizer="mask", scale=1.0):
     """sum_l 1/Z_l sum_bhw S sum_d c_d (x_d - y_d)^2; its gradient is 2 S c_d (x_d - y_d) / Z_l."""
     total = 0.0
-    for x, y, s, c in zip(*_levels(student, teacher, weight, channel_weight), strict=True):
-        x, y, z = _prepared(x, y, s, normalizer)
+    for x, y, m, c in zip(*_levels(student, teacher, mask, channel_weight), strict=True):
+        x, y, z = _prepared(x, y, m, normalizer)
         squared = (x - y).square()
         if c is not None:
             squared = squared * _constant(c).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
-        total = total + _normalized(squared.sum(dim=1), s, z)
+        total = total + _normalized(squared.sum(dim=1), m, z)
     return scale * total
 
 
-def weighted_bce(student_logits, teacher_logits, weight, *, beta=0.0, normalizer="weight", scale=1.0):
+def weighted_bce(student_logits, teacher_logits, mask, *, beta=0.0, normalizer="mask", scale=1.0):
     """sum_l 1/Z_l sum_bhw S sum_k |p_k - q_k|^beta BCE(s_k, q_k), with p = sigmoid(s), q = sigmoid(T).
 
     BCE(s, q) = softplus(s) - q s; for beta = 0 the gradient is S (p_k - q_k) / Z_l.
     """
     total = 0.0
-    for s, t, w, _ in zip(*_levels(student_logits, teacher_logits, weight, None), strict=True):
-        s, t, z = _prepared(s, t, w, normalizer)
+    for s, t, m, _ in zip(*_levels(student_logits, teacher_logits, mask, None), strict=True):
+        s, t, z = _prepared(s, t, m, normalizer)
         entropy = _cross_entropy(s, t)
         if beta > 0:
             entropy = entropy * _power((s.sigmoid() - t.sigmoid()).abs(), beta)
-        total = total + _normalized(entropy.sum(dim=1), w, z)
+        total = total + _normalized(entropy.sum(dim=1), m, z)
     return scale * total
 
 
 def frs_loss(
     student_feats, teacher_feats, teacher_logits, student_logits=None, *, masks=None,
-    feat_weight=1.0, head_weight=1.0, normalizer="weight",
+    feat_weight=1.0, head_weight=1.0, normalizer="mask",
 ):  # fmt: skip
     """The FRS loss: feature imitation and head distillation, both weighted with the richness map."""
     masks = frs_mask(teacher_logits) if masks is None else masks
@@ -70,24 +72,24 @@ def frs_loss(
         feature = weighted_mse(student_feats, teacher_feats, masks, normalizer=normalizer, scale=feat_weight)
     if student_logits is not None:
         head = weighted_bce(student_logits, teacher_logits, masks, normalizer=normalizer, scale=head_weight)
-    return FRSLoss(feature, head, feature + head)
+    return FRSLossOutput(feature, head, feature + head)
 
 
-def divisor(normalizer, weight: Tensor, shape) -> Tensor | float:
-    """Z_l of a level whose student tensor has ``shape`` [B, C, ...] and whose map is ``weight``."""
+def divisor(normalizer, mask: Tensor, shape) -> Tensor | float:
+    """Z_l of a level whose student tensor has ``shape`` [B, C, ...] and whose map is ``mask``."""
     channels = shape[1]
-    if normalizer == "weight":
-        return weight.sum()
-    if normalizer == "weight_channels":
-        return channels * weight.sum() + 1e-9
+    if normalizer == "mask":
+        return mask.sum()
+    if normalizer == "mask_channels":
+        return channels * mask.sum() + NORMALIZER_EPSILON
     if normalizer == "batch":
         return shape[0]
     if normalizer == "numel":
-        return channels * weight.numel()
+        return channels * mask.numel()
     return normalizer
 
 
-def _prepared(student: Tensor, teacher: Tensor, weight: Tensor, normalizer) -> tuple[Tensor, Tensor, Tensor]:
+def _prepared(student: Tensor, teacher: Tensor, mask: Tensor, normalizer) -> tuple[Tensor, Tensor, Tensor]:
     """Student and teacher in the dtype of the sums, and Z_l.
 
     Where Z_l is 0, so is the student: nothing that it holds reaches the gradient, not even 0 times infinity.
@@ -95,16 +97,16 @@ def _prepared(student: Tensor, teacher: Tensor, weight: Tensor, normalizer) -> t
     student, teacher = _accumulable(student), _constant(teacher)
     if student.dtype != teacher.dtype:
         student, teacher = student.double(), teacher.double()
-    z = divisor(normalizer, _constant(weight).to(student.dtype), student.shape)
+    z = divisor(normalizer, _constant(mask).to(student.dtype), student.shape)
     z = z.to(student) if isinstance(z, Tensor) else student.new_full((), z)
     return student.masked_fill(z == 0, 0.0), teacher, z
 
 
-def _normalized(per_location: Tensor, weight: Tensor, z: Tensor) -> Tensor:
+def _normalized(per_location: Tensor, mask: Tensor, z: Tensor) -> Tensor:
     """1/Z_l sum S v, or 0 where Z_l is 0."""
-    weight = _constant(weight).to(per_location.dtype).reshape(per_location.shape)
+    mask = _constant(mask).to(per_location.dtype).reshape(per_location.shape)
     empty = z == 0
-    return ((weight * per_location).sum() / z.masked_fill(empty, 1.0)).masked_fill(empty, 0.0)
+    return ((mask * per_location).sum() / z.masked_fill(empty, 1.0)).masked_fill(empty, 0.0)
 
 
 def _cross_entropy(s: Tensor, t: Tensor) -> Tensor:
@@ -137,12 +139,12 @@ def _zero_like(masks) -> Tensor:
     return _accumulable(some).new_zeros(())
 
 
-def _levels(student, teacher, weight, channel_weight):
+def _levels(student, teacher, mask, channel_weight):
     """Each argument as a list over levels. Several masks are handled by the caller."""
     if isinstance(student, Tensor):
-        return [student], [teacher], [weight], [channel_weight]
+        return [student], [teacher], [mask], [channel_weight]
     per_level = [channel_weight] * len(student) if _shared(channel_weight) else channel_weight
-    return student, teacher, weight, per_level
+    return student, teacher, mask, per_level
 
 
 def _shared(channel_weight) -> bool:

@@ -183,7 +183,7 @@ class DistillConfig(Options):
     """Iterations of linear rise of both weights, a quarter of the run at most."""
     adapter: Literal["conv3x3", "conv1x1", "mlp1x1", "identity"] = "conv3x3"
     """What the student's features pass through before they are compared with the teacher's."""
-    normalizer: Literal["weight", "weight_channels", "batch", "numel"] = "weight"
+    normalizer: Literal["mask", "mask_channels", "batch", "numel"] = "mask"
     """What both losses are divided by: the mask's sum, that times the channels, the number of images, or that
     of elements."""
     inherit_head: bool = True

@@ -71,7 +71,7 @@ class Distiller(Learner):
             )
         self.levels = fit.levels
         # With several processes the masks carry the normaliser (see _normalised).
-        self.global_sum = distributed.world() > 1 and config.normalizer == "weight"
+        self.global_sum = distributed.world() > 1 and config.normalizer == "mask"
         if config.backend not in ("auto", *frs.available_backends()):
             raise UserError(
                 f"--backend {config.backend} cannot run here. Use auto or one of "

@@ -10,7 +10,7 @@ from torch import Tensor
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the Triton kernels run on the CPU, and alone
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAYOUTS = ("nchw", "channels_last", "flat", "split", "rows", "odd")
-NORMALIZERS = ("weight", "weight_channels", "batch", "numel", 7.5)
+NORMALIZERS = ("mask", "mask_channels", "batch", "numel", 7.5)
 SIZES = ((9, 14), (5, 7), (3, 4), (1, 1))
 LONG_SIZES = ((40, 67), (13, 21))  # long enough for every vector path, tail and split of the work
 
@@ -70,13 +70,13 @@ def maps(*, sizes=SIZES, batch=2, device="cpu", seed=5, dtype=torch.float32) -> 
 def term(
     names, channels=12, *, sizes=SIZES, dtype=torch.float32, teacher_dtype=None, device="cpu", **options
 ) -> dict:
-    """The arguments of one term: student and teacher tensors under ``names``, and a weight."""
+    """The arguments of one term: student and teacher tensors under ``names``, and a mask per level."""
     student, teacher = names
     options |= {"sizes": sizes, "device": device}
     return {
         student: tensors(channels, dtype=dtype, seed=1, **options),
         teacher: tensors(channels, dtype=teacher_dtype or dtype, seed=2, **options),
-        "weight": maps(sizes=sizes, device=device, dtype=torch.promote_types(dtype, torch.float32)),
+        "mask": maps(sizes=sizes, device=device, dtype=torch.promote_types(dtype, torch.float32)),
     }
 
 

@@ -50,14 +50,14 @@ def test_locations_of_features_and_logits(refused):
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 13), (1, 9, 14), (2, 2, 9, 14), (9, 14), (2, 125), (2, 14, 9)])
-def test_maps_that_do_not_fit(refused, shape):
+def test_masks_that_do_not_fit(refused, shape):
     (student,), (teacher,) = tensors(8, sizes=[(9, 14)]), tensors(8, sizes=[(9, 14)])
     message = refused(frs.weighted_mse, student, teacher, torch.rand(shape))
-    assert f"weight {list(shape)}" in message and "level 0" in message and "[2, 8, 9, 14]" in message
+    assert f"mask {list(shape)}" in message and "level 0" in message and "[2, 8, 9, 14]" in message
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 14), (2, 1, 9, 14), (2, 126), (2, 1, 126)])
-def test_maps_that_fit(shape):
+def test_masks_that_fit(shape):
     (student,), (teacher,) = tensors(8, sizes=[(9, 14)]), tensors(8, sizes=[(9, 14)])
     assert frs.weighted_mse(student, teacher, torch.rand(shape)).isfinite()
 

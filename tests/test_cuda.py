@@ -40,7 +40,7 @@ def run_every_kernel(target: Target, dtype, layout):
     compare(frs.frs_loss, target, base, WRT, masks=maps(sizes=LONG_SIZES, device="cuda"))
     head = {name: base[name] for name in ("student_logits", "teacher_logits")}
     weight = maps(sizes=LONG_SIZES, device="cuda")
-    compare(frs.weighted_bce, target, head, ("student_logits",), weight=weight, beta=2.0)
+    compare(frs.weighted_bce, target, head, ("student_logits",), mask=weight, beta=2.0)
     return base
 
 
@@ -63,7 +63,7 @@ def test_retinanet_shapes(target, dtype, layout):
     compare(frs.frs_loss, target, base, ())
 
 
-@pytest.mark.parametrize("normalizer", ["weight", "batch"])
+@pytest.mark.parametrize("normalizer", ["mask", "batch"])
 def test_same_bits_run_after_run(target, normalizer):
     base = arguments(256, 720, sizes=RETINANET, dtype=torch.bfloat16, device="cuda")
     first_losses, first_grads = loss_and_grads(base, normalizer=normalizer)

@@ -57,7 +57,7 @@ def guarded(values: list[torch.Tensor], offset: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("offset", [0, 1, 8])
-@pytest.mark.parametrize("normalizer", ["weight", "batch"])
+@pytest.mark.parametrize("normalizer", ["mask", "batch"])
 def test_any_alignment_and_nothing_beyond_the_tensors(target, dtype, layout, offset, normalizer):
     base = test_loss.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype, layout=layout)
     views = {name: guarded(values, offset) for name, values in base.items()}
@@ -92,7 +92,7 @@ def test_at_most_three_launches_forward_and_one_backward(target):
     assert count == 2
     _, count = launched(lambda: result.total.backward())
     assert count == 1
-    for normalizer in ("weight", "numel"):
+    for normalizer in ("mask", "numel"):
         _, count = launched(
             lambda n=normalizer: frs.frs_loss(**leaves, masks=masks, normalizer=n, backend="emulated")
         )
@@ -130,7 +130,7 @@ def test_small_and_large_calls_are_cut_differently(target):
     weight = [torch.ones(4, 96, 128)]
     compare(frs.weighted_bce, target, {
         "student_logits": logits["student_logits"], "teacher_logits": logits["teacher_logits"]
-    }, ("student_logits",), weight=weight)  # fmt: skip
+    }, ("student_logits",), mask=weight)  # fmt: skip
 
 
 def test_the_logarithm_of_a_location_is_right_for_every_input():

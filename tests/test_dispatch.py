@@ -10,6 +10,7 @@ from cases import tensors
 import frs_kernels as frs
 from frs_kernels import dispatch
 from frs_kernels.backends import native
+from frs_kernels.contract import MAX_LEVELS
 
 
 def test_eager_is_always_there():
@@ -99,17 +100,15 @@ def test_tensors_elsewhere_go_to_eager():
 
 
 def test_more_levels_than_the_kernels_take():
-    logits = tensors(3, sizes=[(2, 2)] * (dispatch.MAX_LEVELS + 1))
+    logits = tensors(3, sizes=[(2, 2)] * (MAX_LEVELS + 1))
     report = frs.explain_backend(None, None, logits, logits)
     assert report.chosen == "eager"
-    assert f"{dispatch.MAX_LEVELS + 1} levels" in dispatch.refusal(
-        "native", dispatch.Terms(teacher_logits=logits)
-    )
+    assert f"{MAX_LEVELS + 1} levels" in dispatch.refusal("native", dispatch.Terms(teacher_logits=logits))
     assert len(frs.frs_mask(logits)) == len(logits)
 
 
 def test_the_largest_number_of_levels(target):
-    logits = tensors(3, sizes=[(2, 2)] * dispatch.MAX_LEVELS, device=target.device)
+    logits = tensors(3, sizes=[(2, 2)] * MAX_LEVELS, device=target.device)
     expected = frs.frs_loss(None, None, logits, logits, backend="eager").total
     torch.testing.assert_close(
         frs.frs_loss(None, None, logits, logits, backend=target.backend).total, expected
@@ -120,4 +119,4 @@ def test_level_limit_is_that_of_the_kernels():
     header = Path(__file__).parents[1] / "csrc/include/frs/params.h"
     if not header.exists():
         pytest.skip("not run from a source tree")
-    assert int(re.search(r"kMaxLevels = (\d+)", header.read_text())[1]) == dispatch.MAX_LEVELS
+    assert int(re.search(r"kMaxLevels = (\d+)", header.read_text())[1]) == MAX_LEVELS

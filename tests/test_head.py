@@ -79,7 +79,7 @@ def test_saturated_logits(target, dtype, layout):
     }
     if layout == "channels_last":
         base = {name: t.contiguous(memory_format=torch.channels_last) for name, t in base.items()}
-    base["weight"] = maps(sizes=[student[0].repeat(3)[:, None].shape], batch=1, device=target.device)[0]
+    base["mask"] = maps(sizes=[student[0].repeat(3)[:, None].shape], batch=1, device=target.device)[0]
     (loss,), (grad,) = compare(frs.weighted_bce, target, base, WRT)
     assert loss.isfinite() and grad.isfinite().all()
 
@@ -96,12 +96,12 @@ def test_equal_logits_have_exactly_no_gradient(target, dtype):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["student_logits", "teacher_logits", "weight"])
+@pytest.mark.parametrize("name", ["student_logits", "teacher_logits", "mask"])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_nan_and_infinity_do_what_the_formula_says(target, layout, name, value):
     for beta in (0.0, 1.5):
         base = arguments(layout=layout, device=target.device)
-        where = (1, 2, 3) if name == "weight" else (1, 4, 2, 3)
+        where = (1, 2, 3) if name == "mask" else (1, 4, 2, 3)
         base[name][0][where] = value
         (loss,), _ = compare(frs.weighted_bce, target, base, WRT, beta=beta)
         assert loss.isfinite() == (name == "teacher_logits" and value == value)
@@ -118,7 +118,7 @@ def test_infinite_logits_in_numbers(target, student, teacher, loss, slope):
     base = {
         "student_logits": torch.full((1, 1, 1, 1), student, device=target.device),
         "teacher_logits": torch.full((1, 1, 1, 1), teacher, device=target.device),
-        "weight": torch.ones(1, 1, 1, device=target.device),
+        "mask": torch.ones(1, 1, 1, device=target.device),
     }
     for backend in (target.backend, "eager"):
         (found,), (grad,) = evaluate(frs.weighted_bce, base, WRT, backend=backend)
@@ -137,21 +137,21 @@ def test_nan_reaches_its_own_gradient_only(target, layout, beta):
         assert grads[0][1, 4, 2, 3].isnan() and sum(grad.isnan().sum() for grad in grads) == 1
 
 
-def test_level_without_weight_contributes_nothing(target):
+def test_a_level_whose_mask_is_zero_contributes_nothing(target):
     base = arguments(device=target.device)
-    base["weight"][1].zero_()
+    base["mask"][1].zero_()
     _, grads = compare(frs.weighted_bce, target, base, WRT)
     assert (grads[1] == 0).all() and (grads[0] != 0).any()
 
 
 def test_several_masks_add_up(target):
     base = arguments(device=target.device)
-    first, second = base["weight"], maps(device=target.device, seed=8)
-    base["weight"] = [first, second]
+    first, second = base["mask"], maps(device=target.device, seed=8)
+    base["mask"] = [first, second]
     (together,), _ = evaluate(frs.weighted_bce, base, WRT, scale=[2.0, 1.0], backend=target.backend)
-    base["weight"] = first
+    base["mask"] = first
     (one,), _ = evaluate(frs.weighted_bce, base, WRT, scale=2.0, backend=target.backend)
-    base["weight"] = second
+    base["mask"] = second
     (two,), _ = evaluate(frs.weighted_bce, base, WRT, backend=target.backend)
     torch.testing.assert_close(together, one + two)
 
@@ -162,7 +162,7 @@ def test_empty_tensors_are_legal(target, shape):
     base = {
         "student_logits": empty,
         "teacher_logits": empty,
-        "weight": torch.zeros(shape[0], *shape[2:], device=target.device),
+        "mask": torch.zeros(shape[0], *shape[2:], device=target.device),
     }
     (loss,), (grad,) = evaluate(frs.weighted_bce, base, WRT, backend=target.backend)
     assert loss == 0 and grad.shape == shape
@@ -188,7 +188,7 @@ def test_gradcheck(target, beta):
 
     def loss(*student):
         return frs.weighted_bce(
-            list(student), base["teacher_logits"], base["weight"], beta=beta, backend=target.backend
+            list(student), base["teacher_logits"], base["mask"], beta=beta, backend=target.backend
         )
 
     assert torch.autograd.gradcheck(loss, leaves)
@@ -201,7 +201,7 @@ def test_gradcheck(target, beta):
 )  # fmt: skip
 @example(
     channels=1, height=1, width=1, layout="nchw", dtype=torch.bfloat16,
-    normalizer="weight", beta=1.0, spread=0.1,
+    normalizer="mask", beta=1.0, spread=0.1,
 )  # fmt: skip
 def test_any_shape(target, channels, height, width, layout, dtype, normalizer, beta, spread):
     base = arguments(

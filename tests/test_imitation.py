@@ -79,7 +79,7 @@ def test_channel_weights(target, dtype, layout):
     with_channels = arguments(dtype=dtype, layout=layout, device=target.device)
     generator = torch.Generator().manual_seed(3)
     with_channels["channel_weight"] = [
-        torch.rand(2, 12, generator=generator).to(with_channels["weight"][0]) for _ in SIZES
+        torch.rand(2, 12, generator=generator).to(with_channels["mask"][0]) for _ in SIZES
     ]
     compare(frs.weighted_mse, target, with_channels, WRT)
 
@@ -92,25 +92,25 @@ def test_one_channel_weight_serves_every_level(target):
     assert torch.equal(one, each)
 
 
-def test_every_shape_of_weight_means_the_same(target):
+def test_every_shape_of_a_mask_means_the_same(target):
     base = arguments(device=target.device)
     expected = frs.weighted_mse(**base, backend=target.backend)
     for shape in (lambda w: w[:, None], lambda w: w.flatten(1)):
-        base["weight"] = [shape(w) for w in base["weight"]]
+        base["mask"] = [shape(w) for w in base["mask"]]
         assert torch.equal(frs.weighted_mse(**base, backend=target.backend), expected)
         base = arguments(device=target.device)
 
 
 def test_several_masks_add_up(target):
     base = arguments(device=target.device)
-    first, second = base["weight"], maps(device=target.device, seed=8)
-    base["weight"] = [first, second]
+    first, second = base["mask"], maps(device=target.device, seed=8)
+    base["mask"] = [first, second]
     together, grads = evaluate(
-        frs.weighted_mse, base, WRT, normalizer=["weight", "numel"], scale=[1.0, -0.5], backend=target.backend
+        frs.weighted_mse, base, WRT, normalizer=["mask", "numel"], scale=[1.0, -0.5], backend=target.backend
     )
-    base["weight"] = first
+    base["mask"] = first
     one, one_grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
-    base["weight"] = second
+    base["mask"] = second
     two, two_grads = evaluate(
         frs.weighted_mse, base, WRT, normalizer="numel", scale=-0.5, backend=target.backend
     )
@@ -118,14 +118,14 @@ def test_several_masks_add_up(target):
     torch.testing.assert_close(grads, [a + b for a, b in zip(one_grads, two_grads, strict=True)])
 
 
-@pytest.mark.parametrize("normalizer, size", [("weight", 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize("normalizer, size", [("mask", 0.0), (0.0, 1.0)])
 def test_a_map_whose_divisor_is_0_adds_nothing_to_others(target, normalizer, size):
     base = arguments(device=target.device)
     (expected,), grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
-    base["weight"] = [base["weight"], [size * w for w in maps(device=target.device, seed=8)]]
+    base["mask"] = [base["mask"], [size * w for w in maps(device=target.device, seed=8)]]
     for backend in (target.backend, "eager"):
         (loss,), found = evaluate(
-            frs.weighted_mse, base, WRT, normalizer=["weight", normalizer], backend=backend
+            frs.weighted_mse, base, WRT, normalizer=["mask", normalizer], backend=backend
         )
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(found, grads)
@@ -134,15 +134,15 @@ def test_a_map_whose_divisor_is_0_adds_nothing_to_others(target, normalizer, siz
 def test_several_masks_for_one_tensor(target):
     base = {name: levels[0] for name, levels in arguments(device=target.device).items()}
     twice = frs.weighted_mse(
-        base["student"], base["teacher"], [base["weight"], base["weight"]], backend=target.backend
+        base["student"], base["teacher"], [base["mask"], base["mask"]], backend=target.backend
     )
     torch.testing.assert_close(twice, 2 * frs.weighted_mse(**base, backend=target.backend))
 
 
-@pytest.mark.parametrize("normalizer", ["weight", "numel", 0.0])
-def test_level_without_weight_contributes_nothing(target, normalizer):
+@pytest.mark.parametrize("normalizer", ["mask", "numel", 0.0])
+def test_a_level_whose_mask_is_zero_contributes_nothing(target, normalizer):
     base = arguments(device=target.device)
-    base["weight"][1].zero_()
+    base["mask"][1].zero_()
     _, grads = compare(frs.weighted_mse, target, base, WRT, normalizer=normalizer)
     assert (grads[1] == 0).all()
     if normalizer != 0.0:
@@ -155,26 +155,26 @@ def test_a_divisor_of_zero_hides_what_the_tensors_hold(target, value):
     for name in ("student", "teacher", "channel_weight"):
         base = arguments(device=target.device)
         base["channel_weight"] = [torch.ones(2, 12, device=target.device) for _ in SIZES]
-        base["weight"][1].zero_()
+        base["mask"][1].zero_()
         base[name][1].view(-1)[7] = value
         losses, grads = compare(frs.weighted_mse, target, base, WRT)
         assert losses[0].isfinite() and (grads[1] == 0).all() and (grads[0] != 0).any()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["student", "teacher", "weight"])
+@pytest.mark.parametrize("name", ["student", "teacher", "mask"])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_propagates_nan_and_infinity(target, layout, name, value):
     base = arguments(layout=layout, device=target.device)
-    where = (1, 2, 3) if name == "weight" else (1, 4, 2, 3)
+    where = (1, 2, 3) if name == "mask" else (1, 4, 2, 3)
     base[name][0][where] = value
     (loss,), _ = compare(frs.weighted_mse, target, base, WRT)
     assert not loss.isfinite()
 
 
-def test_zero_weight_does_not_hide_infinity(target):
+def test_a_zero_in_the_mask_does_not_hide_infinity(target):
     base = arguments(device=target.device)
-    base["weight"][0][0, 0, 0] = 0
+    base["mask"][0][0, 0, 0] = 0
     base["student"][0][0, 3, 0, 0] = float("inf")
     (loss,), _ = compare(frs.weighted_mse, target, base, WRT)
     assert loss.isnan()
@@ -186,7 +186,7 @@ def test_empty_level_beside_a_full_one(target, shape):
     expected, (expected_grad,) = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
     base["student"].append(torch.zeros(shape, device=target.device))
     base["teacher"].append(torch.zeros(shape, device=target.device))
-    base["weight"].append(torch.zeros(shape[0], *shape[2:], device=target.device))
+    base["mask"].append(torch.zeros(shape[0], *shape[2:], device=target.device))
     (loss,), grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
     assert torch.equal(loss, expected[0])
     assert torch.equal(grads[0], expected_grad)
@@ -195,9 +195,9 @@ def test_empty_level_beside_a_full_one(target, shape):
 
 def test_only_empty_levels(target):
     empty = torch.zeros(2, 4, 0, 3, device=target.device)
-    weight = torch.zeros(2, 0, 3, device=target.device)
+    mask = torch.zeros(2, 0, 3, device=target.device)
     (loss,), (grad,) = evaluate(
-        frs.weighted_mse, {"student": empty, "teacher": empty, "weight": weight}, WRT, backend=target.backend
+        frs.weighted_mse, {"student": empty, "teacher": empty, "mask": mask}, WRT, backend=target.backend
     )
     assert loss == 0 and grad.shape == empty.shape
 
@@ -207,7 +207,7 @@ def test_levels_may_differ_in_batch_and_channels(target):
     base = {
         "student": [torch.randn(2, 5, 3, 4, device=device), torch.randn(1, 9, 6, 2, device=device)],
         "teacher": [torch.randn(2, 5, 3, 4, device=device), torch.randn(1, 9, 6, 2, device=device)],
-        "weight": [torch.rand(2, 3, 4, device=device), torch.rand(1, 6, 2, device=device)],
+        "mask": [torch.rand(2, 3, 4, device=device), torch.rand(1, 6, 2, device=device)],
     }
     compare(frs.weighted_mse, target, base, WRT)
 
@@ -218,7 +218,7 @@ def test_gradcheck(target):
     leaves = [x.requires_grad_() for x in base["student"]]
 
     def loss(*student):
-        return frs.weighted_mse(list(student), base["teacher"], base["weight"], backend=target.backend)
+        return frs.weighted_mse(list(student), base["teacher"], base["mask"], backend=target.backend)
 
     assert torch.autograd.gradcheck(loss, leaves)
 

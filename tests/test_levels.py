@@ -5,8 +5,7 @@ import torch
 from cases import LAYOUTS, SIZES, tensors
 
 import frs_kernels as frs
-from frs_kernels import levels
-from frs_kernels.library import grad_like
+from frs_kernels.layouts import grad_like, in_layout, layout, location_stride
 
 
 @pytest.mark.parametrize("anchors", [1, 3])
@@ -22,7 +21,7 @@ def test_split_levels_are_views_in_the_order_of_torchvision(anchors):
     for view, level in zip(views, per_level, strict=True):
         assert torch.equal(view, level)
         assert view.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
-        assert levels.layout(view) is not None
+        assert layout(view) is not None
 
 
 def test_split_levels_carry_the_gradient():
@@ -38,22 +37,23 @@ def test_split_levels_checks_the_sizes(refused):
     assert "[B, sum(H*W*A), K]" in refused(frs.split_levels, torch.zeros(2, 100), [(10, 10)], 1)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_that_are_read_in_place(layout):
-    expected = {"channels_last": "channels", "rows": "channels", "odd": None}.get(layout, "locations")
-    for level in tensors(8, sizes=SIZES[:3], layout=layout):
-        assert levels.layout(level) == expected
-        for order in ("locations", "channels"):
-            copy = levels.in_layout(level, order)
-            assert torch.equal(copy, level) and levels.layout(copy) == order
-            assert (copy is level) == (order == expected)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_that_are_read_in_place(name):
+    named = {"channels_last": "channel_major", "rows": "channel_major", "odd": None}
+    expected = named.get(name, "location_major")
+    for level in tensors(8, sizes=SIZES[:3], layout=name):
+        assert layout(level) == expected
+        for wanted in ("location_major", "channel_major"):
+            copy = in_layout(level, wanted)
+            assert torch.equal(copy, level) and layout(copy) == wanted
+            assert (copy is level) == (wanted == expected)
 
 
 def test_a_crop_has_no_one_stride():
     (level,) = tensors(8, sizes=[(9, 14)])
     for crop in (level[..., 1:-2, 2:-3], level[..., 2:-3], level[..., ::2, :], level[..., ::2]):
-        assert levels.location_stride(crop) in (None, 2) and levels.layout(crop) is None
-    assert levels.layout(level[..., 1:-2, :]) == levels.layout(level[:, 2:5]) == "locations"
+        assert location_stride(crop) in (None, 2) and layout(crop) is None
+    assert layout(level[..., 1:-2, :]) == layout(level[:, 2:5]) == "location_major"
 
 
 @pytest.mark.parametrize(
@@ -61,16 +61,16 @@ def test_a_crop_has_no_one_stride():
 )
 def test_degenerate_shapes_have_a_layout(shape):
     tensor = torch.zeros(shape)
-    assert levels.layout(tensor) == "locations"
-    assert levels.layout(tensor.movedim(1, -1).contiguous().movedim(-1, 1)) is not None
+    assert layout(tensor) == "location_major"
+    assert layout(tensor.movedim(1, -1).contiguous().movedim(-1, 1)) is not None
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradients_are_dense_in_the_order_of_the_student(layout):
-    for level in tensors(8, sizes=SIZES[:3], layout=layout):
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_gradients_are_dense_in_the_layout_of_the_student(name):
+    for level in tensors(8, sizes=SIZES[:3], layout=name):
         grad = grad_like(level)
         assert grad.shape == level.shape and grad.dtype == level.dtype
-        assert levels.layout(grad) == (levels.layout(level) or "locations")
+        assert layout(grad) == (layout(level) or "location_major")
         assert (
             sum((size - 1) * step for size, step in zip(grad.shape, grad.stride(), strict=True))
             == grad.numel() - 1

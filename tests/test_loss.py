@@ -88,7 +88,7 @@ def test_divisor_of_zero_contributes_nothing(target, layout, dtype, known, wrt):
         assert all((grad == 0).all() for grad in grads)
 
 
-@pytest.mark.parametrize("normalizer", ["weight", "numel"])
+@pytest.mark.parametrize("normalizer", ["mask", "numel"])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_mixed_dtypes(target, layout, normalizer):
     for feats, logits in ((8, 12), (16, 24)):
@@ -129,7 +129,7 @@ def test_without_gradient_gives_the_same_losses(target):
         with torch.no_grad():
             actual = frs.frs_loss(**base, backend=target.backend)
         expected, _ = evaluate(frs.frs_loss, base, WRT, backend=target.backend)
-        torch.testing.assert_close(actual, frs.FRSLoss(*expected))
+        torch.testing.assert_close(actual, frs.FRSLossOutput(*expected))
         assert not actual.total.requires_grad
 
 
@@ -148,11 +148,11 @@ def test_one_term_alone(target, leave_out):
     base.update(dict.fromkeys(leave_out))
     wrt = [name for name in WRT if name not in leave_out]
     alone, _ = compare(frs.frs_loss, target, base, wrt)
-    loss = frs.FRSLoss(*alone)
+    loss = frs.FRSLossOutput(*alone)
     if "student_logits" in leave_out:
-        torch.testing.assert_close(loss, frs.FRSLoss(both.feature, both.head * 0, both.feature))
+        torch.testing.assert_close(loss, frs.FRSLossOutput(both.feature, both.head * 0, both.feature))
     else:
-        torch.testing.assert_close(loss, frs.FRSLoss(both.feature * 0, both.head, both.head))
+        torch.testing.assert_close(loss, frs.FRSLossOutput(both.feature * 0, both.head, both.head))
 
 
 def test_partial_gradients(target):
@@ -242,7 +242,7 @@ def test_the_teacher_gets_no_gradient(target):
 @pytest.mark.parametrize("name", ["student_feats", "teacher_feats", "teacher_logits", "student_logits"])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_nan_reaches_the_loss(target, layout, name):
-    for wrt, normalizer in ((WRT, "weight"), (WRT, "numel"), ((), "weight")):
+    for wrt, normalizer in ((WRT, "mask"), (WRT, "numel"), ((), "mask")):
         base = arguments(layout=layout, device=target.device)
         base[name][1][1, 5, 2, 3] = float("nan")
         losses, _ = compare(frs.frs_loss, target, base, wrt, normalizer=normalizer)
@@ -273,7 +273,7 @@ def test_float16_gradients_survive_until_the_scaler_lifts_them(target):
 
 
 @pytest.mark.slow_interpreted
-@pytest.mark.parametrize("normalizer", ["weight", "batch"])
+@pytest.mark.parametrize("normalizer", ["mask", "batch"])
 def test_same_inputs_give_the_same_bits(target, normalizer):
     base = arguments(33, 47, sizes=LONG_SIZES, device=target.device)
     options = {"normalizer": normalizer, "backend": target.backend}

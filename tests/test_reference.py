@@ -71,7 +71,7 @@ def test_agrees_with_ultralytics(backend, dtype):
     students = [x.requires_grad_() for x in arguments["student_feats"]]
     for x, y, score in zip(students, arguments["teacher_feats"], scores, strict=True):
         expected = scored_squared_error(x.flatten(2), y.flatten(2), score)
-        actual = frs.frs_loss(x, y, score, normalizer="weight_channels", backend=backend).feature
+        actual = frs.frs_loss(x, y, score, normalizer="mask_channels", backend=backend).feature
         torch.testing.assert_close(actual, expected)
         torch.testing.assert_close(torch.autograd.grad(actual, x), torch.autograd.grad(expected, x))
 
@@ -102,7 +102,7 @@ def test_worked_example():
     loss = reference.weighted_mse(student, torch.zeros_like(student), weight)
     assert loss.item() == pytest.approx(16.5)
     assert reference.weighted_mse(student, student, weight).item() == 0
-    for normalizer, z in (("weight_channels", 8 / 3), ("batch", 1), ("numel", 4), (11.0, 11)):
+    for normalizer, z in (("mask_channels", 8 / 3), ("batch", 1), ("numel", 4), (11.0, 11)):
         loss = reference.weighted_mse(student, torch.zeros_like(student), weight, normalizer=normalizer)
         assert loss.item() == pytest.approx(22 / z)
 

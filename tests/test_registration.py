@@ -6,7 +6,7 @@ from cases import INTERPRETED, LAYOUTS, maps, tensors
 
 import frs_kernels as frs
 from frs_kernels import dispatch
-from frs_kernels.library import SCHEMAS
+from frs_kernels.contract import SCHEMAS
 
 
 def operators(target):

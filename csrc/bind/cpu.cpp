@@ -1,4 +1,4 @@
-// The native operators on CPU tensors. The schemas are defined in frs_kernels/library.py.
+// The native operators on CPU tensors. The schemas are defined in frs_kernels/contract.py.
 #include "cpu_memory.h"
 #include "levels.h"
 

@@ -1,5 +1,5 @@
 // The native operators on CUDA tensors: on the device of the tensors and its current stream, with all memory
-// from torch's allocator. The schemas are defined in frs_kernels/library.py.
+// from torch's allocator. The schemas are defined in frs_kernels/contract.py.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 

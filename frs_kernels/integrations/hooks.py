@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from frs_kernels.modules import FRSDistillationLoss
-from frs_kernels.reference import FRSLoss
+from frs_kernels.reference import FRSLossOutput
 
 Source = str | tuple[str, Callable]
 
@@ -121,7 +121,7 @@ class Distiller(nn.Module):
         """Calls the teacher, with the first argument only (the images); override it for another one."""
         self.teacher(args[0])
 
-    def forward(self, *args, **kwargs) -> tuple[object, FRSLoss]:
+    def forward(self, *args, **kwargs) -> tuple[object, FRSLossOutput]:
         """Arguments of the student's forward; returns its output and the distillation loss."""
         with torch.no_grad():
             self.run_teacher(*args, **kwargs)

@@ -60,7 +60,7 @@ class FRSConnector(FeatureAdapter):
 class _Term(nn.Module):
     """One term, its weight, and the ``factor`` that FRSWarmupHook sets."""
 
-    def __init__(self, loss_weight: float = 1.0, normalizer: str | float = "weight", backend: str = "auto"):
+    def __init__(self, loss_weight: float = 1.0, normalizer: str | float = "mask", backend: str = "auto"):
         super().__init__()
         self.loss_weight = loss_weight
         self.normalizer = normalizer
@@ -90,7 +90,7 @@ class FRSHeadLoss(_Term):
         loss_weight: float = 1.0,
         beta: float = 0.0,
         masked: bool = True,
-        normalizer: str | float = "weight",
+        normalizer: str | float = "mask",
         backend: str = "auto",
     ):
         super().__init__(loss_weight, normalizer, backend)

@@ -61,7 +61,7 @@ class FRSLoss(nn.Module):
         first_iter: int = 0,
         accumulate: int = 1,
         resize: bool = False,
-        normalizer: str | float = "weight",
+        normalizer: str | float = "mask",
         backend: str = "auto",
     ):
         super().__init__()

@@ -1,7 +1,7 @@
 """FRS distillation inside Ultralytics: its own imitation loss through our kernels, and what it lacks.
 
 ``DistillationModel.loss_sl2`` of Ultralytics computes, for one level, the FRS imitation loss with the
-normalizer "weight_channels". :func:`use_frs_kernels` puts a fused one in its place;
+normalizer "mask_channels". :func:`use_frs_kernels` puts a fused one in its place;
 :class:`FRSTrainer` does that around a training, adds a head loss and a warm-up, and keeps ``compile``::
 
     from frs_kernels.integrations.ultralytics import FRSTrainer
@@ -57,7 +57,7 @@ def use_frs_kernels(
         score = teacher_scores[feat_idx].flatten(1)
         scale = 1.0 if factor is None else factor()
         loss = weighted_mse(
-            student_feat, teacher_feat, score, normalizer="weight_channels", scale=scale, backend=backend
+            student_feat, teacher_feat, score, normalizer="mask_channels", scale=scale, backend=backend
         )
         if head_weight:
             loss = loss + scale * _head_loss(self, feat_idx, score, head_weight, backend)

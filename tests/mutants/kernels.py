@@ -50,7 +50,7 @@ MUTANTS = (
     ),
     Mutant(
         "padded-rows-are-contiguous",
-        "frs_kernels/levels.py",
+        "frs_kernels/layouts.py",
         "        if outer != size * inner:",
         "        if outer < size * inner:",
         ("tests/test_levels.py", f"{LOSS}::test_padded_rows"),

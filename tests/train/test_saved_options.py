@@ -39,7 +39,7 @@ def test_a_saved_configuration_of_another_version(digits, tmp_path):
     saved = to_dict(run_config(digits, tmp_path, distill=DistillConfig(teacher="t")))
     del saved["train"]["keep"], saved["distill"]["normalizer"], saved["resume"]
     loaded = from_dict(RunConfig, saved)
-    assert (loaded.train.keep, loaded.distill.normalizer, loaded.resume) == (2, "weight", False)
+    assert (loaded.train.keep, loaded.distill.normalizer, loaded.resume) == (2, "mask", False)
     saved["distill"]["novelty"] = 1
     with pytest.raises(UserError, match="no option 'novelty'"):
         from_dict(RunConfig, saved)

@@ -6,11 +6,11 @@ remembered: a training step finds it by a look-up.
 
 import math
 
-import torch
 from torch import Tensor
 
 from frs_kernels.backends.triton.tiles import ALIGNED, CHANNEL, CHANNEL_MAJOR, LOCATION, MIXED
-from frs_kernels.levels import layout, location_stride
+from frs_kernels.contract import pending_factor
+from frs_kernels.layouts import layout, location_stride
 
 _INT32 = 2**31 - 1
 _REMEMBERED: dict[tuple, "Geometry"] = {}
@@ -56,7 +56,7 @@ class Geometry:
         groups = [levels for levels in (students, teachers) if levels]
         self.order = _common_order([t for levels in groups for t in levels])
         self._channel_major = [
-            layout(t) == "channels" if self.order == MIXED.value else self.order == CHANNEL.value
+            layout(t) == "channel_major" if self.order == MIXED.value else self.order == CHANNEL.value
             for t in some
         ]
         self.student_strides = [self._strides(i, t) for i, t in enumerate(students)]
@@ -117,12 +117,11 @@ def _common_order(tensors: list[Tensor]) -> int:
 
 
 def _fits_channel_major(tensor: Tensor) -> bool:
-    if tensor.numel() == 0 or tensor.shape[1] == 1 or layout(tensor) == "channels":
+    if tensor.numel() == 0 or tensor.shape[1] == 1 or layout(tensor) == "channel_major":
         return True
     return math.prod(tensor.shape[2:]) == 1 and tensor.stride(1) == 1
 
 
 def pending_scale(found: Geometry | None) -> bool:
-    """Whether the gradient is stored without scale / Z_l, which the backward applies: in float16 only,
-    where it would be lost to underflow before a loss scaler could lift it."""
-    return found is not None and found.grad and found.student == torch.float16
+    """Whether the gradients of this term are stored without their factor scale / Z_l."""
+    return found is not None and found.grad and pending_factor(found.student)

@@ -1,4 +1,4 @@
-"""The three operators: checks, allocation and launches. Their schemas stand in frs_kernels/library.py."""
+"""The three operators: checks, allocation and launches. Their schemas stand in frs_kernels/contract.py."""
 
 import contextlib
 import struct
@@ -12,8 +12,8 @@ from frs_kernels.backends.triton.launch import launch
 from frs_kernels.backends.triton.passes import LossCall, Part, launch_mask
 from frs_kernels.backends.triton.plan import DTYPES
 from frs_kernels.backends.triton.scale import ADDRESS, COLUMNS, PROGRAMS, SPAN, scale_kernel
-from frs_kernels.levels import accumulation_dtype
-from frs_kernels.library import grad_like
+from frs_kernels.contract import accumulation_dtype
+from frs_kernels.layouts import grad_like
 
 
 def mask(teacher_logits: list[Tensor]) -> list[Tensor]:

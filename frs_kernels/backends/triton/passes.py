@@ -13,7 +13,7 @@ from frs_kernels.backends.triton.mask import ADD, SUM_ADDRESS, SUM_COLUMNS, mask
 from frs_kernels.backends.triton.plan import DTYPES
 from frs_kernels.backends.triton.reduce import FACTORS, THREADS, factors_kernel, finish_kernel
 
-_SUMMED = (0, 1)  # the normalizers that need N_l: positions in levels.NORMALIZERS
+_SUMMED = (0, 1)  # the normalizers that need N_l: positions in contract.NORMALIZERS
 
 
 @dataclass

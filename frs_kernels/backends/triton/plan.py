@@ -27,7 +27,7 @@ NVIDIA = not torch.version.hip and not torch.version.xpu
 PIPELINED = not torch.version.hip  # on AMD the loads go through registers, and nobody has measured it
 STAGES = 3  # of a pipeline: two tiles on their way while one is computed
 _PROGRAMS = 4096  # a launch should have: about four waves on the largest GPUs
-_BATCH, _NUMEL = 2, 3  # positions in levels.NORMALIZERS
+_BATCH, _NUMEL = 2, 3  # positions in contract.NORMALIZERS
 _ADDRESS = encode([0])[0]  # of nothing
 _remembered = functools.lru_cache(maxsize=1024)
 

@@ -1,6 +1,6 @@
 """The small kernels between and after the passes: Z_l, the factors that follow from it, the losses.
 
-``Z_l`` codes are the positions in :data:`frs_kernels.levels.NORMALIZERS`. Numbers from the host come as
+``Z_l`` codes are the positions in :data:`frs_kernels.contract.NORMALIZERS`. Numbers from the host come as
 two float32, whose sum is right to 48 bits: enough for float64 inputs, with no float64 in the kernels of
 float32 ones.
 """
