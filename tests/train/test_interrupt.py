@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from frs_train import commands
-from frs_train.cli import main
+from frs_train.cli import commands
+from frs_train.cli.main import main
 from frs_train.interrupt import MESSAGE
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from frs_train.cli import main, parse
-from frs_train.commands import COMMANDS, Distill
+from frs_train.cli.commands import COMMANDS, Distill
+from frs_train.cli.main import main, parse
 from frs_train.config import DetectorConfig, DistillConfig, RunConfig, TrainConfig
 from frs_train.errors import UserError
 from frs_train.options import Options, Range, from_dict, to_dict

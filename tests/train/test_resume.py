@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_runs import quiet_fit, run_config
 
-from frs_train import checkpoint, resume
-from frs_train.assemble import build
 from frs_train.config import DistillConfig, RunConfig
-from frs_train.distiller import Learner
 from frs_train.errors import UserError
 from frs_train.options import from_dict, to_dict
-from frs_train.state import TrainingState
+from frs_train.training import checkpoint, resume
+from frs_train.training.learner import Learner
+from frs_train.training.learners import build
+from frs_train.training.state import TrainingState
 
 
 def content_of(folder):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_runs import run_config
 
-from frs_train.cli import parse
+from frs_train.cli.main import parse
 from frs_train.config import DistillConfig, RunConfig
 from frs_train.demo import TEACHER
 from frs_train.errors import UserError

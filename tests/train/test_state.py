@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from frs_train.config import RunConfig, TrainConfig
-from frs_train.distiller import Learner
-from frs_train.state import TrainingState
+from frs_train.training.learner import Learner
+from frs_train.training.state import TrainingState
 
 
 class Line(Learner):

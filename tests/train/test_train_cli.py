@@ -12,9 +12,9 @@ from tiny_detectors import tiny
 from tiny_runs import quiet_fit, run_config
 
 from frs_train import demo
-from frs_train.cli import main, parse
+from frs_train.cli.main import main, parse
 from frs_train.errors import UserError
-from frs_train.metrics import Log
+from frs_train.log import Log
 from frs_train.recipes import RECIPES
 
 

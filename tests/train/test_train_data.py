@@ -20,12 +20,15 @@ from tiny_runs import data_of
 from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision import tv_tensors
 
-from frs_train import data
-from frs_train.coco import read_coco
 from frs_train.config import DataConfig
-from frs_train.data import CocoDetection, TrainingOrder, augmentation, collate, loaded, mix, to_device
+from frs_train.data import loader
+from frs_train.data.coco import read_coco
+from frs_train.data.dataset import CocoDetection, augmentation
+from frs_train.data.loader import collate, loaded, to_device
+from frs_train.data.order import TrainingOrder
 from frs_train.errors import UserError
 from frs_train.interrupt import SIGNALS
+from frs_train.streams import mix
 
 CPU = torch.device("cpu")
 
@@ -161,7 +164,7 @@ def test_batches_travel_without_shared_memory():
 def test_a_container_of_little_shared_memory():
     """/dev/shm of 256 KiB: less than an image, enough for the semaphores of the queues."""
     program = (
-        "import torch; from coco_files import Images; from frs_train.data import loaded\n"
+        "import torch; from coco_files import Images; from frs_train.data.loader import loaded\n"
         "with loaded(Images(), [[(i, None)] * 4 for i in range(20)], 2, torch.device('cpu')) as batches:\n"
         "    print(sum(len(batch) for batch in batches))"
     )
@@ -212,13 +215,13 @@ def test_a_signal_is_heard_while_waiting_for_a_loader_that_is_stuck(monkeypatch)
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_loader_is_deaf_to_signals_from_its_birth(monkeypatch, number):
-    start = data._start_worker
+    start = loader._start_worker
 
     def interrupted(worker):
         os.kill(os.getpid(), number)
         start(worker)
 
-    monkeypatch.setattr(data, "_start_worker", interrupted)
+    monkeypatch.setattr(loader, "_start_worker", interrupted)
     with loaded(Images(), [[(i, None)] for i in range(4)], 2, CPU) as batches:
         assert len(list(batches)) == 4
 
@@ -241,7 +244,7 @@ def test_loaders_end_with_a_training_that_is_killed(tmp_path):
     """Each waits to hand over more than a pipe holds, to nobody."""
     program = (
         "import multiprocessing, os, signal, torch; from coco_files import Images\n"
-        "from frs_train.data import loaded\n"
+        "from frs_train.data.loader import loaded\n"
         "with loaded(Images(), [[(i, None)] * 4 for i in range(20)], 2, torch.device('cpu')) as batches:\n"
         "    next(batches)\n"
         "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
@@ -277,8 +280,10 @@ def test_loaders_share_the_annotations_with_their_parent(tmp_path, monkeypatch):
         for i in range(3 * count)
     ]
     coco = read_coco(write(tmp_path, content(images=images, annotations=records)))
-    monkeypatch.setattr("frs_train.data.find", lambda folder, name: name)
-    monkeypatch.setattr("frs_train.data.read_image", lambda *_: tv_tensors.Image(torch.zeros(3, 4, 4)))
+    monkeypatch.setattr("frs_train.data.dataset.find", lambda folder, name: name)
+    monkeypatch.setattr(
+        "frs_train.data.dataset.read_image", lambda *_: tv_tensors.Image(torch.zeros(3, 4, 4))
+    )
     dataset = CocoDetection(coco, tmp_path)
     batches = [[(i, None) for i in range(first, first + 100)] for first in range(0, count, 100)]
     with loaded(dataset, batches, 1, CPU) as found:

@@ -1,5 +1,5 @@
 """The training loop: `fit(config)` makes or resumes a run, and leaves its folder with everything to judge
-it by (see `run_folder`)."""
+it by (see `run_files`)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from frs_train import checkpoint, distributed, resume
-from frs_train.assemble import make_learner, open_data
+from frs_train import distributed
 from frs_train.config import RunConfig, TrainConfig
-from frs_train.data import TrainingOrder, loaded, mix
+from frs_train.data.loader import loaded
+from frs_train.data.order import TrainingOrder
 from frs_train.errors import Stopped, UserError
-from frs_train.evaluate import evaluate
-from frs_train.metrics import Log, Metrics, peak_memory_mb
-from frs_train.optim import shorten_warmups
+from frs_train.evaluation.coco_metrics import evaluate
+from frs_train.files import held, write_atomically
+from frs_train.log import Log
 from frs_train.options import to_dict
-from frs_train.records import read_result
-from frs_train.run_folder import held
-from frs_train.runtime import Signals, Timer, reproducible
-from frs_train.state import Part, TrainingState
+from frs_train.streams import mix
+from frs_train.training import checkpoint, resume
+from frs_train.training.cost import Timer, peak_memory_mb
+from frs_train.training.datasets import open_data
+from frs_train.training.determinism import reproducible
+from frs_train.training.learners import make_learner
+from frs_train.training.metrics import Metrics
+from frs_train.training.optimizer import shorten_warmups
+from frs_train.training.run_files import read_result
+from frs_train.training.signals import Signals
+from frs_train.training.state import Part, TrainingState
 
 FAILED = 1000  # above every signal's number
 
@@ -107,7 +114,7 @@ class Run:
         self.metrics.forget_after(self.iteration)
         if distributed.rank() == 0:
             text = json.dumps(to_dict(self.config), indent=2)
-            checkpoint.write_atomically(self.config.out / "config.json", text.encode())
+            write_atomically(self.config.out / "config.json", text.encode())
             result.unlink(missing_ok=True)  # of a shorter run, or of weights that could not be read again
         timer = Timer(self.iteration)
         with self.log.progress(self.total, self.iteration, "training") as tell, self._loaded() as batches:
@@ -260,7 +267,5 @@ class Run:
             "device": str(self.device),
         }
         if distributed.rank() == 0:
-            checkpoint.write_atomically(
-                self.config.out / "result.json", json.dumps(result, indent=2).encode()
-            )
+            write_atomically(self.config.out / "result.json", json.dumps(result, indent=2).encode())
         return result

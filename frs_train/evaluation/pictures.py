@@ -25,11 +25,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from frs_train.checkpoint import write_atomically
-from frs_train.data import CocoDetection, collate, to_device
+from frs_train.data.dataset import CocoDetection
+from frs_train.data.loader import collate, to_device
 from frs_train.detectors import Detector
 from frs_train.errors import UserError
-from frs_train.names import picture_names, printable
+from frs_train.files import picture_names, write_atomically
+from frs_train.text import printable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

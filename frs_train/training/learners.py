@@ -2,55 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from frs_train import checkpoint, distributed
-from frs_train.coco import read_coco
+from frs_train import distributed
 from frs_train.config import DetectorConfig, RunConfig
-from frs_train.data import CocoDetection, augmentation
 from frs_train.detectors import (
     Detector,
     build_detector,
-    coco_classes,
-    compatibility,
-    from_torchvision,
     load_weights,
 )
-from frs_train.distiller import Distiller, Learner, inherit_head, prepare_teacher
 from frs_train.errors import UserError
-from frs_train.evaluate import matching
-from frs_train.metrics import Log
-
-
-def open_data(config: RunConfig, log: Log) -> tuple[CocoDetection, CocoDetection]:
-    """The training and the validation set, checked; what was found and left out is logged."""
-    data = config.data
-    train = read_coco(_given(data.train_annotations, "train-annotations"))
-    val = read_coco(_given(data.val_annotations, "val-annotations"))
-    log.say(train.summary())
-    log.say(val.summary())
-    if train.empty == len(train.images):
-        raise UserError(f"{train.path} has no usable box at all: there is nothing to learn from it.")
-    val = matching(val, train.classes, str(train.path))
-    return (
-        CocoDetection(train, _given(data.train_images, "train-images"), augmentation(data)),
-        CocoDetection(val, _given(data.val_images, "val-images")),
-    )
-
-
-def open_eval(annotations: Path, images: Path, classes: list[str], name: str, log: Log) -> CocoDetection:
-    """A data set to evaluate a detector (called `name`) with these classes on."""
-    coco = read_coco(annotations)
-    log.say(coco.summary())
-    return CocoDetection(matching(coco, classes, name), images)
-
-
-def _given(path: Path | None, option: str) -> Path:
-    if path is None:
-        raise UserError(f"--{option} is missing.")
-    return path
+from frs_train.log import Log
+from frs_train.training.checkpoint import read_detector
+from frs_train.training.distillation import Distiller
+from frs_train.training.learner import Learner
+from frs_train.training.teacher import prepare_teacher, start_head
 
 
 def make_learner(
@@ -93,28 +59,12 @@ def check_batch_norm(config: RunConfig, processes: int) -> None:
         )
 
 
-def start_head(student: Detector, teacher: Detector, same_classes: bool) -> str:
-    """Gives the student the teacher's head, if both mean the same by it; returns what was done, in words."""
-    if compatibility(teacher, student, same_classes=same_classes).head_loss:
-        return f"The student's head starts from the teacher's: {inherit_head(student, teacher)} tensors."
-    return "The student's head starts at random, for the teacher's does not fit."
-
-
 def build(config: DetectorConfig, classes: list[str]) -> Detector:
     """The detector of a configuration, with random weights."""
     try:
         return build_detector(config, len(classes))
     except ValueError as error:
         raise UserError(f"The detector cannot be built: {error}.") from None
-
-
-def read_detector(source: str, log: Log) -> tuple[Detector, list[str]]:
-    """A detector in evaluation mode and its classes: from a run folder, a checkpoint, or
-    `torchvision:NAME`."""
-    kind, _, name = source.partition(":")
-    if kind == "torchvision":
-        return from_torchvision(name).eval(), coco_classes()
-    return checkpoint.restore(checkpoint.read(Path(source), log.warn))
 
 
 def _placed(learner: Learner, config: RunConfig, device: torch.device) -> Learner:

@@ -8,7 +8,6 @@ leaves the functions that read it.
 from __future__ import annotations
 
 import io
-import os
 import re
 import zipfile
 from collections.abc import Callable
@@ -21,8 +20,10 @@ from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
 
 from frs_train.config import RunConfig
-from frs_train.detectors import Detector, build_detector
+from frs_train.detectors import Detector, build_detector, coco_classes, from_torchvision
 from frs_train.errors import UserError
+from frs_train.files import remove, write_atomically
+from frs_train.log import Log
 from frs_train.options import from_dict
 
 FORMAT = "frs-train/1"
@@ -62,43 +63,6 @@ class Resumable(Content):
 CONTENT, RESUMABLE = TypeAdapter(Content), TypeAdapter(Resumable)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file by new content; whatever happens, the path holds the old or the new, complete.
-
-    Raises `UserError` if the content cannot be written (a full disk, no permission).
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        _remove(part)
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}. What was there before is unharmed. Make room or "
-            "choose another folder, then run the same command with --resume."
-        ) from None
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return  # what cannot be written cannot be tidied either; the first error is the one to report
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def save(folder: Path, iteration: int, content: dict[str, Any], keep: int) -> Path:
     """Writes the checkpoint of an iteration, and removes all of the run but the newest `keep` up to this one;
     this one stays even if `keep` is 0.
@@ -112,7 +76,7 @@ def save(folder: Path, iteration: int, content: dict[str, Any], keep: int) -> Pa
     found = checkpoints(folder)
     first = found.index(path)
     for other in found[:first] + found[first + max(keep, 1) :]:
-        _remove(other)
+        remove(other)
     return path
 
 
@@ -225,3 +189,12 @@ def load_weights(module: torch.nn.Module, state: Tensors, name: str) -> None:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:3]]
         raise UserError(f"The weights of {name} do not fit this model: {' '.join(lines)}") from None
+
+
+def read_detector(source: str, log: Log) -> tuple[Detector, list[str]]:
+    """A detector in evaluation mode and its classes: from a run folder, a checkpoint, or
+    `torchvision:NAME`."""
+    kind, _, name = source.partition(":")
+    if kind == "torchvision":
+        return from_torchvision(name).eval(), coco_classes()
+    return restore(read(Path(source), log.warn))

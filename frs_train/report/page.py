@@ -10,16 +10,14 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape as escape_html
 from pathlib import Path
 from typing import Any
 
-from frs_train.checkpoint import write_atomically
-from frs_train.errors import UserError
-from frs_train.names import printable
-from frs_train.records import read_config, read_metrics, read_result
-from frs_train.report_figures import COLOURS, curves, masks
+from frs_train.files import write_atomically
+from frs_train.report.figures import curves, masks
+from frs_train.report.runs import Run, read_runs
+from frs_train.text import printable
 
 SCORES = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR")
 STYLE = """
@@ -43,24 +41,6 @@ figure { margin: 0 0 1rem; }
 img { max-width: 100%; height: auto; }
 pre { background: #f5f6f8; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 """
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run folder holds."""
-
-    name: str
-    folder: Path
-    colour: str
-    config: dict[str, Any]
-    train: list[dict[str, Any]]
-    evals: list[dict[str, Any]]
-    result: dict[str, Any]
-    """The finished run's; of an unfinished one, its last evaluation."""
-
-    @property
-    def finished(self) -> bool:
-        return "parameters" in self.result
 
 
 def write_report(runs: Sequence[Path | str], out: Path | str, *, images: int = 2) -> Path:
@@ -98,31 +78,6 @@ def write_report(runs: Sequence[Path | str], out: Path | str, *, images: int = 2
     )
     write_atomically(Path(out), page.encode())
     return Path(out)
-
-
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs of some folders, named by folder, or by path where two folders share a name."""
-    names = [folder.resolve().name for folder in folders]
-    runs = []
-    for number, folder in enumerate(folders):
-        name = names[number] if names.count(names[number]) == 1 else str(folder)
-        runs.append(read_run(folder, name, COLOURS[number % len(COLOURS)]))
-    return runs
-
-
-def read_run(folder: Path, name: str, colour: str) -> Run:
-    """One run folder. Raises `UserError` if it is none, or if one of its files is not as a run writes it."""
-    for file in ("config.json", "metrics.jsonl"):
-        if not (folder / file).is_file():
-            raise UserError(
-                f"{folder} is no run folder: it has no {file}. Give the --out folder of a training."
-            )
-    config, lines = read_config(folder / "config.json"), read_metrics(folder / "metrics.jsonl")
-    train = [line for line in lines if line["kind"] == "train"]
-    evals = [line for line in lines if line["kind"] == "eval"]
-    result = folder / "result.json"
-    found = read_result(result) if result.exists() else (evals[-1] if evals else {})
-    return Run(name, folder, colour, config, train, evals, found)
 
 
 def results_table(runs: Sequence[Run]) -> str:

@@ -8,74 +8,22 @@ Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration` (see
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column
 
 from frs_train import distributed
-from frs_train.checkpoint import write_atomically
 from frs_train.errors import UserError
-from frs_train.records import read_metrics
+from frs_train.evaluation.coco_metrics import describe
+from frs_train.files import write_atomically
+from frs_train.log import Log
+from frs_train.training.run_files import read_metrics
 
 if TYPE_CHECKING:
-    from frs_train.data import CocoDetection
+    from frs_train.data.dataset import CocoDetection
     from frs_train.detectors import Detector
-
-
-class Log:
-    """Speaks for the run, from process 0 only."""
-
-    def __init__(self, quiet: bool = False):
-        self.console = Console(
-            stderr=True, highlight=False, quiet=quiet or distributed.rank() > 0, soft_wrap=True
-        )
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn(
-                "{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
-            ),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            expand=True,
-        )
-
-    def say(self, text: str) -> None:
-        """One line."""
-        self.console.print(text, markup=False)
-
-    def warn(self, text: str) -> None:
-        """One line that should not be overlooked."""
-        self.console.print(f"warning: {text}", markup=False, style="yellow")
-
-    @contextlib.contextmanager
-    def progress(self, total: int, done: int, what: str) -> Iterator[Callable[..., None]]:
-        """A bar as long as the block lasts, below that of a block around it: what, how much, rate, time left.
-
-        Yields a function that takes `advance` or `completed` (a count), and `text` and `rate` (shown as they
-        are). On a terminal the bar moves; into a file or pipe nothing is drawn, and `Metrics` prints lines.
-        """
-        with contextlib.ExitStack() as stack:
-            if not self.bar.live.is_started:
-                stack.enter_context(self.bar)
-            task = self.bar.add_task(what, total=total, completed=done, text="", rate="")
-            stack.callback(self.bar.remove_task, task)
-
-            def tell(*, advance: float | None = None, completed: float | None = None, **fields: str) -> None:
-                self.bar.update(task, advance=advance, completed=completed, **fields)
-
-            yield tell
 
 
 class Metrics:
@@ -127,7 +75,7 @@ class Metrics:
     def masks(self, iteration: int, detector: Detector, dataset: CocoDetection, device: torch.device) -> None:
         """Mask pictures for TensorBoard; nothing without it."""
         if self.writer:
-            from frs_train.visualize import to_tensorboard
+            from frs_train.evaluation.pictures import to_tensorboard
 
             to_tensorboard(self.writer, detector, dataset, device, iteration)
 
@@ -145,21 +93,6 @@ class Metrics:
     def _scalars(self, group: str, values: dict[str, float], iteration: int) -> None:
         for name, value in values.items() if self.writer else ():
             self.writer.add_scalar(f"{group}/{name}", value, iteration)
-
-
-def describe(record: dict[str, Any]) -> str:
-    """COCO metrics as a line of per cents."""
-    values = ((k, record[k]) for k in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"))
-    text = "  ".join(f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in values)
-    limit = record.get("max_detections")
-    return f"{text}  (best {limit} detections of an image)" if limit else text
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory of this process so far: the GPU's where there is one, else resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _summary_writer(folder: Path):

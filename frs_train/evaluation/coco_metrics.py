@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from pycocotools.cocoeval import COCOeval
 
 from frs_train import distributed
-from frs_train.coco import CocoFile, indexed
-from frs_train.data import CocoDetection, loaded, to_device
+from frs_train.data.coco import CocoFile, indexed
+from frs_train.data.dataset import CocoDetection
+from frs_train.data.loader import loaded, to_device
 from frs_train.detectors import Detector
 from frs_train.errors import UserError
 
@@ -105,19 +105,9 @@ def _mean(values: np.ndarray) -> float | None:
     return float(measured.mean()) if measured.size else None
 
 
-def matching(coco: CocoFile, classes: list[str], name: str) -> CocoFile:
-    """The file with its categories in the order of the detector's classes.
-
-    Raises `UserError` if the file has a class that the detector (called `name`) does not know.
-    """
-    unknown = sorted(set(coco.classes) - set(classes))
-    if unknown:
-        raise UserError(
-            f"{coco.path} has the category {unknown[0]!r}, which {name} does not know: it was trained on "
-            f"{', '.join(classes)}. Evaluate it on a file with these categories."
-        )
-    by_name = {c["name"]: c for c in coco.categories}
-    taken = {c["id"] for c in coco.categories}
-    spare = (number for number in itertools.count(1) if number not in taken)
-    ordered = [by_name.get(name) or {"id": next(spare), "name": name} for name in classes]
-    return replace(coco, categories=ordered)
+def describe(record: dict[str, Any]) -> str:
+    """COCO metrics as a line of per cents."""
+    values = ((k, record[k]) for k in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"))
+    text = "  ".join(f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in values)
+    limit = record.get("max_detections")
+    return f"{text}  (best {limit} detections of an image)" if limit else text

@@ -13,7 +13,8 @@ import tyro
 
 from frs_train.config import Count, DistillConfig, Fraction, Images, Period, Processes, RunConfig, Seed
 from frs_train.errors import UserError
-from frs_train.metrics import Log, describe
+from frs_train.evaluation.coco_metrics import describe
+from frs_train.log import Log
 from frs_train.options import Options, whole
 
 Positional = tyro.conf.Positional
@@ -26,7 +27,7 @@ class Train(RunConfig):
     distill: tyro.conf.Suppress[None] = None
 
     def run(self, log: Log) -> None:
-        from frs_train.engine import fit
+        from frs_train.training.trainer import fit
 
         fit(RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}), log)
 
@@ -56,13 +57,15 @@ class Eval(Options):
     """`cpu`, `cuda`, `cuda:1` and so on; `auto` takes a GPU if there is one."""
 
     def run(self, log: Log) -> None:
-        from frs_train import assemble, distributed
-        from frs_train.evaluate import evaluate
+        from frs_train import distributed
+        from frs_train.evaluation.coco_metrics import evaluate
+        from frs_train.training.checkpoint import read_detector
+        from frs_train.training.datasets import open_eval
 
         device = distributed.pick_device(self.device)
         with distributed.group(device):
-            detector, classes = assemble.read_detector(self.checkpoint, log)
-            data = assemble.open_eval(self.annotations, self.images, classes, self.checkpoint, log)
+            detector, classes = read_detector(self.checkpoint, log)
+            data = open_eval(self.annotations, self.images, classes, self.checkpoint, log)
             with log.progress(len(data), 0, "evaluating") as tell:
                 detector.to(device)
                 found = evaluate(
@@ -94,12 +97,14 @@ class Visualize(Options):
     """`cpu`, `cuda`, `cuda:1` and so on; `auto` takes a GPU if there is one."""
 
     def run(self, log: Log) -> None:
-        from frs_train import assemble, distributed
-        from frs_train.visualize import write_pictures
+        from frs_train import distributed
+        from frs_train.evaluation.pictures import write_pictures
+        from frs_train.training.checkpoint import read_detector
+        from frs_train.training.datasets import open_eval
 
         device = distributed.pick_device(self.device)
-        detector, classes = assemble.read_detector(self.checkpoint, log)
-        data = assemble.open_eval(self.annotations, self.images, classes, self.checkpoint, log)
+        detector, classes = read_detector(self.checkpoint, log)
+        data = open_eval(self.annotations, self.images, classes, self.checkpoint, log)
         limit = self.limit or None
         paths = write_pictures(detector.to(device), data, self.out, device, limit=limit, score=self.score)
         log.say(f"Wrote {len(paths)} pictures to {self.out}.")
@@ -121,7 +126,7 @@ class Report(Options):
             raise UserError("RUNS is missing: give the folder of one run or more.")
 
     def run(self, log: Log) -> None:
-        from frs_train.report import write_report
+        from frs_train.report.page import write_report
 
         log.say(f"Wrote {write_report(self.runs, self.out, images=self.images)}.")
 
@@ -138,11 +143,11 @@ class Export(Options):
     def run(self, log: Log) -> None:
         import torch
 
-        from frs_train import assemble
-        from frs_train.checkpoint import write_atomically
         from frs_train.detectors import torchvision_state_dict
+        from frs_train.files import write_atomically
+        from frs_train.training.checkpoint import read_detector
 
-        detector, classes = assemble.read_detector(self.checkpoint, log)
+        detector, classes = read_detector(self.checkpoint, log)
         try:
             state = torchvision_state_dict(detector)
         except ValueError as error:
@@ -189,7 +194,7 @@ class MakeDigits(Options):
     """Of every random draw."""
 
     def run(self, log: Log) -> None:
-        from frs_train.digits import make_digits
+        from frs_train.data.digits import make_digits
 
         make_digits(self.out, self.train, self.val, self.size, self.seed)
         log.say(f"Wrote {self.train} + {self.val} images and their annotations to {self.out}.")

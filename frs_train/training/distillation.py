@@ -9,31 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import frs_kernels as frs
 from frs_train import distributed
 from frs_train.config import DistillConfig
 from frs_train.detectors import Detector, Outputs, Target, compatibility
 from frs_train.errors import UserError
-
-AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def autocast(device: torch.device, amp: str) -> torch.autocast:
-    """The autocast context of an `amp` option; "none" disables it."""
-    return torch.autocast(device.type, dtype=AMP_DTYPES.get(amp, torch.bfloat16), enabled=amp in AMP_DTYPES)
-
-
-class Learner(nn.Module):
-    """A detector that trains by itself: forward(images, targets, size) -> its losses by name."""
-
-    def __init__(self, student: Detector):
-        super().__init__()
-        self.student = student
-
-    def forward(self, images: list[Tensor], targets: list[Target], size: int) -> dict[str, Tensor]:
-        return self.student(images, targets, size=size).losses
+from frs_train.training.learner import Learner, autocast
+from frs_train.training.teacher import HiddenModule
 
 
 class Distiller(Learner):
@@ -57,7 +41,7 @@ class Distiller(Learner):
     ):
         super().__init__(student)
         self.config = config
-        self.teacher = _Unregistered(teacher)
+        self.teacher = HiddenModule(teacher)
         self.use_head = config.method in ("frs", "frs-head") and config.head_weight > 0
         self.use_feats = config.method != "frs-head"
         fit = compatibility(teacher, student, same_classes=same_classes)
@@ -132,38 +116,6 @@ class Distiller(Learner):
             # Autograd may keep a mask, but no tensor born in inference mode: copy these small ones.
             masks = [taught.masks[t].clone() for _, t in self.levels]
         return _normalised(masks) if self.global_sum else masks
-
-
-class _Unregistered:
-    """Holds a module out of sight of `nn.Module`: not in the state dict, not moved, not in DDP."""
-
-    def __init__(self, module: Detector):
-        self.module = module
-
-
-def prepare_teacher(
-    teacher: Detector, student: Detector, config: DistillConfig, device: torch.device
-) -> Detector:
-    """The teacher as the distiller wants it: frozen, on the device, resizing as the student does."""
-    teacher.eval().requires_grad_(False).to(device)
-    teacher.model.transform.max_size = student.model.transform.max_size
-    if config.teacher_channels_last:
-        teacher.to(memory_format=torch.channels_last)
-    if config.teacher_compile:
-        teacher.features = torch.compile(teacher.features)
-        teacher.classify = torch.compile(teacher.classify)
-    return teacher
-
-
-def inherit_head(student: Detector, teacher: Detector) -> int:
-    """Copies every parameter of the teacher's heads that the student has in the same shape; returns how
-    many."""
-    theirs = teacher.state_dict()
-    ours = student.state_dict()
-    heads = [k for k in ours if any("head" in part for part in k.split("."))]
-    shared = {k: theirs[k] for k in heads if k in theirs and theirs[k].shape == ours[k].shape}
-    student.load_state_dict(shared, strict=False)
-    return len(shared)
 
 
 def box_masks(

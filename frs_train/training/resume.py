@@ -10,9 +10,9 @@ from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from frs_train import checkpoint
 from frs_train.config import RunConfig
 from frs_train.errors import UserError
+from frs_train.training import checkpoint
 
 STRICT = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)
 STATE = {

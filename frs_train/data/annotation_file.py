@@ -19,7 +19,8 @@ from pydantic import AfterValidator, BeforeValidator, FailFast, Field, Strict, T
 from pydantic_core import from_json
 from typing_extensions import NotRequired, TypedDict
 
-from frs_train.errors import UserError, shortened
+from frs_train.errors import UserError
+from frs_train.text import shortened
 
 LONGEST_SIDE = 1_000_000  # pixels
 

@@ -11,18 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from frs_train import checkpoint
-from frs_train.coco import read_coco
-from frs_train.data import CocoDetection, collate, to_device
+from frs_train.data.coco import matching, read_coco
+from frs_train.data.dataset import CocoDetection
+from frs_train.data.loader import collate, to_device
 from frs_train.errors import UserError
-from frs_train.evaluate import matching
-from frs_train.names import printable
-from frs_train.visualize import PLAIN, View, look, richest, show_boxes, show_heat
+from frs_train.evaluation.pictures import PLAIN, View, look, richest, show_boxes, show_heat
+from frs_train.text import printable
+from frs_train.training import checkpoint
 
 if TYPE_CHECKING:
-    from frs_train.report import Run
+    from frs_train.report.runs import Run
 
-COLOURS = ("#1f77b4", "#d95f02", "#2a9d57", "#c23b6b", "#7b5ea7", "#8c6d31", "#17becf", "#555555")
 COLUMNS = 3
 SPAN = 30  # largest over least value of a loss from which its axis is logarithmic
 

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frs_train import distributed, resume
-from frs_train.checkpoint import load_weights
+from frs_train import distributed
 from frs_train.config import RunConfig
-from frs_train.data import mix, to_device
+from frs_train.data.loader import to_device
 from frs_train.detectors import Detector
-from frs_train.distiller import Learner, autocast
-from frs_train.optim import learning_rate, make_optimizer
 from frs_train.options import to_dict
+from frs_train.streams import mix
+from frs_train.training import resume
+from frs_train.training.checkpoint import load_weights
+from frs_train.training.learner import Learner, autocast
+from frs_train.training.optimizer import learning_rate, make_optimizer
 
 Part = Any  # of a batch, as the loader gives it: samples, or a `UserError`
 

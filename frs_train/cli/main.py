@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from frs_train.commands import COMMANDS, Distill, Train
+from frs_train.cli.commands import COMMANDS, Distill, Train
 from frs_train.errors import Stopped, UserError
 from frs_train.interrupt import MESSAGE, unwinding
-from frs_train.metrics import Log
+from frs_train.log import Log
 from frs_train.recipes import find
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
 
-from frs_train.annotations import (
+from frs_train.data.annotation_file import (
     LONGEST_SIDE,
     AnnotationRecord,
     CategoryRecord,
@@ -236,3 +237,21 @@ def clamped(bbox: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _some(values: list, most: int = 20) -> str:
     return f"{values[:most]}" + (f" and {len(values) - most} more" if len(values) > most else "")
+
+
+def matching(coco: CocoFile, classes: list[str], name: str) -> CocoFile:
+    """The file with its categories in the order of the detector's classes.
+
+    Raises `UserError` if the file has a class that the detector (called `name`) does not know.
+    """
+    unknown = sorted(set(coco.classes) - set(classes))
+    if unknown:
+        raise UserError(
+            f"{coco.path} has the category {unknown[0]!r}, which {name} does not know: it was trained on "
+            f"{', '.join(classes)}. Evaluate it on a file with these categories."
+        )
+    by_name = {c["name"]: c for c in coco.categories}
+    taken = {c["id"] for c in coco.categories}
+    spare = (number for number in itertools.count(1) if number not in taken)
+    ordered = [by_name.get(name) or {"id": next(spare), "name": name} for name in classes]
+    return replace(coco, categories=ordered)
