@@ -4,10 +4,10 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 
+import programs
 import pytest
 from tiny_runs import quiet_fit, run_config
 
@@ -16,16 +16,6 @@ from frs_train.errors import Stopped, UserError
 from frs_train.files import held
 from frs_train.training import checkpoint, trainer
 from frs_train.training.run_files import read_metrics
-
-HOLD_AND_FORK = """
-import os, sys, time
-from pathlib import Path
-from frs_train.files import held
-with held(Path(sys.argv[1])):
-    if os.fork():
-        print("held", flush=True)
-    time.sleep(60)
-"""
 
 
 def iterations(folder):
@@ -42,8 +32,10 @@ def test_a_second_run_is_refused_as_long_as_the_first_goes(digits, tmp_path):
 
 
 def test_a_killed_run_leaves_no_lock_even_if_its_loaders_live_on(tmp_path):
-    command = [sys.executable, "-c", HOLD_AND_FORK, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        programs.command("hold_run_folder.py", tmp_path), env=programs.environment(),
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
     try:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="Another run"), held(tmp_path):

@@ -8,11 +8,11 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from coco_files import Images, annotations, content, write, write_with_images
@@ -163,17 +163,12 @@ def test_batches_travel_without_shared_memory():
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting needs root")
 def test_a_container_of_little_shared_memory():
     """/dev/shm of 256 KiB: less than an image, enough for the semaphores of the queues."""
-    program = (
-        "import torch; from coco_files import Images; from frs_train.data.loader import loaded\n"
-        "with loaded(Images(), [[(i, None)] * 4 for i in range(20)], 2, torch.device('cpu')) as batches:\n"
-        "    print(sum(len(batch) for batch in batches))"
-    )
     mount = "mount -t tmpfs -o size=256k none /dev/shm || exit 77; "
-    command = ["unshare", "-m", "sh", "-c", mount + 'exec "$@"', "sh", sys.executable, "-c", program]
-    paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    command = ["unshare", "-m", "sh", "-c", mount + 'exec "$@"', "sh"]
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=240
-    )
+        [*command, *programs.command("load_batches.py", "count")], env=programs.environment(),
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
     if done.returncode == 77 or "unshare failed" in done.stderr:
         pytest.skip(f"no mount: {done.stderr.strip()}")
     assert done.stdout.split() == ["80"], done.stderr
@@ -242,18 +237,9 @@ def private(pid):
 
 def test_loaders_end_with_a_training_that_is_killed(tmp_path):
     """Each waits to hand over more than a pipe holds, to nobody."""
-    program = (
-        "import multiprocessing, os, signal, torch; from coco_files import Images\n"
-        "from frs_train.data.loader import loaded\n"
-        "with loaded(Images(), [[(i, None)] * 4 for i in range(20)], 2, torch.device('cpu')) as batches:\n"
-        "    next(batches)\n"
-        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     with open(tmp_path / "pids", "wb") as file:  # a pipe would be held open by loaders that do not end
-        command, environment = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": paths}
-        subprocess.run(command, env=environment, stdout=file, stderr=subprocess.DEVNULL)
+        command = programs.command("load_batches.py", "die")
+        subprocess.run(command, env=programs.environment(), stdout=file, stderr=subprocess.DEVNULL)
     loaders = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(loaders) == 2
     deadline = time.monotonic() + 30
