@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 import frs_kernels as frs
 from frs_kernels import dispatch
-from frs_kernels.levels import Terms
+from frs_kernels.inputs import LossInputs
 
 
 class Official:
@@ -163,7 +163,7 @@ class Provider:
         if device not in dispatch.PREFERENCE or backend not in dispatch.PREFERENCE[device]:
             return f"{backend} has no kernels for {device}"
         probe = torch.zeros((1, 1, 1, 1), device=device)
-        return dispatch.refusal(backend, Terms(teacher_logits=[probe]))
+        return dispatch.why_not(backend, LossInputs(teacher_logits=[probe]))
 
 
 PROVIDERS = {

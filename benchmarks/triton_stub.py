@@ -63,7 +63,7 @@ class Backend:
         return None
 
     @staticmethod
-    def refuses(terms):
+    def unsupported(inputs):
         return None
 
     @staticmethod

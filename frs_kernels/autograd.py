@@ -1,78 +1,132 @@
-"""The one autograd.Function, over whichever namespace of operators a backend has.
+"""The one autograd.Function, for the operators of any fused backend.
 
-The operators compute the gradients of ``losses[2]`` in the forward, because they are linear in the
-incoming gradient: the backward multiplies them by it, in place and without asking the device for it.
+The losses are linear in the incoming gradient, so the operator computes the gradients of ``losses[2]`` in the
+forward. The backward multiplies them by the incoming gradient, in place and without a synchronisation.
 """
 
 import torch
 from torch import Tensor
 
-from frs_kernels.contract import NORMALIZERS
-from frs_kernels.inductor import learn_scaled
-from frs_kernels.levels import Terms
+from frs_kernels.contract import LOSS_ARGUMENTS, NORMALIZERS
+from frs_kernels.inductor import register_scaled_lowering
+from frs_kernels.inputs import LossInputs
 from frs_kernels.reference import FRSLossOutput
 
 
-def fused_loss(namespace: str, terms: Terms) -> FRSLossOutput:
-    """Runs ``namespace``'s loss operator on canonical terms; differentiable in the student tensors."""
-    wants_grad = torch.is_grad_enabled()
-    feat_grad = wants_grad and any(t.requires_grad for t in terms.student_feats)
-    head_grad = wants_grad and any(t.requires_grad for t in terms.student_logits)
-    lists = (
-        terms.student_feats, terms.teacher_feats, terms.student_logits, terms.teacher_logits,
-        terms.weights, terms.channel_weights,
-    )  # fmt: skip
-    dtype, device = terms.dtype, terms.tensors[0].device
-    scalars = [_scalar(v, dtype, device) for v in (
-        terms.normalizer if not isinstance(terms.normalizer, str) else 1.0, terms.feat_scale, terms.head_scale
-    )]  # fmt: skip
-    code = NORMALIZERS.index(terms.normalizer) if isinstance(terms.normalizer, str) else len(NORMALIZERS) - 1
-    numbers = (code, *(number for number, _ in scalars), float(terms.beta))
-    tensors = [*(tensor for _, tensor in scalars), *(t for levels in lists for t in levels)]
-    lengths = tuple(len(levels) for levels in lists)
+def fused_loss(namespace: str, inputs: LossInputs) -> FRSLossOutput:
+    """Runs the loss operator of ``namespace`` on canonical inputs; differentiable in the student tensors."""
+    grad_enabled = torch.is_grad_enabled()
+    feat_grad = grad_enabled and any(t.requires_grad for t in inputs.student_feats)
+    head_grad = grad_enabled and any(t.requires_grad for t in inputs.student_logits)
+    arguments = _loss_arguments(inputs, feat_grad, head_grad)
     if feat_grad or head_grad:
-        return FRSLossOutput(*_FusedLoss.apply(namespace, numbers, lengths, feat_grad, head_grad, *tensors))
-    losses, *_ = _call(namespace, numbers, lengths, False, False, tensors)
-    return FRSLossOutput(*_each(losses))
+        return FRSLossOutput(*_FusedLoss.apply(namespace, *_flattened(arguments)))
+    losses, *_ = getattr(torch.ops, namespace).loss(*arguments)
+    return FRSLossOutput(*_separate(losses))
 
 
-def _each(losses: Tensor) -> tuple[Tensor, ...]:
-    """The three losses as tensors of their own, in the same memory: autograd lets nobody add to a view of
-    several, as `loss += other` does."""
-    return tuple(loss.data for loss in losses.unbind())
+def _loss_arguments(inputs: LossInputs, feat_grad: bool, head_grad: bool) -> list:
+    """The arguments of the loss operator, in the order of LOSS_ARGUMENTS."""
+    dtype, device = inputs.dtype, inputs.device
+    if isinstance(inputs.normalizer, str):
+        normalizer, given_value = NORMALIZERS.index(inputs.normalizer), 1.0
+    else:
+        normalizer, given_value = NORMALIZERS.index("value"), inputs.normalizer
+    normalizer_value, normalizer_tensor = _number_and_tensor(given_value, dtype, device)
+    feat_scale, feat_scale_tensor = _number_and_tensor(inputs.feat_scale, dtype, device)
+    head_scale, head_scale_tensor = _number_and_tensor(inputs.head_scale, dtype, device)
+    values = {
+        "student_feats": inputs.student_feats,
+        "teacher_feats": inputs.teacher_feats,
+        "student_logits": inputs.student_logits,
+        "teacher_logits": inputs.teacher_logits,
+        "masks": inputs.masks,
+        "channel_weights": inputs.channel_weights,
+        "normalizer": normalizer,
+        "normalizer_value": normalizer_value,
+        "normalizer_tensor": normalizer_tensor,
+        "feat_scale": feat_scale,
+        "feat_scale_tensor": feat_scale_tensor,
+        "head_scale": head_scale,
+        "head_scale_tensor": head_scale_tensor,
+        "beta": float(inputs.beta),
+        "feat_grad": feat_grad,
+        "head_grad": head_grad,
+    }
+    return [values[name] for name in LOSS_ARGUMENTS]
 
 
-def _scalar(value, dtype, device) -> tuple[float, Tensor | None]:
-    """A scale as the operators take it: a number times an optional tensor on the device."""
+def _number_and_tensor(value, dtype: torch.dtype, device: torch.device) -> tuple[float, Tensor | None]:
+    """A scalar as the operators take it: a number times an optional tensor on the device."""
     if isinstance(value, Tensor):
         return 1.0, value.detach().to(device=device, dtype=dtype, non_blocking=True)
     return float(value), None
 
 
-def _call(namespace, numbers, lengths, feat_grad, head_grad, tensors):
-    code, divisor, feat_scale, head_scale, beta = numbers
-    divisor_tensor, feat_tensor, head_tensor, *rest = tensors
-    lists, start = [], 0
-    for length in lengths:
-        lists.append(list(rest[start : start + length]))
-        start += length
-    return getattr(torch.ops, namespace).loss(
-        *lists, code, divisor, divisor_tensor, feat_scale, feat_tensor, head_scale, head_tensor,
-        beta, feat_grad, head_grad,
-    )  # fmt: skip
+def _flattened(arguments: list) -> tuple:
+    """(constants, *tensors): autograd follows a tensor only if it is an argument of its own, not in a list.
+
+    ``constants`` has one entry per argument: its value, or the number of its tensors.
+    """
+    constants, tensors = [], []
+    for kind, value in zip(LOSS_ARGUMENTS.values(), arguments, strict=True):
+        if kind == "Tensor[]":
+            constants.append(len(value))
+            tensors += value
+        elif kind == "Tensor?":
+            constants.append(1)
+            tensors.append(value)
+        else:
+            constants.append(value)
+    return tuple(constants), *tensors
+
+
+def _unflattened(constants: tuple, tensors: tuple) -> list:
+    """The arguments from which :func:`_flattened` made ``constants`` and ``tensors``."""
+    arguments, start = [], 0
+    for kind, constant in zip(LOSS_ARGUMENTS.values(), constants, strict=True):
+        if kind == "Tensor[]":
+            arguments.append(list(tensors[start : start + constant]))
+            start += constant
+        elif kind == "Tensor?":
+            arguments.append(tensors[start])
+            start += 1
+        else:
+            arguments.append(constant)
+    return arguments
+
+
+def _flattened_grads(constants: tuple, feat_grads: list[Tensor], logit_grads: list[Tensor]) -> list:
+    """The gradients in the order of the tensors of :func:`_flattened`, None for all but the students."""
+    grads = []
+    for (name, kind), constant in zip(LOSS_ARGUMENTS.items(), constants, strict=True):
+        if name == "student_feats" and feat_grads:
+            grads += feat_grads
+        elif name == "student_logits" and logit_grads:
+            grads += logit_grads
+        elif kind in ("Tensor[]", "Tensor?"):
+            grads += [None] * constant
+    return grads
+
+
+def _separate(losses: Tensor) -> tuple[Tensor, ...]:
+    """The three losses as tensors that share their memory, but are no views for autograd.
+
+    On one of several views, autograd forbids in-place operations such as `loss += other`.
+    """
+    return tuple(loss.data for loss in losses.unbind())
 
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, namespace, numbers, lengths, feat_grad, head_grad, *tensors):
-        losses, pending, feat_grads, logit_grads = _call(
-            namespace, numbers, lengths, feat_grad, head_grad, tensors
-        )
-        ctx.namespace, ctx.lengths = namespace, lengths
+    def forward(ctx, namespace, constants, *tensors):
+        arguments = _unflattened(constants, tensors)
+        losses, pending, feat_grads, logit_grads = getattr(torch.ops, namespace).loss(*arguments)
+        ctx.namespace, ctx.constants = namespace, constants
         ctx.num_feat_grads = len(feat_grads)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(pending, *feat_grads, *logit_grads)
-        return _each(losses)
+        return _separate(losses)
 
     @staticmethod
     def backward(ctx, *grad_outputs):
@@ -80,56 +134,52 @@ class _FusedLoss(torch.autograd.Function):
             return _FusedLoss.gradients(ctx, *grad_outputs)
         with torch.no_grad():
             grads = _FusedLoss.gradients(ctx, *grad_outputs)
-        return _refuse_second(grads)
+        return _not_differentiable(grads)
 
     @staticmethod
     def gradients(ctx, grad_feature, grad_head, grad_total):
         pending, *grads = ctx.saved_tensors
         feat_grads, logit_grads = grads[: ctx.num_feat_grads], grads[ctx.num_feat_grads :]
-        for_feats, for_logits = _sum(grad_feature, grad_total), _sum(grad_head, grad_total)
-        if for_feats is for_logits and feat_grads and logit_grads:
-            grads = _scaled(ctx.namespace, grads, for_feats, pending)
+        feat_output, logit_output = _sum(grad_feature, grad_total), _sum(grad_head, grad_total)
+        if feat_output is logit_output and feat_grads and logit_grads:
+            grads = _scaled(ctx.namespace, grads, feat_output, pending)
             feat_grads, logit_grads = grads[: ctx.num_feat_grads], grads[ctx.num_feat_grads :]
         else:
-            feat_grads = _scaled(ctx.namespace, feat_grads, for_feats, pending[0])
-            logit_grads = _scaled(ctx.namespace, logit_grads, for_logits, pending[1])
-        feats, teacher_feats, logits, *others = ctx.lengths
-        feat_grads = feat_grads or [None] * feats
-        logit_grads = logit_grads or [None] * logits
-        return (
-            *[None] * 8, *feat_grads, *[None] * teacher_feats, *logit_grads, *[None] * sum(others)
-        )  # fmt: skip
+            feat_grads = _scaled(ctx.namespace, feat_grads, feat_output, pending[0])
+            logit_grads = _scaled(ctx.namespace, logit_grads, logit_output, pending[1])
+        return None, None, *_flattened_grads(ctx.constants, feat_grads, logit_grads)
 
 
-def _refuse_second(grads: tuple) -> tuple:
+def _not_differentiable(grads: tuple) -> tuple:
     """The same gradients, with an error in place of their derivative.
 
     `once_differentiable` is not enough: where the incoming gradient is a constant, as that of a loss is, it
-    returns gradients that look constant too, and a penalty on them would have no effect and raise nothing.
+    returns gradients that look constant too. A penalty on them would have no effect and raise no error.
     """
     message = b"the fused FRS losses are once_differentiable: take backend='eager' for a double backward"
 
-    def refused(grad):
+    def with_error(grad):
         return torch._C._functions.DelayedError(message, 1)(grad.detach().requires_grad_())
 
-    return tuple(None if grad is None else refused(grad) for grad in grads)
+    return tuple(None if grad is None else with_error(grad) for grad in grads)
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """The sum of two incoming gradients, either of which may be absent."""
     if one is None or other is None:
         return other if one is None else one
     return one + other
 
 
-def _scaled(namespace: str, grads: list[Tensor], factor: Tensor | None, pending: Tensor) -> list[Tensor]:
-    """grads[i] * factor * pending[i]: in place, unless a later backward may need the stored ones again."""
-    if factor is None or not grads:
+def _scaled(namespace: str, grads: list[Tensor], grad_output: Tensor | None, pending: Tensor) -> list[Tensor]:
+    """grads[i] * grad_output * pending[i], in place unless a later backward may need the stored gradients."""
+    if grad_output is None or not grads:
         return []
     operators = getattr(torch.ops, namespace)
     if torch.compiler.is_compiling():
-        learn_scaled(namespace)
-        return list(operators.scaled(grads, factor, pending))
+        register_scaled_lowering(namespace)
+        return list(operators.scaled(grads, grad_output, pending))
     if torch._C._autograd._get_current_graph_task_keep_graph():
-        return operators.scaled(grads, factor, pending)
-    operators.scale_(grads, factor, pending)
+        return operators.scaled(grads, grad_output, pending)
+    operators.scale_(grads, grad_output, pending)
     return grads

@@ -1,4 +1,4 @@
-"""Checks of the public functions' arguments: every message names argument, level and both shapes."""
+"""Checks of the public functions' arguments: every message names the argument, the level and both shapes."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from frs_kernels.contract import DTYPES, NORMALIZERS
-from frs_kernels.levels import Levels, Terms
+from frs_kernels.inputs import LossInputs
+from frs_kernels.levels import Levels
+
+_RESIZE_HINT = "pass resize=True to FeatureAdapter or resize them first"
+_CLASSES_HINT = "the head term needs the same classes, anchors and sizes; leave student_logits out otherwise"
 
 
 def as_levels(name: str, value: Levels | None) -> list[Tensor]:
-    """One tensor or a sequence of levels as a list of [B, C, H, W] or [B, C, L] tensors."""
-    levels = as_maps(name, value)
+    """One tensor or a sequence as a list of levels [B, C, H, W] or [B, C, L]; None is an empty list."""
+    levels = as_tensors(name, value)
     for level, tensor in enumerate(levels):
         if tensor.dim() not in (3, 4):
             raise ValueError(
@@ -20,8 +24,8 @@ def as_levels(name: str, value: Levels | None) -> list[Tensor]:
     return levels
 
 
-def as_maps(name: str, value: Levels | None) -> list[Tensor]:
-    """One tensor or a sequence of tensors as a list of floating-point tensors of any rank."""
+def as_tensors(name: str, value: Levels | None) -> list[Tensor]:
+    """One tensor or a sequence as a list of floating-point tensors of any rank; None is an empty list."""
     if value is None:
         return []
     levels = [value] if isinstance(value, Tensor) else value
@@ -35,32 +39,28 @@ def as_maps(name: str, value: Levels | None) -> list[Tensor]:
     return list(levels)
 
 
-def check(terms: Terms) -> Terms:
-    """Raises ValueError or TypeError where the arguments of one call do not fit together."""
+def check(inputs: LossInputs) -> LossInputs:
+    """The inputs themselves. Raises ValueError where they do not fit together."""
     named = {
-        "student_feats": terms.student_feats,
-        "teacher_feats": terms.teacher_feats,
-        "student_logits": terms.student_logits,
-        "teacher_logits": terms.teacher_logits,
-        "mask": terms.weights,
-        "channel_weight": terms.channel_weights,
+        "student_feats": inputs.student_feats,
+        "teacher_feats": inputs.teacher_feats,
+        "student_logits": inputs.student_logits,
+        "teacher_logits": inputs.teacher_logits,
+        "mask": inputs.masks,
+        "channel_weight": inputs.channel_weights,
     }
     present = {name: levels for name, levels in named.items() if levels}
-    _check_counts(present)
+    _check_level_counts(present)
     _check_devices(present)
     _check_same_shape("student_feats", "teacher_feats", present, _RESIZE_HINT)
     _check_same_shape("student_logits", "teacher_logits", present, _CLASSES_HINT)
     _check_locations(present)
     _check_channel_weights(present)
-    _check_scalars(terms)
-    return terms
+    _check_scalars(inputs)
+    return inputs
 
 
-_RESIZE_HINT = "pass resize=True to FeatureAdapter or resize them first"
-_CLASSES_HINT = "the head term needs the same classes, anchors and sizes; leave student_logits out otherwise"
-
-
-def _check_counts(present: dict[str, list[Tensor]]) -> None:
+def _check_level_counts(present: dict[str, list[Tensor]]) -> None:
     (first, levels), *others = present.items()
     for name, other in others:
         if len(other) != len(levels):
@@ -76,25 +76,28 @@ def _check_devices(present: dict[str, list[Tensor]]) -> None:
                 raise ValueError(f"level {level}: {name} is on {tensor.device}, {first} on {device}")
 
 
-def _check_same_shape(student: str, teacher: str, present: dict[str, list[Tensor]], hint: str) -> None:
-    if student not in present:
+def _check_same_shape(
+    student_name: str, teacher_name: str, present: dict[str, list[Tensor]], hint: str
+) -> None:
+    if student_name not in present:
         return
-    if teacher not in present:
-        raise ValueError(f"{student} is given without {teacher}")
-    for level, (ours, theirs) in enumerate(zip(present[student], present[teacher], strict=True)):
-        if ours.shape != theirs.shape:
+    if teacher_name not in present:
+        raise ValueError(f"{student_name} is given without {teacher_name}")
+    pairs = zip(present[student_name], present[teacher_name], strict=True)
+    for level, (student, teacher) in enumerate(pairs):
+        if student.shape != teacher.shape:
             raise ValueError(
-                f"level {level}: {student} {list(ours.shape)} and {teacher} {list(theirs.shape)} differ; "
-                f"{hint}"
+                f"level {level}: {student_name} {list(student.shape)} and {teacher_name} "
+                f"{list(teacher.shape)} differ; {hint}"
             )
 
 
 def _check_locations(present: dict[str, list[Tensor]]) -> None:
-    """Batch and locations agree within a level; a map is [B, H, W] or [B, H*W], or has a channel of 1."""
+    """Batch and locations agree within a level; a mask may have flat locations, and a channel of 1."""
     first = next(name for name in ("student_feats", "teacher_logits", "student_logits") if name in present)
     for name in ("teacher_logits", "mask"):
         for level, (tensor, other) in enumerate(zip(present[first], present.get(name, []), strict=False)):
-            if _same_locations(tensor, other, is_map=name == "mask"):
+            if _same_locations(tensor, other, is_mask=name == "mask"):
                 continue
             raise ValueError(
                 f"level {level}: {first} {list(tensor.shape)} and {name} {list(other.shape)} "
@@ -102,21 +105,16 @@ def _check_locations(present: dict[str, list[Tensor]]) -> None:
             )
 
 
-def _same_locations(tensor: Tensor, other: Tensor, is_map: bool) -> bool:
-    grid, spatial = tensor.shape[2:], other.shape[1:] if is_map else other.shape[2:]
-    if is_map and len(spatial) > 1 and spatial[0] == 1 and spatial != grid:
-        spatial = spatial[1:]
+def _same_locations(tensor: Tensor, other: Tensor, is_mask: bool) -> bool:
+    """Whether ``other``, a mask or a tensor with channels, has the batch and the locations of ``tensor``."""
+    expected = tensor.shape[2:]
+    actual = other.shape[1:] if is_mask else other.shape[2:]
+    if is_mask and len(actual) > 1 and actual[0] == 1 and actual != expected:
+        actual = actual[1:]
     if other.shape[0] != tensor.shape[0]:
         return False
-    flat = len(spatial) == 1 or len(grid) == 1
-    return spatial == grid or (flat and _count(spatial) == _count(grid))
-
-
-def _count(sizes: Sequence[int]) -> int:
-    count = 1
-    for size in sizes:
-        count = count * size
-    return count
+    one_is_flat = len(actual) == 1 or len(expected) == 1
+    return actual == expected or (one_is_flat and actual.numel() == expected.numel())
 
 
 def _check_channel_weights(present: dict[str, list[Tensor]]) -> None:
@@ -129,20 +127,19 @@ def _check_channel_weights(present: dict[str, list[Tensor]]) -> None:
             )
 
 
-def _check_scalars(terms: Terms) -> None:
-    if isinstance(terms.normalizer, str) and terms.normalizer not in NORMALIZERS[:-1]:
-        raise ValueError(
-            f"normalizer {terms.normalizer!r} is none of {NORMALIZERS[:-1]}, a number or a 0-d tensor"
-        )
-    check_scalar("normalizer", terms.normalizer)
-    check_scalar("feat_weight or scale", terms.feat_scale)
-    check_scalar("head_weight or scale", terms.head_scale)
-    if not terms.beta >= 0:
-        raise ValueError(f"beta must be >= 0, got {terms.beta}")
+def _check_scalars(inputs: LossInputs) -> None:
+    names = NORMALIZERS[:-1]
+    if isinstance(inputs.normalizer, str) and inputs.normalizer not in names:
+        raise ValueError(f"normalizer {inputs.normalizer!r} is none of {names}, a number or a 0-d tensor")
+    _check_scalar("normalizer", inputs.normalizer)
+    _check_scalar("feat_weight or scale", inputs.feat_scale)
+    _check_scalar("head_weight or scale", inputs.head_scale)
+    if not inputs.beta >= 0:
+        raise ValueError(f"beta must be >= 0, got {inputs.beta}")
 
 
-def check_scalar(name: str, value) -> None:
-    """A number or a 0-d tensor that wants no gradient."""
+def _check_scalar(name: str, value) -> None:
+    """A number, or a 0-d tensor that requires no gradient."""
     if not isinstance(value, Tensor):
         return
     if value.dim() != 0:

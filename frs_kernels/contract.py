@@ -35,28 +35,42 @@ def pending_factor(dtype: torch.dtype) -> bool:
     return dtype == torch.float16
 
 
-# The operators of a fused backend. Lists have one entry per level and are empty where they are absent.
+# The arguments of the operator ``loss`` in their order, and their types in a schema. Lists have one entry per
+# level, or none where the argument is absent.
+LOSS_ARGUMENTS = {
+    "student_feats": "Tensor[]",  # x [B, D, *spatial]; without them there is no imitation term
+    "teacher_feats": "Tensor[]",  # y, like x
+    "student_logits": "Tensor[]",  # s [B, K, *spatial]; without them there is no head term
+    "teacher_logits": "Tensor[]",  # T, like s
+    "masks": "Tensor[]",  # S [B, *spatial] in the accumulation dtype; without them, the FRS masks of T
+    "channel_weights": "Tensor[]",  # c [B, D] of the imitation term, in the accumulation dtype
+    "normalizer": "int",  # a code: the position in NORMALIZERS
+    # Three numbers, each multiplied by an optional 0-d tensor in the accumulation dtype: a value that lives
+    # on the device then needs no synchronisation with the host.
+    "normalizer_value": "float",
+    "normalizer_tensor": "Tensor?",
+    "feat_scale": "float",
+    "feat_scale_tensor": "Tensor?",
+    "head_scale": "float",
+    "head_scale_tensor": "Tensor?",
+    "beta": "float",  # exponent of the focal form; 0 for plain cross-entropy
+    "feat_grad": "bool",  # whether the gradients in student_feats are wanted
+    "head_grad": "bool",  # whether the gradients in student_logits are wanted
+}
+
+# The operators of a fused backend.
 #
-# mask    The FRS masks [B, *spatial], S = sigmoid(max_k T_k), in the accumulation dtype.
-# loss    masks: [B, *spatial] in the accumulation dtype, or empty: the FRS masks of teacher_logits.
-#         channel_weights: [B, D] of the imitation term.
-#         normalizer: a code, see NORMALIZERS. Each of normalizer_value, feat_scale and head_scale is a number
-#         times an optional 0-d tensor in the accumulation dtype, so that a value on the device costs no sync.
-#         feat_grad, head_grad: whether the gradients of the two terms are wanted.
-#         Returns losses [3] = (feature, head, feature + head), scales included; pending [2, levels], the
+# mask    Returns the FRS masks [B, *spatial], S = sigmoid(max_k T_k), in the accumulation dtype.
+# loss    Returns losses [3] = (feature, head, feature + head), scales included; pending [2, levels], the
 #         pending factors of the imitation term (row 0) and of the head term (row 1), see pending_factor; and
-#         the gradients of losses[2] in student_feats and in student_logits.
+#         the gradients of losses[2] in student_feats and in student_logits, each an empty list if not wanted.
 # scale_  grads[i] *= grad_output * pending[i]. The product is computed on the device, and a tensor for which
 #         it is 1 is neither read nor written.
 # scaled  The same in new tensors: a copy and scale_, for every backend.
 SCHEMAS = {
     "mask": "(Tensor[] teacher_logits) -> Tensor[]",
-    "loss": (
-        "(Tensor[] student_feats, Tensor[] teacher_feats, Tensor[] student_logits, Tensor[] teacher_logits,"
-        " Tensor[] masks, Tensor[] channel_weights,"
-        " int normalizer, float normalizer_value, Tensor? normalizer_tensor,"
-        " float feat_scale, Tensor? feat_scale_tensor, float head_scale, Tensor? head_scale_tensor,"
-        " float beta, bool feat_grad, bool head_grad) -> (Tensor, Tensor, Tensor[], Tensor[])"
+    "loss": "({}) -> (Tensor, Tensor, Tensor[], Tensor[])".format(
+        ", ".join(f"{kind} {name}" for name, kind in LOSS_ARGUMENTS.items())
     ),
     "scale_": "(Tensor(a!)[] grads, Tensor grad_output, Tensor pending) -> ()",
     "scaled": "(Tensor[] grads, Tensor grad_output, Tensor pending) -> Tensor[]",

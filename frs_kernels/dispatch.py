@@ -1,4 +1,4 @@
-"""Which backend runs: the one asked for, or the first of the preferred ones that takes the arguments."""
+"""Choice of the backend: the one named by the caller, or the first in order of preference that can run."""
 
 from dataclasses import dataclass
 
@@ -7,25 +7,29 @@ from torch.autograd import forward_ad
 
 from frs_kernels.backends import eager, native, triton
 from frs_kernels.contract import MAX_LEVELS
-from frs_kernels.levels import Terms
+from frs_kernels.inputs import LossInputs
 
-# What "auto" tries, in order, per device type. The order on GPUs is that measured on an H200
-# (docs/results/cuda-nvidia-h200.md): the device's times are within 5 %, native takes less of the host.
+# What "auto" tries, in order, by device type. The order on GPUs follows from measurements on an H200
+# (docs/results/cuda-nvidia-h200.md): kernel times differ by at most 5 %, and native takes less host time.
 PREFERENCE = {
     "cpu": ("native", "triton", "eager"),
     "cuda": ("native", "triton", "eager"),
     "xpu": ("triton", "eager"),
 }
 BACKENDS = {"native": native, "triton": triton, "eager": eager}
+_MEASURED = (
+    "RetinaNet at 800x1344 with 16 images takes it 0.72 ms on an H200 (Triton: 0.72 to 0.73) in bfloat16, "
+    "1.37 to 1.38 ms (1.30 to 1.34) in float32, and 0.75 to 0.97 ms of host time (1.2 to 1.7)"
+)
 
 
 @dataclass(frozen=True)
 class BackendReport:
-    """What :func:`frs_kernels.explain_backend` found; prints as text.
+    """The result of :func:`frs_kernels.explain_backend`; prints as text.
 
     Attributes:
         chosen: the backend that would run.
-        reasons: why each other backend would not, by name.
+        reasons: why each other backend would not run, by name.
         copies: the copies that the chosen backend would make of tensors it cannot read in place.
     """
 
@@ -52,65 +56,57 @@ def available_backends() -> list[str]:
     return [name for name, backend in BACKENDS.items() if backend.unavailable() is None]
 
 
-def refusal(name: str, terms: Terms) -> str | None:
-    """Why the backend does not run for these arguments, or None."""
+def why_not(name: str, inputs: LossInputs) -> str | None:
+    """Why the backend cannot run for these arguments, or None if it can."""
     backend = load(name)
-    if name != "eager" and _levels(terms) > MAX_LEVELS:
-        return f"{_levels(terms)} levels, the fused kernels take {MAX_LEVELS} in one call"
-    if name != "eager" and _transformed(terms):
-        return "torch.func's transforms and forward-mode derivatives are eager's: kernels know the gradient"
-    return backend.refuses(terms)
+    if name != "eager" and inputs.num_levels > MAX_LEVELS:
+        return f"{inputs.num_levels} levels, the fused kernels take {MAX_LEVELS} in one call"
+    if name != "eager" and _is_transformed(inputs):
+        return "only eager supports torch.func's transforms and forward-mode derivatives"
+    return backend.unsupported(inputs)
 
 
-def _transformed(terms: Terms) -> bool:
-    """Whether tensors stand for more than their values: operators without a rule for it would drop that."""
+def _is_transformed(inputs: LossInputs) -> bool:
+    """Whether tensors carry more than their values (torch.func, tangents), which the operators would drop."""
     if torch._C._are_functorch_transforms_active():
         return True
-    if forward_ad._current_level < 0:  # what unpack_dual asks first, for each tensor
+    if forward_ad._current_level < 0:  # unpack_dual checks the same, but once for each tensor
         return False
-    students = terms.student_feats + terms.student_logits
+    students = inputs.student_feats + inputs.student_logits
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in students)
 
 
-def select(name: str, terms: Terms):
-    """The backend module to run. Raises RuntimeError if the one asked for by name cannot."""
-    if name != "auto":
-        backend = load(name)
-        reason = refusal(name, terms)
-        if reason is not None:
-            raise RuntimeError(f"backend {name!r} cannot run: {reason}")
-        return backend
-    return load(_preferred(terms))
+def select(name: str, inputs: LossInputs):
+    """The backend module to run. Raises RuntimeError if the backend that the caller named cannot run."""
+    if name == "auto":
+        return load(_first_that_runs(inputs))
+    backend = load(name)
+    reason = why_not(name, inputs)
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} cannot run: {reason}")
+    return backend
 
 
-def explain(name: str, terms: Terms) -> BackendReport:
-    """What :func:`select` would choose, and why not the others."""
-    chosen = select(name, terms).NAME
-    reasons = {}
-    for other in BACKENDS:
-        if other != chosen:
-            reasons[other] = refusal(other, terms) or _passed_over(other, chosen, name)
-    return BackendReport(chosen, reasons, [] if chosen == "eager" else terms.copies())
+def explain(name: str, inputs: LossInputs) -> BackendReport:
+    """What :func:`select` would choose, and why none of the others."""
+    chosen = select(name, inputs).NAME
+    reasons = {
+        other: why_not(other, inputs) or _why_not_chosen(other, chosen, name)
+        for other in BACKENDS
+        if other != chosen
+    }
+    return BackendReport(chosen, reasons, [] if chosen == "eager" else inputs.copies())
 
 
-def _passed_over(other: str, chosen: str, asked: str) -> str:
-    if asked != "auto":
-        return f"could run, but {asked!r} was asked for"
+def _why_not_chosen(other: str, chosen: str, requested: str) -> str:
+    """Why a backend that could run does not."""
+    if requested != "auto":
+        return f"could run, but {requested!r} was requested"
     if (chosen, other) == ("native", "triton"):
         return f"could run; {chosen} is preferred: {_MEASURED}"
     return f"could run; {chosen} is preferred"
 
 
-_MEASURED = (
-    "RetinaNet at 800x1344, 16 images, on an H200: 0.72 ms against Triton's 0.72 to 0.73 in bfloat16, 1.37 "
-    "to 1.38 against 1.30 to 1.34 in float32, and 0.75 to 0.97 ms of the host against 1.2 to 1.7"
-)
-
-
-def _preferred(terms: Terms) -> str:
-    names = PREFERENCE.get(terms.tensors[0].device.type, ("eager",))
-    return next(name for name in names if refusal(name, terms) is None)
-
-
-def _levels(terms: Terms) -> int:
-    return len(terms.student_feats or terms.student_logits or terms.teacher_logits)
+def _first_that_runs(inputs: LossInputs) -> str:
+    names = PREFERENCE.get(inputs.device.type, ("eager",))
+    return next(name for name in names if why_not(name, inputs) is None)

@@ -75,7 +75,7 @@ def frs_loss(
     return FRSLossOutput(feature, head, feature + head)
 
 
-def divisor(normalizer, mask: Tensor, shape) -> Tensor | float:
+def normalizer_value(normalizer, mask: Tensor, shape) -> Tensor | float:
     """Z_l of a level whose student tensor has ``shape`` [B, C, ...] and whose map is ``mask``."""
     channels = shape[1]
     if normalizer == "mask":
@@ -97,7 +97,7 @@ def _prepared(student: Tensor, teacher: Tensor, mask: Tensor, normalizer) -> tup
     student, teacher = _accumulable(student), _constant(teacher)
     if student.dtype != teacher.dtype:
         student, teacher = student.double(), teacher.double()
-    z = divisor(normalizer, _constant(mask).to(student.dtype), student.shape)
+    z = normalizer_value(normalizer, _constant(mask).to(student.dtype), student.shape)
     z = z.to(student) if isinstance(z, Tensor) else student.new_full((), z)
     return student.masked_fill(z == 0, 0.0), teacher, z
 

@@ -26,8 +26,8 @@ def unavailable() -> str | None:
     return None if shutil.which("g++") and (ROOT / "csrc").exists() else "needs g++ and the sources"
 
 
-def refuses(terms) -> str | None:
-    return None if terms.tensors[0].device.type == "cpu" else "runs on the CPU"
+def unsupported(inputs) -> str | None:
+    return None if inputs.device.type == "cpu" else "runs on the CPU"
 
 
 def namespace():

@@ -10,7 +10,7 @@ from torch._inductor.utils import run_fw_bw_and_get_code
 
 import frs_kernels as frs
 from frs_kernels import dispatch
-from frs_kernels.inductor import learn_scaled
+from frs_kernels.inductor import register_scaled_lowering
 
 pytestmark = pytest.mark.slow_interpreted
 ALLOCATION = re.compile(r"= empty_strided\w*\(")
@@ -62,7 +62,7 @@ def test_a_gradient_that_something_else_reads_stays_as_it_is(target):
     grads = [torch.rand(3, 4, device=target.device) for _ in range(2)]
     factor, pending = torch.tensor(0.5, device=target.device), torch.ones(2, device=target.device)
     operators = dispatch.load(target.backend).namespace()
-    learn_scaled(operators.name)
+    register_scaled_lowering(operators.name)
 
     @torch.compile(fullgraph=True)
     def sums(given):

@@ -11,6 +11,7 @@ import frs_kernels as frs
 from frs_kernels import dispatch
 from frs_kernels.backends import native
 from frs_kernels.contract import MAX_LEVELS
+from frs_kernels.inputs import LossInputs
 
 
 def test_eager_is_always_there():
@@ -103,7 +104,7 @@ def test_more_levels_than_the_kernels_take():
     logits = tensors(3, sizes=[(2, 2)] * (MAX_LEVELS + 1))
     report = frs.explain_backend(None, None, logits, logits)
     assert report.chosen == "eager"
-    assert f"{MAX_LEVELS + 1} levels" in dispatch.refusal("native", dispatch.Terms(teacher_logits=logits))
+    assert f"{MAX_LEVELS + 1} levels" in dispatch.why_not("native", LossInputs(teacher_logits=logits))
     assert len(frs.frs_mask(logits)) == len(logits)
 
 

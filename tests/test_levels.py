@@ -33,7 +33,7 @@ def test_split_levels_carry_the_gradient():
 
 def test_split_levels_checks_the_sizes(refused):
     message = refused(frs.split_levels, torch.zeros(2, 100, 4), [(9, 11)], 1)
-    assert "[2, 100, 4] has 100 rows" in message and "need 99" in message
+    assert "[2, 100, 4] has 100 anchors" in message and "need 99" in message
     assert "[B, sum(H*W*A), K]" in refused(frs.split_levels, torch.zeros(2, 100), [(10, 10)], 1)
 
 

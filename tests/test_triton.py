@@ -15,6 +15,7 @@ from test_loss import WRT, arguments
 import frs_kernels as frs
 from frs_kernels import dispatch
 from frs_kernels.backends import triton as backend
+from frs_kernels.inputs import LossInputs
 
 pytest.importorskip("triton")
 
@@ -35,7 +36,7 @@ def test_a_folder_named_triton_is_not_triton():
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs on CPU tensors")
 def test_cpu_tensors_are_refused_outside_the_interpreter():
-    reason = dispatch.refusal("triton", dispatch.Terms(teacher_logits=tensors(3)))
+    reason = dispatch.why_not("triton", LossInputs(teacher_logits=tensors(3)))
     assert "TRITON_INTERPRET=1" in reason
 
 

@@ -7,5 +7,5 @@ def unavailable() -> str | None:
     return None
 
 
-def refuses(terms) -> str | None:
+def unsupported(inputs) -> str | None:
     return None

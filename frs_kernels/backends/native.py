@@ -15,9 +15,9 @@ def unavailable() -> str | None:
     return load_native("cuda")
 
 
-def refuses(terms) -> str | None:
+def unsupported(inputs) -> str | None:
     """Why it cannot run for these arguments, or None."""
-    device = terms.tensors[0].device
+    device = inputs.device
     if device.type not in ("cpu", "cuda"):
         return f"there are no compiled kernels for {device.type} tensors"
     reason = load_native(device.type)

@@ -16,8 +16,8 @@ MUTANTS = (
     Mutant(
         "a-map-of-zeros-is-divided-by-0",
         "frs_kernels/ops.py",
-        "torch.where(share == 0, 0.0, scale / share * weight)",
-        "scale / share * weight",
+        "torch.where(z == 0, 0.0, scale / z * values)",
+        "scale / z * values",
         (f"{IMITATION}::test_a_map_whose_divisor_is_0_adds_nothing_to_others",),
     ),
     Mutant(
@@ -80,8 +80,8 @@ MUTANTS = (
     Mutant(
         "copies-lack-what-is-pending",
         "frs_kernels/autograd.py",
-        "        return operators.scaled(grads, factor, pending)\n    operators.scale_",
-        "        return operators.scaled(grads, factor, torch.ones_like(pending))\n    operators.scale_",
+        "        return operators.scaled(grads, grad_output, pending)\n    operators.scale_",
+        "        return operators.scaled(grads, grad_output, torch.ones_like(pending))\n    operators.scale_",
         (f"{LOSS}::test_second_backward_with_a_retained_graph",),
     ),
     Mutant(

@@ -36,11 +36,11 @@ def unavailable() -> str | None:
     return None
 
 
-def refuses(terms) -> str | None:
+def unsupported(inputs) -> str | None:
     """Why it cannot run for these arguments, or None."""
     if (reason := unavailable()) is not None:
         return reason
-    device = terms.tensors[0].device.type
+    device = inputs.device.type
     if device == "cpu" and not interpreted():
         return "Triton runs on CPU tensors only in its interpreter: start Python with TRITON_INTERPRET=1"
     if device not in ("cuda", "xpu", "cpu"):
