@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from cases import evaluate
-from test_loss import WRT, arguments
+from loss_cases import WRT, arguments
 from torch._inductor.utils import run_fw_bw_and_get_code
 
 import frs_kernels as frs

@@ -6,13 +6,13 @@ Memory errors and races: `compute-sanitizer --tool memcheck|racecheck|initcheck|
 import pytest
 import torch
 from cases import LONG_SIZES, Target, compare, maps, tensors
-from test_loss import WRT, arguments
+from gpu_cases import RETINANET, run_every_kernel
+from loss_cases import WRT, arguments
 
 import frs_kernels as frs
 from frs_kernels.backends import native
 
 pytestmark = pytest.mark.gpu
-RETINANET = ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))
 
 
 @pytest.fixture
@@ -29,19 +29,6 @@ def loss_and_grads(base, **options):
     losses = frs.frs_loss(**leaves, backend="native", **options)
     losses.total.backward()
     return losses, [leaf.grad for name in WRT for leaf in leaves[name]]
-
-
-def run_every_kernel(target: Target, dtype, layout):
-    """Two phases, single pass, weights given, focal and scale on small ragged levels; returns the tensors."""
-    base = arguments(24, 24, sizes=LONG_SIZES, dtype=dtype, layout=layout, device="cuda")
-    compare(frs.frs_loss, target, base, WRT, upstream=0.7)
-    compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer="batch")
-    compare(frs.frs_loss, target, base, ())
-    compare(frs.frs_loss, target, base, WRT, masks=maps(sizes=LONG_SIZES, device="cuda"))
-    head = {name: base[name] for name in ("student_logits", "teacher_logits")}
-    weight = maps(sizes=LONG_SIZES, device="cuda")
-    compare(frs.weighted_bce, target, head, ("student_logits",), mask=weight, beta=2.0)
-    return base
 
 
 @pytest.mark.sanitize

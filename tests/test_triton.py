@@ -10,7 +10,7 @@ import programs
 import pytest
 import torch
 from cases import INTERPRETED, LONG_SIZES, Target, compare, evaluate, maps, tensors
-from test_loss import WRT, arguments
+from loss_cases import WRT, arguments
 
 import frs_kernels as frs
 from frs_kernels import dispatch

@@ -6,8 +6,8 @@ Memory errors and races: `compute-sanitizer --tool memcheck|racecheck pytest -m 
 import pytest
 import torch
 from cases import INTERPRETED, Target, compare, evaluate, tensors
-from test_cuda import run_every_kernel
-from test_loss import WRT, arguments
+from gpu_cases import RETINANET, run_every_kernel
+from loss_cases import WRT, arguments
 
 import frs_kernels as frs
 
@@ -15,7 +15,6 @@ if INTERPRETED or not torch.cuda.is_available():
     pytest.skip("needs a CUDA GPU and no interpreter", allow_module_level=True)
 
 pytestmark = pytest.mark.gpu
-RETINANET = ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))
 CUDA = Target("triton", "cuda")
 
 

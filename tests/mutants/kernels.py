@@ -2,7 +2,8 @@
 
 from .mutant import Mutant
 
-LOSS, HEAD, IMITATION = "tests/test_loss.py", "tests/test_head.py", "tests/test_imitation.py"
+LOSS, BACKWARD = "tests/test_loss.py", "tests/test_loss_backward.py"
+HEAD, IMITATION = "tests/test_head.py", "tests/test_imitation.py"
 
 MUTANTS = (
     # The public functions and what chooses a backend.
@@ -82,14 +83,14 @@ MUTANTS = (
         "frs_kernels/autograd.py",
         "        return operators.scaled(grads, grad_output, pending)\n    operators.scale_",
         "        return operators.scaled(grads, grad_output, torch.ones_like(pending))\n    operators.scale_",
-        (f"{LOSS}::test_second_backward_with_a_retained_graph",),
+        (f"{BACKWARD}::test_second_backward_with_a_retained_graph",),
     ),
     Mutant(
         "a-retained-graph-loses-its-gradients",
         "frs_kernels/autograd.py",
         "    if torch._C._autograd._get_current_graph_task_keep_graph():\n",
         "    if False:\n",
-        (f"{LOSS}::test_second_backward_with_a_retained_graph",),
+        (f"{BACKWARD}::test_second_backward_with_a_retained_graph",),
     ),
     # The CPU kernels.
     Mutant(
