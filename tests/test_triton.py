@@ -17,7 +17,7 @@ from frs_kernels import dispatch
 from frs_kernels.backends import triton as backend
 from frs_kernels.inputs import LossInputs
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="needs triton")
 
 
 def test_importing_the_package_imports_neither_the_kernels_nor_the_compiler():

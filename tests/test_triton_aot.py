@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import INTERPRETED, tensors
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="needs triton")
 if INTERPRETED:
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
