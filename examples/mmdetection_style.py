@@ -1,9 +1,9 @@
-"""The official repository's way, mmdetection-style: one call in ``forward_train`` in place of its loop.
+"""The official repository's structure, mmdetection-style: one call in ``forward_train`` replaces its loop.
 
     python examples/mmdetection_style.py
 
-A detector there extracts features, runs its head (the proposal network's, for two-stage detectors) on them,
-and gets lists of levels: (class scores, boxes). Here both are made up of a few convolutions.
+Such a detector extracts features and runs its head (of the proposal network, in two-stage detectors) on them,
+which returns lists of levels: (class scores, boxes). Here, a few convolutions stand in for both.
 """
 
 import torch
@@ -40,7 +40,7 @@ class Detector(nn.Module):
 
 
 class DistillingDetector(Detector):
-    """What changes in the detector: a criterion, and the lines between the dashes."""
+    """The changes in the detector: a criterion, and the lines between the dashes."""
 
     def __init__(self, teacher: Detector):
         super().__init__()
@@ -50,9 +50,9 @@ class DistillingDetector(Detector):
     def forward_train(self, img):
         x = self.extract_feat(img)
         cls_scores, bbox_preds = self.bbox_head(x)
-        losses = {"loss_cls": sum(s.square().mean() for s in cls_scores)}  # the head's own losses stand here
+        losses = {"loss_cls": sum(s.square().mean() for s in cls_scores)}  # in place of the head's own losses
         losses["loss_bbox"] = sum(b.abs().mean() for b in bbox_preds)
-        # ---- adapters, masks, both terms of all levels, warm-up
+        # ---- adapters, masks, both terms for all levels, warm-up
         with torch.no_grad():
             y = self.teacher.extract_feat(img)
             teacher_scores = self.teacher.bbox_head(y)[0]

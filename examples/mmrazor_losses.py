@@ -2,7 +2,7 @@
 
     python examples/mmrazor_losses.py
 
-It needs mmengine alone: what MMRazor's recorders would have kept is made up.
+It needs only mmengine: random tensors stand in for the records of MMRazor's recorders.
 """
 
 import runpy
@@ -16,7 +16,7 @@ SIZES = [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
 
 
 def recorded() -> dict:
-    """A neck's tuple of levels and a head's (class scores, boxes) for 2 pictures, 9 anchors, 2 classes."""
+    """A neck's tuple of levels and a head's (class scores, boxes) for 2 images, 9 anchors, 2 classes."""
     return {
         "neck": tuple(torch.randn(2, 256, *size) for size in SIZES),
         "head": tuple([torch.randn(2, channels, *size) for size in SIZES] for channels in (18, 36)),
@@ -32,11 +32,11 @@ def main(steps: int = 3) -> None:
     student, teacher = recorded(), recorded()
     for step in range(steps):
         for name, mapping in distiller["loss_forward_mappings"].items():
-            found = {
+            arguments = {
                 keyword: (student if record["from_student"] else teacher)[record["recorder"]]
                 for keyword, record in mapping.items()
             }
-            print(f"step {step}: distill.{name} = {losses[name](**found).item():.4f}")
+            print(f"step {step}: distill.{name} = {losses[name](**arguments).item():.4f}")
 
 
 if __name__ == "__main__":

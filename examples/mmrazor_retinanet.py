@@ -1,7 +1,7 @@
 """MMRazor configuration: RetinaNet R101 -> R50 with the FRS loss.
 
 For an MMRazor 1.x checkout with MMDetection 3.x and mmcv: ``python tools/train.py <this file>``.
-``examples/mmrazor_losses.py`` tries its losses without any of them.
+``examples/mmrazor_losses.py`` runs its losses without any of these.
 """
 
 _base_ = ["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"]
@@ -38,6 +38,6 @@ model = dict(
     teacher=dict(cfg_path="mmdet::retinanet/retinanet_r101_fpn_1x_coco.py", pretrained=True),
     distiller=distiller,
 )
-custom_hooks = [dict(type="FRSWarmupHook")]  # one count an optimiser step, whatever accumulative_counts is
+custom_hooks = [dict(type="FRSWarmupHook")]  # counts optimiser steps, whatever accumulative_counts is
 find_unused_parameters = True
 val_cfg = dict(_delete_=True, type="mmrazor.SingleTeacherDistillValLoop")

@@ -1,8 +1,8 @@
-"""Any detector in plain PyTorch: hooks take features and logits out, FRSDistillationLoss compares them.
+"""Any detector in plain PyTorch: hooks capture features and logits, FRSDistillationLoss compares them.
 
     python examples/plain_pytorch.py
 
-Nothing is downloaded: torchvision's RetinaNets start from random numbers, the pictures are made up.
+Nothing is downloaded: torchvision's RetinaNets have random weights, and the images are synthetic.
 """
 
 import torch
@@ -27,11 +27,11 @@ def main(steps: int = 4) -> None:
     torch.manual_seed(0)
     images, targets = torchvision_batch(4)
     student, teacher = retinanet("resnet18"), retinanet("resnet34")
-    teacher(images, targets)  # batch statistics, in place of the training that a real teacher has had
+    teacher(images, targets)  # gives it batch statistics, in place of a training
 
     criterion = frs.FRSDistillationLoss(256, 256, num_levels=5, warmup_iters=2)
     where = {"feats": "backbone", "logits": "head.classification_head.cls_logits"}
-    distiller = Distiller(student, teacher, criterion, where)  # DistributedDataParallel goes around this
+    distiller = Distiller(student, teacher, criterion, where)  # wrap this one in DistributedDataParallel
     optimizer = torch.optim.SGD(distiller.parameters(), lr=0.002, momentum=0.9)
     for _ in range(steps):
         losses, distillation = distiller(images, targets)

@@ -1,4 +1,4 @@
-"""Made-up detection data for the examples: rectangles of two colours, which are the two classes."""
+"""Synthetic detection data for the examples: rectangles of two colours, which are the two classes."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ NAMES = ("red", "blue")
 
 
 def images_and_boxes(count: int, size: int = 64, seed: int = 0):
-    """(image [3, size, size] float in [0, 1], boxes [n, 4] as x1 y1 x2 y2, labels [n] from 0) a picture."""
+    """One (image [3, size, size] in [0, 1], boxes [n, 4] as x1 y1 x2 y2, labels [n] from 0) per image."""
     random = torch.Generator().manual_seed(seed)
-    pictures = []
+    examples = []
     for _ in range(count):
         image = torch.rand(3, size, size, generator=random) * 0.3
         number = int(torch.randint(1, 4, (), generator=random))
@@ -21,19 +21,19 @@ def images_and_boxes(count: int, size: int = 64, seed: int = 0):
         labels = torch.randint(0, len(NAMES), (number,), generator=random)
         for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
             image[2 * label, y1:y2, x1:x2] = 0.9
-        pictures.append((image, boxes.float(), labels))
-    return pictures
+        examples.append((image, boxes.float(), labels))
+    return examples
 
 
 def torchvision_batch(count: int, size: int = 64, seed: int = 0):
-    """(images, targets) as torchvision's detectors take them: labels count from 1."""
-    pictures = images_and_boxes(count, size, seed)
-    targets = [{"boxes": boxes, "labels": labels + 1} for _, boxes, labels in pictures]
-    return [image for image, _, _ in pictures], targets
+    """(images, targets) in the form that torchvision's detectors take: labels count from 1."""
+    examples = images_and_boxes(count, size, seed)
+    targets = [{"boxes": boxes, "labels": labels + 1} for _, boxes, labels in examples]
+    return [image for image, _, _ in examples], targets
 
 
 def write_yolo_dataset(folder: Path, count: int = 8, size: int = 64) -> Path:
-    """Writes images and labels in YOLO format; returns the path of the data.yaml beside them."""
+    """Writes images and labels in YOLO format; returns the path of their data.yaml."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     for number, (image, boxes, labels) in enumerate(images_and_boxes(count, size)):

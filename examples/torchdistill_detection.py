@@ -1,8 +1,8 @@
-"""torchvision detectors distilled by torchdistill; everything about it stands in a YAML file.
+"""torchvision detectors distilled by torchdistill, configured by a YAML file alone.
 
     python examples/torchdistill_detection.py [torchdistill_retinanet.yaml | torchdistill_faster_rcnn.yaml]
 
-Nothing is downloaded: the detectors start from random numbers, the pictures are made up.
+Nothing is downloaded: the detectors have random weights, and the images are synthetic.
 """
 
 import sys
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 class Rectangles(Dataset):
-    """(image, target) as torchvision's detectors take them."""
+    """(image, target) in the form that torchvision's detectors take."""
 
     def __init__(self, count: int, size: int):
         self.images, self.targets = torchvision_batch(count, size)
@@ -34,10 +34,10 @@ class Rectangles(Dataset):
 
 @register_collate_func
 def detection_collate(batch):
-    """Images differ in size: lists, not one tensor. The box reads the third as a dict of the batch."""
+    """Lists, not one tensor, as images differ in size; the training box expects a dict as the third part."""
     images, targets, supplementary = zip(*batch, strict=True)
     names = supplementary[0]
-    return list(images), list(targets), {name: [each[name] for each in supplementary] for name in names}
+    return list(images), list(targets), {name: [entry[name] for entry in supplementary] for name in names}
 
 
 def distillation_box(path: Path):
@@ -52,7 +52,7 @@ def distillation_box(path: Path):
 
 
 def train(box) -> list[float]:
-    """torchdistill's own loop; the loss of every step."""
+    """Runs torchdistill's own training loop; returns the loss of every step."""
     losses = []
     for epoch in range(box.num_epochs):
         box.pre_epoch_process(epoch=epoch)

@@ -1,12 +1,12 @@
-"""Time and peak memory of a distillation step: Ultralytics' own loss beside ours, in one run.
+"""Time and peak memory of a distillation step with Ultralytics' loss and with the fused loss, in one run.
 
     python examples/ultralytics_measure_step.py --student yolo26n.yaml --teacher yolo26s.yaml --batch 16
     python examples/ultralytics_measure_step.py --largest --json steps.json     # a GPU's largest batches too
 
-Steps of the two alternate, so that both see the same clock speeds and neighbours; times are medians with
-the quartiles beside them, on a GPU between two events on it. Memory is the peak above what is held between
-steps: counted by the CUDA allocator, and on a CPU (where PyTorch does not count) for a process of its own
-(Linux). Both networks start from random numbers, and the learning rate is 0: that changes neither.
+Steps of the two alternate, so that clock speeds and other load on the machine affect both alike. Times are
+medians with quartiles, on a GPU between two events. Memory is the peak above what is allocated between steps:
+counted by the CUDA allocator, or on a CPU, where PyTorch does not count it, by the Linux kernel for a process
+of its own. Both networks have random weights, and the learning rate is 0; neither changes time or memory.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from ultralytics.nn.tasks import DetectionModel
 
 from frs_kernels.integrations.ultralytics import use_frs_kernels
 
-# For glibc's malloc: what is freed goes back to the system at once, so that held memory is used memory.
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+# For glibc's malloc: return freed memory to the system at once, so that a process holds only what it uses.
+RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 KINDS = {"ultralytics": contextlib.nullcontext, "frs_kernels": use_frs_kernels}
-NO_MEMORY = ("out of memory", "ALLOC_FAILED", "unable to find an engine")  # PyTorch, cuBLAS, cuDNN
-MOST = 1024  # images that --largest tries at most
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "unable to find an engine")  # PyTorch, cuBLAS, cuDNN
+MAX_IMAGES = 1024  # the largest batch that --largest tries
 
 
 class Training:
-    """Steps on one batch that stays the same."""
+    """Training steps, all on the same batch."""
 
     def __init__(self, options: argparse.Namespace):
         torch.manual_seed(0)
@@ -54,9 +54,9 @@ class Training:
         self.batch = {}
 
     def load(self, images: int) -> None:
-        """Makes a batch of so many images, with eight objects each."""
+        """Makes a batch of this many images, with eight objects each."""
         self.batch = {}
-        self.forget()
+        self.free()
         size, boxes = self.options.imgsz, 8 * images
         self.batch = {
             "img": torch.rand(images, 3, size, size, device=self.device),
@@ -65,16 +65,16 @@ class Training:
             "batch_idx": torch.arange(images, device=self.device).repeat_interleave(8).float(),
         }
 
-    def forget(self) -> None:
-        """Frees what a step has left behind, a failed one too: the hooked features hold its whole graph."""
+    def free(self) -> None:
+        """Frees what a step, even a failed one, leaves allocated: captured features hold its whole graph."""
         self.optimizer.zero_grad()
         for features in (self.model._student_feats, self.model._teacher_feats):
             features.clear()
         gc.collect()
-        torch.cuda.empty_cache()  # without a GPU it does nothing
+        torch.cuda.empty_cache()  # does nothing without a GPU
 
     def step(self, kind: str) -> tuple[float, int]:
-        """(seconds, peak bytes above the start) of forward, loss, backward, optimiser; no bytes on a CPU."""
+        """(seconds, peak bytes above the start) of forward, loss, backward, optimiser; 0 bytes on a CPU."""
         with KINDS[kind]():
             return self._step_on_gpu() if self.device.type == "cuda" else self._step_on_cpu()
 
@@ -88,7 +88,7 @@ class Training:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(4_000_000)  # 2 ms in which the host gets on, as it does while a last step runs
+        torch.cuda._sleep(4_000_000)  # 2 ms in which the host runs ahead, as it does in a training
         start.record()
         self._run()
         end.record()
@@ -104,20 +104,20 @@ class Training:
 
 
 def measured(training: Training, images: int, steps: int, *, tight: bool = False) -> dict[str, dict]:
-    """Seconds and bytes of a step of each kind, steps of the kinds alternating.
+    """Seconds and bytes per step of each kind, with alternating steps.
 
-    ``tight`` is for a batch that fills the memory: what the allocator keeps of the other kind's steps would
-    have to be freed within a timed step, so it is freed before, and a step that is not timed comes first.
+    ``tight`` is for a batch that fills the memory. The allocator would have to free memory of the other
+    kind's steps during a timed step, so that memory is freed before, and an untimed step comes first.
     """
     training.load(images)
     seconds, peaks = ({kind: [] for kind in KINDS} for _ in range(2))
     for number in range(steps if tight else steps + 2):
         for kind in KINDS:
             if tight:
-                training.forget()
+                training.free()
                 training.step(kind)
             spent, peak = training.step(kind)
-            if tight or number >= 2:  # the first ones allocate
+            if tight or number >= 2:  # the first two allocate
                 seconds[kind].append(spent)
                 peaks[kind].append(peak)
     rows = {}
@@ -128,74 +128,74 @@ def measured(training: Training, images: int, steps: int, *, tight: bool = False
 
 
 def fits(training: Training, kind: str, images: int) -> bool:
-    """Whether the GPU's memory is enough for steps of so many images."""
+    """Whether steps of this many images fit into the GPU's memory."""
     try:
         training.load(images)
         for _ in range(2):
             training.step(kind)
         return True
     except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not any(words in str(error) for words in NO_MEMORY):
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
     finally:
-        training.forget()
+        training.free()
     return False
 
 
 def largest(fit: Callable[[int], bool], start: int) -> int:
-    """The largest batch that fits, to a 64th: ``start`` doubled, then halfway between yes and no."""
-    yes, no, images = 0, MOST + 1, start
+    """The largest batch that fits, to within a 64th: doubles ``start`` while it fits, then bisects."""
+    fitting, too_large, images = 0, MAX_IMAGES + 1, start
     while True:
         if fit(images):
-            yes = images
+            fitting = images
         else:
-            no = images
-        if no - yes <= max(1, yes // 64):
-            return yes
-        images = 2 * yes if 0 < 2 * yes < no else (yes + no) // 2
+            too_large = images
+        if too_large - fitting <= max(1, fitting // 64):
+            return fitting
+        images = 2 * fitting if 0 < 2 * fitting < too_large else (fitting + too_large) // 2
 
 
 def peaks_of_processes(options: argparse.Namespace) -> dict[str, int]:
-    """For each kind, the bytes that a process of its own comes to hold in a step above what it held."""
-    os.environ.update(GIVE_BACK)
+    """For each kind, the peak bytes of a step above the memory before it, in a process of its own."""
+    os.environ.update(RETURN_FREED_MEMORY)
     context = multiprocessing.get_context("spawn")
     peaks = {}
     for kind in KINDS:
-        answer = context.Queue()
-        process = context.Process(target=peak_of_this_process, args=(kind, options, answer))
+        results = context.Queue()
+        process = context.Process(target=peak_of_this_process, args=(kind, options, results))
         process.start()
-        peaks[kind] = answer.get()
+        peaks[kind] = results.get()
         process.join()
     return peaks
 
 
-def peak_of_this_process(kind: str, options: argparse.Namespace, answer) -> None:
+def peak_of_this_process(kind: str, options: argparse.Namespace, results) -> None:
     training = Training(options)
     training.load(options.batch)
     for _ in range(2):
         training.step(kind)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
-    before = held("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current memory
+    before = memory("VmRSS")
     training.step(kind)
-    answer.put(held("VmHWM") - before)
+    results.put(memory("VmHWM") - before)
 
 
-def held(name: str) -> int:
-    """Bytes of this process, from a line of /proc/self/status."""
+def memory(name: str) -> int:
+    """A figure about this process's memory in bytes, from /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
 class Report:
-    """What was measured, printed and put into the JSON file at once: a run cut off leaves its part."""
+    """The results, printed and written to the JSON file one by one: an interrupted run keeps what it has."""
 
     def __init__(self, options: argparse.Namespace):
         self.file = options.json
-        given = {name: value for name, value in vars(options).items() if name != "json"}
+        arguments = {name: value for name, value in vars(options).items() if name != "json"}
         name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
         versions = {"torch": torch.__version__, "ultralytics": ultralytics.__version__}
-        self.content = {"options": given, "device": name, **versions, "largest_batch": {}, "steps": []}
-        print(", ".join(f"{name} {value}" for name, value in given.items()))
+        self.content = {"options": arguments, "device": name, **versions, "largest_batch": {}, "steps": []}
+        print(", ".join(f"{name} {value}" for name, value in arguments.items()))
 
     def add_steps(self, images: int, rows: dict[str, dict]) -> None:
         for kind, row in rows.items():
@@ -228,12 +228,14 @@ def main() -> None:
     parser.add_argument("--amp", default="bfloat16", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--largest", action="store_true", help="also the largest batch that a GPU has room for"
+        "--largest",
+        action="store_true",
+        help="also find the largest batch that fits into GPU memory",
     )
-    parser.add_argument("--json", type=Path, help="file that gets the numbers")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     if options.largest and options.device != "cuda":
-        parser.error("--largest needs a GPU: a CPU's memory has no such end")
+        parser.error("--largest needs a GPU")
 
     report, training = Report(options), Training(options)
     rows = measured(training, options.batch, options.steps)
@@ -242,13 +244,13 @@ def main() -> None:
             rows[kind]["peak_bytes"] = peak
     report.add_steps(options.batch, rows)
     if options.largest:
-        found = {}
+        batches = {}
         for kind in KINDS:
-            # Their answers lie close together: the second search starts at the first's.
-            start = max(found.values(), default=options.batch) or 1
-            found[kind] = largest(lambda images, kind=kind: fits(training, kind, images), start)
-            report.add_largest(kind, found[kind])
-        both = min(found.values())
+            # The two results are close: the second search starts from the first.
+            start = max(batches.values(), default=options.batch) or 1
+            batches[kind] = largest(lambda images, kind=kind: fits(training, kind, images), start)
+            report.add_largest(kind, batches[kind])
+        both = min(batches.values())
         report.add_steps(both, measured(training, both, max(4, options.steps // 4), tight=True))
 
 

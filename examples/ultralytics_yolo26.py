@@ -1,9 +1,9 @@
-"""YOLO26 distilled by Ultralytics' own trainer with the loss of frs_kernels, a head loss and a warm-up.
+"""YOLO26 distilled by Ultralytics' own trainer with the losses of frs_kernels: both terms and a warm-up.
 
     python examples/ultralytics_yolo26.py
 
-Nothing is downloaded: student and teacher start from random numbers, the pictures are made up. For a real
-run take YOLO("yolo26n.pt"), distill_model="yolo26s.pt" and your data.yaml.
+Nothing is downloaded: student and teacher have random weights, and the images are synthetic. For a real run
+use YOLO("yolo26n.pt"), distill_model="yolo26s.pt" and your data.yaml.
 """
 
 import tempfile
@@ -18,12 +18,12 @@ from frs_kernels.integrations.ultralytics import FRSTrainer
 
 
 class Trainer(FRSTrainer):
-    head_weight = 0.5  # beside the imitation loss, which is all that Ultralytics has
+    head_weight = 0.5  # relative to the imitation term, the only one of Ultralytics itself
     warmup_iters = 4
 
 
 def write_teacher(path: Path, config: str = "yolo26s.yaml") -> Path:
-    """A teacher with the classes of the data, as a checkpoint that Ultralytics loads."""
+    """Writes a teacher with the classes of the data, as a checkpoint that Ultralytics can load."""
     torch.save({"model": DetectionModel(config, nc=len(NAMES), verbose=False)}, path)
     return path
 
@@ -38,7 +38,7 @@ def main() -> None:
             data=str(write_yolo_dataset(folder / "data")),
             epochs=2, imgsz=64, batch=4, optimizer="SGD", device="cpu", project=str(folder), plots=False,
         )  # fmt: skip
-        student = YOLO(model.trainer.best)  # a plain YOLO26n: neither teacher nor adapters are in it
+        student = YOLO(model.trainer.best)  # a plain YOLO26n, without teacher and adapters
         print(f"student alone: {sum(p.numel() for p in student.model.parameters())} parameters")
 
 

@@ -1,7 +1,7 @@
-"""``python -m frs_kernels.info``: what runs here. Paste its output into a bug report.
+"""``python -m frs_kernels.info``: what can run here. Paste its output into a bug report.
 
-Versions, devices, how the native libraries were built, and for each backend whether it runs or why not.
-Everything is read without loading more than it must, so that it answers on a broken installation too.
+It prints versions, devices, how the native libraries were built, and for each backend whether it runs or why
+not. It loads as little as possible, so that it works on a broken installation too.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from frs_kernels.library import build_info
 
 
 def versions() -> dict[str, str]:
-    """Versions of what takes part, by name."""
+    """Versions of the packages involved, by name."""
     return {
         "frs_kernels": f"{frs_kernels.__version__} ({Path(frs_kernels.__file__).parent})",
         "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
@@ -28,18 +28,18 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> dict[str, str]:
-    """What the kernels could run on, by torch device."""
+    """The devices that the kernels could run on, by torch device."""
     cores = len(os.sched_getaffinity(0))
-    found = {"cpu": f"{cores} cores, {torch.get_num_threads()} threads, {instruction_set()}"}
+    names = {"cpu": f"{cores} cores, {torch.get_num_threads()} threads, {instruction_set()}"}
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         memory = device.total_memory / 2**30
-        found[f"cuda:{index}"] = f"{device.name}, sm_{device.major}{device.minor}, {memory:.0f} GiB"
-    return found
+        names[f"cuda:{index}"] = f"{device.name}, sm_{device.major}{device.minor}, {memory:.0f} GiB"
+    return names
 
 
 def instruction_set() -> str:
-    """The instruction set whose CPU kernels this machine runs."""
+    """The instruction set of the CPU kernels that this machine runs."""
     try:
         return importlib.import_module("frs_kernels._host").instruction_set()
     except ImportError as error:
@@ -52,7 +52,7 @@ def backends() -> dict[str, str]:
 
 
 def report() -> str:
-    """All of it as text, one fact a line."""
+    """All of it as text, one fact per line."""
     build = {key: _text(value) for key, value in build_info().items() if value}
     sections = {
         "versions": versions(),

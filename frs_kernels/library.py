@@ -1,9 +1,9 @@
 """The operators: their registration, their results for fake tensors, and the libraries that implement them.
 
 A fused backend is a *namespace of operators* with the schemas of :data:`frs_kernels.contract.SCHEMAS`, of
-which it implements three. ``frs_kernels`` holds the native ones (C++ on the CPU, CUDA C++ on a GPU) and
-``frs_kernels_triton`` the Triton ones. Schemas and fakes do not depend on the backend, so importing this
-module needs neither a compiler nor a built extension.
+which it implements three: the last, ``scaled``, is made of ``scale_``. ``frs_kernels`` holds the native ones
+(C++ on the CPU, CUDA C++ on a GPU) and ``frs_kernels_triton`` the Triton ones. Schemas and fakes do not
+depend on the backend, so importing this module needs neither a compiler nor a built extension.
 """
 
 import functools
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from frs_kernels.contract import SCHEMAS, accumulation_dtype
+from frs_kernels.contract import LOSS_ARGUMENTS, SCHEMAS, accumulation_dtype
 from frs_kernels.layouts import grad_like
 
 NATIVE = "frs_kernels"
@@ -26,18 +26,15 @@ def _mask_fake(teacher_logits):
     ]
 
 
-def _loss_fake(
-    student_feats, teacher_feats, student_logits, teacher_logits, masks, channel_weights,
-    normalizer, normalizer_value, normalizer_tensor,
-    feat_scale, feat_scale_tensor, head_scale, head_scale_tensor,
-    beta, feat_grad, head_grad,
-):  # fmt: skip
-    some = student_feats or student_logits
-    dtype = accumulation_dtype(some[0])
-    losses = some[0].new_empty((3,), dtype=dtype)
-    pending = some[0].new_empty((2, len(some)), dtype=dtype)
-    feat_grads = [grad_like(t) for t in student_feats] if feat_grad else []
-    logit_grads = [grad_like(t) for t in student_logits] if head_grad else []
+def _loss_fake(*arguments):
+    named = dict(zip(LOSS_ARGUMENTS, arguments, strict=True))
+    student_feats, student_logits = named["student_feats"], named["student_logits"]
+    students = student_feats or student_logits
+    dtype = accumulation_dtype(students[0])
+    losses = students[0].new_empty((3,), dtype=dtype)
+    pending = students[0].new_empty((2, len(students)), dtype=dtype)
+    feat_grads = [grad_like(t) for t in student_feats] if named["feat_grad"] else []
+    logit_grads = [grad_like(t) for t in student_logits] if named["head_grad"] else []
     return losses, pending, feat_grads, logit_grads
 
 
@@ -50,7 +47,7 @@ def _scaled_fake(grads, grad_output, pending):
 
 
 def define(namespace: str) -> torch.library.Library:
-    """The operators of a namespace: schemas without implementations, except for ``scaled``."""
+    """Defines the operators of a namespace: schemas without implementations, except for ``scaled``."""
     library = torch.library.Library(namespace, "DEF")
     for name, schema in SCHEMAS.items():
         library.define(name + schema)
@@ -65,7 +62,7 @@ def define(namespace: str) -> torch.library.Library:
 
 
 def define_with_fakes(namespace: str) -> torch.library.Library:
-    """The operators of a namespace, and what they return for fake tensors."""
+    """Defines the operators of a namespace and their results for fake tensors."""
     library = define(namespace)
     fakes = {"mask": _mask_fake, "loss": _loss_fake, "scale_": _scale_fake, "scaled": _scaled_fake}
     for name, fake in fakes.items():
@@ -73,22 +70,22 @@ def define_with_fakes(namespace: str) -> torch.library.Library:
     return library
 
 
-# The registrations live as long as these objects.
+# The registrations last as long as these objects.
 native_library = define_with_fakes(NATIVE)
 triton_library = define_with_fakes(TRITON)
 
 
 def constant_result(function):
-    """Remembers what ``function`` returns in this process, and has torch.compile take it for a constant.
+    """Decorator: caches the result of ``function``, and makes torch.compile treat it as a constant.
 
-    It is marked as by `torch.compiler.assume_constant_result`, which imports TorchDynamo and takes as long
-    as importing torch does.
+    The mark is that of `torch.compiler.assume_constant_result`. Calling that function would import
+    TorchDynamo, which takes as long as importing torch.
     """
-    remembered = functools.cache(function)
+    cached = functools.cache(function)
 
     @functools.wraps(function)
     def constant(*arguments):
-        return remembered(*arguments)
+        return cached(*arguments)
 
     constant._dynamo_marked_constant = True
     return constant
@@ -102,10 +99,10 @@ def build_info() -> dict:
 
 @constant_result
 def load_native(device_type: str) -> str | None:
-    """Loads the shared object that implements the native operators on "cpu" or "cuda".
+    """Loads the shared library that implements the native operators on "cpu" or "cuda".
 
-    Returns None once they are ready, else a sentence that says why they are not. A failure is not tried
-    again in the same process.
+    Returns None if they are ready, else a sentence that says why they are not. In one process, loading is
+    attempted only once.
     """
     path = Path(__file__).with_name(f"_native_{device_type}.so")
     if not path.exists():

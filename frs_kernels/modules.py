@@ -1,4 +1,4 @@
-"""nn.Modules around :func:`frs_kernels.frs_loss`: channel adapters, weights, warm-up."""
+"""nn.Modules for training: channel adapters, and the FRS loss with its weights and warm-up."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from frs_kernels.levels import Levels
+from frs_kernels.levels import Levels, as_list
 from frs_kernels.ops import frs_loss
 from frs_kernels.reference import FRSLossOutput
 
@@ -14,18 +14,18 @@ ADAPTERS = ("conv3x3", "conv1x1", "mlp1x1", "identity")
 
 
 class FeatureAdapter(nn.Module):
-    """Brings the student's features to the teacher's channels (and size), one adapter a level.
+    """Maps the student's features to the teacher's channels (and sizes), with one adapter per level.
 
     Args:
-        student_channels, teacher_channels: D of the student's and the teacher's features: one number for
-            all levels, or one a level.
-        num_levels: how many levels; may be left out if one of the channels is a sequence.
-        kind: "conv3x3" (the FRS paper, also where the channels agree), "conv1x1", "mlp1x1" (1x1, ReLU,
-            1x1) or "identity" (only where the channels agree).
-        resize: interpolate (bilinearly) to the sizes given to :meth:`forward` where they differ.
+        student_channels, teacher_channels: D of the student's and the teacher's features: one number for all
+            levels, or a sequence with one number per level.
+        num_levels: the number of levels; may be left out if one of the two is a sequence.
+        kind: "conv3x3" (as in the FRS paper, even for equal channels), "conv1x1", "mlp1x1" (1x1, ReLU, 1x1)
+            or "identity" (for equal channels only).
+        resize: interpolate bilinearly to the sizes given to :meth:`forward` where they differ.
 
     Raises:
-        ValueError: for an unknown kind, or channels that do not fit.
+        ValueError: for an unknown kind, or channels that do not fit together.
     """
 
     def __init__(
@@ -38,21 +38,24 @@ class FeatureAdapter(nn.Module):
         resize: bool = False,
     ):
         super().__init__()
-        pairs = _channel_pairs(student_channels, teacher_channels, num_levels)
-        self.layers = nn.ModuleList(_adapter(kind, *pair) for pair in pairs)
+        channels = _channels_per_level(student_channels, teacher_channels, num_levels)
+        self.layers = nn.ModuleList(_adapter(kind, student, teacher) for student, teacher in channels)
         self.resize = resize
 
     def forward(self, feats: Levels, sizes: Sequence[tuple[int, int]] | None = None) -> list[Tensor]:
-        """Adapts student features ``[B, D, H, W]`` a level.
+        """Adapts the student's features.
 
         Args:
-            feats: the student's features, one tensor or a sequence of as many levels as there are adapters.
+            feats: one tensor ``[B, D, H, W]``, or a sequence of as many levels as there are adapters.
             sizes: the teacher's ``(H, W)`` of every level, used with ``resize=True``.
 
         Returns:
-            a list of ``[B, D_teacher, H, W]``.
+            a list with one ``[B, D_teacher, H, W]`` per level.
+
+        Raises:
+            ValueError: for another number of levels or of channels than the adapters take.
         """
-        levels = [feats] if isinstance(feats, Tensor) else list(feats)
+        levels = as_list(feats)
         if len(levels) != len(self.layers):
             raise ValueError(f"student features have {len(levels)} levels, the adapter {len(self.layers)}")
         adapted = []
@@ -66,24 +69,24 @@ class FeatureAdapter(nn.Module):
             adapted.append(layer(feat))
         if not self.resize or sizes is None:
             return adapted
-        return [_resized(feat, size) for feat, size in zip(adapted, sizes, strict=True)]
+        return [resized(feat, size) for feat, size in zip(adapted, sizes, strict=True)]
 
 
 class FRSDistillationLoss(nn.Module):
-    """The FRS loss with what training needs around it: adapters, loss weights and a linear warm-up.
+    """The FRS loss as a training needs it: with adapters, loss weights and a linear warm-up.
 
-    Give its parameters to the optimiser along with the student's: the adapters are trained.
+    Pass its parameters to the optimiser together with the student's: the adapters are trained.
 
     Args:
-        student_channels, teacher_channels: feature channels, one number or one a level.
-        num_levels: levels of the pyramid where both channels are one number.
-        adapter: kind of :class:`FeatureAdapter`.
+        student_channels, teacher_channels: feature channels, one number for all levels or one per level.
+        num_levels: the number of levels, if both of these are one number.
+        adapter: the kind of :class:`FeatureAdapter`.
         feat_weight, head_weight: loss weights; the defaults are the paper's for RetinaNet.
-        warmup_iters: both weights are multiplied by ``iteration / warmup_iters`` until that is 1; 0 turns
-            it off. ``iteration`` counts optimiser steps and is part of ``state_dict``.
-        accumulate: forwards in training mode that make one optimiser step, see :meth:`count_steps`.
+        warmup_iters: both weights are multiplied by ``iteration / warmup_iters`` until that is 1; 0 turns the
+            warm-up off. ``iteration`` counts optimiser steps and is part of ``state_dict``.
+        accumulate: forwards in training mode per optimiser step, see :meth:`count_steps`.
         normalizer, backend: as in :func:`frs_kernels.frs_loss`.
-        resize: let the adapter interpolate the student's features to the teacher's sizes.
+        resize: let the adapters interpolate the student's features to the teacher's sizes.
 
     Raises:
         ValueError: for channels or an adapter that do not fit, or ``accumulate`` below 1.
@@ -116,15 +119,20 @@ class FRSDistillationLoss(nn.Module):
         self.normalizer = normalizer
         self.backend = backend
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
-        # Forwards of the step under way. No part of a checkpoint: a resumed run begins its step anew.
+        # Forwards since the last optimiser step. Not in checkpoints: a resumed run starts with a whole step.
         self.register_buffer("forwards", torch.zeros((), dtype=torch.int64), persistent=False)
-        self.register_load_state_dict_post_hook(_begin_step)
+        self.register_load_state_dict_post_hook(_start_whole_step)
         self.count_steps(accumulate)
 
     def count_steps(self, accumulate: int, forwards: int = 0) -> None:
-        """Counts one optimiser step every ``accumulate`` forwards, of which ``forwards`` are done."""
+        """Makes the warm-up count one optimiser step every ``accumulate`` forwards.
+
+        Args:
+            accumulate: forwards in training mode per optimiser step.
+            forwards: how many of them the current step has had already.
+        """
         if accumulate < 1:
-            raise ValueError(f"accumulate={accumulate} forwards make no optimiser step: give 1 or more")
+            raise ValueError(f"accumulate must be at least 1 forward per optimiser step, got {accumulate}")
         self.accumulate = accumulate
         self.forwards.fill_(forwards)
 
@@ -137,8 +145,8 @@ class FRSDistillationLoss(nn.Module):
         *,
         masks: Levels | None = None,
     ) -> FRSLossOutput:
-        """The loss of one step; arguments and result as in :func:`frs_kernels.frs_loss`."""
-        teacher_feats = _as_list(teacher_feats)
+        """The loss of one forward; arguments and result as in :func:`frs_kernels.frs_loss`."""
+        teacher_feats = _as_list_or_none(teacher_feats)
         adapted = None
         if student_feats is not None:
             adapted = self.adapter(student_feats, [feat.shape[-2:] for feat in teacher_feats])
@@ -146,9 +154,9 @@ class FRSDistillationLoss(nn.Module):
         return frs_loss(
             adapted,
             teacher_feats,
-            _as_list(teacher_logits),
-            _as_list(student_logits),
-            masks=_as_list(masks),
+            _as_list_or_none(teacher_logits),
+            _as_list_or_none(student_logits),
+            masks=_as_list_or_none(masks),
             feat_weight=self.feat_weight * warmup,
             head_weight=self.head_weight * warmup,
             normalizer=self.normalizer,
@@ -163,7 +171,7 @@ class FRSDistillationLoss(nn.Module):
         )
 
     def _advance_warmup(self) -> float | Tensor:
-        """The warm-up factor of this step, on the device once it is not known to be 1."""
+        """The warm-up factor of this forward, which it counts: a tensor, or 1.0 without warm-up."""
         if self.warmup_iters <= 0:
             return 1.0
         factor = (self.iteration / self.warmup_iters).clamp(max=1.0)
@@ -174,23 +182,22 @@ class FRSDistillationLoss(nn.Module):
         return factor
 
 
-def _begin_step(loss: FRSDistillationLoss, _) -> None:
+def _start_whole_step(loss: FRSDistillationLoss, _) -> None:
     loss.forwards.zero_()
 
 
-def _as_list(levels: Levels | None) -> list[Tensor] | None:
-    if levels is None:
-        return None
-    return [levels] if isinstance(levels, Tensor) else list(levels)
+def _as_list_or_none(levels: Levels | None) -> list[Tensor] | None:
+    return None if levels is None else as_list(levels)
 
 
-def _channel_pairs(student, teacher, num_levels) -> list[tuple[int, int]]:
+def _channels_per_level(student, teacher, num_levels) -> list[tuple[int, int]]:
+    """(student's, teacher's channels) of every level."""
     lengths = {len(c) for c in (student, teacher) if not isinstance(c, int)}
     lengths |= {num_levels} - {None}
     if len(lengths) != 1:
         raise ValueError(
             f"student_channels={student}, teacher_channels={teacher} and num_levels={num_levels} "
-            "do not say how many levels there are: give num_levels, or one number of channels a level"
+            "do not agree on a number of levels: give num_levels, or the channels of every level"
         )
     (count,) = lengths
     per_level = [[c] * count if isinstance(c, int) else list(c) for c in (student, teacher)]
@@ -211,7 +218,8 @@ def _adapter(kind: str, student: int, teacher: int) -> nn.Module:
     return nn.Identity()
 
 
-def _resized(feat: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(feat: Tensor, size: tuple[int, int]) -> Tensor:
+    """The features, interpolated bilinearly to ``size`` (H, W) if theirs differs."""
     if feat.shape[-2:] == tuple(size):
         return feat
     return F.interpolate(feat, size=tuple(size), mode="bilinear", align_corners=False)

@@ -79,8 +79,8 @@ def test_code_for_a_gpu(archs, capability, runs):
 def test_a_gpu_that_nothing_was_built_for_is_left_to_another_backend(monkeypatch):
     """Without this "auto" would end in an error of CUDA's, at the first launch."""
     monkeypatch.setattr(native, "build_info", lambda: {"cuda_archs": ["9.0"]})
-    assert native._no_code_for((9, 0)) is None
-    message = native._no_code_for((8, 0))
+    assert native.no_code_for((9, 0)) is None
+    message = native.no_code_for((8, 0))
     assert "built for 9.0" in message and "TORCH_CUDA_ARCH_LIST=8.0" in message
 
 

@@ -136,7 +136,7 @@ def test_forwards_in_evaluation_are_no_part_of_a_step():
 @pytest.mark.parametrize("accumulate", [0, -3])
 def test_a_step_of_no_forward_is_refused(refused, accumulate):
     message = refused(frs.FRSDistillationLoss, 8, 8, 4, accumulate=accumulate)
-    assert message == f"accumulate={accumulate} forwards make no optimiser step: give 1 or more"
+    assert message == f"accumulate must be at least 1 forward per optimiser step, got {accumulate}"
 
 
 def test_single_tensors_are_one_level():

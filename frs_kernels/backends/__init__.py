@@ -1,1 +1,1 @@
-"""The backends: ``eager`` runs the reference, every other one is a namespace of registered operators."""
+"""The backends: ``eager`` runs the reference, each other one a namespace of registered operators."""

@@ -1,4 +1,4 @@
-"""The reference under plain autograd: runs everywhere, on every dtype, layout and device."""
+"""The reference under plain autograd: it runs on every device, for every dtype and layout."""
 
 NAME = "eager"
 

@@ -1,7 +1,7 @@
-"""The losses inside other people's code bases; each module is imported on demand and needs its package.
+"""The losses inside other code bases, one module for each; nothing here is imported until it is used.
 
-``hooks`` needs nothing but PyTorch; ``ultralytics``, ``torchdistill`` and ``mmrazor`` need the package
-they are named after (docs/integrations.md).
+``hooks`` needs only PyTorch; ``ultralytics``, ``torchdistill`` and ``mmrazor`` need the package of that name
+(``mmrazor``: MMEngine). See docs/integrations.md.
 """
 
 import functools
@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 def need(package: str, requirement: str | None = None) -> ModuleType:
-    """The module ``package``, or an ImportError that says how to get it."""
+    """Imports ``package``, or raises an ImportError that says how to install it."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -22,14 +22,14 @@ def need(package: str, requirement: str | None = None) -> ModuleType:
 
 
 def configurable(kind: type) -> type:
-    """Class decorator for what a configuration builds by name: wrong arguments are told with that name.
+    """Class decorator for classes that a configuration builds by name: errors about arguments use that name.
 
-    The TypeError says what is wrong and which arguments there are. Python's own would name the class whose
-    constructor is inherited, which no configuration knows.
+    The TypeError says what is wrong and which arguments there are. Python's own error would name the base
+    class whose constructor is inherited, and that name appears in no configuration.
     """
     construct = kind.__init__
     signature = inspect.signature(construct)
-    names = [n for n in signature.parameters if n != "self"]
+    names = [name for name in signature.parameters if name != "self"]
 
     @functools.wraps(construct)
     def __init__(self, *args, **kwargs):

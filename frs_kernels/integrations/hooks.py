@@ -1,7 +1,7 @@
-"""Plain PyTorch: take feature pyramids and per-level logits out of any detector, without touching its code.
+"""Plain PyTorch: captures features and logits of every level in any detector, without a change of its code.
 
-:class:`Capture` collects what named submodules return; :class:`Distiller` puts a student, its teacher and
-the loss into one module, which is what DistributedDataParallel has to wrap.
+:class:`Capture` collects the outputs of named submodules. :class:`Distiller` combines a student, its teacher
+and the loss in one module, which DistributedDataParallel can wrap.
 """
 
 import difflib
@@ -23,20 +23,20 @@ class Capture:
 
         seen = Capture(model, feats="backbone.fpn", logits="head.cls_logits")
         model(images)
-        seen["feats"], seen["logits"]         # lists of tensors, one a level
+        seen["feats"], seen["logits"]         # lists with one tensor per level
 
-    A module that returns a list or a dict of levels gives one tensor each; a module that is called once a
-    level (a convolution shared between levels) gives one tensor a call, in the order of the calls. What an
-    earlier forward of the model has left is dropped when the model is called again. Copies and pickles of
-    the model (an EMA, a checkpoint) capture nothing.
+    A module that returns a list or a dict of levels yields one tensor per level. A module that is called once
+    per level (a convolution shared between levels) yields one tensor per call, in the order of the calls.
+    Each call of the model discards the tensors of the call before. Copies and pickles of the model (an EMA, a
+    checkpoint) capture nothing.
 
     Args:
-        model: any module; wrappers (DistributedDataParallel, DataParallel, torch.compile) are looked through.
-        sources: a name for each thing to collect, and where it comes from: the path of a submodule as in
-            ``model.named_modules()``, or ``(path, pick)`` where ``pick(output)`` chooses from its output.
+        model: any module, or one inside DistributedDataParallel, DataParallel or torch.compile.
+        sources: a name for each output to collect, and its source: the path of a submodule as in
+            ``model.named_modules()``, or ``(path, pick)``, where ``pick(output)`` selects from its output.
 
     Raises:
-        ValueError: for a path that the model does not have.
+        ValueError: for a path that does not exist in the model.
     """
 
     def __init__(self, model: nn.Module, **sources: Source):
@@ -51,7 +51,11 @@ class Capture:
             self._handles.append(_submodule(root, path).register_forward_hook(hook))
 
     def __getitem__(self, name: str) -> list[Tensor]:
-        """The tensors collected under ``name`` since the model was last called, one a level."""
+        """The tensors collected under ``name`` since the model was last called, one per level.
+
+        Raises:
+            RuntimeError: if the submodule has not been called since then.
+        """
         if not self._seen[name]:
             raise RuntimeError(
                 f"{name}: module {self._paths[name]!r} has not been called since the last forward of the "
@@ -60,12 +64,12 @@ class Capture:
         return list(self._seen[name])
 
     def clear(self, *_) -> None:
-        """Lets go of the tensors (and of the autograd graphs that hang on them)."""
+        """Releases the tensors, and with them their autograd graphs."""
         for tensors in self._seen.values():
             tensors.clear()
 
     def remove(self) -> None:
-        """Takes the hooks off the model."""
+        """Removes the hooks from the model."""
         self.clear()
         for handle in self._handles:
             handle.remove()
@@ -80,17 +84,17 @@ class Capture:
 class Distiller(nn.Module):
     """A student, its frozen teacher and the loss in one forward.
 
-    The loss uses tensors from inside the student, which DistributedDataParallel around the student alone
-    would not know about; around this module it sees them all. The teacher is in evaluation mode and no
-    part of ``parameters()`` or ``state_dict()``; ``distiller.student.state_dict()`` is a checkpoint of the
-    student alone.
+    The loss depends on tensors inside the student. DistributedDataParallel has to wrap this module: around
+    the student alone, it would not know that these tensors take part in the loss. The teacher is in
+    evaluation mode and is not part of ``parameters()`` or ``state_dict()``;
+    ``distiller.student.state_dict()`` is a checkpoint of the student alone.
 
     Args:
         student, teacher: the detectors.
         criterion: adapters, loss weights and warm-up.
-        student_sources, teacher_sources: where :class:`Capture` finds ``feats`` and ``logits``; the teacher's
-            default to the student's. Without ``logits`` of the student there is no head term.
-        accumulate: forwards that make one optimiser step, where the criterion has not been told.
+        student_sources, teacher_sources: the sources of ``feats`` and ``logits`` for :class:`Capture`; the
+            teacher's default to the student's. Without ``logits`` of the student there is no head term.
+        accumulate: forwards per optimiser step; None leaves the criterion's own value.
     """
 
     def __init__(
@@ -109,29 +113,29 @@ class Distiller(nn.Module):
         if accumulate is not None:
             criterion.count_steps(accumulate)
         self._teacher = (teacher.eval().requires_grad_(False),)  # in a tuple: not a registered submodule
-        self._of_student = Capture(student, **student_sources)
-        self._of_teacher = Capture(teacher, **(teacher_sources or student_sources))
-        self._has_head = "logits" in student_sources
+        self._student_outputs = Capture(student, **student_sources)
+        self._teacher_outputs = Capture(teacher, **(teacher_sources or student_sources))
+        self._has_head_term = "logits" in student_sources
 
     @property
     def teacher(self) -> nn.Module:
         return self._teacher[0]
 
     def run_teacher(self, *args, **kwargs) -> None:
-        """Calls the teacher, with the first argument only (the images); override it for another one."""
+        """Calls the teacher with the first argument, the images. Override it for other arguments."""
         self.teacher(args[0])
 
     def forward(self, *args, **kwargs) -> tuple[object, FRSLossOutput]:
-        """Arguments of the student's forward; returns its output and the distillation loss."""
+        """Takes the arguments of the student's forward; returns its output and the distillation loss."""
         with torch.no_grad():
             self.run_teacher(*args, **kwargs)
         output = self.student(*args, **kwargs)
-        student, teacher = self._of_student, self._of_teacher
+        student, teacher = self._student_outputs, self._teacher_outputs
         loss = self.criterion(
             student["feats"],
             teacher["feats"],
             teacher["logits"],
-            student["logits"] if self._has_head else None,
+            student["logits"] if self._has_head_term else None,
         )
         student.clear()
         teacher.clear()
@@ -151,7 +155,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def tensors_in(output) -> list[Tensor]:
-    """The tensors of a module's output, in order: of a tensor, a mapping's values, nested sequences."""
+    """All tensors of a module's output, in order: of one tensor, or of nested mappings and sequences."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, Mapping):
@@ -162,10 +166,10 @@ def tensors_in(output) -> list[Tensor]:
 
 
 def class_logits(output) -> list[Tensor]:
-    """The levels of classification logits in what a head returns.
+    """The classification logits in the output of a head, one tensor per level.
 
-    That is one tensor, a sequence of levels, or the (classification, boxes, ...) of levels each that heads
-    of MMDetection, detectron2 and torchvision's RPN return: the first is taken.
+    The output is one tensor, a sequence of levels, or (classification, boxes, ...) with a sequence of levels
+    each, as from heads of MMDetection, detectron2 and torchvision's RPN: then the first is taken.
     """
     if isinstance(output, (list, tuple)) and output and not isinstance(output[0], Tensor):
         output = output[0]
@@ -185,7 +189,7 @@ class _Collector:
 
 
 class _Hook:
-    """A hook that does nothing any more in a copy or a pickle of its module."""
+    """A hook that does nothing in a copy or a pickle of its module."""
 
     def __init__(self, action: Callable | None = None):
         self.action = action
@@ -203,5 +207,6 @@ def _submodule(root: nn.Module, path: str) -> nn.Module:
         return root.get_submodule(path)
     except AttributeError as error:
         paths = [name for name, _ in root.named_modules()]
-        near = difflib.get_close_matches(path, paths, n=3)
-        raise ValueError(f"{type(root).__name__} has no submodule {path!r}; near it: {near}") from error
+        similar = difflib.get_close_matches(path, paths, n=3)
+        message = f"{type(root).__name__} has no submodule {path!r}; similar paths: {similar}"
+        raise ValueError(message) from error

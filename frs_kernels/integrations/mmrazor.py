@@ -1,6 +1,6 @@
 """FRS losses, connector and warm-up hook for MMRazor's ``ConfigurableDistiller``, by configuration alone.
 
-They are registered in MMEngine's root registries, which those of MMRazor and MMDetection fall back to::
+They are registered in MMEngine's root registries, to which those of MMRazor and MMDetection fall back::
 
     custom_imports = dict(imports=["frs_kernels.integrations.mmrazor"])
     recorders = dict(
@@ -15,15 +15,16 @@ They are registered in MMEngine's root registries, which those of MMRazor and MM
             s_logits=dict(recorder="head", from_student=True),
             t_logits=dict(recorder="head", from_student=False))))
 
-Features are what a neck returns (a sequence of levels) or one level; logits what a head returns
-(classification first), its list of levels, or one level. A loss per level adds up to the loss of all.
+Features are the output of a neck (a sequence of levels) or one level. Logits are the output of a head
+(classification first), its list of levels, or one level. The losses of single levels add up to the loss of
+all.
 """
 
 from torch import Tensor, nn
 
 from frs_kernels.integrations import configurable, need
 from frs_kernels.integrations.hooks import class_logits
-from frs_kernels.levels import Levels
+from frs_kernels.levels import Levels, as_list
 from frs_kernels.modules import FeatureAdapter, FRSDistillationLoss
 from frs_kernels.ops import frs_loss, frs_mask, weighted_bce
 
@@ -36,54 +37,61 @@ from mmengine.registry import HOOKS, MODELS  # noqa: E402
 @MODELS.register_module()
 @configurable
 class FRSLoss(FRSDistillationLoss):
-    """The whole method: adapters, both terms and warm-up; arguments as of FRSDistillationLoss.
+    """The whole method: adapters, both terms and warm-up; takes the arguments of FRSDistillationLoss.
 
-    Its adapters are trained by the run's optimiser, its count of optimiser steps is in the checkpoint. Under
-    gradient accumulation, list FRSWarmupHook among the hooks.
+    The runner's optimiser trains its adapters, and its count of optimiser steps is part of the checkpoint.
+    With gradient accumulation, add FRSWarmupHook to the hooks.
     """
 
     def forward(self, s_feature: Levels, t_feature: Levels, t_logits, s_logits=None) -> Tensor:
         """The loss to minimise, a 0-d tensor; without ``s_logits`` there is no head term."""
-        heads = class_logits(t_logits), None if s_logits is None else class_logits(s_logits)
-        return super().forward(s_feature, t_feature, *heads).total
+        student_logits = None if s_logits is None else class_logits(s_logits)
+        return super().forward(s_feature, t_feature, class_logits(t_logits), student_logits).total
 
 
 @MODELS.register_module()
 @configurable
 class FRSConnector(FeatureAdapter):
-    """FeatureAdapter as a connector for the student's features: all levels of the neck, or one."""
+    """FeatureAdapter as a connector for the student's features: all levels of a neck, or one level."""
 
     def forward(self, feature: Levels) -> list[Tensor]:
         return super().forward(feature)
 
 
 class _Term(nn.Module):
-    """One term, its weight, and the ``factor`` that FRSWarmupHook sets."""
+    """One term of the loss with its weight, and with ``warmup_factor``, which FRSWarmupHook sets."""
 
     def __init__(self, loss_weight: float = 1.0, normalizer: str | float = "mask", backend: str = "auto"):
         super().__init__()
         self.loss_weight = loss_weight
         self.normalizer = normalizer
         self.backend = backend
-        self.factor = 1.0
+        self.warmup_factor = 1.0
 
 
 @MODELS.register_module()
 @configurable
 class FRSFeatureLoss(_Term):
-    """The imitation term alone, between features whose channels and sizes agree (use FRSConnector)."""
+    """The imitation term alone, for features of equal channels and sizes (use FRSConnector)."""
 
     def forward(self, s_feature: Levels, t_feature: Levels, t_logits) -> Tensor:
         return frs_loss(
-            _levels(s_feature), _levels(t_feature), class_logits(t_logits),
-            feat_weight=self.loss_weight * self.factor, normalizer=self.normalizer, backend=self.backend,
+            as_list(s_feature), as_list(t_feature), class_logits(t_logits),
+            feat_weight=self.loss_weight * self.warmup_factor,
+            normalizer=self.normalizer, backend=self.backend,
         ).feature  # fmt: skip
 
 
 @MODELS.register_module()
 @configurable
 class FRSHeadLoss(_Term):
-    """The head term alone; with ``beta`` > 0 in quality focal form (CrossKD), ``masked=False`` unweighted."""
+    """The head term alone.
+
+    Args:
+        beta: above 0, the quality focal form (CrossKD).
+        masked: False for a mask of ones in place of the FRS mask.
+        loss_weight, normalizer, backend: ``scale``, and the others, of :func:`frs_kernels.weighted_bce`.
+    """
 
     def __init__(
         self,
@@ -99,10 +107,13 @@ class FRSHeadLoss(_Term):
 
     def forward(self, s_logits, t_logits) -> Tensor:
         student, teacher = class_logits(s_logits), class_logits(t_logits)
-        maps = frs_mask(teacher) if self.masked else [t.new_ones((t.shape[0], *t.shape[2:])) for t in teacher]
+        if self.masked:
+            masks = frs_mask(teacher)
+        else:
+            masks = [t.new_ones((t.shape[0], *t.shape[2:])) for t in teacher]
         return weighted_bce(
-            student, teacher, maps,
-            beta=self.beta, scale=self.loss_weight * self.factor,
+            student, teacher, masks,
+            beta=self.beta, scale=self.loss_weight * self.warmup_factor,
             normalizer=self.normalizer, backend=self.backend,
         )  # fmt: skip
 
@@ -110,13 +121,14 @@ class FRSHeadLoss(_Term):
 @HOOKS.register_module()
 @configurable
 class FRSWarmupHook(Hook):
-    """Lets the weights of FRSFeatureLoss and FRSHeadLoss grow linearly over the first optimiser steps.
+    """Linear warm-up of the weights of FRSFeatureLoss and FRSHeadLoss, counted in optimiser steps.
 
-    One step is ``accumulative_counts`` of the runner's ``optim_wrapper`` iterations; FRSLoss, whose warm-up
-    is its own, is told so too. The count is the runner's, so a resumed run goes on where it was.
+    One optimiser step takes ``accumulative_counts`` iterations, an option of the runner's ``optim_wrapper``.
+    The hook also sets this number in FRSLoss, which has a warm-up of its own. The steps are the runner's, so
+    a resumed run continues the warm-up.
 
     Args:
-        iters: optimiser steps until the weights are reached.
+        iters: optimiser steps until the full weights apply.
     """
 
     def __init__(self, iters: int = 500):
@@ -132,8 +144,4 @@ class FRSWarmupHook(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         for module in runner.model.modules():
             if isinstance(module, _Term):
-                module.factor = min(runner.iter // self.accumulate / self.iters, 1.0)
-
-
-def _levels(feature: Levels) -> list[Tensor]:
-    return [feature] if isinstance(feature, Tensor) else list(feature)
+                module.warmup_factor = min(runner.iter // self.accumulate / self.iters, 1.0)

@@ -2,22 +2,21 @@
 
 ``dependencies: [{name: frs_kernels.integrations.torchdistill}]`` in a configuration registers
 
-- ``FRSLoss``, a mid-level loss over what forward hooks have kept;
-- ``FRSStudent``, a student with adapters behind its feature pyramid (their path is "adapter");
+- ``FRSLoss``, a mid-level loss of the tensors that forward hooks have stored;
+- ``FRSStudent``, a student with adapters after its feature pyramid (their path is "adapter");
 - ``FRSTeacher``, a teacher in evaluation mode and without gradients: torchdistill itself leaves a teacher in
-  the mode it was built in, which is training.
+  the mode in which it was built, which is training mode.
 
 ``examples/torchdistill_*.yaml`` are complete configurations for torchvision's RetinaNet and Faster R-CNN.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from frs_kernels.integrations import configurable, need
 from frs_kernels.integrations.hooks import class_logits, tensors_in
 from frs_kernels.levels import split_levels
-from frs_kernels.modules import FeatureAdapter
+from frs_kernels.modules import FeatureAdapter, resized
 from frs_kernels.ops import frs_loss
 
 need("torchdistill")
@@ -35,16 +34,17 @@ class FRSLoss(nn.Module):
 
     Features are the output of a pyramid or of the adapters: a dict or a list of levels. Logits are the
     output of torchvision's ``head.classification_head`` ([B, sum(H*W*A), K]) or ``rpn.head``, or a list of
-    levels. A hook on ``cls_logits`` does not do: that convolution is called once a level, and torchdistill
-    keeps the last call.
+    levels. A hook on ``cls_logits`` is not enough: that convolution is called once per level, and
+    torchdistill stores the output of the last call only.
 
     Args:
         student_features, teacher_features, teacher_logits, student_logits: ``{path: ..., io: output}``;
             without ``student_logits`` there is no head term.
         feat_weight, head_weight, normalizer, backend: as in :func:`frs_kernels.frs_loss`.
-        warmup_iters: both weights grow linearly from 0 during so many optimiser steps. torchdistill keeps no
-            state of losses: give a resumed run ``first_iter``, the steps already done.
-        accumulate: calls that make one optimiser step: the ``grad_accum_step`` of the optimizer.
+        warmup_iters: optimiser steps during which both weights grow linearly from 0.
+        first_iter: optimiser steps done before: needed in a resumed run, as torchdistill saves no state of
+            losses.
+        accumulate: calls per optimiser step, the ``grad_accum_step`` of the optimizer.
         resize: interpolate the student's features to the teacher's sizes.
     """
 
@@ -66,7 +66,7 @@ class FRSLoss(nn.Module):
     ):
         super().__init__()
         if accumulate < 1:
-            raise ValueError(f"accumulate={accumulate} calls make no optimiser step: give 1 or more")
+            raise ValueError(f"accumulate must be at least 1 call per optimiser step, got {accumulate}")
         self.student_features = student_features
         self.teacher_features = teacher_features
         self.teacher_logits = teacher_logits
@@ -81,11 +81,11 @@ class FRSLoss(nn.Module):
         self.backend = backend
 
     def forward(self, student_io_dict: dict, teacher_io_dict: dict, targets=None, *args, **kwargs) -> Tensor:
-        teacher_feats = tensors_in(_taken(teacher_io_dict, self.teacher_features))
-        student_feats = tensors_in(_taken(student_io_dict, self.student_features))
+        teacher_feats = tensors_in(_stored(teacher_io_dict, self.teacher_features))
+        student_feats = tensors_in(_stored(student_io_dict, self.student_features))
         if self.resize:
             pairs = zip(student_feats, teacher_feats, strict=True)
-            student_feats = [_resized(student, teacher.shape[-2:]) for student, teacher in pairs]
+            student_feats = [resized(student, teacher.shape[-2:]) for student, teacher in pairs]
         student_logits = None
         if self.student_logits is not None:
             student_logits = _logits(student_io_dict, self.student_logits, teacher_feats)
@@ -110,8 +110,8 @@ class FRSTeacher(AuxiliaryModelWrapper):
     """A teacher in evaluation mode, called with the images only, without gradients.
 
     Args:
-        teacher_model: the detector; its modules are found under "teacher_model." by ``forward_hook``.
-        device, device_ids, distributed: given by torchdistill, and not needed.
+        teacher_model: the detector; paths of its modules in ``forward_hook`` begin with "teacher_model.".
+        device, device_ids, distributed: passed by torchdistill, and not used.
     """
 
     def __init__(self, teacher_model: nn.Module, device=None, device_ids=None, distributed: bool = False):
@@ -130,13 +130,13 @@ class FRSTeacher(AuxiliaryModelWrapper):
 @register_auxiliary_model_wrapper(key="FRSStudent")
 @configurable
 class FRSStudent(AuxiliaryModelWrapper):
-    """A student, with adapters that run on its captured features after its forward.
+    """A student with adapters, which run on its stored features after its forward.
 
     Args:
-        student_model: the detector; its modules are found under "student_model." by ``forward_hook``.
+        student_model: the detector; paths of its modules in ``forward_hook`` begin with "student_model.".
         features: ``{path: student_model.backbone, io: output}``, the student's pyramid.
         student_channels, teacher_channels, num_levels, adapter: as in FRSDistillationLoss.
-        device, device_ids, distributed, find_unused_parameters: given by torchdistill.
+        device, device_ids, distributed, find_unused_parameters: passed by torchdistill.
     """
 
     def __init__(
@@ -154,44 +154,39 @@ class FRSStudent(AuxiliaryModelWrapper):
         find_unused_parameters: bool | None = None,
     ):
         super().__init__()
-        place = device, device_ids, distributed, find_unused_parameters
-        self.student_model = wrap_if_distributed(student_model, *place)
+        placement = device, device_ids, distributed, find_unused_parameters
+        self.student_model = wrap_if_distributed(student_model, *placement)
         layers = FeatureAdapter(student_channels, teacher_channels, num_levels, kind=adapter)
-        self.adapter = wrap_if_distributed(layers, *place)
+        self.adapter = wrap_if_distributed(layers, *placement)
         self.features = features
 
     def forward(self, *args):
         return self.student_model(*args)
 
     def secondary_forward(self, io_dict: dict) -> None:
-        self.adapter(tensors_in(_taken(io_dict, self.features)))
+        self.adapter(tensors_in(_stored(io_dict, self.features)))
 
 
-def _taken(io_dict: dict, source: dict):
-    """What a hook has kept; ``source`` is the ``{path, io}`` of the configuration."""
+def _stored(io_dict: dict, source: dict):
+    """What a hook has stored; ``source`` is the ``{path, io}`` of the configuration."""
     path, io = source["path"], source.get("io", "output")
-    kept = io_dict.get(path, {})
-    if io not in kept:
-        raise KeyError(f"no {io} of {path!r} was kept: list the path under forward_hook: {io}: [{path}]")
-    return kept[io]
+    stored = io_dict.get(path, {})
+    if io not in stored:
+        raise KeyError(f"no {io} of {path!r} was stored: list the path under forward_hook: {io}: [{path}]")
+    return stored[io]
 
 
 def _logits(io_dict: dict, source: dict, feats: list[Tensor]) -> list[Tensor]:
-    kept = _taken(io_dict, source)
+    """The stored logits, one tensor per level of ``feats``."""
+    stored = _stored(io_dict, source)
     sizes = [tuple(feat.shape[-2:]) for feat in feats]
-    if isinstance(kept, Tensor) and kept.dim() == 3:
+    if isinstance(stored, Tensor) and stored.dim() == 3:
         locations = sum(height * width for height, width in sizes)
-        return split_levels(kept, sizes, max(kept.shape[1] // max(locations, 1), 1))
-    levels = class_logits(kept)
+        return split_levels(stored, sizes, max(stored.shape[1] // max(locations, 1), 1))
+    levels = class_logits(stored)
     if len(levels) != len(feats):
         raise ValueError(
-            f"{source['path']} gave {len(levels)} level(s) of logits, the features have {len(feats)}. "
-            "A module that is called once a level (cls_logits) keeps its last call only: take its parent"
+            f"{source['path']} gave {len(levels)} level(s) of logits, the features have {len(feats)}. Of a "
+            "module called once per level (cls_logits), only the last call is stored: name its parent instead"
         )
     return levels
-
-
-def _resized(feat: Tensor, size) -> Tensor:
-    if feat.shape[-2:] == size:
-        return feat
-    return F.interpolate(feat, size=tuple(size), mode="bilinear", align_corners=False)

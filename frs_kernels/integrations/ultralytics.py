@@ -1,14 +1,14 @@
-"""FRS distillation inside Ultralytics: its own imitation loss through our kernels, and what it lacks.
+"""FRS distillation inside Ultralytics: its imitation loss by fused kernels, a head term and a warm-up.
 
-``DistillationModel.loss_sl2`` of Ultralytics computes, for one level, the FRS imitation loss with the
-normalizer "mask_channels". :func:`use_frs_kernels` puts a fused one in its place;
-:class:`FRSTrainer` does that around a training, adds a head loss and a warm-up, and keeps ``compile``::
+``DistillationModel.loss_sl2`` of Ultralytics computes, for one level, the FRS imitation term with the
+normalizer "mask_channels". :func:`use_frs_kernels` replaces it by a fused one. :class:`FRSTrainer` does so
+during a training, adds a head term and a warm-up, and makes ``compile`` work::
 
     from frs_kernels.integrations.ultralytics import FRSTrainer
     YOLO("yolo26n.pt").train(trainer=FRSTrainer, distill_model="yolo26s.pt", data="coco8.yaml")
 
-Only attributes of that class that its subclasses could use are relied on, and no module of ours gets
-into a checkpoint. Ultralytics is licensed AGPL-3.0 and is not part of this package.
+It relies only on attributes of that class that a subclass could use too, and checkpoints contain no class of
+this package. Ultralytics is licensed AGPL-3.0 and is not part of this package.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from frs_kernels.integrations import need
 from frs_kernels.ops import weighted_bce, weighted_mse
 
 REQUIREMENT = "ultralytics>=8.4.80"  # tested with 8.4.80, 8.4.120, 8.4.160 and 8.4.190
-HOOK = ["self", "student_feat", "teacher_feat", "feat_idx", "teacher_scores"]
+LOSS_SL2_ARGUMENTS = ["self", "student_feat", "teacher_feat", "feat_idx", "teacher_scores"]
 
 need("ultralytics", REQUIREMENT)
 
@@ -32,35 +32,35 @@ from ultralytics.nn.tasks import guess_model_task  # noqa: E402
 
 @contextlib.contextmanager
 def use_frs_kernels(
-    *, head_weight: float = 0.0, factor: Callable[[], float] | None = None, backend: str = "auto"
+    *, head_weight: float = 0.0, scale: Callable[[], float] | None = None, backend: str = "auto"
 ) -> Iterator[None]:
-    """Within it, distillation losses of Ultralytics are computed by frs_kernels.
+    """Context manager in which frs_kernels computes the distillation losses of Ultralytics.
 
-    With the defaults losses and gradients are those of Ultralytics. It replaces a method of the class
-    ``DistillationModel``, for every instance in this process, and puts the old one back at the end.
+    With the defaults, losses and gradients are those of Ultralytics. It replaces a method of the class
+    ``DistillationModel``, for every instance in this process, and restores it at the end.
 
     Args:
-        head_weight: adds the FRS head loss: ``dis * (imitation + head_weight * head)`` where ``dis`` is
-            the setting of that name. The cross-entropy between the class scores of student and teacher
-            is normalized per level with the sum of the weights, and averaged over the one-to-many and
-            one-to-one branches. The teacher needs the student's classes.
-        factor: called for every level; multiplies the distillation loss (a warm-up, a schedule).
+        head_weight: weight of the FRS head term: the loss is ``dis * (imitation + head_weight * head)``,
+            where ``dis`` is Ultralytics' setting of that name. The head term is the cross-entropy between the
+            class scores of student and teacher, with the normalizer "mask", averaged over the one-to-many and
+            the one-to-one branch. The teacher needs the student's classes.
+        scale: called for every level; its result multiplies the distillation loss (a warm-up, a schedule).
         backend: as in :func:`frs_kernels.weighted_mse`.
 
     Raises:
-        RuntimeError: if this version of Ultralytics does not have the method where it is looked for.
+        RuntimeError: if this version of Ultralytics has no such method, or one with other arguments.
     """
     model = distillation_model()
     theirs = model.loss_sl2
 
     def loss_sl2(self, student_feat, teacher_feat, feat_idx, teacher_scores):
-        score = teacher_scores[feat_idx].flatten(1)
-        scale = 1.0 if factor is None else factor()
+        mask = teacher_scores[feat_idx].flatten(1)
+        factor = 1.0 if scale is None else scale()
         loss = weighted_mse(
-            student_feat, teacher_feat, score, normalizer="mask_channels", scale=scale, backend=backend
+            student_feat, teacher_feat, mask, normalizer="mask_channels", scale=factor, backend=backend
         )
         if head_weight:
-            loss = loss + scale * _head_loss(self, feat_idx, score, head_weight, backend)
+            loss = loss + factor * _head_term(self, feat_idx, mask, head_weight, backend)
         return loss
 
     model.loss_sl2 = loss_sl2
@@ -73,14 +73,14 @@ def use_frs_kernels(
 class FRSTrainer(DetectionTrainer):
     """Ultralytics' trainer of detectors with the fused loss: ``YOLO(...).train(trainer=FRSTrainer, ...)``.
 
-    All arguments of ``train`` keep their meaning; ``compile`` is obeyed where Ultralytics turns it off:
-    student and teacher are compiled, the loss between them need not be. Subclass it to set what
-    ``train`` has no argument for; workers of a multi-GPU run get the subclass too.
+    All arguments of ``train`` keep their meaning. ``compile``, which Ultralytics turns off when it distils,
+    compiles student and teacher (the loss between them does not need it). Set the attributes in a subclass:
+    ``train`` has no arguments for them. Workers of a multi-GPU run use the subclass too.
 
     Attributes:
-        head_weight: weight of the head loss beside the imitation loss, see :func:`use_frs_kernels`.
-        warmup_iters: the distillation loss grows linearly from 0 during so many optimiser steps, however
-            many batches ``nbs`` makes of one; a resumed run goes on where it was.
+        head_weight: weight of the head term relative to the imitation term, see :func:`use_frs_kernels`.
+        warmup_iters: optimiser steps during which the distillation loss grows linearly from 0, however many
+            batches ``nbs`` makes of one step; a resumed run continues the warm-up.
         backend: as in :func:`frs_kernels.weighted_mse`.
 
     Raises:
@@ -95,17 +95,17 @@ class FRSTrainer(DetectionTrainer):
         distillation_model()
         super().__init__(*args, **kwargs)
         if self.args.distill_model is None:
-            raise ValueError("FRSTrainer distils: give train(...) distill_model=, the path of a teacher")
+            raise ValueError("FRSTrainer needs a teacher: pass train(...) distill_model=, the path of one")
 
     def train(self):
-        with use_frs_kernels(head_weight=self.head_weight, factor=self.warmup_factor, backend=self.backend):
+        with use_frs_kernels(head_weight=self.head_weight, scale=self.warmup_factor, backend=self.backend):
             return super().train()
 
     def warmup_factor(self) -> float:
-        """What the distillation loss of the current batch is multiplied with."""
+        """The factor by which the distillation loss of the current batch is multiplied."""
         if self.warmup_iters <= 0:
             return 1.0
-        steps = self.ema.updates  # one an optimiser step, in every process, and restored from checkpoints
+        steps = self.ema.updates  # one per optimiser step, in every process, and restored from checkpoints
         return min(steps / self.warmup_iters, 1.0)
 
     def get_model(self, *args, **kwargs):
@@ -114,19 +114,19 @@ class FRSTrainer(DetectionTrainer):
         if task != "detect":
             raise ValueError(
                 f"FRSTrainer trains models for the task detect, {self.args.model} is for the task {task}: "
-                "train it with its own trainer within use_frs_kernels()"
+                "train it with its own trainer inside use_frs_kernels()"
             )
         return model
 
     def save_model(self):
-        self.args.compile = self.compile_mode  # into the checkpoint, for a resumed run
+        self.args.compile = self.compile_mode  # the checkpoint keeps the option, for a resumed run
         try:
             return super().save_model()
         finally:
             self.args.compile = False
 
     def _setup_train(self):
-        """Compiles the two networks in place: hooks, checkpoints and the EMA see the modules they know."""
+        """Compiles the two networks in place, so that hooks, checkpoints and the EMA keep their modules."""
         self.compile_mode, self.args.compile = self.args.compile, False
         super()._setup_train()
         if self.compile_mode:
@@ -136,30 +136,33 @@ class FRSTrainer(DetectionTrainer):
 
 
 def distillation_model() -> type:
-    """The class whose loss is replaced. Raises RuntimeError where this version has another one."""
+    """The class whose loss is replaced. Raises RuntimeError if it is not as this module expects it."""
     try:
         from ultralytics.nn.distill_model import DistillationModel
     except ImportError:
-        raise _moved("has no ultralytics.nn.distill_model.DistillationModel") from None
-    found = getattr(DistillationModel, "loss_sl2", None)
-    arguments = None if found is None else list(inspect.signature(found).parameters)
-    if arguments != HOOK:
-        raise _moved(f"has DistillationModel.loss_sl2 with arguments {arguments}, not {HOOK}")
+        raise _unsupported_version("has no ultralytics.nn.distill_model.DistillationModel") from None
+    method = getattr(DistillationModel, "loss_sl2", None)
+    arguments = None if method is None else list(inspect.signature(method).parameters)
+    if arguments != LOSS_SL2_ARGUMENTS:
+        raise _unsupported_version(
+            f"has DistillationModel.loss_sl2 with arguments {arguments}, not {LOSS_SL2_ARGUMENTS}"
+        )
     return DistillationModel
 
 
-def _moved(what: str) -> RuntimeError:
+def _unsupported_version(difference: str) -> RuntimeError:
     return RuntimeError(
-        f"ultralytics {ULTRALYTICS_VERSION} {what}: its distillation loss is not where this integration "
-        f'looks for it. Install a version it is written for (pip install "{REQUIREMENT}"), or call '
-        "frs_kernels.weighted_mse in your own loss."
+        f"ultralytics {ULTRALYTICS_VERSION} {difference}: this integration was not written for that. Install "
+        f'a version that it supports (pip install "{REQUIREMENT}"), or call frs_kernels.weighted_mse in your '
+        "own loss."
     )
 
 
-def _head_loss(model, level: int, score: Tensor, weight: float, backend: str) -> Tensor:
-    """The weighted cross-entropy between class scores at one level, averaged over the head's branches."""
+def _head_term(model, level: int, mask: Tensor, weight: float, backend: str) -> Tensor:
+    """The head term of one level, averaged over the head's branches."""
     try:
-        # Keyed by level or by layer, as the version has it: the features in order, then what the head gave.
+        # The keys are levels or layers, depending on the version: the features in order, then the head's
+        # output.
         *neck, teacher_head = (value for _, value in sorted(model._teacher_feats.items()))
         *_, student_head = (value for _, value in sorted(model._student_feats.items()))
         branches = [
@@ -167,7 +170,7 @@ def _head_loss(model, level: int, score: Tensor, weight: float, backend: str) ->
             for branch in ("one2many", "one2one")
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _moved(f"keeps the outputs of its heads elsewhere ({error!r})") from error
+        raise _unsupported_version(f"stores the outputs of its heads in another form ({error!r})") from error
     sizes = [feat.shape[-2] * feat.shape[-1] for feat in neck]
     losses = []
     for student, teacher in branches:
@@ -177,5 +180,5 @@ def _head_loss(model, level: int, score: Tensor, weight: float, backend: str) ->
                 f"{list(student.shape)}, teacher scores {list(teacher.shape)}"
             )
         student, teacher = (scores.split(sizes, dim=-1)[level] for scores in (student, teacher))
-        losses.append(weighted_bce(student, teacher, score, scale=weight, backend=backend))
+        losses.append(weighted_bce(student, teacher, mask, scale=weight, backend=backend))
     return sum(losses) / len(losses)

@@ -127,7 +127,7 @@ class Recording(Hook):
         self.factors, self.counts = [], []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.factors.append(runner.model.distill_losses["loss_head"].factor)
+        self.factors.append(runner.model.distill_losses["loss_head"].warmup_factor)
         self.counts.append(int(runner.model.distill_losses["loss_frs"].iteration))
 
 

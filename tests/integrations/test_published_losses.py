@@ -53,7 +53,7 @@ def teacher() -> list[Tensor]:
 
 @pytest.fixture
 def foreground() -> list[Tensor]:
-    return [m.double() for m in recipes.box_maps(BOXES, SIZES, IMAGE)]
+    return [m.double() for m in recipes.box_masks(BOXES, SIZES, IMAGE)]
 
 
 def pairs(*lists):
@@ -72,11 +72,11 @@ def test_every_row_of_the_table_that_has_a_call_is_tested():
     assert set(CALLS) == TESTED
     starred = {method for method in CALLS if method.endswith("*")}
     public = {name for name in vars(recipes) if callable(getattr(recipes, name)) and name[0].islower()}
-    helpers = {"box_maps", "fgd_attention", "pgd_attention", "main"}
+    helpers = {"box_masks", "fgd_attention", "pgd_attention", "main"}
     assert len(starred) == len(public - helpers)
 
 
-def test_box_maps_mark_every_location_that_a_box_touches(foreground):
+def test_box_masks_mark_every_location_that_a_box_touches(foreground):
     for level, (height, width) in enumerate(SIZES):
         for image, boxes in enumerate(BOXES):
             for y in range(height):
@@ -303,8 +303,8 @@ def test_prediction_mimicking_with_a_weight_for_each_anchor(student, teacher):
 def test_without_label_weights_every_location_counts(student, teacher):
     ones = [torch.ones_like(x[:, 0]) for x in student]
     same(
-        recipes.quality_focal(student, teacher, divisor=11.0),
-        recipes.quality_focal(student, teacher, divisor=11.0, label_weights=ones),
+        recipes.quality_focal(student, teacher, normalizer=11.0),
+        recipes.quality_focal(student, teacher, normalizer=11.0, label_weights=ones),
         student,
     )
 

@@ -256,7 +256,7 @@ def test_same_gradients_under_distributed_data_parallel(folder):
 
 
 def test_frs_trainer_needs_a_teacher(folder):
-    with pytest.raises(ValueError, match="give train.* distill_model="):
+    with pytest.raises(ValueError, match="pass train.* distill_model="):
         FRSTrainer(overrides=settings(folder, distill_model=None))
 
 
