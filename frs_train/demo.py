@@ -34,7 +34,7 @@ from frs_train.report.runs import read_runs
 from frs_train.training import checkpoint
 from frs_train.training.checkpoint import read_detector
 from frs_train.training.datasets import open_eval
-from frs_train.training.trainer import fit
+from frs_train.training.run import fit
 
 TEACHER = Path(str(files("frs_train"))) / "digits_teacher.pt"
 SIZE = 96

@@ -27,7 +27,7 @@ class Train(RunConfig):
     distill: tyro.conf.Suppress[None] = None
 
     def run(self, log: Log) -> None:
-        from frs_train.training.trainer import fit
+        from frs_train.training.run import fit
 
         fit(RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}), log)
 

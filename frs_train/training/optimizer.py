@@ -1,17 +1,44 @@
-"""The optimiser, the learning rate as a function of the iteration, and how long a warm-up may take."""
+"""The optimiser and the gradient scaler: made from a configuration, restored from a checkpoint."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import replace
+from typing import Annotated, Any
 
 import torch
-from torch import nn
+from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter
+from torch import Tensor, nn
+from typing_extensions import TypedDict
 
-from frs_train.config import RunConfig, TrainConfig
+from frs_train.config import TrainConfig
+from frs_train.errors import UserError
+from frs_train.training import checkpoint
 
-WARMUP_SHARE = 4  # a warm-up takes no more than one part of so many of the run
+STRICT = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)
+STATE = {
+    torch.optim.SGD: {"momentum_buffer"},
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+}  # names of the tensors that each keeps per parameter
+
+
+class OptimizerState(TypedDict):
+    """What is restored of an optimiser. Its options come from the configuration."""
+
+    __pydantic_config__ = STRICT
+    state: dict[NonNegativeInt, dict[str, Tensor | None]]
+
+
+class ScalerState(TypedDict):
+    """`GradScaler.state_dict()` of an enabled scaler."""
+
+    __pydantic_config__ = STRICT
+    scale: Annotated[float, Field(gt=0, lt=2.0**127)]
+    growth_factor: FiniteFloat
+    backoff_factor: FiniteFloat
+    growth_interval: Annotated[int, Field(gt=0, lt=2**31)]
+    _growth_tracker: Annotated[int, Field(ge=0, lt=2**31)]
+
+
+OPTIMIZER, SCALER = TypeAdapter(OptimizerState), TypeAdapter(ScalerState)
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -24,41 +51,26 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     )
 
 
-def learning_rate(config: TrainConfig, iteration: int, total: int) -> float:
-    """The rate of an iteration (from 0) of a run of `total`."""
-    peak = config.lr * (config.batch_size / config.lr_batch if config.lr_batch else 1.0)
-    rise = warmup_within(total, config.lr_warmup)
-    if config.schedule == "one-cycle":  # cosine up from 1/25, cosine down to 1/1000
-        if iteration < rise:
-            return _cosine(peak / 25, peak, iteration / rise)
-        return _cosine(peak, peak / 1000, (iteration - rise) / (total - rise))
-    warmup = min(1.0, 0.001 + 0.999 * iteration / rise) if rise else 1.0
-    return peak * warmup * 0.1 ** sum(iteration >= step * total for step in config.lr_steps)
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], name: str) -> None:
+    """Restores what an optimiser keeps per parameter. Raises `UserError` if it does not fit."""
+    name = f"The optimiser in {name}"
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = checkpoint.checked(OPTIMIZER, saved, name)["state"]
+    for number, kept in state.items():
+        if number >= len(parameters) or not _fits(kept, parameters[number], STATE[type(optimizer)]):
+            raise UserError(f"{name} does not fit parameter {number}. Choose another --out.")
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def warmup_within(total: int, asked: int) -> int:
-    """Iterations of a warm-up in a run of `total`: those asked for, but a quarter of the run at most, or a
-    short run would end before it."""
-    return min(asked, total // WARMUP_SHARE)
-
-
-def shorten_warmups(config: RunConfig, total: int, say: Callable[[str], None]) -> RunConfig:
-    """The configuration with both warm-ups as a run of `total` iterations takes them; if that is shorter than
-    asked for, it is said."""
-    asked = {"--lr-warmup": config.train.lr_warmup}
-    if config.distill and config.distill.method != "none":
-        asked["--warmup-iters"] = config.distill.warmup_iters
-    taken = {option: warmup_within(total, warmup) for option, warmup in asked.items()}
-    shorter = [f"{o} {asked[o]} becomes {taken[o]}" for o in asked if taken[o] < asked[o]]
-    if not shorter:
-        return config
-    say(f"A warm-up takes a quarter of the run at most. Of {total} iterations: {', '.join(shorter)}.")
-    distill = config.distill and replace(
-        config.distill, warmup_iters=warmup_within(total, config.distill.warmup_iters)
+def _fits(kept: dict[str, Tensor | None], parameter: Tensor, names: set[str]) -> bool:
+    shapes = {name: () if name == "step" else parameter.shape for name in names}
+    optional = {"momentum_buffer"}  # None before the first step
+    return kept.keys() == names and all(
+        name in optional if value is None else value.shape == shapes[name] for name, value in kept.items()
     )
-    train = replace(config.train, lr_warmup=taken["--lr-warmup"])
-    return replace(config, train=train, distill=distill)
 
 
-def _cosine(start: float, end: float, done: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+def load_scaler(scaler: torch.amp.GradScaler, saved: dict[str, Any], name: str) -> None:
+    """Restores a gradient scaler, unless --amp turned it off before or turns it off now."""
+    if saved and scaler.is_enabled():
+        scaler.load_state_dict(checkpoint.checked(SCALER, saved, f"The gradient scaler in {name}"))

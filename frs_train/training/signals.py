@@ -1,5 +1,4 @@
-"""What surrounds a loop: signals that ask it to stop, deterministic kernels, and a clock that can be
-paused."""
+"""SIGTERM and SIGINT during a training: the run saves itself before it stops."""
 
 from __future__ import annotations
 
@@ -8,15 +7,17 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+from frs_train import distributed
 from frs_train.interrupt import SIGNALS
 
 
 class Signals:
-    """SIGTERM and SIGINT as a run hears them: noted, and obeyed where the run can stop.
+    """Records a signal, and lets the run obey it where it can stop.
 
-    A block under `interruptible` is left at once, by `KeyboardInterrupt`. Everywhere else the run looks at
-    `caught`, the number of the first signal (0 before it). A second one of the same number does what it did
-    before: it ends the process. (Ctrl-C under torchrun comes as SIGINT, and as SIGTERM a moment later.)
+    A signal ends an `interruptible` block at once, by `KeyboardInterrupt`. Everywhere else the run polls
+    `caught`, the number of the first signal (0 before it). A second signal of the same number has the effect
+    that it had before `heard`: it ends the process. (Ctrl-C under torchrun arrives as SIGINT, and as SIGTERM
+    a moment later.)
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class Signals:
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[Signals]:
-        """Listens as long as the block lasts."""
+        """Handles the signals for the duration of the block."""
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
         for number in self._before:
             signal.signal(number, self._note)
@@ -38,18 +39,25 @@ class Signals:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A signal ends this block at once; one that came before it ends it at its start."""
+        """A signal ends this block at once; one that came before the block ends it at its start.
+
+        Several processes are not interrupted: the others would wait for the one that leaves. They poll
+        `caught` together between two steps instead.
+        """
+        if distributed.world() > 1:
+            yield
+            return
         try:
             self._open = True
             self._obey()
             yield
-            self._obey()  # Python drops what a handler raises inside a destructor or a callback of C code
+            self._obey()  # Python drops an exception that a handler raises in a destructor or a C callback
         finally:
             self._open = False
 
     def _obey(self) -> None:
         if self.caught:
-            self._open = False  # what is done about the signal is not interrupted by it
+            self._open = False  # the handling of the signal is not interrupted by it
             raise KeyboardInterrupt
 
     def _note(self, number: int, _: object) -> None:

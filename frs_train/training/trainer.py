@@ -1,271 +1,185 @@
-"""The training loop: `fit(config)` makes or resumes a run, and leaves its folder with everything to judge
-it by (see `run_files`)."""
+"""The training loop."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from frs_train import distributed
-from frs_train.config import RunConfig, TrainConfig
+from frs_train.config import RunConfig
+from frs_train.data.dataset import CocoDetection
 from frs_train.data.loader import loaded
 from frs_train.data.order import TrainingOrder
 from frs_train.errors import Stopped, UserError
 from frs_train.evaluation.coco_metrics import evaluate
-from frs_train.files import held, write_atomically
 from frs_train.log import Log
-from frs_train.options import to_dict
-from frs_train.streams import mix
-from frs_train.training import checkpoint, resume
 from frs_train.training.cost import Timer, peak_memory_mb
-from frs_train.training.datasets import open_data
-from frs_train.training.determinism import reproducible
-from frs_train.training.learners import make_learner
+from frs_train.training.losses import read_losses
 from frs_train.training.metrics import Metrics
-from frs_train.training.optimizer import shorten_warmups
-from frs_train.training.run_files import read_result
+from frs_train.training.run_folder import RunFolder
+from frs_train.training.schedule import evaluation_due, save_due
 from frs_train.training.signals import Signals
-from frs_train.training.state import Part, TrainingState
+from frs_train.training.state import TrainingState
+from frs_train.training.step import MicroBatch, current_losses, optimizer_step
 
-FAILED = 1000  # above every signal's number
+FAILED = 1000  # greater than every signal number
 
 
-def fit(config: RunConfig, log: Log | None = None) -> dict[str, Any]:
-    """Trains, evaluates and returns the content of `result.json`.
+class Trainer:
+    """Takes a run from the iteration of its state to the last one, with metrics, checkpoints and
+    evaluations."""
 
-    Raises `UserError` for what the user can put right and `Stopped` after a signal; both leave a checkpoint.
-    """
-    device = distributed.pick_device(config.train.device)
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    with (
-        distributed.group(device),
-        reproducible(config.train.deterministic),
-        Signals().heard() as stop,
-        held(config.out),
+    def __init__(
+        self,
+        config: RunConfig,
+        state: TrainingState,
+        datasets: tuple[CocoDetection, CocoDetection],
+        folder: RunFolder,
+        metrics: Metrics,
+        log: Log,
+        signals: Signals,
     ):
-        try:
-            with _interruptible(stop):
-                run = Run(config, device, log or Log(), stop)
-        except KeyboardInterrupt:
-            raise Stopped.by(stop.caught, "before the first step") from None
-        return run.fit()
-
-
-def _interruptible(stop: Signals) -> contextlib.AbstractContextManager[None]:
-    """A signal ends the block at once, by `KeyboardInterrupt`. Not where processes work together: the others
-    would wait for one that leaves alone, so they agree on it between two steps."""
-    return stop.interruptible() if distributed.world() == 1 else contextlib.nullcontext()
-
-
-def save_due(t: TrainConfig, iteration: int, total: int) -> bool:
-    """Whether a run saves after this iteration: with the first line of its log, each time it is twice as long
-    until that is `checkpoint_every`, then every so many; before an evaluation, and at the end."""
-    lines, rest = divmod(iteration, t.log_every)
-    doubled = iteration < t.checkpoint_every and not rest and lines.bit_count() == 1
-    regular = t.checkpoint_every > 0 and iteration % t.checkpoint_every == 0
-    return doubled or regular or evaluation_due(t, iteration, total) or iteration == total
-
-
-def evaluation_due(t: TrainConfig, iteration: int, total: int) -> bool:
-    """Whether a run evaluates after this iteration, apart from its end."""
-    return t.eval_every > 0 and 0 < iteration < total and iteration % t.eval_every == 0
-
-
-class Run:
-    """A configuration brought to life: data, learner, optimiser, and the iteration they have reached."""
-
-    def __init__(self, config: RunConfig, device: torch.device, log: Log, stop: Signals):
-        self.config, self.device, self.log, self.stop = config, device, log, stop
-        self.train_set, self.val_set = open_data(config, log)
-        self.classes = self.train_set.coco.classes
-        t = config.train
-        self.total = t.iterations or max(1, round(t.epochs * len(self.train_set) / t.batch_size))
-        saved = self._saved()
-        torch.manual_seed(mix(t.seed, 0))
-        fitting = shorten_warmups(config, self.total, log.say)
-        learner = make_learner(fitting, self.classes, device, log, fresh=saved is None)
-        self.state = TrainingState(config, learner, device, self.total)
-        if saved is not None:
-            self.state.restore(saved)
-            log.say(f"Going on at iteration {self.iteration} of {self.total}.")
-        self.saved_at = self.iteration
-        self.batch: Part = None  # the last one learnt from
-        self.metrics = Metrics(config.out, log, self.total, t.tensorboard)
-
-    @property
-    def iteration(self) -> int:
-        """Steps done."""
-        return self.state.iteration
+        self.config, self.state, self.folder = config, state, folder
+        self.train_set, self.val_set = datasets
+        self.metrics, self.log, self.signals = metrics, log, signals
+        self.saved_at = state.iteration
+        self.last_batch: MicroBatch = None  # the newest one that a step has used
 
     def fit(self) -> dict[str, Any]:
-        """The loop, and the evaluation at its end."""
-        result = self.config.out / "result.json"
-        if self.iteration >= self.total and result.exists():
+        """The loop and the evaluation at its end; returns the content of `result.json`."""
+        state, total = self.state, self.state.total
+        if state.iteration >= total and (result := self.folder.result()):
             self.log.say(f"{self.config.out} is finished already.")
-            return read_result(result)
-        self.metrics.forget_after(self.iteration)
-        if distributed.rank() == 0:
-            text = json.dumps(to_dict(self.config), indent=2)
-            write_atomically(self.config.out / "config.json", text.encode())
-            result.unlink(missing_ok=True)  # of a shorter run, or of weights that could not be read again
-        timer = Timer(self.iteration)
-        with self.log.progress(self.total, self.iteration, "training") as tell, self._loaded() as batches:
+            return result
+        self.metrics.forget_after(state.iteration)
+        self.folder.start(self.config)
+        timer = Timer(state.iteration)
+        with self.log.progress(total, state.iteration, "training") as tell, self._loaded() as batches:
             self._loop(timer, tell, batches)
-        return self._finish(timer)
+        result = self._result(self.evaluate(), timer)
+        self.folder.finish(result)
+        return result
 
-    def _loop(self, timer: Timer, tell: Callable[..., None], batches: Iterator) -> None:
-        t = self.config.train
-        module = self._wrapped()
-        if evaluation_due(t, self.iteration, self.total):
-            self.evaluate()  # unless that was done before the run was stopped
-        while self.iteration < self.total:
-            parts = self._next(batches)
-            losses, self.batch = self.state.step(module, parts), parts[-1]
-            if self.iteration % t.log_every == 0 or self.iteration == self.total:
+    def _loop(self, timer: Timer, tell: Callable[..., None], batches: Iterator[MicroBatch]) -> None:
+        state, config, module = self.state, self.config.train, self._wrapped()
+        if evaluation_due(config, state.iteration, state.total):
+            self.evaluate()  # which the run may have been stopped before
+        while state.iteration < state.total:
+            step = self._next(batches)
+            losses, self.last_batch = optimizer_step(state, module, step), step[-1]
+            if state.iteration % config.log_every == 0 or state.iteration == state.total:
                 tell(**self._report(losses, timer))
-            tell(completed=self.iteration)
-            if save_due(t, self.iteration, self.total):
+            tell(completed=state.iteration)
+            if save_due(config, state.iteration, state.total):
                 self.save()
-            if evaluation_due(t, self.iteration, self.total):
+            if evaluation_due(config, state.iteration, state.total):
                 with timer.paused():
                     self.evaluate()
 
-    def _next(self, batches: Iterator) -> list[Part]:
-        """The parts of the next step, waited for with an ear for signals.
+    def _next(self, batches: Iterator[MicroBatch]) -> list[MicroBatch]:
+        """The micro-batches of the next step; a signal interrupts the wait for them.
 
-        If a process cannot go on, or is asked to stop, all of them save what they have and leave.
+        If a process cannot continue or has caught a signal, all processes save and leave.
         """
-        parts, problem = [], None
+        step, problem = [], None
         try:
-            with _interruptible(self.stop):
-                parts = [next(batches) for _ in range(self.config.train.accumulate)]
-            problem = next((part for part in parts if isinstance(part, UserError)), None)
+            with self.signals.interruptible():
+                step = [next(batches) for _ in range(self.config.train.accumulate)]
+            problem = next((batch for batch in step if isinstance(batch, UserError)), None)
         except KeyboardInterrupt:
-            pass  # `stop` has the signal
+            pass  # `signals.caught` has its number
         except UserError as error:
             problem = error
-        reason = distributed.any_of(FAILED if problem else self.stop.caught)
+        reason = distributed.any_of(FAILED if problem else self.signals.caught)
         if not reason:
-            return parts
+            return step
         self.save()
         if problem:
             raise problem
         if reason == FAILED:
-            raise UserError("Another process of this run cannot go on; it says why.")
-        where = f"at iteration {self.iteration}; saved" if self.iteration else "before the first step"
-        raise Stopped.by(reason, where)
-
-    def _loaded(self) -> contextlib.AbstractContextManager[Iterator]:
-        t = self.config.train
-        order = TrainingOrder(
-            len(self.train_set), t.batch_size, t.seed, self.iteration, self.total,
-            distributed.rank(), distributed.world(), t.accumulate,
-        )  # fmt: skip
-        return loaded(self.train_set, order, self.config.data.workers, self.device)
+            raise UserError("Another process of this run cannot continue; its message says why.")
+        iteration = self.state.iteration
+        raise Stopped.by(reason, f"at iteration {iteration}; saved" if iteration else "before the first step")
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluates the weights, writes the line, and keeps their checkpoint as `best.pt` if none was better.
+        """Evaluates the weights, writes the line, and keeps the checkpoint as `best.pt` if its AP is the
+        best.
 
-        What was evaluated before the run was stopped is not evaluated again.
+        An evaluation that the run made before it was stopped is not repeated.
         """
-        done = self.metrics.evaluated.get(self.iteration)
-        if done:
-            return done
+        iteration, device = self.state.iteration, self.state.device
+        if iteration in self.metrics.evaluated:
+            return self.metrics.evaluated[iteration]
         detector, workers = self.state.detector, self.config.data.workers
+        progress = self.log.progress(len(self.val_set), 0, "evaluating")
         try:
-            with self.log.progress(len(self.val_set), 0, "evaluating") as tell, _interruptible(self.stop):
-                found = evaluate(detector, self.val_set, self.device, workers=workers, tell=tell)
+            with progress as tell, self.signals.interruptible():
+                scores = evaluate(detector, self.val_set, device, workers=workers, tell=tell)
         except KeyboardInterrupt:
-            where = f"in the evaluation at iteration {self.iteration}; saved"
-            raise Stopped.by(self.stop.caught, where) from None
-        best = self.metrics.is_best(found)
-        if best and distributed.rank() == 0:
-            checkpoint.keep_as_best(checkpoint.path_of(self.config.out, self.iteration))
-        self.metrics.eval(self.iteration, found, best)
-        self.metrics.masks(self.iteration, detector, self.val_set, self.device)
-        return found
+            where = f"in the evaluation at iteration {iteration}; saved"
+            raise Stopped.by(self.signals.caught, where) from None
+        best = self.metrics.is_best(scores)
+        if best:
+            self.folder.keep_as_best(iteration)
+        self.metrics.eval(iteration, scores, best)
+        self.metrics.masks(iteration, detector, self.val_set, device)
+        return scores
 
     def save(self) -> None:
-        """A checkpoint of this iteration if there is none, by process 0. First the last batch must have a
-        finite loss with its weights, so that going on from it can come to something."""
-        if self.iteration == self.saved_at:
+        """Writes the checkpoint of this iteration if there is none.
+
+        The last batch must have a finite loss with its weights, or a run that resumes from it could not
+        recover.
+        """
+        iteration = self.state.iteration
+        if iteration == self.saved_at:
             return
-        self._read(self.state.losses(self.batch), "that the weights would give after")
-        self.saved_at = self.iteration
-        if distributed.rank() == 0:
-            content = self.state.content(self.classes)
-            checkpoint.save(self.config.out, self.iteration, content, self.config.train.keep)
+        losses = current_losses(self.state, self.last_batch)
+        read_losses(losses, f"with the weights after step {iteration}", self.saved_at)
+        self.saved_at = iteration
+        if self.folder.writes:
+            self.folder.save(iteration, self.state.content(self.train_set.coco.classes))
 
-    def _read(self, losses: dict[str, Tensor], which: str) -> dict[str, float]:
-        """The processes' mean losses by name. Raises `UserError` if one is not finite."""
-        values = distributed.mean(torch.stack(list(losses.values())).float())
-        named = dict(zip(losses, values.tolist(), strict=True))
-        if all(map(math.isfinite, named.values())):
-            return named
-        kept = (
-            f"The checkpoint of iteration {self.saved_at} is kept; its loss was finite. Go on from it with "
-            "--resume and other options: with the same ones it comes here again. If it does so all the same, "
-            "start in another --out."
-            if self.saved_at
-            else "There is no checkpoint before that to go on from: start again."
-        )
-        raise UserError(
-            f"The loss {which} step {self.iteration} is not finite ({named}): the training diverged. Lower "
-            f"--lr or add --clip 10. {kept}"
-        )
-
-    def _saved(self) -> dict[str, Any] | None:
-        """The checkpoint to resume from, or None to start."""
-        found = checkpoint.checkpoints(self.config.out)
-        if not self.config.resume:
-            if found:
-                raise UserError(
-                    f"{self.config.out} holds a run already. Add --resume to go on, or choose another --out."
-                )
-            return None
-        saved = checkpoint.newest(self.config.out, self.log.warn)
-        if saved is None:
-            self.log.say(f"{self.config.out} has no checkpoint yet: starting at the beginning.")
-            return None
-        resume.refuse_other(saved, self.config, self.classes)
-        return saved
+    def _loaded(self) -> contextlib.AbstractContextManager[Iterator[MicroBatch]]:
+        t = self.config.train
+        order = TrainingOrder(
+            len(self.train_set), t.batch_size, t.seed, self.state.iteration, self.state.total,
+            distributed.rank(), distributed.world(), t.accumulate,
+        )  # fmt: skip
+        return loaded(self.train_set, order, self.config.data.workers, self.state.device)
 
     def _wrapped(self) -> nn.Module:
         if distributed.world() == 1:
             return self.state.learner
-        places = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.state.learner, device_ids=places)
+        device = self.state.device
+        return DistributedDataParallel(
+            self.state.learner, device_ids=[device.index] if device.type == "cuda" else None
+        )
 
     def _report(self, losses: dict[str, Tensor], timer: Timer) -> dict[str, str]:
-        named = self._read(losses, "of")
+        """Writes a line of training metrics; returns it as fields of the progress bar."""
+        iteration = self.state.iteration
+        named = read_losses(losses, f"of step {iteration}", self.saved_at)
         record = {
             "lr": self.state.optimizer.param_groups[0]["lr"],
             "loss": sum(named.values()),
             "losses": named,
-            "seconds_per_iteration": timer.lap(self.iteration),
-            "memory_mb": round(peak_memory_mb(self.device), 1),
+            "seconds_per_iteration": timer.lap(iteration),
+            "memory_mb": round(peak_memory_mb(self.state.device), 1),
         }
-        return self.metrics.train(self.iteration, record)
+        return self.metrics.train(iteration, record)
 
-    def _finish(self, timer: Timer) -> dict[str, Any]:
-        found = self.evaluate()
-        result = {
-            **found,
-            "iterations": self.iteration,
+    def _result(self, scores: dict[str, Any], timer: Timer) -> dict[str, Any]:
+        return {
+            **scores,
+            "iterations": self.state.iteration,
             "parameters": sum(p.numel() for p in self.state.student.parameters()),
             "seconds_per_iteration": timer.mean(),
-            "memory_mb": round(peak_memory_mb(self.device), 1),
+            "memory_mb": round(peak_memory_mb(self.state.device), 1),
             "method": self.config.distill.method if self.config.distill else "none",
-            "device": str(self.device),
+            "device": str(self.state.device),
         }
-        if distributed.rank() == 0:
-            write_atomically(self.config.out / "result.json", json.dumps(result, indent=2).encode())
-        return result

@@ -11,9 +11,9 @@ from tiny_runs import quiet_fit, run_config
 from frs_train import distributed
 from frs_train.config import DistillConfig, TrainConfig
 from frs_train.errors import UserError
-from frs_train.training import learners, trainer
+from frs_train.training import learners, run
 from frs_train.training.checkpoint import read_detector
-from frs_train.training.optimizer import learning_rate, shorten_warmups, warmup_within
+from frs_train.training.schedule import learning_rate, shorten_warmups, warmup_within
 
 
 class Said:
@@ -97,7 +97,7 @@ def test_a_run_trains_with_warmups_that_end(digits, tmp_path, monkeypatch):
     def made(config, *_, **__):
         raise UserError(f"warm-up {config.distill.warmup_iters}")
 
-    monkeypatch.setattr(trainer, "make_learner", made)
+    monkeypatch.setattr(run, "make_learner", made)
     with pytest.raises(UserError, match="^warm-up 2$"):
         quiet_fit(config)
 

@@ -19,7 +19,7 @@ from frs_train.training.run_files import read_metrics
 # each in place of five.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["frs_train.cli.main", "frs_train.training.trainer", "frs_train.evaluation.coco_metrics", "test_ddp"]
+    ["frs_train.cli.main", "frs_train.training.run", "frs_train.evaluation.coco_metrics", "test_ddp"]
 )
 
 

@@ -16,8 +16,8 @@ from tiny_runs import quiet_fit, run_config
 from frs_train.config import DistillConfig, TrainConfig
 from frs_train.errors import Stopped, UserError
 from frs_train.training import checkpoint, metrics
-from frs_train.training.optimizer import learning_rate
 from frs_train.training.run_files import read_metrics
+from frs_train.training.schedule import learning_rate
 
 
 def weights(out):

@@ -14,7 +14,7 @@ from tiny_runs import quiet_fit, run_config
 from frs_train.config import TrainConfig
 from frs_train.errors import Stopped, UserError
 from frs_train.files import held
-from frs_train.training import checkpoint, trainer
+from frs_train.training import checkpoint, run, schedule, trainer
 from frs_train.training.run_files import read_metrics
 
 
@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_one(tmp_path):
 def test_when_a_run_saves():
     def saved(total, **options):
         t = TrainConfig(**options)
-        return [i for i in range(1, total + 1) if trainer.save_due(t, i, total)]
+        return [i for i in range(1, total + 1) if schedule.save_due(t, i, total)]
 
     assert saved(1200, log_every=20, checkpoint_every=500) == [20, 40, 80, 160, 320, 500, 1000, 1200]
     assert saved(100, log_every=10, checkpoint_every=0, eval_every=40) == [40, 80, 100]
@@ -157,7 +157,7 @@ def test_a_signal_is_heard_before_the_first_step(digits, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
 
-    monkeypatch.setattr(trainer, "open_data", read)
+    monkeypatch.setattr(run, "open_data", read)
     with pytest.raises(Stopped, match="before the first step") as stopped:
         quiet_fit(run_config(digits, tmp_path))
     assert stopped.value.code == 130 and not checkpoint.checkpoints(tmp_path)
@@ -174,7 +174,7 @@ WILD = {"optimizer": "sgd", "lr": 1e30, "lr_warmup": 0, "clip": 0.0, "checkpoint
 
 
 def test_weights_without_a_finite_loss_are_not_saved(digits, tmp_path):
-    with pytest.raises(UserError, match="Lower --lr.*There is no checkpoint before that"):
+    with pytest.raises(UserError, match="Lower --lr.*There is no earlier checkpoint"):
         quiet_fit(run_config(digits, tmp_path, **WILD))
     assert not checkpoint.checkpoints(tmp_path)
 

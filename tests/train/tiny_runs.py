@@ -7,7 +7,7 @@ from tiny_detectors import TINY
 
 from frs_train.config import DataConfig, DetectorConfig, DistillConfig, RunConfig, TrainConfig
 from frs_train.log import Log
-from frs_train.training.trainer import fit
+from frs_train.training.run import fit
 
 SIZE = 64
 
