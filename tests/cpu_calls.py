@@ -11,7 +11,7 @@ MEBIBYTE = 1 << 20
 def make_call(
     dtype=torch.float32, layout=torch.contiguous_format, batch=2, sizes=SIZES, logits=21, channels=19
 ):
-    """Levels (student feats, teacher feats, teacher logits, student logits) with ends of every length."""
+    """Levels: student features, teacher features, teacher logits, student logits."""
     generator = torch.Generator().manual_seed(0)
 
     def levels(channels, shift):
@@ -22,6 +22,7 @@ def make_call(
 
 
 def run(call, backend="native", **options):
+    """The total loss and the gradients of all student levels."""
     feats, teacher_feats, teacher_logits, logits = call
     feats, logits = ([t.detach().requires_grad_() for t in levels] for levels in (feats, logits))
     loss = frs_kernels.frs_loss(feats, teacher_feats, teacher_logits, logits, backend=backend, **options)
@@ -30,10 +31,12 @@ def run(call, backend="native", **options):
 
 
 def bits(tensors):
+    """Copies of the tensors' bytes, which also compare NaN."""
     return [t.flatten().view(torch.uint8).clone() for t in tensors]
 
 
 def large_call(height):
+    """A call of one level whose logits' gradient has grad_bytes(height)."""
     return make_call(batch=1, sizes=[(height, 64)], logits=256, channels=1)
 
 
@@ -42,7 +45,7 @@ def grad_bytes(height):
 
 
 def check_special_values():
-    """NaN survives a vector maximum in every lane, and the rounding of gradients; so does infinity."""
+    """NaN survives the vector maximum in every lane; NaN and infinity survive the rounding of gradients."""
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for layout in (torch.contiguous_format, torch.channels_last):
             for place in range(40):
@@ -57,8 +60,8 @@ def check_special_values():
             ).backward()
             assert student.grad.isnan().all()
             student = torch.zeros(1, 40, 1, 2).to(dtype).contiguous(memory_format=layout).requires_grad_()
-            weight = payload.reshape(1, 1, 2)
-            frs_kernels.weighted_bce(student, student.detach(), weight, backend="native").backward()
+            mask = payload.reshape(1, 1, 2)
+            frs_kernels.weighted_bce(student, student.detach(), mask, backend="native").backward()
             assert student.grad.isnan().all()
             largest = torch.finfo(dtype).max
             student = torch.full((1, 40, 1, 1), largest).to(dtype).requires_grad_()
@@ -69,7 +72,7 @@ def check_special_values():
 
 
 def check_large_gradients():
-    """Gradients of more than 16 MB are stored past the caches: the same bits as of each image alone."""
+    """Gradients of more than 16 MiB, written by non-temporal stores, have the bits of each image alone."""
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
         for layout in (torch.contiguous_format, torch.channels_last):
@@ -78,15 +81,16 @@ def check_large_gradients():
                 torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=layout)
                 for _ in range(2)
             )
-            weight = torch.rand(10, 104, 208, generator=generator)
+            mask = torch.rand(10, 104, 208, generator=generator)
             assert student.numel() * student.element_size() > 16 * MEBIBYTE
 
-            def gradient(s, t, w):
-                s = s.detach().requires_grad_()
-                frs_kernels.weighted_bce(s, t, w, normalizer=3.0, backend="native").backward()
-                return s.grad
+            def gradient(student, teacher, mask):
+                student = student.detach().requires_grad_()
+                loss = frs_kernels.weighted_bce(student, teacher, mask, normalizer=3.0, backend="native")
+                loss.backward()
+                return student.grad
 
-            together = gradient(student, teacher, weight)
+            together = gradient(student, teacher, mask)
             for image in (slice(0, 1), slice(9, 10)):
-                alone = gradient(student[image], teacher[image], weight[image])
+                alone = gradient(student[image], teacher[image], mask[image])
                 assert torch.equal(together[image], alone)

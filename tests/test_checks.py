@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import maps, tensors
+from cases import random_masks, tensors
 
 import frs_kernels as frs
 
@@ -64,7 +64,7 @@ def test_masks_that_fit(shape):
 
 def test_channel_weight_shape(refused):
     student = tensors(8)
-    message = refused(frs.weighted_mse, student, student, maps(), channel_weight=torch.rand(8))
+    message = refused(frs.weighted_mse, student, student, random_masks(), channel_weight=torch.rand(8))
     assert message == "level 0: channel_weight [8] must be [B, C] = [2, 8]"
 
 
@@ -91,7 +91,7 @@ def test_terms_without_their_teacher(refused):
     base = arguments()
     without = {**base, "teacher_feats": None}
     assert refused(frs.frs_loss, **without) == "student_feats is given without teacher_feats"
-    without = {**base, "teacher_logits": None, "masks": maps()}
+    without = {**base, "teacher_logits": None, "masks": random_masks()}
     assert refused(frs.frs_loss, **without) == "student_logits is given without teacher_logits"
 
 
@@ -115,11 +115,13 @@ def test_scalars(refused):
     with torch.no_grad():
         assert frs.frs_loss(**base, head_weight=learnable).total.isfinite()
     assert "beta" in refused(
-        frs.weighted_bce, base["student_logits"], base["teacher_logits"], maps(), beta=-1.0
+        frs.weighted_bce, base["student_logits"], base["teacher_logits"], random_masks(), beta=-1.0
     )
 
 
 def test_several_masks_want_as_many_scales(refused):
     student = tensors(8)
-    message = refused(frs.weighted_mse, student, student, [maps(), maps()], scale=[1.0, 2.0, 3.0])
+    message = refused(
+        frs.weighted_mse, student, student, [random_masks(), random_masks()], scale=[1.0, 2.0, 3.0]
+    )
     assert message == "2 masks are given, but 3 normalizers or scales"

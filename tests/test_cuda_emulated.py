@@ -130,10 +130,10 @@ def test_channel_weights_with_a_mask_from_the_logits(target, layout, dtype):
 def test_small_and_large_calls_are_cut_differently(target):
     """Above tiles.h: kEnoughBlocks blocks, a warp takes longer pieces."""
     logits = {name: tensors(96, sizes=((96, 128),), batch=4, seed=i) for i, name in enumerate(HEADS)}
-    weight = [torch.ones(4, 96, 128)]
+    mask = [torch.ones(4, 96, 128)]
     compare(frs.weighted_bce, target, {
         "student_logits": logits["student_logits"], "teacher_logits": logits["teacher_logits"]
-    }, ("student_logits",), mask=weight)  # fmt: skip
+    }, ("student_logits",), mask=mask)  # fmt: skip
 
 
 def test_the_logarithm_of_a_location_is_right_for_every_input():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, term
+from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, random_masks, term
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -79,7 +79,7 @@ def test_saturated_logits(target, dtype, layout):
     }
     if layout == "channels_last":
         base = {name: t.contiguous(memory_format=torch.channels_last) for name, t in base.items()}
-    base["mask"] = maps(sizes=[student[0].repeat(3)[:, None].shape], batch=1, device=target.device)[0]
+    base["mask"] = random_masks(sizes=[student[0].repeat(3)[:, None].shape], batch=1, device=target.device)[0]
     (loss,), (grad,) = compare(frs.weighted_bce, target, base, WRT)
     assert loss.isfinite() and grad.isfinite().all()
 
@@ -146,7 +146,7 @@ def test_a_level_whose_mask_is_zero_contributes_nothing(target):
 
 def test_several_masks_add_up(target):
     base = arguments(device=target.device)
-    first, second = base["mask"], maps(device=target.device, seed=8)
+    first, second = base["mask"], random_masks(device=target.device, seed=8)
     base["mask"] = [first, second]
     (together,), _ = evaluate(frs.weighted_bce, base, WRT, scale=[2.0, 1.0], backend=target.backend)
     base["mask"] = first

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps
+from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, random_masks
 from hypothesis import given
 from hypothesis import strategies as st
 from loss_cases import WRT, arguments
@@ -26,7 +26,7 @@ def test_losses_and_gradients(target, shape, dtype, layout):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_padded_rows(target, dtype):
-    """Crops, as of a padded map: rows of one stride, and another one from row to row."""
+    """Crops of larger levels: one stride within a row of locations, another from row to row."""
     sizes = [(h + 3, w + 5) for h, w in SIZES[:3]]
     crops = {
         name: [level[..., 1:-2, 2:-3] for level in levels]
@@ -46,7 +46,7 @@ def test_normalizers(target, normalizer):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "split"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_normalizers_in_every_dtype_and_layout(target, shape, layout, dtype, normalizer):
-    """Z from the sum of S, or known before it; in float16 the gradients lack scale / Z."""
+    """Z is a sum of S or known beforehand; float16 gradients are stored without the factor scale / Z."""
     feats, logits, sizes = shape
     base = arguments(feats, logits, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
     compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer=normalizer, head_weight=2.0)
@@ -56,7 +56,7 @@ def test_normalizers_in_every_dtype_and_layout(target, shape, layout, dtype, nor
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("known", [True, False], ids=["number", "tensor"])
 @pytest.mark.parametrize("wrt", [WRT, ()], ids=["gradients", "single pass"])
-def test_divisor_of_zero_contributes_nothing(target, layout, dtype, known, wrt):
+def test_a_level_whose_normalizer_is_0_contributes_nothing(target, layout, dtype, known, wrt):
     base = arguments(16, 24, dtype=dtype, layout=layout, device=target.device)
     for name in base:
         base[name][0][0, 3, 2, 1], base[name][0][1, 2, 0, 0] = float("nan"), float("inf")
@@ -99,7 +99,9 @@ def test_masks_computed_before_give_the_same(target):
 
 
 def test_other_masks(target):
-    compare(frs.frs_loss, target, arguments(device=target.device), WRT, masks=maps(device=target.device))
+    compare(
+        frs.frs_loss, target, arguments(device=target.device), WRT, masks=random_masks(device=target.device)
+    )
 
 
 def test_without_gradient_gives_the_same_losses(target):
@@ -146,7 +148,7 @@ def test_nan_reaches_the_loss(target, layout, name):
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 @pytest.mark.parametrize("wrt", [WRT, ()], ids=["gradients", "single pass"])
-def test_mask_of_zeros_contributes_nothing(target, dtype, wrt):
+def test_a_level_whose_mask_is_zero_contributes_nothing(target, dtype, wrt):
     base = arguments(dtype=dtype, device=target.device)
     with_others = {name: levels[1:] for name, levels in base.items()}
     base["teacher_logits"][0].fill_(float("-inf"))

@@ -15,20 +15,22 @@ pytestmark = pytest.mark.skipif(load_native("cpu") is not None, reason=str(load_
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_bits_with_any_number_of_threads(dtype, layout):
-    call = make_call(dtype, layout, sizes=[(100, 230), (50, 45), (7, 7)], logits=130)  # no unit takes a row
+    call = make_call(
+        dtype, layout, sizes=[(100, 230), (50, 45), (7, 7)], logits=130
+    )  # several tasks per level
     before = torch.get_num_threads()
     try:
-        found = []
+        results = []
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
             with torch.no_grad():
                 single = frs_kernels.frs_loss(*call, backend="native").total
                 masks = frs_kernels.frs_mask(call[2], backend="native")
-            found.append(bits([*run(call), single, *masks]))
+            results.append(bits([*run(call), single, *masks]))
     finally:
         torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     with torch.no_grad():
         exact = frs_kernels.frs_loss(
             *([t.double() for t in levels] for levels in call), backend="eager"
@@ -59,13 +61,13 @@ def test_half_precision_is_converted_as_torch_converts_it():
         torch.testing.assert_close(mask, values.float().sigmoid()[0], rtol=1e-6, atol=1.2e-38)
         student = values.clone().requires_grad_()
         teacher = torch.zeros_like(values)
-        scale = 0.37  # odd enough to round, and the normalizer keeps it in the gradient
-        weight = torch.full((1, 1, values.shape[-1]), scale)
-        loss = frs_kernels.weighted_mse(student, teacher, weight, normalizer=1.0, backend="native")
+        scale = 0.37  # products with it have to be rounded; the normalizer 1 keeps it in the gradient
+        mask = torch.full((1, 1, values.shape[-1]), scale)
+        loss = frs_kernels.weighted_mse(student, teacher, mask, normalizer=1.0, backend="native")
         loss.backward()
         assert torch.equal(student.grad, (2 * torch.tensor(scale) * values.float()).to(dtype))
 
 
 def test_a_thread_with_a_small_stack():
-    """What a kernel keeps of its block is not on the stack: threads of 256 KiB are usual in servers."""
+    """The kernels keep their state off the stack: threads with 256 KiB of stack are common in servers."""
     assert programs.output("small_stack.py") == "done\n"

@@ -1,4 +1,4 @@
-"""The memory of the compiled CPU kernels' gradients: how much at its peak, what is kept, and who owns it."""
+"""Memory of the compiled CPU kernels' gradients: its peak, what the pool keeps, and a fork."""
 
 import ctypes
 import os
@@ -43,7 +43,7 @@ def mapped_bytes():
 
 @pytest.fixture
 def release():
-    """Gives back what the pool of gradients keeps; now and after the test."""
+    """Frees the memory that the pool of gradients keeps: before the test, after it, and on every call."""
     function = ctypes.CDLL(
         str(Path(frs_kernels.__file__).with_name("_native_cpu.so"))
     ).frs_release_gradient_memory

@@ -9,7 +9,7 @@ import math
 import programs
 import pytest
 import torch
-from cases import INTERPRETED, LONG_SIZES, Target, compare, evaluate, maps, tensors
+from cases import INTERPRETED, LONG_SIZES, Target, compare, evaluate, random_masks, tensors
 from loss_cases import WRT, arguments
 
 import frs_kernels as frs
@@ -123,7 +123,7 @@ def test_launches_a_phase(target, launches):
     evaluate(frs.frs_loss, base, (), backend="triton")
     assert launches == ["single_kernel", "finish_kernel"]
     launches.clear()
-    given = maps(device=target.device)
+    given = random_masks(device=target.device)
     evaluate(frs.frs_loss, base, WRT, masks=given, normalizer="batch", backend="triton")
     assert launches == ["factors_kernel", "loss_kernel", "scale_kernel"]
 

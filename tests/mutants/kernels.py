@@ -15,11 +15,11 @@ MUTANTS = (
         ("tests/train/test_gfl.py::test_quality_focal_loss_is_quadratic_by_default",),
     ),
     Mutant(
-        "a-map-of-zeros-is-divided-by-0",
+        "a-mask-of-zeros-is-divided-by-0",
         "frs_kernels/ops.py",
         "torch.where(z == 0, 0.0, scale / z * values)",
         "scale / z * values",
-        (f"{IMITATION}::test_a_map_whose_divisor_is_0_adds_nothing_to_others",),
+        (f"{IMITATION}::test_a_mask_whose_normalizer_is_0_adds_nothing_to_others",),
     ),
     Mutant(
         "eager-is-preferred-to-the-kernels",
@@ -62,7 +62,7 @@ MUTANTS = (
         "frs_kernels/reference.py",
         "student.masked_fill(z == 0, 0.0), teacher, z",
         "student, teacher, z",
-        (f"{IMITATION}::test_a_divisor_of_zero_hides_what_the_tensors_hold",),
+        (f"{IMITATION}::test_a_normalizer_of_0_hides_what_the_tensors_hold",),
     ),
     Mutant(
         "eager-has-no-entropy-at-minus-infinity",
@@ -79,7 +79,7 @@ MUTANTS = (
         (f"{HEAD}::test_infinite_logits_in_numbers",),
     ),
     Mutant(
-        "copies-lack-what-is-pending",
+        "copies-lack-the-pending-factor",
         "frs_kernels/autograd.py",
         "        return operators.scaled(grads, grad_output, pending)\n    operators.scale_",
         "        return operators.scaled(grads, grad_output, torch.ones_like(pending))\n    operators.scale_",
@@ -99,18 +99,18 @@ MUTANTS = (
         "if (!state.feature.zero) feature += ",
         "feature += ",
         (
-            f"{LOSS}::test_divisor_of_zero_contributes_nothing",
-            f"{LOSS}::test_mask_of_zeros_contributes_nothing",
+            f"{LOSS}::test_a_level_whose_normalizer_is_0_contributes_nothing",
+            f"{LOSS}::test_a_level_whose_mask_is_zero_contributes_nothing",
         ),
     ),
     Mutant(
-        "levels-of-no-weight-are-counted",
+        "levels-whose-z-is-0-are-counted",
         "csrc/cpu/loss.cpp",
         "    if (!factor.zero) return kernel(b, sums);",
         "    return kernel(b, sums);",
         (
-            f"{LOSS}::test_divisor_of_zero_contributes_nothing",
-            f"{LOSS}::test_mask_of_zeros_contributes_nothing",
+            f"{LOSS}::test_a_level_whose_normalizer_is_0_contributes_nothing",
+            f"{LOSS}::test_a_level_whose_mask_is_zero_contributes_nothing",
         ),
     ),
     Mutant(
@@ -135,7 +135,7 @@ MUTANTS = (
         ("tests/test_head.py::test_more_channels_than_one_product_holds",),
     ),
     Mutant(
-        "what-a-kernel-keeps-is-on-the-stack",
+        "kernel-state-is-on-the-stack",
         "csrc/cpu/isa/head.cpp",
         "  auto& state = in_scratch<RowState<Entropy, V, S, N, kCount>>();",
         "  RowState<Entropy, V, S, N, kCount> state;",

@@ -52,14 +52,14 @@ MUTANTS = (
         ("tests/train/test_moving_average.py",),
     ),
     Mutant(
-        "moving-average-starts-anew-on-resuming",
+        "moving-average-restarts-on-resuming",
         "frs_train/training/state.py",
         'self.ema.n_averaged.fill_(saved["ema_steps"])',
         "self.ema.n_averaged.fill_(0)",
         ENGINE,
     ),
     Mutant(
-        "optimizer-starts-anew-on-resuming",
+        "optimizer-restarts-on-resuming",
         "frs_train/training/state.py",
         '        load_optimizer(self.optimizer, saved["optimizer"], name)\n',
         "",
@@ -164,7 +164,7 @@ MUTANTS = (
         ("tests/integrations/test_mmrazor.py::test_warm_up_counts_optimiser_steps_under_accumulation",),
     ),
     Mutant(
-        "mmrazor-begins-a-step-anew",
+        "mmrazor-restarts-a-step-on-resuming",
         "frs_kernels/integrations/mmrazor.py",
         "module.count_steps(self.accumulate, runner.iter % self.accumulate)",
         "module.count_steps(self.accumulate)",
