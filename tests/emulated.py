@@ -1,4 +1,4 @@
-"""The CUDA kernels on the CPU: built by g++ over tests/cpp/cuda_shim, as a backend named "emulated"."""
+"""The backend "emulated": the CUDA kernels on the CPU, compiled by g++ against tests/cpp/cuda_shim."""
 
 import ctypes
 import fcntl
@@ -37,9 +37,9 @@ def namespace():
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """Builds what has changed, and registers the operators."""
+    """Compiles the sources that have changed, and registers the operators."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "lock").open("w") as lock:  # pytest-xdist has several processes
+    with (BUILD / "lock").open("w") as lock:  # the processes of pytest-xdist share the folder
         fcntl.flock(lock, fcntl.LOCK_EX)
         target = _build()
     load.library = library.define_with_fakes(NAMESPACE)  # lives as long as its operators

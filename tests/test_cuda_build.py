@@ -1,7 +1,7 @@
-"""What the compiler made of the CUDA kernels, read from the library: no GPU is needed.
+"""What the compiler made of the CUDA kernels, read from the library without a GPU.
 
-The library beside the package is read if it has code for sm_90 and is no older than its sources; else one
-is built, with warnings as errors.
+The library in the package is read if it has code for sm_90 and is no older than its sources. Otherwise a
+library is built, with warnings as errors.
 """
 
 import json
@@ -24,7 +24,7 @@ CODECS = {"f32": r"CodecILNS_5DTypeE0", "bf16": r"CodecILNS_5DTypeE1", "f16": r"
 
 
 def find(tool: str) -> str | None:
-    """A tool of the CUDA toolkit; Triton carries the disassemblers that slim toolkits lack."""
+    """The path of a CUDA tool; Triton's package has the disassemblers that small toolkits lack."""
     found = shutil.which(tool) or shutil.which(f"/usr/local/cuda/bin/{tool}")
     if found is None and (spec := sys.modules.get("triton") or _triton()):
         found = shutil.which(str(Path(spec.__file__).parent / "backends" / "nvidia" / "bin" / tool))
@@ -72,7 +72,7 @@ def code(library) -> dict[str, list[tuple[int, str]]]:
     """Address and text of every instruction of every sm_90 kernel, by mangled name."""
     if (cuobjdump := find("cuobjdump")) is None:
         pytest.skip("needs cuobjdump (of the CUDA toolkit, or of the Triton package)")
-    tools = {"PATH": f"{Path(cuobjdump).parent}{os.pathsep}{os.environ['PATH']}"}  # it calls nvdisasm
+    tools = {"PATH": f"{Path(cuobjdump).parent}{os.pathsep}{os.environ['PATH']}"}  # cuobjdump calls nvdisasm
     found, name = {}, None
     for line in output(cuobjdump, "-sass", "-arch", "sm_90", str(library), **tools).splitlines():
         if match := re.search(r"Function : (\S+)", line):
@@ -85,7 +85,7 @@ def code(library) -> dict[str, list[tuple[int, str]]]:
 
 @pytest.fixture(scope="module")
 def kernels(code) -> dict[str, list[str]]:
-    """The instructions of every kernel, without their operands."""
+    """The instructions of every kernel without operands, by mangled name."""
     return {name: [text.split()[0] for _, text in lines] for name, lines in code.items()}
 
 
@@ -133,7 +133,7 @@ def test_tensors_are_read_and_written_16_bytes_at_a_time(kernels, kernel, codec)
 
 
 def test_the_largest_logit_keeps_nan(kernels):
-    """FMNMX drops NaN, FMNMX.NAN has it win."""
+    """FMNMX ignores NaN, FMNMX.NAN returns it."""
     scores = [name for name in kernels if "score_kernel" in name and "E3" not in name]  # E3: float64
     assert len(scores) == len(CODECS)
     for name in scores:
@@ -178,14 +178,14 @@ def test_library_needs_only_the_stable_interface(library):
 
 
 def test_library_loads_without_a_gpu(library):
-    """Another process, so that a library already loaded does not answer for it."""
+    """In another process, where no library has been loaded before."""
     if torch.version.cuda is None:
         pytest.skip(f"torch {torch.__version__} is a build without CUDA")
     assert programs.output("load_cuda_library.py", library) == "True\n"
 
 
 def test_the_check_program_compiles(tmp_path):
-    """benchmarks/gpu_check.cu is run by people with a GPU, and by no other test."""
+    """benchmarks/gpu_check.cu runs only on machines with a GPU; here it can be compiled."""
     if (nvcc := find("nvcc")) is None:
         pytest.skip("needs nvcc")
     output(

@@ -1,4 +1,4 @@
-"""The build and what it makes: what setup.py decides and says, archives, libraries, frs_kernels.info."""
+"""The build and its results: decisions and messages of setup.py, archives, libraries, frs_kernels.info."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ spec.loader.exec_module(toolchain)
 
 
 def run(*command, **environment):
-    """The outcome of a command that runs in the environment with some variables changed."""
+    """The CompletedProcess of a command, with these changes of the environment."""
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, **environment}, text=True, capture_output=True, timeout=300
     )
@@ -38,7 +38,7 @@ def failed_build(missing="nothing", **environment):
     return done.stdout + done.stderr
 
 
-# Variables that put another torch in front: as far as setup.py looks at it, built with CUDA or without.
+# Environments in which setup.py sees a stub of torch, built with CUDA or without.
 TORCH_FOR_CUDA = {"PYTHONPATH": str(programs.FOLDER / "torch_stub"), "TORCH_STUB_CUDA": "13.0"}
 TORCH_FOR_CPU = {"PYTHONPATH": str(programs.FOLDER / "torch_stub")}
 
@@ -104,7 +104,7 @@ def test_jobs_are_bounded(monkeypatch):
 
 
 def sources(folder):
-    """A copy of the tree as a clone has it: nothing that a build or a run made."""
+    """A copy of the tree without what builds and runs have made, like a fresh clone."""
     made = shutil.ignore_patterns(
         ".git", ".venv", "build", "dist", "*.egg-info", "*.so", "*.pyc", "build_info.json", "runs"
     )
@@ -163,7 +163,7 @@ def test_cpu_library_needs_the_stable_abi_alone():
 
 
 def test_no_instruction_set_leaks():
-    """An inline function that each instruction set emits under one name is linked once: from any of them."""
+    """Of inline functions with one name the linker keeps one, from whichever instruction set it sees first."""
     objects = sorted((ROOT / "build").glob(f"*{sys.implementation.cache_tag}/csrc/cpu/isa/*.x86_64_v*.o"))
     if not objects:
         pytest.skip("no objects of an x86-64 build under build/")
