@@ -33,12 +33,13 @@ def test_loss_and_gradient(target, shape, dtype, layout):
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0, 2.5])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_quality_focal_form(target, dtype, beta):
+def test_the_quality_focal_form_is_as_accurate(target, dtype, beta):
     for layout in ("nchw", "channels_last"):
         base = arguments(dtype=dtype, layout=layout, device=target.device)
         base["student_logits"][0][:, 3] = base["teacher_logits"][0][:, 3]
         if dtype == torch.float64 and beta < 1:
-            # |p - q|^(beta - 1) amplifies the rounding of p - q, and no dtype is there to say who errs less.
+            # |p - q|^(beta - 1) amplifies the rounding of p - q, and no wider dtype can serve as the
+            # reference.
             actual, grads = evaluate(frs.weighted_bce, base, WRT, beta=beta, backend=target.backend)
             expected, expected_grads = evaluate(frs.weighted_bce, base, WRT, beta=beta, backend="eager")
             torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-15)

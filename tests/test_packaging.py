@@ -163,7 +163,7 @@ def test_cpu_library_needs_the_stable_abi_alone():
 
 
 def test_no_instruction_set_leaks():
-    """Of inline functions with one name the linker keeps one, from whichever instruction set it sees first."""
+    """Of inline functions with one name the linker keeps one, from whichever instruction set comes first."""
     objects = sorted((ROOT / "build").glob(f"*{sys.implementation.cache_tag}/csrc/cpu/isa/*.x86_64_v*.o"))
     if not objects:
         pytest.skip("no objects of an x86-64 build under build/")

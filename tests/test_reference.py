@@ -1,4 +1,4 @@
-"""The oracle itself: against the formulas of the paper and of the code bases it has to agree with."""
+"""The reference against the formulas of the paper, of the published code and of Ultralytics."""
 
 import pytest
 import torch
@@ -26,8 +26,12 @@ def inputs(dtype=torch.float64):
 
 
 def official(student_feats, teacher_feats, teacher_logits, student_logits):
-    """The published training code, described: probabilities, their maximum over the channels, squared
-    error times the map over the map's sum; cross-entropy of probabilities times the map over its sum."""
+    """The published training code in other words.
+
+    The mask is the largest probability over the channels. The imitation term is the squared error times the
+    mask, over the sum of the mask; the head term is the cross-entropy of the probabilities, weighted
+    likewise.
+    """
     feature = head = 0.0
     for x, y, t, s in zip(student_feats, teacher_feats, teacher_logits, student_logits, strict=True):
         probabilities = t.sigmoid()
@@ -39,7 +43,7 @@ def official(student_feats, teacher_feats, teacher_logits, student_logits):
 
 
 def scored_squared_error(student, teacher, scores):
-    """Ultralytics' loss of one level, described: the mean of squared error times score, over the mean score.
+    """Ultralytics' loss of one level in other words: squared error times score, over the scores' sum.
 
     student, teacher [B, C, L]; scores [B, nc, L] logits.
     """

@@ -1,4 +1,4 @@
-"""Forward-mode derivatives and the transforms of torch.func: eager's, and never a wrong value in silence."""
+"""Forward-mode derivatives and torch.func: eager computes them, fused backends never return a wrong value."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ SIZE = ((3, 4),)
 
 
 def functions(backend, device):
-    """What there is to differentiate in STUDENT, by name."""
+    """The functions that are differentiated in STUDENT, by name."""
     teacher, logits, mask = (t.to(device) for t in (TEACHER, LOGITS, MASK))
     return {
         "mse": lambda x: frs.weighted_mse(x, teacher, mask, backend=backend),
@@ -27,7 +27,7 @@ def functions(backend, device):
 
 
 def dual(function, x, tangent):
-    """The derivative that a dual tensor brings; 0 where the result has none."""
+    """The derivative carried by a dual tensor; 0 where the result has none."""
     with forward_ad.dual_level():
         found = forward_ad.unpack_dual(function(forward_ad.make_dual(x, tangent))).tangent
     return torch.zeros(()) if found is None else found

@@ -114,7 +114,7 @@ def of_triton(target: Target):
         pytest.skip("about the Triton backend")
 
 
-def test_launches_a_phase(target, launches):
+def test_every_pass_has_its_launches(target, launches):
     of_triton(target)
     base = arguments(device=target.device)
     evaluate(frs.frs_loss, base, WRT, backend="triton")
@@ -201,7 +201,7 @@ def test_more_channels_than_one_product_holds(target):
     torch.testing.assert_close(loss.item(), 600 * 8 * math.log(2), rtol=1e-6, atol=0)
 
 
-def test_backend_states(target):
+def test_the_backend_is_available(target):
     of_triton(target)
     assert backend.unavailable() is None
     assert "triton" in frs.available_backends()

@@ -77,7 +77,7 @@ def test_capture_and_replay_follow_the_inputs():
         assert all(map(torch.equal, captured_grads, expected_grads))
 
 
-def test_multi_scale_training_compiles_once_a_layout_and_alignment():
+def test_multi_scale_training_compiles_once_per_layout_and_alignment():
     from frs_kernels.backends.triton.loss import loss_kernel
 
     def compiled():

@@ -33,7 +33,7 @@ MUTANTS = (
         "frs_kernels/dispatch.py",
         '"cuda": ("native", "triton", "eager")',
         '"cuda": ("triton", "native", "eager")',
-        ("tests/test_dispatch.py::test_the_order_of_backends",),
+        ("tests/test_dispatch.py::test_native_comes_before_triton_and_triton_before_eager",),
     ),
     Mutant(
         "the-kernels-drop-a-tangent",
