@@ -1,4 +1,4 @@
-"""Levels: split_levels, memory layouts, and what is copied."""
+"""split_levels, memory layouts, and the copies that follow from them."""
 
 import pytest
 import torch
@@ -12,11 +12,11 @@ from frs_kernels.layouts import grad_like, in_layout, layout, location_stride
 def test_split_levels_are_views_in_the_order_of_torchvision(anchors):
     classes, batch = 4, 2
     per_level = [torch.randn(batch, anchors * classes, h, w) for h, w in SIZES]
-    rows = [
+    anchor_major = [
         level.view(batch, anchors, classes, h, w).permute(0, 3, 4, 1, 2).reshape(batch, -1, classes)
         for level, (h, w) in zip(per_level, SIZES, strict=True)
     ]
-    flat = torch.cat(rows, dim=1)
+    flat = torch.cat(anchor_major, dim=1)
     views = frs.split_levels(flat, SIZES, anchors)
     for view, level in zip(views, per_level, strict=True):
         assert torch.equal(view, level)
@@ -38,7 +38,7 @@ def test_split_levels_checks_the_sizes(refused):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_layouts_that_are_read_in_place(name):
+def test_layouts_that_need_no_copy(name):
     named = {"channels_last": "channel_major", "rows": "channel_major", "odd": None}
     expected = named.get(name, "location_major")
     for level in tensors(8, sizes=SIZES[:3], layout=name):
@@ -49,7 +49,7 @@ def test_layouts_that_are_read_in_place(name):
             assert (copy is level) == (wanted == expected)
 
 
-def test_a_crop_has_no_one_stride():
+def test_a_crop_has_no_single_location_stride():
     (level,) = tensors(8, sizes=[(9, 14)])
     for crop in (level[..., 1:-2, 2:-3], level[..., 2:-3], level[..., ::2, :], level[..., ::2]):
         assert location_stride(crop) in (None, 2) and layout(crop) is None

@@ -16,7 +16,7 @@ def arguments(student_channels=6, teacher_channels=8):
 
 
 @pytest.mark.parametrize("kind", ["conv3x3", "conv1x1", "mlp1x1"])
-def test_adapter_brings_the_channels_together(kind):
+def test_adapter_maps_to_the_teachers_channels(kind):
     adapter = frs.FeatureAdapter(6, 8, len(SIZES), kind=kind)
     adapted = adapter(tensors(6))
     assert [t.shape for t in adapted] == [t.shape for t in tensors(8)]
@@ -69,7 +69,7 @@ def test_loss_module_is_the_loss_of_adapted_features():
     assert all(p.grad is not None for p in module.parameters())
 
 
-def test_warm_up_rises_linearly_and_survives_a_checkpoint():
+def test_warm_up_is_linear_and_continues_from_a_checkpoint():
     def build():
         return frs.FRSDistillationLoss(
             8, 8, 4, adapter="identity", feat_weight=1, head_weight=1, warmup_iters=4
@@ -85,7 +85,7 @@ def test_warm_up_rises_linearly_and_survives_a_checkpoint():
     )
 
 
-def test_warm_up_stands_still_in_evaluation():
+def test_warm_up_does_not_advance_in_evaluation():
     module = frs.FRSDistillationLoss(8, 8, 4, warmup_iters=10).eval()
     module(*arguments(8))
     assert module.iteration == 0
@@ -106,7 +106,7 @@ def test_warm_up_counts_optimiser_steps_whatever_the_accumulation(accumulate):
             torch.testing.assert_close(module(*base).total, full * min(step / 3, 1.0))
 
 
-def test_a_checkpoint_holds_steps_and_a_resumed_run_begins_its_step_anew():
+def test_a_checkpoint_counts_steps_and_a_resumed_run_starts_with_a_whole_step():
     def build(accumulate):
         return frs.FRSDistillationLoss(8, 8, 4, adapter="identity", accumulate=accumulate)
 
@@ -114,9 +114,9 @@ def test_a_checkpoint_holds_steps_and_a_resumed_run_begins_its_step_anew():
     for _ in range(6):
         module(*base)
     state = module.state_dict()
-    assert list(state) == ["iteration"]  # as before there was accumulation, so that old checkpoints load
+    assert list(state) == ["iteration"]  # checkpoints from before accumulation load too
     assert state["iteration"] == 1
-    module.load_state_dict(state)  # into the module that has done 2 forwards of 4, and a fresh one
+    module.load_state_dict(state)  # into the module that has done 2 forwards of 4, and into a fresh one
     resumed = build(2)
     resumed.load_state_dict(state)
     for number in range(4):
@@ -126,7 +126,7 @@ def test_a_checkpoint_holds_steps_and_a_resumed_run_begins_its_step_anew():
     assert module.iteration == 2
 
 
-def test_forwards_in_evaluation_are_no_part_of_a_step():
+def test_forwards_in_evaluation_do_not_count_for_a_step():
     module = frs.FRSDistillationLoss(8, 8, 4, adapter="identity", accumulate=2)
     for mode in (True, False, False, True):
         module.train(mode)(*arguments(8))
@@ -134,7 +134,7 @@ def test_forwards_in_evaluation_are_no_part_of_a_step():
 
 
 @pytest.mark.parametrize("accumulate", [0, -3])
-def test_a_step_of_no_forward_is_refused(refused, accumulate):
+def test_a_step_without_forwards_raises(refused, accumulate):
     message = refused(frs.FRSDistillationLoss, 8, 8, 4, accumulate=accumulate)
     assert message == f"accumulate must be at least 1 forward per optimiser step, got {accumulate}"
 

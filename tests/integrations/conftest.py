@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests. What they need beside frs_kernels is skipped where it is missing."""
+"""Fixtures of the integration tests. Tests that need a package which is not installed are skipped."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-sys.path.insert(0, str(EXAMPLES))  # their made-up data serves the tests too
+sys.path.insert(0, str(EXAMPLES))  # the tests use their synthetic data
 os.environ.update(
     YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false"
 )  # read when ultralytics is imported

@@ -1,4 +1,4 @@
-"""Every example runs as its first lines say, and nothing integrates itself by being imported."""
+"""Every example runs as its first lines say, and importing frs_kernels imports no integration."""
 
 import importlib
 import os

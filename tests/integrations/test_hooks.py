@@ -1,4 +1,4 @@
-"""Capture and Distiller on modules shaped like the heads of the detectors people have."""
+"""Capture and Distiller on modules with the interfaces of common detectors."""
 
 import copy
 import io
@@ -21,7 +21,7 @@ def criterion(**kwargs) -> frs.FRSDistillationLoss:
     return frs.FRSDistillationLoss(8, 12, 3, warmup_iters=0, feat_weight=1.0, head_weight=1.0, **kwargs)
 
 
-def test_collects_a_dict_of_levels_and_a_module_called_once_a_level(student, images):
+def test_collects_a_dict_of_levels_and_a_module_called_once_per_level(student, images):
     seen = Capture(student, **SOURCES)
     student(images)
     feats = list(student.neck(images).values())
@@ -31,7 +31,7 @@ def test_collects_a_dict_of_levels_and_a_module_called_once_a_level(student, ima
         torch.testing.assert_close(logits, student.bbox_head.cls_logits(feat))
 
 
-def test_a_new_forward_of_the_model_drops_what_the_last_one_left(student, images):
+def test_a_new_forward_of_the_model_discards_the_tensors_of_the_last(student, images):
     seen = Capture(student, **SOURCES)
     for _ in range(3):
         student(images)
@@ -74,7 +74,7 @@ def test_remove_takes_every_hook_off(student, images):
     assert not any(module._forward_hooks for module in student.modules())
 
 
-def test_wrong_paths_and_silent_modules_are_told(student, images):
+def test_wrong_paths_and_modules_that_were_not_called_raise(student, images):
     with pytest.raises(ValueError, match="no submodule 'bbox_head.cls_logit'.*bbox_head.cls_logits"):
         Capture(student, logits="bbox_head.cls_logit")
     seen = Capture(student, **SOURCES)
@@ -158,7 +158,7 @@ def test_warm_up_counts_optimiser_steps(student, teacher, images, accumulate):
     for forward in range(1, 9):
         distiller(images)
         assert loss.iteration == forward // accumulate
-    Distiller(student, teacher, loss, SOURCES)  # what the criterion has been told stays
+    Distiller(student, teacher, loss, SOURCES)  # the criterion keeps its own number
     assert loss.accumulate == accumulate
 
 

@@ -54,14 +54,14 @@ def test_equal_sizes_are_not_touched_by_resize():
 @pytest.mark.parametrize(
     ("sizes", "message"), [(HALF_STRIDE, r"level 0: .*\[2, 20, 26, 42\].*\[2, 20, 13, 21\].*resize=True")]
 )
-def test_sizes_that_differ_without_resize_are_told_with_the_way_out(sizes, message):
+def test_sizes_that_differ_without_resize_raise_and_name_the_remedy(sizes, message):
     criterion = frs.FRSDistillationLoss(8, 20, 3)
     with pytest.raises(ValueError, match=message):
         criterion(levels(8, sizes), levels(20, TEACHER_SIZES, 1), levels(6, TEACHER_SIZES, 2))
 
 
 def test_a_shorter_student_pyramid_takes_the_teachers_levels_of_the_same_stride():
-    """P3-P5 against P2-P6: a slice of lists is all that is needed; one too many is told."""
+    """P3-P5 and P2-P6: slices of the lists are enough; another number of levels raises."""
     sizes = [(26, 42), *TEACHER_SIZES, (2, 3)]
     teacher, logits, student = levels(12, sizes, 1), levels(6, sizes, 2), levels(12, TEACHER_SIZES)
     loss = frs.frs_loss(student, teacher[1:4], logits[1:4])
@@ -73,14 +73,14 @@ def test_a_shorter_student_pyramid_takes_the_teachers_levels_of_the_same_stride(
 def test_a_teacher_with_other_classes_still_gives_the_mask():
     """Only the head term compares classes one by one."""
     student, teacher = levels(12, TEACHER_SIZES), levels(12, TEACHER_SIZES, 1)
-    of_teacher, of_student = levels(80, TEACHER_SIZES, 2), levels(6, TEACHER_SIZES, 3)
-    assert frs.frs_loss(student, teacher, of_teacher).feature > 0
+    teacher_logits, student_logits = levels(80, TEACHER_SIZES, 2), levels(6, TEACHER_SIZES, 3)
+    assert frs.frs_loss(student, teacher, teacher_logits).feature > 0
     with pytest.raises(ValueError, match="level 0: student_logits .* leave student_logits out otherwise"):
-        frs.frs_loss(student, teacher, of_teacher, of_student)
+        frs.frs_loss(student, teacher, teacher_logits, student_logits)
 
 
 def test_resizing_and_adapting_can_match_the_teacher():
-    """A student at half the stride whose features hold the teacher's agrees with it by the right adapter."""
+    """A student at half the stride reproduces the teacher's features with the right adapter."""
     student = levels(8, HALF_STRIDE[:1])
     truth = nn.Conv2d(8, 12, 1).requires_grad_(False)
     teacher = [F.interpolate(truth(student[0]), size=TEACHER_SIZES[0], mode="bilinear", align_corners=False)]

@@ -86,8 +86,8 @@ class TinyDistiller(BaseModel):
         for name, keywords in self.mappings.items():
             module = self.distill_losses[name]
             assert set(keywords) <= set(inspect.signature(module.forward).parameters)  # MMRazor's own check
-            found = {keyword: self._get(**record) for keyword, record in keywords.items()}
-            losses[f"distill.{name}"] = module(**found)
+            arguments = {keyword: self._get(**record) for keyword, record in keywords.items()}
+            losses[f"distill.{name}"] = module(**arguments)
         return losses
 
 
@@ -158,7 +158,7 @@ def test_each_loss_is_the_term_of_frs_loss_that_it_is_named_after(distiller, ima
 
 
 def test_losses_of_single_levels_add_up_to_that_of_all(images):
-    """A recorder on a shared convolution (record_idx) gives one level at a time."""
+    """A recorder on a shared convolution (record_idx) yields one level at a time."""
     student, teacher = TinyDetector(12), TinyDetector(12)
     seen = [Capture(model, feats="neck", logits="bbox_head.cls_logits") for model in (student, teacher)]
     student(images), teacher(images)
@@ -211,7 +211,7 @@ def test_runner_trains_adapters_warms_up_and_resumes_where_it_was(distiller, tmp
 
 
 def test_warm_up_counts_optimiser_steps_under_accumulation(distiller, tmp_path, monkeypatch):
-    """The run is cut off and resumed in the middle of a step: MMEngine goes on with that step."""
+    """The run is interrupted and resumed in the middle of a step, which MMEngine then completes."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     hooks = [{"type": "FRSWarmupHook", "iters": 4}, {"type": "Recording"}]
     factors, counts = [], []
@@ -227,20 +227,20 @@ def test_warm_up_counts_optimiser_steps_under_accumulation(distiller, tmp_path, 
 
 
 @pytest.mark.parametrize("kind", ["FRSLoss", "FRSConnector", "FRSFeatureLoss", "FRSHeadLoss"])
-def test_a_wrong_keyword_is_told_with_the_types_name_and_its_keywords(kind):
+def test_a_wrong_keyword_raises_and_names_the_type_and_its_keywords(kind):
     needed = {"student_channels": 8, "teacher_channels": 8, "num_levels": 3}
     needed = needed if kind in ("FRSLoss", "FRSConnector") else {}
     RAZOR_MODELS.build({"type": kind} | needed)
     keyword = "kind" if kind == "FRSConnector" else "normalizer"
     with pytest.raises(
         TypeError, match=f"{kind}: .*unexpected keyword.*'bakcend'; it takes .*{keyword}"
-    ) as told:
+    ) as raised:
         RAZOR_MODELS.build({"type": kind, "bakcend": "eager"} | needed)
-    assert "_Term" not in str(told.value)
-    assert "FRSDistillationLoss" not in str(told.value)
+    assert "_Term" not in str(raised.value)
+    assert "FRSDistillationLoss" not in str(raised.value)
 
 
-def test_a_missing_keyword_is_told_with_the_types_name():
+def test_a_missing_keyword_raises_and_names_the_type():
     with pytest.raises(
         TypeError, match="FRSLoss: missing a required argument: 'student_channels'; it takes "
     ):

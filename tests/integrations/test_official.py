@@ -1,4 +1,4 @@
-"""The official implementation's arithmetic, written from its description, beside one call of ours.
+"""The official implementation's arithmetic, written from its description, compared with one call.
 
 The official detectors (one-stage: the class logits of the dense head; two-stage: the objectness logits of
 the proposal network) loop over the levels of the pyramid. At each level the mask is the largest of the
@@ -24,7 +24,7 @@ RECIPES = {
 
 
 class Head:
-    """What a dense head of MMDetection, or its RPN head, gives: (class scores, boxes), lists of levels."""
+    """The output of a dense head or RPN head of MMDetection: (class scores, boxes), lists of levels."""
 
     def __init__(self, channels: int, seed: int):
         random = torch.Generator().manual_seed(seed)
@@ -97,7 +97,7 @@ def test_distillation_loss_module_is_the_official_method_with_its_adapters_and_w
 
 
 def test_saturated_logits_keep_the_gradient_that_the_official_code_loses():
-    """Its cross-entropy of probabilities clamps where the student is sure and wrong."""
+    """Its cross-entropy of probabilities saturates where the student is confident and wrong."""
     student, teacher = torch.full((1, 1, 1, 1), 120.0), torch.full((1, 1, 1, 1), -2.0)
     student.requires_grad_()
     F.binary_cross_entropy(student.sigmoid(), teacher.sigmoid()).backward()

@@ -1,8 +1,8 @@
 """The table of other losses in docs/integrations.md, row by row.
 
-The call as it stands there, and the recipe of examples/other_losses.py where there is one, stand beside the
-arithmetic of the method's own code (the paper's, where the row says so), written here in eager PyTorch from
-its description.
+The call exactly as written there, and the function of examples/other_losses.py if there is one, are compared
+with the arithmetic of the method's own code (of the paper, where the row says so), written here in eager
+PyTorch from its description.
 """
 
 import re
@@ -27,7 +27,7 @@ TESTED = set()
 
 
 def row(method: str) -> Callable:
-    """Gives a test the documented call of a method, as a function of the names in it."""
+    """Parametrises a test with the documented call of a method, as a function of the names in it."""
     code = compile(CALLS[method], f"{DOCS}: {method}", "eval")
     functions = {name: getattr(frs, name) for name in ("frs_loss", "weighted_mse", "weighted_bce")}
     TESTED.add(method)
@@ -92,7 +92,7 @@ def test_box_masks_mark_every_location_that_a_box_touches(foreground):
 
 @row("FRS (Du 2021)")
 def test_frs(call, student, teacher):
-    """The largest class probability weighs both errors of a level, over its sum; see test_official.py too."""
+    """Both errors times the largest class probability, divided by its sum; see also test_official.py."""
     logits, teacher_logits = [s.requires_grad_() for s in levels(2, 6)], levels(3, 6)
     theirs = 0.0
     for x, y, s, t in pairs(student, teacher, logits, teacher_logits):
@@ -108,14 +108,14 @@ def test_frs(call, student, teacher):
 
 @row("Ultralytics `loss_sl2`")
 def test_ultralytics(call, student, teacher):
-    """A mean over channels and a weighted one over locations, flat; test_ultralytics.py runs the package."""
+    """A mean over channels, then a weighted mean over locations; test_ultralytics.py runs the package."""
     masks = [t.sigmoid().amax(1) for t in levels(2)]
     theirs = 0.0
     for x, y, mask in pairs(student, teacher, masks):
         over_channels = (x - y).square().mean(dim=1).flatten()
         theirs = theirs + over_channels @ mask.flatten() / mask.sum()
     ours = sum(call(x=x, y=y, mask=mask) for x, y, mask in pairs(student, teacher, masks))
-    same(ours, theirs, student, rtol=1e-9)  # their divisor has 1e-9 beside the sum
+    same(ours, theirs, student, rtol=1e-9)  # our normalizer adds 1e-9 to the sum
 
 
 @row("FitNets, whole-map L2 *")
@@ -153,8 +153,10 @@ def test_defeat_of_the_paper(call, student, teacher, foreground):
 
 @row("DeFeat, released code *")
 def test_defeat_of_the_released_code(call, student, teacher, foreground):
-    """The mask is repeated over the channels before it is summed, and the levels' losses are averaged; a sum
-    below 1 counts as 1, which is for empty masks."""
+    """The mask is repeated over the channels before it is summed, and the losses of the levels are averaged.
+
+    A sum below 1 counts as 1, which matters for empty masks only.
+    """
     parts = []
     for x, y, mask in pairs(student, teacher, foreground):
         near = mask[:, None].expand_as(x)
@@ -163,23 +165,23 @@ def test_defeat_of_the_released_code(call, student, teacher, foreground):
     theirs = torch.stack(parts).mean()
     names = dict(a=3, b=12, levels=len(student))
     ours = sum(call(x=x, y=y, fg=fg, **names) for x, y, fg in pairs(student, teacher, foreground))
-    same(ours, theirs, student, rtol=1e-9)  # 1e-9 beside our sum
+    same(ours, theirs, student, rtol=1e-9)  # our normalizer adds 1e-9 to the sum
     same(recipes.defeat_released(student, teacher, foreground, 3, 12), theirs, student, rtol=1e-9)
 
 
-def fgd_maps() -> tuple[list[Tensor], list[Tensor]]:
-    """A box's cells hold 1 / (height x width) in cells, the largest where boxes meet; background 1 / size."""
+def fgd_masks() -> tuple[list[Tensor], list[Tensor]]:
+    """Foreground: 1 / (locations in the box), the largest where boxes overlap. Background: 1 / its size."""
     fore, back = [], []
     for height, width in SIZES:
-        maps = torch.zeros(2, height, width, dtype=torch.float64)
-        for picture, boxes in zip(maps, BOXES, strict=True):
+        masks = torch.zeros(2, height, width, dtype=torch.float64)
+        for mask, boxes in zip(masks, BOXES, strict=True):
             cells = boxes * torch.tensor([width / IMAGE[1], height / IMAGE[0]]).repeat(2)
             for left, top, right, bottom in cells.tolist():
                 inside = slice(int(top), -int(-bottom // 1) + 1), slice(int(left), -int(-right // 1) + 1)
                 area = (inside[0].stop - inside[0].start) * (inside[1].stop - inside[1].start)
-                picture[inside] = picture[inside].clamp(min=1 / area)
-        outside = (maps == 0).double()
-        fore.append(maps)
+                mask[inside] = mask[inside].clamp(min=1 / area)
+        outside = (masks == 0).double()
+        fore.append(masks)
         back.append(outside / outside.sum((1, 2), keepdim=True).clamp(min=1))
     return fore, back
 
@@ -196,7 +198,7 @@ def test_fgd(call, student, teacher):
     """alpha sum M S A^S A^C (..)^2 + beta sum (1-M) S A^S A^C (..)^2 over k, i, j (eq. 4-8), per image."""
     alpha, beta, temperature = 1e-3, 5e-4, 0.5
     theirs, ours = 0.0, 0.0
-    fore, back = fgd_maps()
+    fore, back = fgd_masks()
     for x, y, fg, bg in pairs(student, teacher, fore, back):
         channels, locations = y.shape[1], y.shape[2] * y.shape[3]
         space = over_space(y, temperature)
@@ -212,15 +214,18 @@ def test_fgd(call, student, teacher):
 
 @row("PGD (Yang 2022) *")
 def test_pgd(call, student, teacher):
-    """Squared error of features that were multiplied by the roots of mask, attention over space and attention
-    over the channels of each location, summed, per image. Masks are over the number of their locations."""
+    """Summed squared error, per image, of features multiplied by the square roots of mask and attentions.
+
+    The attentions are over locations, and over the channels of each location. Masks are divided by the number
+    of their locations.
+    """
     alpha, beta = 1e-3, 5e-4
     fore, back = [], []
     for level, (height, width) in enumerate(SIZES):
         quality = torch.rand(2, height, width, generator=torch.Generator().manual_seed(level)).double()
         quality[quality < 0.6] = 0
-        for maps, raw in ((fore, quality), (back, (quality == 0).double())):
-            maps.append(raw / (raw != 0).sum((1, 2), keepdim=True).clamp(min=1e-10))
+        for masks, raw in ((fore, quality), (back, (quality == 0).double())):
+            masks.append(raw / (raw != 0).sum((1, 2), keepdim=True).clamp(min=1e-10))
     theirs, ours = 0.0, 0.0
     for x, y, fg, bg in pairs(student, teacher, fore, back):
         space = over_space(y, 0.5)
@@ -236,7 +241,7 @@ def test_pgd(call, student, teacher):
 
 @row("MGD (Yang 2022)")
 def test_mgd(call, student, teacher):
-    """Features with locations struck out at random go through two convolutions; squared error per image."""
+    """Two convolutions over features with randomly masked locations; squared error per image."""
     torch.manual_seed(0)
     generate = torch.nn.Sequential(
         torch.nn.Conv2d(12, 12, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(12, 12, 3, padding=1)
@@ -252,7 +257,7 @@ def test_mgd(call, student, teacher):
 
 @row("PKD (Cao 2022)")
 def test_pkd(call, student, teacher):
-    """Half the mean squared error of features whose every channel has mean 0 and deviation 1 in the batch."""
+    """Half the mean squared error of features with mean 0 and deviation 1 per channel of the batch."""
 
     def normed(feat):
         mean, deviation = feat.mean((0, 2, 3), keepdim=True), feat.std((0, 2, 3), keepdim=True)
@@ -267,8 +272,10 @@ def test_pkd(call, student, teacher):
 
 @row("CrossKD, BCKD, class part *")
 def test_prediction_mimicking(call, student, teacher):
-    """|sigma - y|^beta ((1 - y) log(1 - sigma) + y log sigma), negated, y the teacher's probability, weighted
-    by location, over the number of positives of all levels."""
+    """-|sigma - y|^beta ((1 - y) log(1 - sigma) + y log sigma), where y is the teacher's probability.
+
+    It is weighted per location, and divided by the number of positives of all levels.
+    """
     weights = [(level[:, 0] > -0.8).double() for level in levels(4)]
     theirs = {1.0: 0.0, 2.0: 0.0}
     for beta in theirs:
@@ -286,7 +293,7 @@ def test_prediction_mimicking(call, student, teacher):
 
 
 def test_prediction_mimicking_with_a_weight_for_each_anchor(student, teacher):
-    """Rows of anchors [B H W A, K], as dense heads flatten them, beside the view that the docs name."""
+    """Anchors [B H W A, K], as dense heads flatten them, compared with the view that the docs name."""
     theirs, ours, anchors = 0.0, 0.0, 3
     for s, t in pairs(student, teacher):
         s_rows, t_rows = (z.permute(0, 2, 3, 1).reshape(-1, 4) for z in (s, t))
@@ -295,8 +302,8 @@ def test_prediction_mimicking_with_a_weight_for_each_anchor(student, teacher):
         factor = (s_rows.sigmoid() - t_rows.sigmoid()).abs()
         theirs = theirs + (entropy * factor * weight[:, None]).sum() / 11.0
         s_view, t_view = (z.unflatten(1, (anchors, 4)).flatten(0, 1) for z in (s, t))
-        maps = weight.reshape(2, *s.shape[2:], anchors).permute(0, 3, 1, 2).flatten(0, 1)
-        ours = ours + frs.weighted_bce(s_view, t_view, maps, beta=1.0, normalizer=11.0)
+        masks = weight.reshape(2, *s.shape[2:], anchors).permute(0, 3, 1, 2).flatten(0, 1)
+        ours = ours + frs.weighted_bce(s_view, t_view, masks, beta=1.0, normalizer=11.0)
     same(ours, theirs, student)
 
 
@@ -309,7 +316,7 @@ def test_without_label_weights_every_location_counts(student, teacher):
     )
 
 
-def test_a_picture_without_objects_costs_nothing(student, teacher):
+def test_images_without_objects_have_no_loss(student, teacher):
     empty = [torch.zeros_like(x[:, 0]) for x in student]
     loss = recipes.fgfi(student, teacher, empty)
     loss.backward()

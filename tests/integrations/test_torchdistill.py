@@ -33,7 +33,7 @@ def levels(channels: int, seed: int) -> list[torch.Tensor]:
 
 
 def flat(logits: list[torch.Tensor], anchors: int) -> torch.Tensor:
-    """torchvision's [B, sum(H*W*A), K] of maps [B, A*K, H, W]."""
+    """Logits [B, A*K, H, W] of all levels as torchvision's [B, sum(H*W*A), K]."""
     rows = [x.unflatten(1, (anchors, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in logits]
     return torch.cat(rows, dim=1)
 
@@ -70,7 +70,7 @@ def test_the_box_trains_student_and_adapters_and_leaves_the_teacher_alone(family
     assert not box.teacher_model.teacher_model.training
 
 
-def test_the_boxs_loss_is_frs_loss_beside_the_detectors_own(family):
+def test_the_loss_of_the_box_is_frs_loss_plus_the_detectors_own(family):
     torch.manual_seed(0)
     box = distillation_box(EXAMPLES / f"torchdistill_{family}.yaml")
     (criterion, _) = box.criterion.term_dict["frs"]
@@ -127,7 +127,7 @@ def test_warm_up_counts_optimiser_steps_under_accumulation():
         frs_loss_of_a_configuration(accumulate=0)
 
 
-def test_the_examples_tell_the_loss_how_often_the_box_accumulates(family):
+def test_the_examples_give_the_loss_the_accumulation_of_the_box(family):
     config = load_yaml_file(str(EXAMPLES / f"torchdistill_{family}.yaml"))["train"]
     text = (EXAMPLES / f"torchdistill_{family}.yaml").read_text()
     loss = config["criterion"]["kwargs"]["sub_terms"]["frs"]["criterion"]["kwargs"]
@@ -135,7 +135,7 @@ def test_the_examples_tell_the_loss_how_often_the_box_accumulates(family):
     assert "accumulate: *accumulate" in text  # one number in the file
 
 
-def test_a_wrong_keyword_is_told_with_the_types_name_and_its_keywords():
+def test_a_wrong_keyword_raises_and_names_the_type_and_its_keywords():
     with pytest.raises(TypeError, match="FRSLoss: .*'warmup'; it takes student_features, .*warmup_iters"):
         frs_loss_of_a_configuration(warmup=3)
     student = {"student_model": torch.nn.Identity(), "features": {"path": "x"}, "device": None}
@@ -154,7 +154,7 @@ def test_features_of_other_sizes_are_resized_on_request():
     assert frs_loss_of_a_configuration(student_logits=None, resize=True)(*sources).isfinite()
 
 
-def test_a_hook_on_the_shared_convolution_is_refused():
+def test_a_hook_on_the_shared_convolution_raises():
     feats = levels(4, 0)
     with pytest.raises(ValueError, match="logits gave 1 level.*cls_logits.*name its parent"):
         frs_loss_of_a_configuration()(kept(feats, levels(6, 2)[-1]), kept(feats, levels(6, 3)[-1]))
@@ -178,7 +178,7 @@ def test_the_teacher_wrapper_puts_a_training_detector_into_evaluation_mode():
 
 
 def test_the_examples_batches_are_what_every_version_of_the_box_reads():
-    """1.1.4 and the repository of July 2026 ask the third part for entries by name; 1.1.5 does not."""
+    """1.1.4 and the repository of July 2026 read entries of the third part by name; 1.1.5 does not."""
     batch = [(torch.zeros(3, 8, 8), {"boxes": None}, {"path": name}) for name in "ab"]
     images, targets, supplementary = detection_collate(batch)
     assert len(images) == len(targets) == 2

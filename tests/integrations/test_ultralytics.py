@@ -1,4 +1,4 @@
-"""Ultralytics' distillation with its own loss and with ours, on a real pair of models and real steps."""
+"""Ultralytics' distillation with its own loss and with the fused one, for real models and real steps."""
 
 import copy
 import inspect
@@ -62,7 +62,7 @@ def test_same_loss_and_gradients_at_every_step(folder, dtype):
         assert len(sizes) > 1, "multi_scale has not changed the size"
 
 
-def test_a_whole_training_ends_where_theirs_does(folder):
+def test_a_whole_training_has_the_losses_of_ultralytics_own(folder):
     ends = []
     for kind in (DetectionTrainer, FRSTrainer):
         trainer = kind(overrides=settings(folder, epochs=2, name=kind.__name__))
@@ -77,7 +77,7 @@ def test_a_whole_training_ends_where_theirs_does(folder):
     torch.testing.assert_close(our_weights, their_weights, rtol=1e-3, atol=1e-3)
 
 
-def test_the_class_gets_its_own_method_back(folder):
+def test_the_method_of_the_class_is_restored(folder):
     theirs = DistillationModel.loss_sl2
     with pytest.raises(KeyError), use_frs_kernels():
         assert DistillationModel.loss_sl2 is not theirs
@@ -87,7 +87,7 @@ def test_the_class_gets_its_own_method_back(folder):
     assert DistillationModel.loss_sl2 is theirs
 
 
-def test_head_loss_is_the_weighted_cross_entropy_of_both_branches(folder):
+def test_head_term_is_the_weighted_cross_entropy_of_both_branches(folder):
     trainer = prepared(DetectionTrainer(overrides=settings(folder)))
     batch = batches(trainer)[0]
     model = trainer.model
@@ -98,16 +98,16 @@ def test_head_loss_is_the_weighted_cross_entropy_of_both_branches(folder):
     *_, student = model._student_feats.values()
     sizes = [feat.shape[-2:].numel() for feat in neck]
     average = sum(teacher[branch]["scores"] for branch in ("one2many", "one2one")) / 2
-    maps = [part.sigmoid().amax(1) for part in average.split(sizes, -1)]
+    masks = [part.sigmoid().amax(1) for part in average.split(sizes, -1)]
     expected = 0.0
     for branch in ("one2many", "one2one"):
         pair = (each[branch]["scores"].detach().split(sizes, -1) for each in (student, teacher))
-        expected += 0.5 * frs.reference.weighted_bce(*pair, maps)
+        expected += 0.5 * frs.reference.weighted_bce(*pair, masks)
     torch.testing.assert_close(both, plain + model.dis * 0.5 * expected, rtol=1e-4, atol=1e-5)
     assert grads["student_model.model.23.one2one_cv3.0.2.weight"].abs().sum() > 0
 
 
-def test_head_loss_needs_a_teacher_with_the_students_classes(folder, tmp_path):
+def test_head_term_needs_a_teacher_with_the_students_classes(folder, tmp_path):
     other = str(write_teacher(tmp_path / "other.pt", classes=5))
     trainer = prepared(DetectionTrainer(overrides=settings(folder, distill_model=other)))
     batch = batches(trainer)[0]
@@ -130,7 +130,7 @@ def test_the_head_weight_that_is_named_is_the_users_not_that_of_the_warm_up(fold
     ("config", "task"),
     [("yolo26n-seg.yaml", "segment"), ("yolo26n-pose.yaml", "pose"), ("yolo26n-obb.yaml", "obb")],
 )
-def test_a_model_of_another_task_is_told_before_it_trains(folder, config, task):
+def test_a_model_of_another_task_raises_before_it_trains(folder, config, task):
     started = []
     model = YOLO(config)
     model.add_callback("on_train_start", started.append)
@@ -151,7 +151,7 @@ class Stop(Exception):
     pass
 
 
-def test_warm_up_counts_optimiser_steps_and_goes_on_after_a_resumed_checkpoint(folder, monkeypatch):
+def test_warm_up_counts_optimiser_steps_and_continues_from_a_checkpoint(folder, monkeypatch):
     steps, step = [], FRSTrainer.optimizer_step
     monkeypatch.setattr(FRSTrainer, "optimizer_step", lambda trainer: steps.append(step(trainer)))
     factors = []  # (optimiser steps done, the factor) at every batch
@@ -188,7 +188,7 @@ def test_warm_up_counts_optimiser_steps_and_goes_on_after_a_resumed_checkpoint(f
 
 @pytest.mark.slow
 def test_compile_is_kept_on(folder, monkeypatch):
-    """Both networks are traced, forward and backward, with their hooks; the code generator is left out."""
+    """Both networks are traced, forward and backward, with their hooks; no code is generated."""
     compile_it, backend = torch.nn.Module.compile, CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, mode: compile_it(module, backend=backend))
     losses = {}
@@ -204,7 +204,7 @@ def test_compile_is_kept_on(folder, monkeypatch):
 
 
 def test_workers_of_a_multi_gpu_run_import_the_trainer_again(folder):
-    """The script that Ultralytics starts in every worker, as it writes it, on the CPU."""
+    """Runs the script that Ultralytics writes for every worker, on the CPU."""
     from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
     alone = WarmingTrainer(overrides=settings(folder, epochs=1, name="alone"))
@@ -260,7 +260,7 @@ def test_frs_trainer_needs_a_teacher(folder):
         FRSTrainer(overrides=settings(folder, distill_model=None))
 
 
-def test_a_version_whose_hook_has_moved_is_named(folder, monkeypatch):
+def test_a_version_with_another_loss_method_is_named(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(DistillationModel, "loss_sl2", lambda self, student, teacher: None)
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""A real YOLO26 teacher and student under Ultralytics' own trainer, with random numbers for weights."""
+"""A real YOLO26 teacher and student with random weights, for Ultralytics' own trainer."""
 
 import contextlib
 from pathlib import Path
@@ -12,7 +12,7 @@ STUDENT, TEACHER = "yolo26n.yaml", "yolo26s.yaml"
 
 
 def write_teacher(path: Path, classes: int = 2) -> Path:
-    """A teacher whose class scores and features are of the size that a trained one's are."""
+    """A teacher whose class scores and features have the magnitudes of a trained one's."""
     torch.manual_seed(1)
     model = DetectionModel(TEACHER, nc=classes, verbose=False)
     head = model.model[-1]
@@ -56,10 +56,11 @@ def losses_and_gradients(model, batch, dtype: torch.dtype | None = None, scale: 
 
 
 def assert_same_gradients(ours: dict, theirs: dict, exact: dict | None = None) -> None:
-    """All gradients together, and each one of the adapters', which the loss reaches first.
+    """Compares all gradients together, and each of the adapters', which are closest to the loss.
 
-    Without ``exact`` they agree to 1e-4. With it (theirs in float32) ours are no farther from theirs than
-    half precision takes theirs from there: a batch normalisation over few values makes much of the last bit.
+    Without ``exact`` they agree to 1e-4. With ``exact``, which is ``theirs`` in float32, the difference
+    between ours and theirs is no larger than the error of theirs by half precision: a batch normalisation
+    over few values amplifies rounding errors.
     """
     assert ours.keys() == theirs.keys()
     adapters = [[name] for name in theirs if "projector" in name]
@@ -69,5 +70,5 @@ def assert_same_gradients(ours: dict, theirs: dict, exact: dict | None = None) -
         assert error <= allowed, f"{names[0]} and {len(names) - 1} others: {error:.3g}, allowed {allowed:.3g}"
 
 
-def _distance(some: dict, other: dict | None, names: list) -> torch.Tensor:
-    return torch.stack([(some[name] - (other[name] if other else 0)).norm() for name in names]).norm()
+def _distance(grads: dict, other: dict | None, names: list) -> torch.Tensor:
+    return torch.stack([(grads[name] - (other[name] if other else 0)).norm() for name in names]).norm()

@@ -154,7 +154,9 @@ MUTANTS = (
         "frs_kernels/integrations/hooks.py",
         "[root.register_forward_pre_hook(_Hook(self.clear))]",
         "[]",
-        ("tests/integrations/test_hooks.py::test_a_new_forward_of_the_model_drops_what_the_last_one_left",),
+        (
+            "tests/integrations/test_hooks.py::test_a_new_forward_of_the_model_discards_the_tensors_of_the_last",
+        ),
     ),
     Mutant(
         "mmrazor-counts-iterations",
