@@ -1,47 +1,59 @@
-"""The subcommands: each a typed set of options, and what it runs. Heavy imports wait until they are
-needed."""
+"""The subcommands: what each does, the type of its configuration, and the function that runs it.
+
+Heavy imports wait until a command runs.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from frs_train.config import Count, DistillConfig, Fraction, Images, Period, Processes, RunConfig, Seed
 from frs_train.errors import UserError
-from frs_train.evaluation.coco_metrics import describe
 from frs_train.log import Log
 from frs_train.options import Options, whole
+from frs_train.recipes import Recipe
 
 Positional = tyro.conf.Positional
 
 
 @dataclass(frozen=True)
-class Train(RunConfig):
-    """Train a plain detector (a teacher, or a student that learns alone)."""
+class Command:
+    """A subcommand."""
 
-    distill: tyro.conf.Suppress[None] = None
-
-    def run(self, log: Log) -> None:
-        from frs_train.training.run import fit
-
-        fit(RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}), log)
+    description: str
+    """What `--help` says it does."""
+    configuration: type[Options]
+    """Its options; no two commands have the same type."""
+    run: Callable[[Any, Log], None]
+    """Called with an instance of `configuration`."""
+    default: Callable[[Recipe], Options] | None = None
+    """The values that a recipe gives its options."""
 
 
 @dataclass(frozen=True)
-class Distill(Train):
-    """Train a student with a teacher, by FRS or by one of the baselines (--method)."""
+class PlainRunConfig(RunConfig):
+    """A run as `train` shows it: without the options of a distillation."""
+
+    distill: tyro.conf.Suppress[None] = None
+
+
+@dataclass(frozen=True)
+class DistilledRunConfig(RunConfig):
+    """A run as `distill` shows it: with the options of a distillation."""
 
     distill: DistillConfig = field(default_factory=DistillConfig)
 
 
 @dataclass(frozen=True)
-class Eval(Options):
-    """Evaluate a run or a checkpoint with pycocotools; the metrics are printed as JSON."""
+class EvalConfig(Options):
+    """Options of `eval`."""
 
     checkpoint: Positional[str]
     """Run folder (its newest checkpoint), checkpoint file, or torchvision:NAME."""
@@ -56,30 +68,10 @@ class Eval(Options):
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1` and so on; `auto` takes a GPU if there is one."""
 
-    def run(self, log: Log) -> None:
-        from frs_train import distributed
-        from frs_train.evaluation.coco_metrics import evaluate
-        from frs_train.training.checkpoint import read_detector
-        from frs_train.training.datasets import open_eval
-
-        device = distributed.pick_device(self.device)
-        with distributed.group(device):
-            detector, classes = read_detector(self.checkpoint, log)
-            data = open_eval(self.annotations, self.images, classes, self.checkpoint, log)
-            with log.progress(len(data), 0, "evaluating") as tell:
-                detector.to(device)
-                found = evaluate(
-                    detector, data, device, batch_size=self.batch_size, workers=self.workers, tell=tell
-                )
-            log.say(describe(found))
-            if distributed.rank() == 0:
-                print(json.dumps(found))
-
 
 @dataclass(frozen=True)
-class Visualize(Options):
-    """Draw what a detector finds rich: its FRS masks level by level, beside boxes and detections, a PNG an
-    image."""
+class VisualizeConfig(Options):
+    """Options of `visualize`."""
 
     checkpoint: Positional[str]
     """Run folder (its newest checkpoint), checkpoint file, or torchvision:NAME."""
@@ -96,23 +88,10 @@ class Visualize(Options):
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1` and so on; `auto` takes a GPU if there is one."""
 
-    def run(self, log: Log) -> None:
-        from frs_train import distributed
-        from frs_train.evaluation.pictures import write_pictures
-        from frs_train.training.checkpoint import read_detector
-        from frs_train.training.datasets import open_eval
-
-        device = distributed.pick_device(self.device)
-        detector, classes = read_detector(self.checkpoint, log)
-        data = open_eval(self.annotations, self.images, classes, self.checkpoint, log)
-        limit = self.limit or None
-        paths = write_pictures(detector.to(device), data, self.out, device, limit=limit, score=self.score)
-        log.say(f"Wrote {len(paths)} pictures to {self.out}.")
-
 
 @dataclass(frozen=True)
-class Report(Options):
-    """Render runs side by side as one self-contained HTML page."""
+class ReportConfig(Options):
+    """Options of `report`."""
 
     runs: Positional[tuple[Path, ...]]
     """Run folders."""
@@ -125,45 +104,20 @@ class Report(Options):
         if not self.runs:
             raise UserError("RUNS is missing: give the folder of one run or more.")
 
-    def run(self, log: Log) -> None:
-        from frs_train.report.page import write_report
-
-        log.say(f"Wrote {write_report(self.runs, self.out, images=self.images)}.")
-
 
 @dataclass(frozen=True)
-class Export(Options):
-    """Write the student alone, as a state dict that torchvision's own model loads with strict=True."""
+class ExportConfig(Options):
+    """Options of `export`."""
 
     checkpoint: Positional[str]
     """Run folder (its newest checkpoint), checkpoint file, or torchvision:NAME."""
     out: Path
     """File to write; FILE.json beside it names the classes in the order of their labels."""
 
-    def run(self, log: Log) -> None:
-        import torch
-
-        from frs_train.detectors import torchvision_state_dict
-        from frs_train.files import write_atomically
-        from frs_train.training.checkpoint import read_detector
-
-        detector, classes = read_detector(self.checkpoint, log)
-        try:
-            state = torchvision_state_dict(detector)
-        except ValueError as error:
-            raise UserError(f"{self.checkpoint} cannot be exported: {error}.") from None
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(self.out, buffer.getvalue())
-        names = json.dumps({"classes": ["__background__", *classes]}, indent=2)
-        write_atomically(self.out.with_name(self.out.name + ".json"), names.encode())
-        log.say(f"Wrote {self.out}: {detector.family}, {len(classes)} classes, labels from 1.")
-
 
 @dataclass(frozen=True)
-class Demo(Options):
-    """Distil a small detector here and now: digits, teacher, student without and with FRS, and what came of
-    it."""
+class DemoConfig(Options):
+    """Options of `demo`."""
 
     out: Path = Path("runs/demo")
     """Folder of the data set, both runs and the results."""
@@ -172,15 +126,10 @@ class Demo(Options):
     seed: Seed = 0
     """Of the data set and of both students."""
 
-    def run(self, log: Log) -> None:
-        from frs_train.demo import demo
-
-        demo(self.out, self.iterations, self.seed, log)
-
 
 @dataclass(frozen=True)
-class MakeDigits(Options):
-    """Make the digits data set: real scans of handwritten digits in composed scenes on real photographs."""
+class MakeDigitsConfig(Options):
+    """Options of `make-digits`."""
 
     out: Positional[Path]
     """Folder of the data set."""
@@ -193,20 +142,135 @@ class MakeDigits(Options):
     seed: Seed = 0
     """Of every random draw."""
 
-    def run(self, log: Log) -> None:
-        from frs_train.data.digits import make_digits
 
-        make_digits(self.out, self.train, self.val, self.size, self.seed)
-        log.say(f"Wrote {self.train} + {self.val} images and their annotations to {self.out}.")
+def train(config: RunConfig, log: Log) -> None:
+    from frs_train.training.run import fit
+
+    fit(RunConfig(**{option.name: getattr(config, option.name) for option in fields(config)}), log)
+
+
+def evaluate(config: EvalConfig, log: Log) -> None:
+    from frs_train import distributed
+    from frs_train.evaluation.coco_metrics import describe, evaluate
+    from frs_train.training.checkpoint import read_detector
+    from frs_train.training.datasets import open_eval
+
+    device = distributed.pick_device(config.device)
+    with distributed.group(device):
+        detector, classes = read_detector(config.checkpoint, log)
+        data = open_eval(config.annotations, config.images, classes, config.checkpoint, log)
+        with log.progress(len(data), 0, "evaluating") as tell:
+            detector.to(device)
+            scores = evaluate(
+                detector, data, device, batch_size=config.batch_size, workers=config.workers, tell=tell
+            )
+        log.say(describe(scores))
+        if distributed.rank() == 0:
+            print(json.dumps(scores))
+
+
+def visualize(config: VisualizeConfig, log: Log) -> None:
+    from frs_train import distributed
+    from frs_train.evaluation.pictures import write_pictures
+    from frs_train.training.checkpoint import read_detector
+    from frs_train.training.datasets import open_eval
+
+    device = distributed.pick_device(config.device)
+    detector, classes = read_detector(config.checkpoint, log)
+    data = open_eval(config.annotations, config.images, classes, config.checkpoint, log)
+    limit = config.limit or None
+    paths = write_pictures(detector.to(device), data, config.out, device, limit=limit, score=config.score)
+    log.say(f"Wrote {len(paths)} pictures to {config.out}.")
+
+
+def report(config: ReportConfig, log: Log) -> None:
+    from frs_train.report.page import write_report
+
+    log.say(f"Wrote {write_report(config.runs, config.out, images=config.images)}.")
+
+
+def export(config: ExportConfig, log: Log) -> None:
+    import torch
+
+    from frs_train.detectors import torchvision_state_dict
+    from frs_train.files import write_atomically
+    from frs_train.training.checkpoint import read_detector
+
+    detector, classes = read_detector(config.checkpoint, log)
+    try:
+        state = torchvision_state_dict(detector)
+    except ValueError as error:
+        raise UserError(f"{config.checkpoint} cannot be exported: {error}.") from None
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(config.out, buffer.getvalue())
+    names = json.dumps({"classes": ["__background__", *classes]}, indent=2)
+    write_atomically(config.out.with_name(config.out.name + ".json"), names.encode())
+    log.say(f"Wrote {config.out}: {detector.family}, {len(classes)} classes, labels from 1.")
+
+
+def demo(config: DemoConfig, log: Log) -> None:
+    from frs_train.demo import demo
+
+    demo(config.out, config.iterations, config.seed, log)
+
+
+def make_digits(config: MakeDigitsConfig, log: Log) -> None:
+    from frs_train.data.digits import make_digits
+
+    make_digits(config.out, config.train, config.val, config.size, config.seed)
+    log.say(f"Wrote {config.train} + {config.val} images and their annotations to {config.out}.")
+
+
+def teacher_of(recipe: Recipe) -> PlainRunConfig:
+    return PlainRunConfig(tyro.MISSING, detector=recipe.teacher, train=recipe.train, recipe=recipe.name)
+
+
+def student_of(recipe: Recipe) -> DistilledRunConfig:
+    return DistilledRunConfig(
+        tyro.MISSING, detector=recipe.student, train=recipe.train, distill=recipe.distill, recipe=recipe.name
+    )
 
 
 COMMANDS = {
-    "train": Train,
-    "distill": Distill,
-    "eval": Eval,
-    "visualize": Visualize,
-    "report": Report,
-    "export": Export,
-    "demo": Demo,
-    "make-digits": MakeDigits,
+    "train": Command(
+        "Train a plain detector (a teacher, or a student that learns alone).",
+        PlainRunConfig,
+        train,
+        teacher_of,
+    ),
+    "distill": Command(
+        "Train a student with a teacher, by FRS or by one of the baselines (--method).",
+        DistilledRunConfig,
+        train,
+        student_of,
+    ),
+    "eval": Command(
+        "Evaluate a run or a checkpoint with pycocotools; the metrics are printed as JSON.",
+        EvalConfig,
+        evaluate,
+    ),
+    "visualize": Command(
+        "Draw what a detector finds rich: its FRS masks level by level, beside boxes and detections, a PNG "
+        "an image.",
+        VisualizeConfig,
+        visualize,
+    ),
+    "report": Command("Render runs side by side as one self-contained HTML page.", ReportConfig, report),
+    "export": Command(
+        "Write the student alone, as a state dict that torchvision's own model loads with strict=True.",
+        ExportConfig,
+        export,
+    ),
+    "demo": Command(
+        "Distil a small detector here and now: digits, teacher, student without and with FRS, and what came "
+        "of it.",
+        DemoConfig,
+        demo,
+    ),
+    "make-digits": Command(
+        "Make the digits data set: real scans of handwritten digits in composed scenes on real photographs.",
+        MakeDigitsConfig,
+        make_digits,
+    ),
 }

@@ -10,33 +10,28 @@ from typing import Annotated, Any
 
 import tyro
 
-from frs_train.cli.commands import COMMANDS, Distill, Train
+from frs_train.cli.commands import COMMANDS, Command
 from frs_train.errors import Stopped, UserError
 from frs_train.interrupt import MESSAGE, unwinding
 from frs_train.log import Log
-from frs_train.recipes import find
+from frs_train.options import Options
+from frs_train.recipes import find_recipe
 
 
-def parse(arguments: Sequence[str]) -> Any:
-    """The command of a command line. `--recipe` gives `train` and `distill` other defaults."""
-    recipe = _option(arguments, "--recipe")
+def parse(arguments: Sequence[str]) -> tuple[Command, Options]:
+    """The command of a command line and its configuration. `--recipe` gives `train` and `distill` other
+    defaults."""
+    recipe = find_recipe(name) if (name := _option(arguments, "--recipe")) else None
     union: Any = None
-    for name, kind in COMMANDS.items():
-        given = {"default": _preset(kind, recipe)} if recipe and issubclass(kind, Train) else {}
-        option = Annotated[kind, tyro.conf.subcommand(name, **given)]
-        union = option if union is None else union | option
-    return tyro.cli(
+    for name, command in COMMANDS.items():
+        given = {"default": command.default(recipe)} if recipe and command.default else {}
+        subcommand = tyro.conf.subcommand(name, description=command.description, **given)
+        kind = Annotated[command.configuration, subcommand]
+        union = kind if union is None else union | kind
+    configuration = tyro.cli(
         tyro.conf.OmitArgPrefixes[union], prog="frs-train", args=list(arguments), description=__doc__
     )
-
-
-def _preset(kind: type[Train], name: str) -> Train:
-    recipe = find(name)
-    if issubclass(kind, Distill):
-        return kind(
-            out=tyro.MISSING, detector=recipe.student, train=recipe.train, distill=recipe.distill, recipe=name
-        )
-    return kind(out=tyro.MISSING, detector=recipe.teacher, train=recipe.train, recipe=name)
+    return next(c for c in COMMANDS.values() if c.configuration is type(configuration)), configuration
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
@@ -53,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
     try:
         try:
-            command = parse(sys.argv[1:] if arguments is None else arguments)
+            command, configuration = parse(sys.argv[1:] if arguments is None else arguments)
             with unwinding():
-                command.run(Log())
+                command.run(configuration, Log())
         finally:
             sys.stdout.flush()  # here, where a reader that has left can be met, and not when Python ends
     except UserError as error:

@@ -223,8 +223,8 @@ def test_learning_rates():
 def test_compiling_the_teacher_is_an_option_of_the_command_line():
     from frs_train.cli.main import parse
 
-    command = parse("distill --out x --teacher t --teacher-compile".split())
-    assert command.distill.teacher_compile and command.distill.method == "frs"
+    _, config = parse("distill --out x --teacher t --teacher-compile".split())
+    assert config.distill.teacher_compile and config.distill.method == "frs"
 
 
 def test_unknown_device_is_an_error_of_the_user(digits, tmp_path):

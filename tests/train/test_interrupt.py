@@ -3,11 +3,12 @@
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import programs
 import pytest
 
-from frs_train.cli import commands
+from frs_train.cli.commands import COMMANDS
 from frs_train.cli.main import main
 from frs_train.interrupt import MESSAGE
 
@@ -55,10 +56,10 @@ def test_a_command_ends_with_one_line(number, delay, tmp_path, interrupted):
 
 @pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt(), 130), (KeyboardInterrupt(15), 143)])
 def test_an_interrupted_command_has_one_line(raised, status, monkeypatch, capsys):
-    def run(self, log):
+    def run(configuration, log):
         raise raised
 
-    monkeypatch.setattr(commands.Export, "run", run)
+    monkeypatch.setitem(COMMANDS, "export", replace(COMMANDS["export"], run=run))
     assert main(["export", "RUN", "--out", "x"]) == status
     assert capsys.readouterr().err == f"{MESSAGE}\n"
 
