@@ -53,8 +53,7 @@ class Variant:
     max_registers: int | None = None  # per thread
 
     def on(self, target: GPUTarget) -> "Variant":
-        """The variant as plan.py makes it for this GPU: on AMD's, without a pipeline and a limit of
-        registers."""
+        """The variant as plan.py makes it for this GPU: AMD's have no pipeline and no register limit."""
         if target.backend != "hip":
             return self
         arguments = {name: _unpipelined(value) for name, value in self.arguments.items()}
@@ -271,11 +270,9 @@ def accesses(kernel) -> dict[int, int]:
 def main() -> None:
     print("# Resources of the Triton kernels\n")
     print(f"Compiled ahead of time by Triton {triton.__version__} for {LEVELS} levels, written by")
-    print("`python -m frs_kernels.backends.triton.aot`. A program has")
-    print(f"{THREADS} threads, in factors and finish {reduce.THREADS}.")
-    print(
-        "A cell has the registers per thread (gfx942: vector registers) / the bytes that a thread spills.\n"
-    )
+    print(f"`python -m frs_kernels.backends.triton.aot`. A program has {THREADS} threads, in factors and")
+    print(f"finish {reduce.THREADS}. A cell has the registers per thread (gfx942: vector registers) and the")
+    print("bytes spilled.\n")
     print("| kernel | " + " | ".join(TARGETS) + " |")
     print("|---" * (len(TARGETS) + 1) + "|")
     for variant in variants():

@@ -67,9 +67,8 @@ def focal_entropy(s, t, p, q, one_minus_q, linear, e, reciprocal, BETA: tl.const
         power_beta_minus_1 = tl.where(distance == 0, 0.0, tl.exp2((BETA - 1.0) * tl.log2(distance)))
     power_beta = power_beta_minus_1 * distance
     signed_beta = tl.where(difference < 0, -BETA, BETA)
-    power_slope = (
-        signed_beta * power_beta_minus_1 * (e * reciprocal * reciprocal)
-    )  # p (1 - p) = e / (1 + e)^2
+    p_slope = e * reciprocal * reciprocal  # p (1 - p) = e / (1 + e)^2
+    power_slope = signed_beta * power_beta_minus_1 * p_slope
     return power_beta * entropy, power_beta * difference + power_slope * entropy
 
 
@@ -78,12 +77,12 @@ def cross_entropy(
     table, level, image, first, last, location, grad_factor, nonzero_z,
     config: tl.constexpr, VECTORIZED: tl.constexpr,
 ):  # fmt: skip
-    """(sum_k |p - q|^beta BCE(s, q), max_k T_k) over channels [first, last), both [BLOCK_L]; stores the
-    gradient.
+    """(sum_k |p - q|^beta BCE(s, q), max_k T_k) over channels [first, last), both [BLOCK_L].
 
-    d/ds = ``grad_factor`` (p - q) for beta = 0, else see :func:`focal_entropy`; ``grad_factor`` [BLOCK_L] is
-    S * scale / Z_l (or S, see reduce.py). Where ``nonzero_z`` is false, nothing is read: sum and gradient are
-    0. The maximum includes padding; only the single pass, which has no mask yet, uses it.
+    Stores the gradient: d/ds = ``grad_factor`` (p - q) for beta = 0, else see :func:`focal_entropy`.
+    ``grad_factor`` [BLOCK_L] is S * scale / Z_l, or S where that factor is pending. Where ``nonzero_z`` is
+    false, nothing is read: sum and gradient are 0. The maximum includes padding; only the single pass, which
+    has no mask yet, uses it.
     """
     BLOCK_C: tl.constexpr = config.BLOCK_C if VECTORIZED else config.UNALIGNED_BLOCK_C
     flags = table_entry(table, FLAGS, level, config.LEVELS)

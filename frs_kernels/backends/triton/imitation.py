@@ -32,10 +32,10 @@ def squared_error(
     table, level, image, first, last, location, grad_factor, nonzero_z,
     config: tl.constexpr, VECTORIZED: tl.constexpr,
 ):  # fmt: skip
-    """sum_c c (x - y)^2 [BLOCK_L] over channels [first, last); stores the gradient.
+    """sum_c c (x - y)^2 [BLOCK_L] over channels [first, last).
 
-    d/dx = 2 ``grad_factor`` c (x - y), where ``grad_factor`` [BLOCK_L] is S * scale / Z_l (or S, see
-    reduce.py). Where ``nonzero_z`` is false, nothing is read: sum and gradient are 0.
+    Stores the gradient: d/dx = 2 ``grad_factor`` c (x - y). ``grad_factor`` [BLOCK_L] is S * scale / Z_l, or
+    S where that factor is pending. Where ``nonzero_z`` is false, nothing is read: sum and gradient are 0.
     """
     BLOCK_C: tl.constexpr = config.BLOCK_C if VECTORIZED else config.UNALIGNED_BLOCK_C
     flags = table_entry(table, FLAGS, level, config.LEVELS)

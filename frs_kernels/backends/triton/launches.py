@@ -82,7 +82,7 @@ def scale_(grads: list[Tensor], grad_output: Tensor, pending: Tensor) -> None:
 
 
 def _launch_scale(grads: dict[int, Tensor], grad_output: Tensor, pending: Tensor) -> None:
-    """One launch for gradients of one dtype: position in ``pending`` -> gradient."""
+    """One launch for gradients of one dtype. ``grads`` maps the position in ``pending`` to the gradient."""
     positions, tensors = zip(*grads.items(), strict=True)
     planned = plan.plan_flat(tuple(g.numel() for g in tensors), BLOCK.value, positions)
     if planned.programs == 0:
@@ -100,8 +100,7 @@ def _launch_scale(grads: dict[int, Tensor], grad_output: Tensor, pending: Tensor
 
 @dataclass
 class TermTensors:
-    """The tensors of one term, one per level, and their geometry. Logits that serve the mask alone have no
-    students."""
+    """The tensors of one term, one per level. Logits that serve the mask alone have no students."""
 
     geometry: Geometry
     students: list[Tensor]

@@ -27,8 +27,10 @@ def scale_kernel(
     DTYPE: tl.constexpr,  # of the gradients
     ACC: tl.constexpr,
 ):
-    """grad *= grad_output * pending, in place; gradients for which the product is 1 are neither read nor
-    written."""
+    """grad *= grad_output * pending, in place.
+
+    A program processes every num_programs-th block. Gradients whose factor is 1 are neither read nor written.
+    """
     offs = tl.arange(0, triton.next_power_of_2(NUM_PENDING))
     inside = offs < NUM_PENDING
     products = tl.load(grad_output) * tl.load(pending + offs, mask=inside, other=0.0)
