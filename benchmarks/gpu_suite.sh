@@ -129,7 +129,7 @@ sanitize_tests() {
   echo "== $1, pytest -m sanitize" >>"$out/sanitize.txt"
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 pytests sanitize.txt 8 90 compute-sanitizer --tool "$1" \
     --error-exitcode 99 --report-api-errors no \
-    --kernel-regex "kns=frs|(loss|mask|single|factors|finish|scale)_kernel|weight_sums" \
+    --kernel-regex "kns=frs|(loss|mask|mask_sums|single|factors|finish|scale)_kernel" \
     "$python" -m pytest tests/test_triton_gpu.py tests/test_cuda.py -m sanitize --timeout 80
 }
 

@@ -1,9 +1,9 @@
-"""Compiles the Triton kernels that the GPU suite launches, for a GPU that is not there, into Triton's cache.
+"""Compiles the Triton kernels of the GPU suite into Triton's cache, on a machine without a GPU.
 
     python -m benchmarks.triton_stub CAPABILITY SHARD SHARDS      (called by benchmarks.prebuild)
 
-The GPU tests and the benchmarks run on tensors without memory (device "meta"), over a driver that launches
-nothing. Nothing has a value, so comparisons pass, and a test that needs a number ends there.
+The GPU tests and the benchmarks run on tensors without memory (device "meta") and with a driver that launches
+nothing. Tensors have no values, so comparisons are made to pass, and a test that needs a number stops there.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from benchmarks.selection import pairs, races
 from benchmarks.sources import ROOT
 from benchmarks.workloads import OPS, Case, make_inputs
 from frs_kernels import dispatch, library
-from frs_kernels.backends.triton import operators, register
+from frs_kernels.backends.triton import launches, register
 
 NAMESPACE = "frs_kernels_stub"
 
 
 class Driver(CudaDriver):
-    """Says what Triton asks of a driver before it compiles, and launches nothing."""
+    """Answers what Triton asks a driver before it compiles, and launches nothing."""
 
     def __init__(self, capability: tuple[int, int]):
         self.utils, self.launcher_cls = self, _launcher
@@ -48,7 +48,7 @@ class Driver(CudaDriver):
 
 
 def _launcher(source, metadata):
-    with contextlib.suppress(ImportError):  # it is compiled into the cache, but loads only beside a driver
+    with contextlib.suppress(ImportError):  # compiled into the cache, but not loadable without a driver
         CudaLauncher(source, metadata)
     return lambda *_: None
 
@@ -72,7 +72,7 @@ class Backend:
 
 
 class WithoutMemory(TorchFunctionMode):
-    """Puts on the device "meta" what is asked for on "cuda", and has an answer where values are asked for."""
+    """Creates tensors for "cuda" on the device "meta", and answers where the value of one is read."""
 
     ANSWERS = {torch.Tensor.item: 1.0, torch.Tensor.__bool__: True, torch.equal: True, torch.allclose: True}
 
@@ -89,7 +89,7 @@ def _on_meta(value):
 
 
 class Plugin:
-    """A share of the tests that pytest finds, without its reports, and with comparisons that pass."""
+    """Runs one shard of the tests that pytest collects, with comparisons that always pass."""
 
     def __init__(self, shard: int, shards: int):
         self.shard, self.shards = shard, shards
@@ -104,7 +104,7 @@ class Plugin:
         torch.testing.assert_close = torch.cuda.synchronize = _nothing
         torch.library.opcheck = lambda operator, arguments: operator(*arguments)
         torch.compile = lambda function=None, **_: function or (lambda each: each)
-        # The same inputs every time, so that what was compiled once is all that is compiled.
+        # The same inputs in every run, so that a second run compiles nothing.
         hypothesis.settings.register_profile("same", hypothesis.settings(), derandomize=True)
         hypothesis.settings.load_profile("same")
 
@@ -114,22 +114,22 @@ def _nothing(*_, **__):
 
 
 def install(capability: tuple[int, int], folder: str) -> None:
-    """From here on this process has a GPU to all appearances. ``folder`` gets a driver to link with."""
+    """Makes this process believe that it has a GPU. ``folder`` gets an empty libcuda to link with."""
     subprocess.run(["gcc", "-shared", "-o", f"{folder}/libcuda.so.1", "-x", "c", "/dev/null"], check=True)
     knobs.nvidia.libcuda_path = folder
-    logging.getLogger("triton.runtime.build").setLevel(logging.ERROR)  # launchers of the cache do not load
+    logging.getLogger("triton.runtime.build").setLevel(logging.ERROR)  # cached launchers cannot be loaded
     knobs.compilation.store_binary_only = True
     driver.set_active(Driver(capability))
     torch.cuda.is_available = lambda: True
     torch.cuda.get_device_capability = lambda *_: capability
-    operators._device = lambda tensor: contextlib.nullcontext()
-    Backend.library = library.define(NAMESPACE)  # the registrations live as long as it
+    launches._device = lambda tensor: contextlib.nullcontext()
+    Backend.library = library.define(NAMESPACE)  # keeps the registrations alive
     register(Backend.library, ["Meta"])
     dispatch.BACKENDS["triton"] = Backend
 
 
 class _Generator:
-    """A generator of values that no tensor has."""
+    """A stand-in for torch.Generator, as no tensor has values."""
 
     def __init__(self, device):
         pass
@@ -139,7 +139,7 @@ class _Generator:
 
 
 def benchmark_cases() -> list[Case]:
-    """The cases whose Triton kernels the plans of the suite measure."""
+    """The cases in which the GPU suite measures Triton kernels."""
     found = [case for case, name in pairs(OPS, "quick", "cuda") if name == "triton"]
     return list(dict.fromkeys([*found, *(case for case, _ in races("standard", "cuda"))]))
 

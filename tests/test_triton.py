@@ -1,7 +1,7 @@
-"""The Triton kernels beyond what every backend must do.
+"""The Triton backend: what is special about it, beyond the tests that every backend has to pass.
 
-Without a GPU they run in Triton's interpreter, which has to be asked for before Triton is imported:
-`TRITON_INTERPRET=1 pytest` runs the tests of every backend on it, and what this file has for a `target`.
+Without a GPU the kernels run in Triton's interpreter, which has to be enabled before Triton is imported:
+`TRITON_INTERPRET=1 pytest` runs on it the tests of all backends and those in this file that have a `target`.
 """
 
 import math
@@ -23,7 +23,8 @@ pytest.importorskip("triton", reason="needs triton")
 def test_importing_the_package_imports_neither_the_kernels_nor_the_compiler():
     new = programs.output("new_modules.py", "frs_kernels").split()
     assert "frs_kernels.backends.triton" in new
-    assert not {"frs_kernels.backends.triton.tiles", "torch._dynamo", "triton"}.intersection(new)
+    kernels = [name for name in new if name.startswith("frs_kernels.backends.triton.")]
+    assert not kernels and not {"torch._dynamo", "triton"}.intersection(new)
 
 
 def test_without_triton_the_others_still_run():
@@ -41,62 +42,62 @@ def test_cpu_tensors_are_refused_outside_the_interpreter():
 
 
 def test_all_sizes_share_one_compilation():
-    """Triton specialises integers on 1, on divisibility by 16 and on 32 or 64 bits: encoded, on nothing."""
+    """Triton specialises integers on 1, divisibility by 16 and fitting 32 bits, but not encoded ones."""
     from triton._C.libtriton import native_specialize_impl
     from triton.backends.compiler import BaseBackend
 
-    from frs_kernels.backends.triton.tiles import encode
+    from frs_kernels.backends.triton.level_table import encode
 
     values = encode([0, 1, 2, 16, 4200, 16800, 2**31, 2**40, 2**56])
     types, keys = native_specialize_impl(BaseBackend, values, False, True, True)
     assert set(types) == {"i64"} and set(keys) == {""}
 
 
-def on_meta(shape, order="locations", dtype=torch.bfloat16):
+def on_meta(shape, layout="location_major", dtype=torch.bfloat16):
     from frs_kernels.backends.triton.geometry import Geometry
 
     tensor = torch.empty(shape, dtype=dtype, device="meta")
-    if order == "channels":
+    if layout == "channel_major":
         tensor = tensor.contiguous(memory_format=torch.channels_last)
     return Geometry([tensor], [tensor], True)
 
 
 def test_offsets_are_64_bit_where_32_do_not_reach():
-    assert not on_meta((16, 720, 100, 168)).wide(8, 128)
-    assert not on_meta((64, 720, 400, 672)).wide(8, 128), "a large batch is no reason: bases are 64-bit"
-    assert on_meta((1, 16, 2**14, 2**15)).wide(8, 128), "8 channels span more than 2^31 elements"
-    assert on_meta((1, 2**24, 16, 16), "channels").wide(64, 128)
+    assert not on_meta((16, 720, 100, 168)).needs_int64_offsets(8, 128)
+    assert not on_meta((64, 720, 400, 672)).needs_int64_offsets(8, 128)  # images are addressed in 64 bits
+    assert on_meta((1, 16, 2**14, 2**15)).needs_int64_offsets(8, 128)  # 8 channels span over 2^31 elements
+    assert on_meta((1, 2**24, 16, 16), "channel_major").needs_int64_offsets(64, 128)
 
 
-def test_alignment_is_that_of_every_run():
+def test_a_level_is_aligned_if_each_contiguous_run_is():
     assert on_meta((2, 720, 100, 168)).all_aligned
     assert on_meta((2, 720, 50, 84)).all_aligned
-    assert not on_meta((2, 720, 25, 42)).all_aligned, "1050 bfloat16 are no multiple of 16 bytes"
+    assert not on_meta((2, 720, 25, 42)).all_aligned, "1050 bfloat16 are not a multiple of 16 bytes"
     assert not on_meta((2, 720, 13, 21)).all_aligned
-    assert on_meta((2, 720, 13, 21), "channels").all_aligned
-    assert not on_meta((2, 9 * 91, 13, 21), "channels").all_aligned
+    assert on_meta((2, 720, 13, 21), "channel_major").all_aligned
+    assert not on_meta((2, 9 * 91, 13, 21), "channel_major").all_aligned
     assert on_meta((2, 6, 25, 42), dtype=torch.float64).all_aligned
 
 
-def test_one_odd_level_of_one_location_does_not_cost_the_layout():
+def test_a_level_of_one_location_has_the_layout_of_the_others():
     from frs_kernels.backends.triton.geometry import Geometry
-    from frs_kernels.backends.triton.tiles import CHANNEL, LOCATION, MIXED
+    from frs_kernels.backends.triton.tiles import CHANNEL_MAJOR, LOCATION_MAJOR, MIXED_LAYOUTS
 
     last = tensors(16, layout="rows", sizes=[(6, 8), (3, 4), (1, 1)])
-    assert Geometry([], last, False).order == CHANNEL.value and Geometry([], last, False).all_aligned
-    assert Geometry([], tensors(16), False).order == LOCATION.value
+    assert Geometry([], last, False).layout == CHANNEL_MAJOR.value and Geometry([], last, False).all_aligned
+    assert Geometry([], tensors(16), False).layout == LOCATION_MAJOR.value
     mixed = [tensors(16, layout="channels_last")[0], tensors(16)[1]]
-    assert Geometry([], mixed, False).order == MIXED.value
+    assert Geometry([], mixed, False).layout == MIXED_LAYOUTS.value
 
 
-# What follows runs kernels: in the interpreter, or on a GPU.
+# The tests below run kernels, in the interpreter or on a GPU.
 
 
 @pytest.fixture
 def launches(monkeypatch):
     """The names of the kernels launched so far."""
-    from frs_kernels.backends.triton import operators, passes
-    from frs_kernels.backends.triton.launch import launch
+    from frs_kernels.backends.triton import launches
+    from frs_kernels.backends.triton.launcher import launch
 
     names = []
 
@@ -104,18 +105,17 @@ def launches(monkeypatch):
         names.append(kernel.__name__)
         return launch(kernel, *arguments, **options)
 
-    for module in (operators, passes):
-        monkeypatch.setattr(module, "launch", recorded)
+    monkeypatch.setattr(launches, "launch", recorded)
     return names
 
 
-def of_triton(target: Target):
+def skip_other_backends(target: Target):
     if target.backend != "triton":
-        pytest.skip("about the Triton backend")
+        pytest.skip("tests the Triton backend")
 
 
-def test_every_pass_has_its_launches(target, launches):
-    of_triton(target)
+def test_launches_of_each_pass(target, launches):
+    skip_other_backends(target)
     base = arguments(device=target.device)
     evaluate(frs.frs_loss, base, WRT, backend="triton")
     assert launches == ["mask_kernel", "factors_kernel", "loss_kernel", "scale_kernel"]
@@ -130,7 +130,7 @@ def test_every_pass_has_its_launches(target, launches):
 
 @pytest.mark.parametrize("wrt", [WRT, ()])
 def test_levels_of_different_layouts(target, wrt):
-    of_triton(target)
+    skip_other_backends(target)
     one, other = (arguments(layout=layout, device=target.device) for layout in ("nchw", "channels_last"))
     mixed = {name: [one[name][0], *other[name][1:]] for name in one}
     compare(frs.frs_loss, target, mixed, wrt)
@@ -139,36 +139,36 @@ def test_levels_of_different_layouts(target, wrt):
 
 
 @pytest.fixture
-def afresh(monkeypatch):
-    """Calls a function with one method of Geometry replaced, and nothing remembered from before."""
+def with_geometry(monkeypatch):
+    """Calls a function with one method of Geometry replaced and an empty cache of geometries."""
     from frs_kernels.backends.triton import geometry
 
     def call(name, replacement, function):
         with monkeypatch.context() as patch:
             patch.setattr(geometry.Geometry, name, replacement)
-            patch.setattr(geometry, "_REMEMBERED", {})
+            patch.setattr(geometry, "_CACHE", {})
             return function()
 
     return call
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-def test_64_bit_offsets_give_the_same(target, layout, afresh):
-    of_triton(target)
+def test_64_bit_offsets_give_the_same_bits(target, layout, with_geometry):
+    skip_other_backends(target)
     base = arguments(33, 47, sizes=LONG_SIZES, layout=layout, device=target.device)
     expected, expected_grads = evaluate(frs.frs_loss, base, WRT, backend="triton")
-    actual, grads = afresh(
-        "wide", lambda *_: True, lambda: evaluate(frs.frs_loss, base, WRT, backend="triton")
+    actual, grads = with_geometry(
+        "needs_int64_offsets", lambda *_: True, lambda: evaluate(frs.frs_loss, base, WRT, backend="triton")
     )
     assert all(map(torch.equal, actual, expected))
     assert all(map(torch.equal, grads, expected_grads))
 
 
-def test_aligned_and_unaligned_code_agree(target, afresh):
-    of_triton(target)
+def test_aligned_and_unaligned_code_agree(target, with_geometry):
+    skip_other_backends(target)
     base = arguments(16, 32, sizes=[(8, 16), (4, 8)], device=target.device)
     expected, expected_grads = evaluate(frs.frs_loss, base, WRT, backend="triton")
-    actual, grads = afresh(
+    actual, grads = with_geometry(
         "_flags", lambda *_: 0, lambda: evaluate(frs.frs_loss, base, WRT, backend="triton")
     )
     torch.testing.assert_close(actual, expected)
@@ -176,8 +176,8 @@ def test_aligned_and_unaligned_code_agree(target, afresh):
 
 
 def test_teachers_of_zero_batch_stride(target):
-    """One teacher map for the whole batch, expanded rather than copied."""
-    of_triton(target)
+    """One teacher image for the whole batch, expanded and not copied."""
+    skip_other_backends(target)
     base = arguments(device=target.device)
     for name in ("teacher_feats", "teacher_logits"):
         base[name] = [t[:1].expand_as(t) for t in base[name]]
@@ -186,22 +186,22 @@ def test_teachers_of_zero_batch_stride(target):
     torch.testing.assert_close(tuple(actual), tuple(expected))
 
 
-def test_a_change_of_the_scale_is_exact_in_float64(target):
-    """Triton passes Python floats in float32; ours arrive whole."""
-    of_triton(target)
+def test_scales_are_exact_in_float64(target):
+    """Triton passes Python floats as float32; ours are passed as two."""
+    skip_other_backends(target)
     base = arguments(dtype=torch.float64, device=target.device)
     compare(frs.frs_loss, target, base, WRT, feat_weight=0.1, head_weight=1 / 3, normalizer=0.7)
 
 
 def test_more_channels_than_one_product_holds(target):
     """A product of the head term is closed before it can overflow: 600 factors of 2 here."""
-    of_triton(target)
+    skip_other_backends(target)
     zeros = [torch.zeros(1, 600 * 8, 2, 3, device=target.device)]
     loss = frs.frs_loss(None, None, zeros, zeros, backend="triton").total
     torch.testing.assert_close(loss.item(), 600 * 8 * math.log(2), rtol=1e-6, atol=0)
 
 
 def test_the_backend_is_available(target):
-    of_triton(target)
+    skip_other_backends(target)
     assert backend.unavailable() is None
     assert "triton" in frs.available_backends()

@@ -1,4 +1,4 @@
-"""Every Triton kernel compiled ahead of time for the GPUs it is meant for: no spills, no narrow accesses."""
+"""The Triton kernels compiled ahead of time for several GPUs: no spills, no narrow accesses."""
 
 import collections
 import re
@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="needs triton")
 if INTERPRETED:
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from frs_kernels.backends.triton import aot, launch, operators  # noqa: E402
+from frs_kernels.backends.triton import aot, launcher, launches  # noqa: E402
 
 
 def ids(variant):
@@ -25,35 +25,36 @@ def test_compiles_without_spills_and_with_wide_accesses(target, variant):
     variant = variant.on(aot.TARGETS[target])
     kernel = aot.compiled(variant, aot.TARGETS[target])
     registers, spilled = aot.resources(kernel)
-    most = 8 if variant.registers else 0  # what does not fit is stored before the loops: plan.loss_registers
+    most = 8 if variant.max_registers else 0  # spilled before the loops, see plan.max_loss_registers
     assert 0 < registers and spilled <= most, f"{spilled} bytes spilled with {registers} registers"
-    if variant.wide_bytes:
-        found = aot.accesses(kernel)
-        wide, double = 16 * found.get(16, 0), "fp64" in variant.name
-        right = wide >= variant.wide_bytes if double else wide == variant.wide_bytes
-        assert right, f"accesses by width: {found}"
-        narrow = {1, 2} if double else {1, 2, 8}  # maps of float64 are read one or two at a time
-        assert not found.keys() & narrow, f"accesses by width: {found}"
+    if variant.vectorized_bytes:
+        counts = aot.accesses(kernel)
+        vectorized, is_fp64 = 16 * counts.get(16, 0), "fp64" in variant.name
+        expected = variant.vectorized_bytes
+        message = f"accesses by width: {counts}"
+        assert vectorized >= expected if is_fp64 else vectorized == expected, message
+        narrow = {1, 2} if is_fp64 else {1, 2, 8}  # masks of float64 are read one or two at a time
+        assert not counts.keys() & narrow, message
 
 
 def test_an_unaligned_level_is_read_element_by_element():
-    """The check above can fail: without the promise of alignment there are two-byte accesses."""
+    """The check above can fail: code for unaligned levels has two-byte accesses."""
     variant = next(v for v in aot.variants() if v.name == "loss bf16, location-major, some levels unaligned")
     assert 2 in aot.accesses(aot.compiled(variant, aot.TARGETS["sm_90"]))
 
 
-def test_the_mask_keeps_subnormal_scores():
-    """sigmoid(-88) is 6e-39: a product or quotient that is flushed to zero would make it 0."""
+def test_the_mask_keeps_subnormal_values():
+    """sigmoid(-88) is 6e-39, which a product or quotient that flushes subnormals would turn into 0."""
     (variant,) = (v for v in aot.variants() if v.name == "mask bf16, location-major")
     ptx = aot.compiled(variant.on(aot.TARGETS["sm_90"]), aot.TARGETS["sm_90"]).asm["ptx"]
     assert re.search(r"\bdiv\.full\.f32", ptx) and not re.search(r"\bdiv\.approx", ptx)
     powers = re.findall(r"ex2\.approx\.ftz\.f32\s+(%r\d+)", ptx)
     products = re.findall(r"mul\.f32\s+%r\d+, (%r\d+), %r\d+;", ptx)
-    assert powers and set(powers) <= set(products)  # the power of a remainder, times a power of two
+    assert powers and set(powers) <= set(products)  # exp(x) = ex2(remainder) * a power of two
 
 
 @pytest.fixture
-def pretended_gpu(monkeypatch):
+def fake_gpu(monkeypatch):
     """A driver that compiles for sm_90 and records launches instead of making them."""
     if torch.cuda.is_available():
         pytest.skip("there is a real GPU: see test_triton_gpu.py")
@@ -61,15 +62,15 @@ def pretended_gpu(monkeypatch):
 
     from benchmarks.triton_stub import Driver
 
-    pretended = Driver((9, 0))
-    pretended.launches = []
-    pretended.launcher_cls = lambda source, metadata: lambda *a: pretended.launches.append((a[0], a[9:]))
-    monkeypatch.setattr(driver, "_active", pretended)
-    monkeypatch.setattr(launch, "_COMPILED", {})
-    return pretended
+    fake = Driver((9, 0))
+    fake.launches = []
+    fake.launcher_cls = lambda source, metadata: lambda *a: fake.launches.append((a[0], a[9:]))
+    monkeypatch.setattr(driver, "_active", fake)
+    monkeypatch.setattr(launcher, "_COMPILED", {})
+    return fake
 
 
-def test_all_sizes_share_a_compilation_and_relaunches_pass_the_same(pretended_gpu, monkeypatch):
+def test_all_sizes_share_one_compilation_and_relaunches_pass_the_same_arguments(fake_gpu, monkeypatch):
     from frs_kernels.backends.triton.loss import loss_kernel
 
     monkeypatch.setattr(loss_kernel, "device_caches", collections.defaultdict(loss_kernel.create_binder))
@@ -77,8 +78,8 @@ def test_all_sizes_share_a_compilation_and_relaunches_pass_the_same(pretended_gp
     def call(sizes):
         common = {"sizes": sizes, "dtype": torch.bfloat16, "batch": 1}
         lists = [tensors(channels, **common) for channels in (8, 8, 16, 16)]
-        operators.loss(*lists, [], [], 0, 1.0, None, 0.5, None, 2.0, None, 0.0, True, True)
-        calls, pretended_gpu.launches = pretended_gpu.launches, []
+        launches.loss(*lists, [], [], 0, 1.0, None, 0.5, None, 2.0, None, 0.0, True, True)
+        calls, fake_gpu.launches = fake_gpu.launches, []
         return calls, len(loss_kernel.device_caches[0][0])
 
     first, _ = call([(16, 24), (5, 7)])
@@ -92,7 +93,7 @@ def test_all_sizes_share_a_compilation_and_relaunches_pass_the_same(pretended_gp
 
 
 def test_the_key_of_a_kernel_does_not_depend_on_which_is_launched_first():
-    """Else another process would compile again what is in Triton's cache on disk."""
-    mask_first = programs.output("triton_cache_keys.py", "weight_sums")
+    """Otherwise another process would recompile what Triton's disk cache has."""
+    mask_first = programs.output("triton_cache_keys.py", "mask_sums_kernel")
     loss_first = programs.output("triton_cache_keys.py", "loss_kernel")
     assert mask_first == loss_first and len(set(mask_first.split())) == 2

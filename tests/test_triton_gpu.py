@@ -22,7 +22,7 @@ CUDA = Target("triton", "cuda")
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "rows"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_kernel_once(dtype, layout):
-    """Small enough for compute-sanitizer; the mask with NaN, too."""
+    """Small enough for compute-sanitizer. Includes a mask with NaN."""
     base = run_every_kernel(CUDA, dtype, layout)
     base["teacher_logits"][0][0, 3, 1, 2] = float("nan")
     assert frs.frs_mask(base["teacher_logits"], backend="triton")[0][0, 1, 2].isnan()
@@ -127,7 +127,7 @@ def test_memory_above_the_gradients_is_small():
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_tensors_of_more_than_2_31_elements(layout):
-    """One level whose logits need 64-bit offsets; the last image must be treated like the first."""
+    """One level whose logits need 64-bit addresses: the last image must get the gradient of the first."""
     free, _ = torch.cuda.mem_get_info()
     batch, channels, height, width = 130, 1024, 128, 132
     needed = 5 * 2 * batch * channels * height * width

@@ -1,6 +1,6 @@
 """Prints the cache keys of two Triton kernels, after computing that of KERNEL first.
 
-triton_cache_keys.py weight_sums|loss_kernel
+triton_cache_keys.py mask_sums_kernel|loss_kernel
 """
 
 import sys
@@ -13,6 +13,6 @@ triton.register(torch.library.Library("keys", "FRAGMENT"), [])
 
 from frs_kernels.backends.triton import loss, mask  # noqa: E402
 
-kernels = {"weight_sums": mask.weight_sums, "loss_kernel": loss.loss_kernel}
+kernels = {"mask_sums_kernel": mask.mask_sums_kernel, "loss_kernel": loss.loss_kernel}
 first = kernels[sys.argv[1]].cache_key
 print(*(kernels[name].cache_key for name in sorted(kernels)))

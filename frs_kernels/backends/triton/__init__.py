@@ -1,8 +1,8 @@
-"""The Triton kernels: NVIDIA, AMD and Intel GPUs; on a CPU only in Triton's interpreter, for tests.
+"""The Triton backend: for NVIDIA, AMD and Intel GPUs; on a CPU only in Triton's interpreter, for tests.
 
-``mask``, ``imitation`` and ``head`` hold the maths, ``tiles`` how a program finds its work, ``loss``,
-``reduce`` and ``scale`` the other kernels, ``plan`` how tensors become tiles, ``passes`` and ``operators``
-what the three registered operators launch. Triton is imported when the backend is first asked for.
+launches.py holds the three operators. The kernels are in mask.py, loss.py (with imitation.py and head.py, the
+maths of the two terms), reduce.py and scale.py; tiles.py and level_table.py say which elements a program
+processes. Triton is imported only when the backend is first used.
 """
 
 import importlib.util
@@ -16,22 +16,22 @@ NAME = "triton"
 
 @constant_result
 def unavailable() -> str | None:
-    """Why the backend cannot run on this machine at all, or None. Registers the operators if it can."""
+    """The reason why the backend cannot run on this machine, or None. Registers the operators if it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     try:
         import triton
     except ImportError as error:
         return f"Triton cannot be imported: {error}"
-    if not hasattr(triton, "knobs"):  # an old release, or a folder of that name
+    if not hasattr(triton, "knobs"):  # an old release, or a folder named triton
         return f"Triton 3.4 or later is needed, {triton.__path__[0]} is something else"
     gpus = [name for name in ("cuda", "xpu") if getattr(torch, name).is_available()]
     if not gpus and not interpreted():
         return "there is no GPU; for tests, Triton's interpreter runs with TRITON_INTERPRET=1"
     if interpreted():
-        from frs_kernels.backends.triton.interpreter import mend
+        from frs_kernels.backends.triton.interpreter import patch_interpreter
 
-        mend()
+        patch_interpreter()
     register(triton_library, [*map(str.upper, gpus), *(["CPU"] if interpreted() else [])])
     return None
 
@@ -54,18 +54,30 @@ def namespace():
 
 @constant_result
 def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, which is decided when they are first imported."""
+    """Whether kernels run in Triton's interpreter. It is decided when they are first imported."""
     import triton
 
     return triton.knobs.runtime.interpret
 
 
 def register(library: torch.library.Library, dispatch_keys: list[str]) -> None:
-    """Implements the three operators of ``library`` for these devices, named as PyTorch's dispatcher does."""
-    from frs_kernels.backends.triton import head, imitation, loss, mask, operators, reduce, scale, tiles
-    from frs_kernels.backends.triton.launch import settle_keys
+    """Implements the three operators of ``library`` for these dispatch keys ("CUDA", "CPU", ...)."""
+    from frs_kernels.backends.triton import (
+        arithmetic,
+        head,
+        imitation,
+        launches,
+        level_table,
+        loss,
+        mask,
+        reduce,
+        scale,
+        tiles,
+    )
+    from frs_kernels.backends.triton.launcher import precompute_cache_keys
 
-    settle_keys(tiles, mask, imitation, head, reduce, loss, scale)
+    callees_first = level_table, arithmetic, tiles, mask, imitation, head, reduce, loss, scale
+    precompute_cache_keys(*callees_first)
     for name in ("mask", "loss", "scale_"):
         for key in dispatch_keys:
-            library.impl(name, getattr(operators, name), key)
+            library.impl(name, getattr(launches, name), key)

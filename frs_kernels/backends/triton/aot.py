@@ -1,6 +1,8 @@
-"""Every kernel compiled for a GPU that need not be there: registers, spills and widths of memory accesses.
+"""Compiles every kernel ahead of time for several GPUs and prints registers and spills; needs no GPU.
 
-python -m frs_kernels.backends.triton.aot > docs/triton-resources.md
+    python -m frs_kernels.backends.triton.aot > docs/triton-resources.md
+
+Tests also count the global memory accesses of the compiled kernels by their width.
 """
 
 import re
@@ -16,13 +18,13 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from frs_kernels.backends.triton import plan, reduce
-from frs_kernels.backends.triton.launch import THREADS
+from frs_kernels.backends.triton import level_table, plan, reduce, scale
+from frs_kernels.backends.triton.launcher import THREADS
 from frs_kernels.backends.triton.loss import loss_kernel, single_kernel
-from frs_kernels.backends.triton.mask import mask_kernel, weight_sums
-from frs_kernels.backends.triton.reduce import COLUMNS, factors_kernel, finish_kernel
+from frs_kernels.backends.triton.mask import SUM_COLUMNS, mask_kernel, mask_sums_kernel
+from frs_kernels.backends.triton.reduce import factors_kernel, finish_kernel
 from frs_kernels.backends.triton.scale import scale_kernel
-from frs_kernels.backends.triton.tiles import CHANNEL, LOCATION, MIXED, WIDTH, Term
+from frs_kernels.backends.triton.tiles import CHANNEL_MAJOR, LOCATION_MAJOR, MIXED_LAYOUTS, TileConfig
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -30,153 +32,171 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-ROWS = 5  # levels of a feature pyramid
-_TORCH = {dtype: name for name, dtype in plan.DTYPES.items()}
-_NUMBERS = {
-    f"{name}_{part}": "fp32" for name in ("value", "feat", "head") for part in ("high", "low")
-} | dict.fromkeys(("value_tensor", "feat_tensor", "head_tensor"))
+LEVELS = 5  # of a feature pyramid
+_TORCH_DTYPES = {tl_dtype: dtype for dtype, tl_dtype in plan.TL_DTYPES.items()}
+_SCALARS = {
+    f"{name}_{part}": "fp32" for name in ("z_value", "feat_scale", "head_scale") for part in ("high", "low")
+} | dict.fromkeys(("z_value_tensor", "feat_scale_tensor", "head_scale_tensor"))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel as it is compiled for some kind of input."""
+    """One kernel as it is compiled for one kind of inputs."""
 
     name: str
     kernel: object
-    arguments: dict  # a type for what is passed at run time, a value for what is compiled in
-    # Bytes of large tensors that a thread moves per iteration, where all is aligned.
+    arguments: dict  # name -> type of a run-time argument, or value of a constant
+    # Bytes of features and logits that a thread loads and stores per iteration, where all levels are aligned.
     loaded: int = 0
     stored: int = 0
     threads: int = THREADS
-    registers: int | None = None  # the most that a thread may have
+    max_registers: int | None = None  # per thread
 
     def on(self, target: GPUTarget) -> "Variant":
-        """The variant as plan.py has it for such a GPU: on AMD's without a pipeline or a limit."""
+        """The variant as plan.py makes it for this GPU: AMD's have no pipeline and no register limit."""
         if target.backend != "hip":
             return self
-        arguments = {k: _unpipelined(v) for k, v in self.arguments.items()}
-        return replace(self, arguments=arguments, registers=None)
+        arguments = {name: _unpipelined(value) for name, value in self.arguments.items()}
+        return replace(self, arguments=arguments, max_registers=None)
 
     @property
-    def wide_bytes(self) -> int:
-        """Bytes of the accesses to large tensors in the code, which loads each stage of a pipeline once."""
-        terms = [value for value in self.arguments.values() if isinstance(value, Term)]
-        return self.loaded * max(term.STAGES for term in terms) + self.stored if self.loaded else 0
+    def vectorized_bytes(self) -> int:
+        """Bytes of all 16-byte accesses in the code, in which each stage of a pipeline has its own loads."""
+        configs = [value for value in self.arguments.values() if isinstance(value, TileConfig)]
+        return self.loaded * max(config.STAGES for config in configs) + self.stored if self.loaded else 0
 
 
 def _unpipelined(value):
-    return value._replace(STAGES=1) if isinstance(value, Term) else value
+    return value._replace(STAGES=1) if isinstance(value, TileConfig) else value
 
 
-def term(order, dtype, shape: plan.Shape, **changes) -> Term:
+def tile_config(layout, dtype, block: plan.BlockShape, **options) -> TileConfig:
     acc = tl.float64 if dtype == tl.float64 else tl.float32
     values = {
-        "ROWS": ROWS, "LAYOUT": order.value, "ALL_ALIGNED": True, "VEC": 128 // dtype.primitive_bitwidth,
-        "BC": shape.BC, "NARROW_BC": max(1, shape.BC // 4), "BL": shape.BL,
-        "STUDENT": dtype, "TEACHER": dtype, "ACC": acc, "INDEX": tl.int32,
-        "CHANNEL_WEIGHTS": False, "BETA": 0.0, "GRAD": True,
+        "LEVELS": LEVELS, "LAYOUT": layout.value, "ALL_ALIGNED": True, "VEC": 128 // dtype.primitive_bitwidth,
+        "BLOCK_C": block.channels, "UNALIGNED_BLOCK_C": max(1, block.channels // 4),
+        "BLOCK_L": block.locations,
+        "STUDENT_DTYPE": dtype, "TEACHER_DTYPE": dtype, "ACC": acc, "INDEX": tl.int32,
+        "HAS_CHANNEL_WEIGHT": False, "BETA": 0.0, "HAS_GRAD": True,
     }  # fmt: skip
-    values.update(changes)
-    return Term(**{"STAGES": plan.stages(order.value, _TORCH[dtype], values["GRAD"]), **values})
+    values.update(options)
+    stages = plan.loss_stages(layout.value, _TORCH_DTYPES[dtype], values["HAS_GRAD"])
+    return TileConfig(**{"STAGES": stages, **values})
 
 
 def variants() -> list[Variant]:
     """The kernels as a RetinaNet (K = 720) compiles them, in all their variants."""
     half, single = (tl.bfloat16, torch.float32), (tl.float32, torch.float32)
-    kinds = [(LOCATION, *half), (CHANNEL, *half), (LOCATION, *single), (CHANNEL, *single)]
-    found = [make(*kind) for kind in kinds for make in (_mask, _loss)]
-    found += [_single(LOCATION, *half), _single(CHANNEL, *half), _single(LOCATION, *single)]
-    found += [_loss(LOCATION, *half, ALL_ALIGNED=False), _loss(CHANNEL, *half, GRAD=False)]
-    found += [_loss(order, *single, ALL_ALIGNED=False) for order in (LOCATION, CHANNEL, MIXED)]
-    found += [_loss(CHANNEL, *half, BETA=beta) for beta in (1.0, 1.5, 2.0)]
-    found += [_loss(LOCATION, *half, CHANNEL_WEIGHTS=True), _loss(LOCATION, *half, INDEX=tl.int64)]
-    found += [_loss(LOCATION, tl.float16, torch.float32), _loss(LOCATION, *half, TEACHER=tl.float32)]
-    found += [_mask(LOCATION, *half, ALL_ALIGNED=False), _mask(MIXED, *half, ALL_ALIGNED=False)]
-    found += [_loss(LOCATION, tl.float64, torch.float64), _mask(CHANNEL, tl.float64, torch.float64)]
-    return found + _small(tl.float32) + _small(tl.float64)
-
-
-def _label(kind: str, order, dtype, changes: dict) -> str:
-    layout = {0: "location-major", 1: "channel-major", 2: "mixed layouts"}[order.value]
-    notes = [
-        "some levels unaligned" if name == "ALL_ALIGNED" else f"{name}={value}"
-        for name, value in changes.items()
+    common = [(layout, *dtypes) for dtypes in (half, single) for layout in (LOCATION_MAJOR, CHANNEL_MAJOR)]
+    return [
+        *(make(*inputs) for inputs in common for make in (_mask, _loss)),
+        _single(LOCATION_MAJOR, *half),
+        _single(CHANNEL_MAJOR, *half),
+        _single(LOCATION_MAJOR, *single),
+        _loss(LOCATION_MAJOR, *half, ALL_ALIGNED=False),
+        _loss(CHANNEL_MAJOR, *half, HAS_GRAD=False),
+        *(
+            _loss(layout, *single, ALL_ALIGNED=False)
+            for layout in (LOCATION_MAJOR, CHANNEL_MAJOR, MIXED_LAYOUTS)
+        ),
+        *(_loss(CHANNEL_MAJOR, *half, BETA=beta) for beta in (1.0, 1.5, 2.0)),
+        _loss(LOCATION_MAJOR, *half, HAS_CHANNEL_WEIGHT=True),
+        _loss(LOCATION_MAJOR, *half, INDEX=tl.int64),
+        _loss(LOCATION_MAJOR, tl.float16, torch.float32),
+        _loss(LOCATION_MAJOR, *half, TEACHER_DTYPE=tl.float32),
+        _mask(LOCATION_MAJOR, *half, ALL_ALIGNED=False),
+        _mask(MIXED_LAYOUTS, *half, ALL_ALIGNED=False),
+        _loss(LOCATION_MAJOR, tl.float64, torch.float64),
+        _mask(CHANNEL_MAJOR, tl.float64, torch.float64),
+        *_small_kernels(tl.float32),
+        *_small_kernels(tl.float64),
     ]
-    return ", ".join([f"{kind} {dtype}", layout, *notes])
 
 
-def _bytes(tile: plan.Shape, *dtypes) -> int:
-    return sum(tile.BC * tile.BL * dtype.primitive_bitwidth // 8 for dtype in dtypes) // THREADS
-
-
-def _table(width) -> tuple[str, ...]:
-    return ("i64",) * (ROWS * width.value)
-
-
-def _mask(order, dtype, acc, **changes) -> Variant:
-    tile = plan.mask_tile(order.value, 720, _TORCH[dtype])
-    compiled = term(order, dtype, tile, **plan.mask_options(order.value, tile), **changes)
-    arguments = {"table": _table(WIDTH), "sums": _pointer(acc), "term": compiled}
-    loaded = _bytes(tile, dtype) * compiled.ALL_ALIGNED
-    return Variant(_label("mask", order, dtype, changes), mask_kernel, arguments, loaded)
-
-
-def _loss(order, dtype, acc, **changes) -> Variant:
-    tile = plan.loss_tile(order.value, 720, _TORCH[dtype])
-    compiled = term(order, dtype, tile, **changes)
-    arguments = {
-        "head_table": _table(WIDTH), "feat_table": _table(WIDTH), "counter": "*i32",
-        **dict.fromkeys(("factors", "partials", "losses"), _pointer(acc)),
-        **dict.fromkeys(("head_tiles", "feat_tiles", "head_steps", "feat_steps"), "i32"),
-        "head_term": compiled._replace(CHANNEL_WEIGHTS=False),
-        "feat_term": compiled._replace(BETA=0.0), "ACC": compiled.ACC,
-    }  # fmt: skip
-    loaded = 2 * _bytes(tile, compiled.STUDENT, compiled.TEACHER) * compiled.ALL_ALIGNED
-    stored = 2 * _bytes(tile, compiled.STUDENT) * compiled.GRAD
-    limit = plan.loss_registers(arguments["head_term"], arguments["feat_term"])
-    label = _label("loss", order, dtype, changes)
-    return Variant(label, loss_kernel, arguments, loaded, stored, registers=limit)
-
-
-def _single(order, dtype, acc, **changes) -> Variant:
-    tile = plan.single_tile([order.value], acc)
-    compiled = term(order, dtype, tile, GRAD=False, **changes)
-    arguments = {
-        "head_table": _table(WIDTH), "feat_table": _table(WIDTH),
-        **dict.fromkeys(("sums", "errors", "entropies"), _pointer(acc)),
-        "head_term": compiled, "feat_term": compiled, "HEAD": True,
-    }  # fmt: skip
-    return Variant(
-        _label("single pass", order, dtype, changes), single_kernel, arguments, 2 * _bytes(tile, dtype, dtype)
-    )
-
-
-def _small(acc) -> list[Variant]:
-    """The kernels beside the passes over the large tensors."""
-    pointer = f"*{'fp64' if acc == tl.float64 else 'fp32'}"
-    common = {
-        "table": _table(COLUMNS),
-        "sums": pointer,
-        "NORMALIZER": 0,
-        "ROWS": ROWS,
-        "ACC": acc,
-        **_NUMBERS,
+def _label(kernel: str, layout, dtype, options: dict) -> str:
+    names = {LOCATION_MAJOR: "location-major", CHANNEL_MAJOR: "channel-major", MIXED_LAYOUTS: "mixed layouts"}
+    notes = {
+        "ALL_ALIGNED": "some levels unaligned",
+        "HAS_GRAD": "no gradients",
+        "HAS_CHANNEL_WEIGHT": "channel weights",
+        "BETA": f"beta {options.get('BETA')}",
+        "INDEX": f"offsets {options.get('INDEX')}",
+        "TEACHER_DTYPE": f"teacher {options.get('TEACHER_DTYPE')}",
     }
-    outputs = dict.fromkeys(("losses", "pending"), pointer)
+    return ", ".join([f"{kernel} {dtype}", names[layout], *(notes[name] for name in options)])
+
+
+def _bytes(block: plan.BlockShape, *dtypes) -> int:
+    """Bytes of a block per thread, in these dtypes."""
+    elements = block.channels * block.locations
+    return sum(elements * dtype.primitive_bitwidth // 8 for dtype in dtypes) // THREADS
+
+
+def _table(columns) -> tuple[str, ...]:
+    return ("i64",) * (LEVELS * columns.value)
+
+
+def _mask(layout, dtype, acc, **options) -> Variant:
+    block = plan.mask_block(layout.value, 720, _TORCH_DTYPES[dtype])
+    config = tile_config(layout, dtype, block, **plan.mask_options(layout.value, block), **options)
+    arguments = {"table": _table(level_table.COLUMNS), "mask_sums": _pointer(acc), "config": config}
+    loaded = _bytes(block, dtype) * config.ALL_ALIGNED
+    return Variant(_label("mask", layout, dtype, options), mask_kernel, arguments, loaded)
+
+
+def _loss(layout, dtype, acc, **options) -> Variant:
+    block = plan.loss_block(layout.value, 720, _TORCH_DTYPES[dtype])
+    config = tile_config(layout, dtype, block, **options)
+    table = _table(level_table.COLUMNS)
+    arguments = {
+        "head_table": table, "feat_table": table, "counter": "*i32",
+        **dict.fromkeys(("factors", "partials", "losses"), _pointer(acc)),
+        **dict.fromkeys(("head_tiles", "feat_tiles", "head_channel_blocks", "feat_channel_blocks"), "i32"),
+        "head_config": config._replace(HAS_CHANNEL_WEIGHT=False), "feat_config": config._replace(BETA=0.0),
+        "ACC": config.ACC,
+    }  # fmt: skip
+    loaded = 2 * _bytes(block, config.STUDENT_DTYPE, config.TEACHER_DTYPE) * config.ALL_ALIGNED
+    stored = 2 * _bytes(block, config.STUDENT_DTYPE) * config.HAS_GRAD
+    limit = plan.max_loss_registers(arguments["head_config"], arguments["feat_config"])
+    label = _label("loss", layout, dtype, options)
+    return Variant(label, loss_kernel, arguments, loaded, stored, max_registers=limit)
+
+
+def _single(layout, dtype, acc, **options) -> Variant:
+    block = plan.single_pass_block([layout.value], acc)
+    config = tile_config(layout, dtype, block, HAS_GRAD=False, **options)
+    table = _table(level_table.COLUMNS)
+    arguments = {
+        "head_table": table, "feat_table": table,
+        **dict.fromkeys(("mask_sums", "feat_sums", "head_sums"), _pointer(acc)),
+        "head_config": config, "feat_config": config, "HAS_HEAD": True,
+    }  # fmt: skip
+    label = _label("single pass", layout, dtype, options)
+    return Variant(label, single_kernel, arguments, 2 * _bytes(block, dtype, dtype))
+
+
+def _small_kernels(acc) -> list[Variant]:
+    """The kernels that read neither features nor logits."""
+    pointer = f"*{'fp64' if acc == tl.float64 else 'fp32'}"
+    constants = {"LEVELS": LEVELS, "ACC": acc}
+    reduced = {
+        "table": _table(reduce.FACTOR_COLUMNS), "NORMALIZER": 0, **constants, **_SCALARS,
+        **dict.fromkeys(("mask_sums", "losses", "pending"), pointer),
+    }  # fmt: skip
     factors = {"factors": pointer, "counter": "*i32", "FEAT_PENDING": False, "HEAD_PENDING": False}
-    partials = dict.fromkeys(("errors", "entropies"), pointer)
+    sums = dict.fromkeys(("feat_sums", "head_sums"), pointer)
     scaled = tl.float64 if acc == tl.float64 else tl.bfloat16
     return [
-        Variant(f"factors {acc}", factors_kernel, {**common, **outputs, **factors}, threads=reduce.THREADS),
-        Variant(f"finish {acc}", finish_kernel, {**common, **outputs, **partials}, threads=reduce.THREADS),
+        Variant(f"factors {acc}", factors_kernel, reduced | factors, threads=reduce.THREADS),
+        Variant(f"finish {acc}", finish_kernel, reduced | sums, threads=reduce.THREADS),
         Variant(
-            f"weight sums {acc}", weight_sums,
-            {"table": ("i64",) * (3 * ROWS), "sums": pointer, "ROWS": ROWS, "ACC": acc},
+            f"mask sums {acc}", mask_sums_kernel,
+            {"table": _table(SUM_COLUMNS), "mask_sums": pointer, **constants},
         ),
         Variant(
             f"scale {scaled}", scale_kernel,
-            {"table": _table(COLUMNS), "factor": pointer, "pending": pointer, "spans": "i32", "ROWS": ROWS,
-             "ENTRIES": ROWS, "ALIGNED": True, "DTYPE": scaled, "ACC": acc},
+            {"table": _table(scale.COLUMNS), "grad_output": pointer, "pending": pointer, "blocks": "i32",
+             "GRADS": LEVELS, "NUM_PENDING": LEVELS, "ALIGNED": True, "DTYPE": scaled, "ACC": acc},
         ),
     ]  # fmt: skip
 
@@ -197,16 +217,17 @@ def compiled(variant: Variant, target: GPUTarget):
             signature[name] = "constexpr"
             constants[(position,)] = value
     options = {"num_warps": variant.threads // target.warp_size}
-    if variant.registers:
-        options["maxnreg"] = variant.registers
+    if variant.max_registers:
+        options["maxnreg"] = variant.max_registers
     return triton.compile(ASTSource(variant.kernel, signature, constants), target=target, options=options)
 
 
 def resources(kernel) -> tuple[int, int]:
-    """(registers a thread, bytes of stack: what was spilled to memory)"""
+    """(registers per thread, bytes that a thread spills to memory)"""
     if "amdgcn" in kernel.asm:
         text = kernel.asm["amdgcn"]
-        # The compiler may set a stack aside and then spill scalar registers to lanes of vector ones instead.
+        # The compiler may reserve a stack and then spill scalar registers to lanes of vector registers
+        # instead.
         used = re.search(r"\bscratch_(?:load|store)", text)
         stack = int(re.search(r"\.private_segment_fixed_size:\s*(\d+)", text)[1])
         return int(re.search(r"\.vgpr_count:\s*(\d+)", text)[1]), stack if used else 0
@@ -220,10 +241,10 @@ def resources(kernel) -> tuple[int, int]:
 
 
 def accesses(kernel) -> dict[int, int]:
-    """How many loads and stores of global memory a thread has in the code, by width in bytes."""
+    """Loads and stores of global memory in a thread's code: width in bytes -> how many."""
     counts: dict[int, int] = {}
     if "amdgcn" in kernel.asm:
-        words = {
+        bytes_of = {
             "ubyte": 1,
             "byte": 1,
             "ushort": 2,
@@ -234,13 +255,13 @@ def accesses(kernel) -> dict[int, int]:
             "dwordx4": 16,
         }
         pattern = r"(?:global|buffer)_(?:load|store)_(?:d16_)?(?:b16_)?(\w+?)(?:_d16(?:_hi)?)?\s"
-        widths = [words.get(word, 0) for word in re.findall(pattern, kernel.asm["amdgcn"])]
+        widths = [bytes_of.get(width, 0) for width in re.findall(pattern, kernel.asm["amdgcn"])]
     else:
         pattern = r"(?:ld|st)\.global[\w.:]*?(?:\.v(\d))?\.b(\d+)\s"
-        found = re.findall(pattern, kernel.asm["ptx"])
-        copies = re.findall(r"cp\.async\.\w+\.shared\.global[^,]*,[^,]*, (\w+)", kernel.asm["ptx"])
-        widths = [int(vector or 1) * int(bits) // 8 for vector, bits in found]
-        widths += [int(width, 0) for width in copies]
+        plain = re.findall(pattern, kernel.asm["ptx"])
+        async_copies = re.findall(r"cp\.async\.\w+\.shared\.global[^,]*,[^,]*, (\w+)", kernel.asm["ptx"])
+        widths = [int(vector or 1) * int(bits) // 8 for vector, bits in plain]
+        widths += [int(width, 0) for width in async_copies]
     for width in widths:
         counts[width] = counts.get(width, 0) + 1
     return counts
@@ -248,10 +269,10 @@ def accesses(kernel) -> dict[int, int]:
 
 def main() -> None:
     print("# Resources of the Triton kernels\n")
-    print(f"Compiled ahead of time by Triton {triton.__version__} for {ROWS} levels. A program has {THREADS}")
-    print(f"threads, {reduce.THREADS} in factors and finish. Written by")
-    print("`python -m frs_kernels.backends.triton.aot`.")
-    print("In a cell: registers a thread (gfx942: vector registers) / bytes spilled.\n")
+    print(f"Compiled ahead of time by Triton {triton.__version__} for {LEVELS} levels, written by")
+    print(f"`python -m frs_kernels.backends.triton.aot`. A program has {THREADS} threads, in factors and")
+    print(f"finish {reduce.THREADS}. A cell has the registers per thread (gfx942: vector registers) and the")
+    print("bytes spilled.\n")
     print("| kernel | " + " | ".join(TARGETS) + " |")
     print("|---" * (len(TARGETS) + 1) + "|")
     for variant in variants():

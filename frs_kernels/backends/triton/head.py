@@ -1,143 +1,144 @@
-"""The head term of one tile: sum S |p - q|^beta BCE(s, q), and its gradient.
+"""The head term of one tile: sum_k S |p - q|^beta BCE(s, q), and its gradient.
 
-p = sigmoid(s), q = sigmoid(T), in a form without cancellation:
+p = sigmoid(s) and q = sigmoid(T). The cross-entropy is computed in a form without cancellation:
     BCE(s, q) = |s| * (1 - q if s >= 0 else q) + log1p(exp(-|s|))
-The arithmetic counts here: two exponentials and one division an element (both sigmoids share it), and no
-logarithm: log1p(e) is summed as log1p of a product, q <- q (1 + e) + e, one FMA an element.
+In bfloat16 the loop is nearly limited by its arithmetic. An element takes two exponentials, one division
+(both sigmoids share it) and no logarithm: the sum of log1p(e) is log1p(r), where r = prod(1 + e) - 1 takes
+one FMA per element, r <- r (1 + e) + e.
 """
 
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.tiles import (
-    ALIGNED,
-    FLAGS,
-    STUDENT,
-    TEACHER,
-    block,
-    decay,
-    expm1,
-    extent,
-    field,
-    grad_view,
-    input_view,
-    largest,
-    load_once,
-    quotient,
-)
+from frs_kernels.backends.triton.arithmetic import divide, exp_minus_abs, expm1, log1p, max_over_channels
+from frs_kernels.backends.triton.level_table import FLAG_ALIGNED, FLAGS, STUDENT, TEACHER, table_entry
+from frs_kernels.backends.triton.tiles import block_pointers, grad_view, input_view, level_shape, load_block
+from frs_kernels.contract import MAX_LOG_FACTORS
 
-_PADDING = tl.constexpr(-10000.0)  # as s and T: entropy and gradient of exactly 0, and no NaN
-_FACTORS = tl.constexpr(64)  # in one product: each is at most 2, so float32 holds 127
-
-
-@triton.jit
-def log1p(x, reciprocal):
-    """log(1 + x) for x >= 0 without losing a small x; ``reciprocal`` is 1 / (1 + x)."""
-    u = 1.0 + x
-    return tl.log(u) + (x - (u - 1.0)) * reciprocal
+_PADDING = tl.constexpr(-10000.0)  # of s and T: entropy and gradient are exactly 0, and nothing is NaN
+_MAX_LOG_FACTORS = tl.constexpr(MAX_LOG_FACTORS)
 
 
 @triton.jit
 def probabilities(s, t):
-    """p, q, 1 - q, the linear part of the entropy, e = exp(-|s|) and 1 / (1 + e)."""
-    e = decay(s)
-    e_t = decay(t)
+    """p, q, 1 - q, the term of BCE(s, q) that is linear in s, e = exp(-|s|) and 1 / (1 + e)."""
+    e = exp_minus_abs(s)
+    e_t = exp_minus_abs(t)
     u = 1.0 + e
     u_t = 1.0 + e_t
-    both = u * u_t
-    reciprocal = quotient(u_t, both)
-    large = quotient(u, both)  # sigmoid(|t|)
-    small = e_t * large  # sigmoid(-|t|)
+    product = u * u_t
+    reciprocal = divide(u_t, product)
+    sigmoid_abs_t = divide(u, product)
+    sigmoid_minus_abs_t = e_t * sigmoid_abs_t
     p = tl.where(s >= 0, reciprocal, e * reciprocal)
-    q = tl.where(t >= 0, large, small)
-    rest = tl.where(t >= 0, small, large)
-    linear = tl.abs(s) * tl.where((s >= 0) != (t >= 0), large, small)
-    return p, q, rest, linear, e, reciprocal
+    q = tl.where(t >= 0, sigmoid_abs_t, sigmoid_minus_abs_t)
+    one_minus_q = tl.where(t >= 0, sigmoid_minus_abs_t, sigmoid_abs_t)
+    signs_differ = (s >= 0) != (t >= 0)
+    linear = tl.abs(s) * tl.where(signs_differ, sigmoid_abs_t, sigmoid_minus_abs_t)
+    return p, q, one_minus_q, linear, e, reciprocal
 
 
 @triton.jit
-def apart(s, t, p, q, rest, e, reciprocal):
-    """p - q without cancellation: a power of it below 1 would amplify the roundings of two sigmoids.
+def probability_difference(s, t, p, q, one_minus_q, e, reciprocal):
+    """p - q without cancellation: a power of it below 1 would amplify the rounding errors of two sigmoids.
 
-    p (1 - q) (1 - exp(t - s)) where s > t, and the same with p and q exchanged where s < t.
+    p - q = p (1 - q) (1 - exp(t - s)) where s > t, and the same with p and q exchanged where s < t.
     """
-    distance = tl.where(s == t, 0.0, tl.abs(s - t))  # NaN where one of them is
+    distance = tl.where(s == t, 0.0, tl.abs(s - t))  # 0 for equal infinities, NaN where s or t is NaN
     change = expm1(-distance)
-    return tl.where(s >= t, -(p * rest), q * (tl.where(s >= 0, e, 1.0) * reciprocal)) * change
+    one_minus_p = tl.where(s >= 0, e, 1.0) * reciprocal
+    return tl.where(s >= t, -(p * one_minus_q), q * one_minus_p) * change
 
 
 @triton.jit
-def modulated(s, t, p, q, rest, linear, e, reciprocal, BETA: tl.constexpr):
-    """|p - q|^beta * entropy and its derivative in s, taken as that of 0 where p == q."""
+def focal_entropy(s, t, p, q, one_minus_q, linear, e, reciprocal, BETA: tl.constexpr):
+    """|p - q|^beta BCE(s, q) for beta > 0, and its derivative in s, which is taken as 0 where p == q.
+
+    d/ds = |p - q|^beta (p - q) + beta |p - q|^(beta - 1) sign(p - q) p (1 - p) BCE(s, q)
+    """
     entropy = linear + log1p(e, reciprocal)
-    difference = apart(s, t, p, q, rest, e, reciprocal)
+    difference = probability_difference(s, t, p, q, one_minus_q, e, reciprocal)
     distance = tl.abs(difference)
     if BETA == 1:
-        below = tl.where(distance == 0, 0.0, 1.0)  # distance^(beta - 1)
+        power_beta_minus_1 = tl.where(distance == 0, 0.0, 1.0)
     elif BETA == 2:
-        below = distance
+        power_beta_minus_1 = distance
     else:
-        below = tl.where(distance == 0, 0.0, tl.exp2((BETA - 1.0) * tl.log2(distance)))
-    power = below * distance
-    slope = tl.where(difference < 0, -BETA, BETA) * below * (e * reciprocal * reciprocal)
-    return power * entropy, power * difference + slope * entropy
+        power_beta_minus_1 = tl.where(distance == 0, 0.0, tl.exp2((BETA - 1.0) * tl.log2(distance)))
+    power_beta = power_beta_minus_1 * distance
+    signed_beta = tl.where(difference < 0, -BETA, BETA)
+    p_slope = e * reciprocal * reciprocal  # p (1 - p) = e / (1 + e)^2
+    power_slope = signed_beta * power_beta_minus_1 * p_slope
+    return power_beta * entropy, power_beta * difference + power_slope * entropy
 
 
 @triton.jit
 def cross_entropy(
-    table, level, image, first, last, location, factor, alive, term: tl.constexpr, WIDE: tl.constexpr
-):
-    """(sum_c of the entropy of BL locations over channels [first, last), maximum of T over the same).
+    table, level, image, first, last, location, grad_factor, nonzero_z,
+    config: tl.constexpr, VECTORIZED: tl.constexpr,
+):  # fmt: skip
+    """(sum_k |p - q|^beta BCE(s, q), max_k T_k) over channels [first, last), both [BLOCK_L].
 
-    Stores ``factor`` times the derivative. A level that is not alive is not read: its sum and gradient
-    are 0. The maximum is that of padded values; only a caller that has no map yet uses it.
+    Stores the gradient: d/ds = ``grad_factor`` (p - q) for beta = 0, else see :func:`focal_entropy`.
+    ``grad_factor`` [BLOCK_L] is S * scale / Z_l, or S where that factor is pending. Where ``nonzero_z`` is
+    false, nothing is read: sum and gradient are 0. The maximum includes padding; only the single pass, which
+    has no mask yet, uses it.
     """
-    BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
-    flags = field(table, FLAGS, level, term.ROWS)
-    channels, locations = extent(table, level, term, WIDE)
-    student = input_view(table, STUDENT, term.STUDENT, level, image, flags, term, WIDE)
-    teacher = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
-    if term.GRAD:
-        grad = grad_view(table, level, image, flags, term, WIDE)
-    i = location + tl.arange(0, term.BL)
-    here, readable = (i < locations)[None, :], (i < tl.where(alive, locations, 0))[None, :]
+    BLOCK_C: tl.constexpr = config.BLOCK_C if VECTORIZED else config.UNALIGNED_BLOCK_C
+    flags = table_entry(table, FLAGS, level, config.LEVELS)
+    channels, locations = level_shape(table, level, config, VECTORIZED)
+    student = input_view(table, STUDENT, config.STUDENT_DTYPE, level, image, flags, config, VECTORIZED)
+    teacher = input_view(table, TEACHER, config.TEACHER_DTYPE, level, image, flags, config, VECTORIZED)
+    if config.HAS_GRAD:
+        grad = grad_view(table, level, image, flags, config, VECTORIZED)
+    offs_l = location + tl.arange(0, config.BLOCK_L)
+    inside_l = (offs_l < locations)[None, :]
+    readable = (offs_l < tl.where(nonzero_z, locations, 0))[None, :]
     last = tl.minimum(last, channels)
-    total = tl.full([BC, term.BL], 0.0, term.ACC)
-    peak = tl.full([BC, term.BL], float("-inf"), term.ACC)
-    for segment in range(first, last, _FACTORS * BC):
-        product = tl.full([BC, term.BL], 0.0, term.ACC)
-        end = tl.minimum(last, segment + _FACTORS * BC)
-        for c in tl.range(segment, end, BC, num_stages=term.STAGES if WIDE else 1):
-            s = load_once(student, c, channels, location, readable, _PADDING, term, WIDE).to(term.ACC)
-            t = load_once(teacher, c, channels, location, readable, _PADDING, term, WIDE).to(term.ACC)
-            peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)
-            p, q, rest, linear, e, reciprocal = probabilities(s, t)
-            if term.BETA > 0:
-                value, derivative = modulated(s, t, p, q, rest, linear, e, reciprocal, term.BETA)
-                total += value
+    total = tl.full([BLOCK_C, config.BLOCK_L], 0.0, config.ACC)
+    max_t = tl.full([BLOCK_C, config.BLOCK_L], float("-inf"), config.ACC)
+    for segment in range(first, last, _MAX_LOG_FACTORS * BLOCK_C):
+        product_minus_1 = tl.full([BLOCK_C, config.BLOCK_L], 0.0, config.ACC)
+        end = tl.minimum(last, segment + _MAX_LOG_FACTORS * BLOCK_C)
+        for c in tl.range(segment, end, BLOCK_C, num_stages=config.STAGES if VECTORIZED else 1):
+            s = load_block(student, c, channels, location, readable, _PADDING, config, VECTORIZED)
+            s = s.to(config.ACC)
+            t = load_block(teacher, c, channels, location, readable, _PADDING, config, VECTORIZED)
+            t = t.to(config.ACC)
+            max_t = tl.maximum(max_t, t, propagate_nan=tl.PropagateNan.ALL)
+            p, q, one_minus_q, linear, e, reciprocal = probabilities(s, t)
+            if config.BETA > 0:
+                loss, slope = focal_entropy(s, t, p, q, one_minus_q, linear, e, reciprocal, config.BETA)
+                total += loss
             else:
-                derivative = p - q
+                slope = p - q
                 total += linear
-                product = product * (1.0 + e) + e
-            if term.GRAD:
-                gradient = (factor[None, :] * derivative).to(term.STUDENT)
-                inside = (c + tl.arange(0, BC) < channels)[:, None] & here
-                tl.store(
-                    block(grad, c, location, term, WIDE), gradient,
-                    mask=inside, eviction_policy="evict_first",
-                )  # fmt: skip
-        if term.BETA == 0:
-            total += log1p(product, 1.0 / (1.0 + product))
-    return tl.sum(total, axis=0), largest(peak)
+                product_minus_1 = product_minus_1 * (1.0 + e) + e
+            if config.HAS_GRAD:
+                gradient = (grad_factor[None, :] * slope).to(config.STUDENT_DTYPE)
+                inside = (c + tl.arange(0, BLOCK_C) < channels)[:, None] & inside_l
+                pointers = block_pointers(grad, c, location, config, VECTORIZED)
+                tl.store(pointers, gradient, mask=inside, eviction_policy="evict_first")
+        if config.BETA == 0:
+            total += log1p(product_minus_1, 1.0 / (1.0 + product_minus_1))
+    return tl.sum(total, axis=0), max_over_channels(max_t)
 
 
 @triton.jit
-def head(table, level, image, first, last, location, factor, alive, term: tl.constexpr):
-    """:func:`cross_entropy`, with wide accesses where the level allows them."""
-    if term.ALL_ALIGNED:
-        entropy, peak = cross_entropy(table, level, image, first, last, location, factor, alive, term, True)
-    elif (field(table, FLAGS, level, term.ROWS) & ALIGNED) != 0:
-        entropy, peak = cross_entropy(table, level, image, first, last, location, factor, alive, term, True)
+def head_tile(
+    table, level, image, first, last, location, grad_factor, nonzero_z, config: tl.constexpr
+):  # fmt: skip
+    """:func:`cross_entropy`, with 16-byte accesses where the level is aligned."""
+    if config.ALL_ALIGNED:
+        entropy, max_t = cross_entropy(
+            table, level, image, first, last, location, grad_factor, nonzero_z, config, True
+        )
+    elif (table_entry(table, FLAGS, level, config.LEVELS) & FLAG_ALIGNED) != 0:
+        entropy, max_t = cross_entropy(
+            table, level, image, first, last, location, grad_factor, nonzero_z, config, True
+        )
     else:
-        entropy, peak = cross_entropy(table, level, image, first, last, location, factor, alive, term, False)
-    return entropy, peak
+        entropy, max_t = cross_entropy(
+            table, level, image, first, last, location, grad_factor, nonzero_z, config, False
+        )
+    return entropy, max_t

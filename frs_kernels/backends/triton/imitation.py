@@ -1,76 +1,86 @@
-"""The imitation term of one tile: sum S c (x - y)^2, and its gradient 2 S c (x - y)."""
+"""The imitation term of one tile: sum_c S c (x - y)^2, and its gradient 2 S c (x - y)."""
 
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.tiles import (
-    ALIGNED,
+from frs_kernels.backends.triton.level_table import (
     CHANNEL_WEIGHT,
     CHANNELS,
+    FLAG_ALIGNED,
     FLAGS,
     STUDENT,
     TEACHER,
-    block,
-    extent,
-    field,
-    grad_view,
-    input_view,
-    load_once,
+    table_entry,
 )
+from frs_kernels.backends.triton.tiles import block_pointers, grad_view, input_view, level_shape, load_block
 
 
 @triton.jit
-def channel_factors(table, level, image, c, channels, term: tl.constexpr, WIDE: tl.constexpr):
-    """c of BC channels of an image, as a column."""
-    BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
-    pointer = field(table, CHANNEL_WEIGHT, level, term.ROWS).to(tl.pointer_type(term.ACC))
-    pointer += image * field(table, CHANNELS, level, term.ROWS)
-    i = c + tl.arange(0, BC)
-    return tl.load(pointer + i, mask=i < channels, other=0.0)[:, None]
+def load_channel_weight(
+    table, level, image, channel, channels, config: tl.constexpr, VECTORIZED: tl.constexpr
+):
+    """c [BLOCK_C, 1] of one image; 0 from ``channels`` on."""
+    BLOCK_C: tl.constexpr = config.BLOCK_C if VECTORIZED else config.UNALIGNED_BLOCK_C
+    pointer = table_entry(table, CHANNEL_WEIGHT, level, config.LEVELS).to(tl.pointer_type(config.ACC))
+    pointer += image * table_entry(table, CHANNELS, level, config.LEVELS)
+    offs_c = channel + tl.arange(0, BLOCK_C)
+    return tl.load(pointer + offs_c, mask=offs_c < channels, other=0.0)[:, None]
 
 
 @triton.jit
 def squared_error(
-    table, level, image, first, last, location, factor, alive, term: tl.constexpr, WIDE: tl.constexpr
-):
-    """sum_c c (x - y)^2 of BL locations over channels [first, last); stores 2 ``factor`` c (x - y).
+    table, level, image, first, last, location, grad_factor, nonzero_z,
+    config: tl.constexpr, VECTORIZED: tl.constexpr,
+):  # fmt: skip
+    """sum_c c (x - y)^2 [BLOCK_L] over channels [first, last).
 
-    A level that is not alive is not read: its error and gradient are 0.
+    Stores the gradient: d/dx = 2 ``grad_factor`` c (x - y). ``grad_factor`` [BLOCK_L] is S * scale / Z_l, or
+    S where that factor is pending. Where ``nonzero_z`` is false, nothing is read: sum and gradient are 0.
     """
-    BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
-    flags = field(table, FLAGS, level, term.ROWS)
-    channels, locations = extent(table, level, term, WIDE)
-    student = input_view(table, STUDENT, term.STUDENT, level, image, flags, term, WIDE)
-    teacher = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
-    if term.GRAD:
-        grad = grad_view(table, level, image, flags, term, WIDE)
-    i = location + tl.arange(0, term.BL)
-    here, readable = (i < locations)[None, :], (i < tl.where(alive, locations, 0))[None, :]
-    error = tl.full([BC, term.BL], 0.0, term.ACC)
-    for c in tl.range(first, tl.minimum(last, channels), BC, num_stages=term.STAGES if WIDE else 1):
-        x = load_once(student, c, channels, location, readable, 0.0, term, WIDE).to(term.ACC)
-        y = load_once(teacher, c, channels, location, readable, 0.0, term, WIDE).to(term.ACC)
+    BLOCK_C: tl.constexpr = config.BLOCK_C if VECTORIZED else config.UNALIGNED_BLOCK_C
+    flags = table_entry(table, FLAGS, level, config.LEVELS)
+    channels, locations = level_shape(table, level, config, VECTORIZED)
+    student = input_view(table, STUDENT, config.STUDENT_DTYPE, level, image, flags, config, VECTORIZED)
+    teacher = input_view(table, TEACHER, config.TEACHER_DTYPE, level, image, flags, config, VECTORIZED)
+    if config.HAS_GRAD:
+        grad = grad_view(table, level, image, flags, config, VECTORIZED)
+    offs_l = location + tl.arange(0, config.BLOCK_L)
+    inside_l = (offs_l < locations)[None, :]
+    readable = (offs_l < tl.where(nonzero_z, locations, 0))[None, :]
+    total = tl.full([BLOCK_C, config.BLOCK_L], 0.0, config.ACC)
+    last = tl.minimum(last, channels)
+    for c in tl.range(first, last, BLOCK_C, num_stages=config.STAGES if VECTORIZED else 1):
+        x = load_block(student, c, channels, location, readable, 0.0, config, VECTORIZED).to(config.ACC)
+        y = load_block(teacher, c, channels, location, readable, 0.0, config, VECTORIZED).to(config.ACC)
         difference = x - y
-        weighted = difference
-        if term.CHANNEL_WEIGHTS:
-            weighted *= channel_factors(table, level, image, c, tl.where(alive, channels, 0), term, WIDE)
-        error += weighted * difference
-        if term.GRAD:
-            gradient = (2.0 * factor[None, :] * weighted).to(term.STUDENT)
-            inside = (c + tl.arange(0, BC) < channels)[:, None] & here
-            tl.store(
-                block(grad, c, location, term, WIDE), gradient, mask=inside, eviction_policy="evict_first"
-            )
-    return tl.sum(error, axis=0)
+        half_slope = difference  # half the derivative of c (x - y)^2
+        if config.HAS_CHANNEL_WEIGHT:
+            readable_channels = tl.where(nonzero_z, channels, 0)
+            half_slope *= load_channel_weight(table, level, image, c, readable_channels, config, VECTORIZED)
+        total += half_slope * difference
+        if config.HAS_GRAD:
+            gradient = (2.0 * grad_factor[None, :] * half_slope).to(config.STUDENT_DTYPE)
+            inside = (c + tl.arange(0, BLOCK_C) < channels)[:, None] & inside_l
+            pointers = block_pointers(grad, c, location, config, VECTORIZED)
+            tl.store(pointers, gradient, mask=inside, eviction_policy="evict_first")
+    return tl.sum(total, axis=0)
 
 
 @triton.jit
-def imitation(table, level, image, first, last, location, factor, alive, term: tl.constexpr):
-    """:func:`squared_error`, with wide accesses where the level allows them."""
-    if term.ALL_ALIGNED:
-        error = squared_error(table, level, image, first, last, location, factor, alive, term, True)
-    elif (field(table, FLAGS, level, term.ROWS) & ALIGNED) != 0:
-        error = squared_error(table, level, image, first, last, location, factor, alive, term, True)
+def imitation_tile(
+    table, level, image, first, last, location, grad_factor, nonzero_z, config: tl.constexpr
+):  # fmt: skip
+    """:func:`squared_error`, with 16-byte accesses where the level is aligned."""
+    if config.ALL_ALIGNED:
+        error = squared_error(
+            table, level, image, first, last, location, grad_factor, nonzero_z, config, True
+        )
+    elif (table_entry(table, FLAGS, level, config.LEVELS) & FLAG_ALIGNED) != 0:
+        error = squared_error(
+            table, level, image, first, last, location, grad_factor, nonzero_z, config, True
+        )
     else:
-        error = squared_error(table, level, image, first, last, location, factor, alive, term, False)
+        error = squared_error(
+            table, level, image, first, last, location, grad_factor, nonzero_z, config, False
+        )
     return error

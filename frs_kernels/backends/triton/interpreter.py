@@ -1,4 +1,4 @@
-"""Triton's interpreter, mended: it serves the tests of a machine without a GPU."""
+"""Patches of Triton's interpreter, which runs the kernels in tests on machines without a GPU."""
 
 import dataclasses
 
@@ -6,13 +6,13 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 
-def mend() -> None:
-    """Works around a fault and two wastes of Triton 3.6. Harmless where there are none.
+def patch_interpreter() -> None:
+    """Works around one bug and two slow paths of Triton 3.6. Harmless where a release does not have them.
 
-    Run-time loop bounds are arrays of one element there, which NumPy 2.4 no longer turns into an int
-    (triton-lang/triton#9171, mended by #9172). And every call of a device function patches the whole
-    language again, which took half of the time; here it is patched if it is not. Checks of integer
-    overflow, which compiled kernels have in debug mode only, took a quarter.
+    Run-time loop bounds are arrays of one element, which NumPy 2.4 refuses to convert to int
+    (triton-lang/triton#9171, fixed by #9172). Each call of a device function patches the whole language,
+    which takes half of the time; here it is patched only if it is not yet. Checks of integer overflow, which
+    compiled kernels have in debug mode only, take another quarter.
     """
     patch_tensor = interpreter._patch_lang_tensor
     patch_language = interpreter._patch_lang

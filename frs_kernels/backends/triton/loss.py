@@ -1,132 +1,154 @@
-"""The two passes over features and logits: with the factors of every level known, or with nothing known."""
+"""The loss pass and the single pass: both read all features and logits and add up the losses of all levels.
+
+The loss pass runs when mask and factors are known, so it stores gradients as well. The single pass serves
+calls that want no gradients: it computes mask and losses, not yet normalized, with one read of every input.
+"""
 
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.head import head
-from frs_kernels.backends.triton.imitation import imitation
-from frs_kernels.backends.triton.mask import peaks
-from frs_kernels.backends.triton.reduce import store_losses
-from frs_kernels.backends.triton.tiles import (
-    ALIGNED,
-    CHANNELS,
-    FLAGS,
-    LOCATIONS,
-    field,
-    location_weights,
-    place,
-    row_of,
-    sigmoid,
-    sum_range,
+from frs_kernels.backends.triton.arithmetic import sigmoid, sum_range
+from frs_kernels.backends.triton.head import head_tile
+from frs_kernels.backends.triton.imitation import imitation_tile
+from frs_kernels.backends.triton.level_table import CHANNELS, LOCATIONS, level_of_tile, table_entry
+from frs_kernels.backends.triton.mask import max_logit_tile
+from frs_kernels.backends.triton.reduce import (
+    GRAD_FACTOR,
+    HEAD,
+    IMITATION,
+    LOSS_FACTOR,
+    NONZERO_Z,
+    factor_pointer,
+    store_losses,
 )
+from frs_kernels.backends.triton.tiles import load_mask, tile_origin
 
 
 @triton.jit
-def slopes(factors, entry, table, image, location, level, term: tl.constexpr):
-    """S of BL locations times the factor of the stored gradient (reduce.py), and whether the level counts."""
-    alive = tl.load(factors + 4 * term.ROWS + entry) != 0
-    weights = location_weights(table, level, image, location, alive, term)
-    return tl.load(factors + 2 * term.ROWS + entry) * weights, alive
+def load_grad_factor(factors, TERM: tl.constexpr, table, image, location, level, config: tl.constexpr):
+    """S [BLOCK_L] times the level's factor of the stored gradient, and whether Z_l is not 0."""
+    nonzero_z = tl.load(factor_pointer(factors, NONZERO_Z, TERM, level, config.LEVELS)) != 0
+    mask = load_mask(table, level, image, location, nonzero_z, config)
+    return tl.load(factor_pointer(factors, GRAD_FACTOR, TERM, level, config.LEVELS)) * mask, nonzero_z
 
 
 @triton.jit
-def weighted(factors, entry, table, image, location, level, values, term: tl.constexpr):
-    """The sum of S * values times the factor of the loss; 0 in a level that does not count.
+def masked_loss(factors, TERM: tl.constexpr, table, image, location, level, sums, config: tl.constexpr):
+    """The loss of one tile: factor * sum_l S ``sums``, where ``sums`` [BLOCK_L] are over channels.
 
-    S and the factor are read again rather than kept: they would occupy registers during the whole pass.
+    It is 0 where Z_l is 0. S is loaded a second time here: kept since load_grad_factor(), it would occupy
+    registers during the loop over channels.
     """
-    alive = tl.load(factors + 4 * term.ROWS + entry) != 0
-    weights = location_weights(table, level, image, location, alive, term)
-    return tl.where(alive, tl.load(factors + entry) * tl.sum(weights * values, axis=0), 0.0)
+    nonzero_z = tl.load(factor_pointer(factors, NONZERO_Z, TERM, level, config.LEVELS)) != 0
+    mask = load_mask(table, level, image, location, nonzero_z, config)
+    factor = tl.load(factor_pointer(factors, LOSS_FACTOR, TERM, level, config.LEVELS))
+    return tl.where(nonzero_z, factor * tl.sum(mask * sums, axis=0), 0.0)
 
 
 @triton.jit
-def imitation_partial(table, tile, steps, factors, term: tl.constexpr):
-    """What one tile adds to the feature loss."""
-    level = row_of(table, tile, term.ROWS)
-    image, first, location = place(table, level, tile, steps, term)
-    slope, alive = slopes(factors, level, table, image, location, level, term)
-    last = first + steps * term.BC
-    error = imitation(table, level, image, first, last, location, slope, alive, term)
-    return weighted(factors, level, table, image, location, level, error, term)
+def imitation_loss(table, tile, channel_blocks, factors, config: tl.constexpr):
+    """The feature loss of one tile; stores its gradient."""
+    level = level_of_tile(table, tile, config.LEVELS)
+    image, first, location = tile_origin(table, level, tile, channel_blocks, config)
+    grad_factor, nonzero_z = load_grad_factor(factors, IMITATION, table, image, location, level, config)
+    last = first + channel_blocks * config.BLOCK_C
+    error = imitation_tile(table, level, image, first, last, location, grad_factor, nonzero_z, config)
+    return masked_loss(factors, IMITATION, table, image, location, level, error, config)
 
 
 @triton.jit
-def head_partial(table, tile, steps, factors, term: tl.constexpr):
-    """What one tile adds to the head loss."""
-    level = row_of(table, tile, term.ROWS)
-    image, first, location = place(table, level, tile, steps, term)
-    slope, alive = slopes(factors, term.ROWS + level, table, image, location, level, term)
-    last = first + steps * term.BC
-    entropy, _ = head(table, level, image, first, last, location, slope, alive, term)
-    return weighted(factors, term.ROWS + level, table, image, location, level, entropy, term)
+def head_loss(table, tile, channel_blocks, factors, config: tl.constexpr):
+    """The head loss of one tile; stores its gradient."""
+    level = level_of_tile(table, tile, config.LEVELS)
+    image, first, location = tile_origin(table, level, tile, channel_blocks, config)
+    grad_factor, nonzero_z = load_grad_factor(factors, HEAD, table, image, location, level, config)
+    last = first + channel_blocks * config.BLOCK_C
+    entropy, _ = head_tile(table, level, image, first, last, location, grad_factor, nonzero_z, config)
+    return masked_loss(factors, HEAD, table, image, location, level, entropy, config)
 
 
 @triton.jit(
     do_not_specialize=[
         *("factors", "partials", "counter", "losses"),
-        *("head_tiles", "feat_tiles", "head_steps", "feat_steps"),
+        *("head_tiles", "feat_tiles", "head_channel_blocks", "feat_channel_blocks"),
     ]
 )
 def loss_kernel(
-    head_table, feat_table, factors, partials, counter, losses,
-    head_tiles, feat_tiles, head_steps, feat_steps,
-    head_term: tl.constexpr, feat_term: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Losses and gradients of all levels; a term that is None is absent.
+    head_table,  # level table: s, T [B, K, L] and S [B, L] are read, ds [B, K, L] is written; or None
+    feat_table,  # level table: x, y [B, D, L], c [B, D] and S are read, dx [B, D, L] is written; or None
+    factors,  # [3, 2, LEVELS], of factors_kernel
+    partials,  # [programs], written: the loss of each tile, first the head term's, then the imitation term's
+    counter,  # [1] int32, programs that have finished; 0 at first
+    losses,  # [3] = (feature, head, feature + head), written
+    head_tiles,  # tiles of the head term; head_tiles + feat_tiles programs
+    feat_tiles,
+    head_channel_blocks,  # blocks of BLOCK_C channels in a tile
+    feat_channel_blocks,
+    head_config: tl.constexpr,  # None: no head term
+    feat_config: tl.constexpr,  # None: no imitation term
+    ACC: tl.constexpr,
+):
+    """Losses and gradients of all levels; one program per tile.
 
-    The head's tiles come first and in order: the teacher's logits that the mask kernel read last are still
-    in the cache. The features' come in reverse: small levels are narrow and slow, and nothing would run
-    beside them at the end. The last program to finish (an integer counter says which) adds the partial
-    sums, always in the order of the programs.
+    The head's tiles run first and in order: they begin with the teacher logits that the mask kernel has read
+    last, part of which the L2 cache still holds. The imitation tiles run in reverse: small levels are
+    unaligned and slow, and would otherwise run alone at the end (tail effect). The last program to finish, as
+    an integer counter shows, adds the partial sums in the order of the programs.
     """
     program = tl.program_id(0)
     feat_tile = head_tiles + feat_tiles - 1 - program
-    if feat_term is None:
-        partial = head_partial(head_table, program, head_steps, factors, head_term)
-    elif head_term is None:
-        partial = imitation_partial(feat_table, feat_tile, feat_steps, factors, feat_term)
+    if feat_config is None:
+        partial = head_loss(head_table, program, head_channel_blocks, factors, head_config)
+    elif head_config is None:
+        partial = imitation_loss(feat_table, feat_tile, feat_channel_blocks, factors, feat_config)
     elif program < head_tiles:
-        partial = head_partial(head_table, program, head_steps, factors, head_term)
+        partial = head_loss(head_table, program, head_channel_blocks, factors, head_config)
     else:
-        partial = imitation_partial(feat_table, feat_tile, feat_steps, factors, feat_term)
+        partial = imitation_loss(feat_table, feat_tile, feat_channel_blocks, factors, feat_config)
     tl.store(partials + program, partial)
     tl.debug_barrier()
-    before = tl.atomic_add(counter, 1, sem="acq_rel")
-    if before == head_tiles + feat_tiles - 1:
+    finished_before = tl.atomic_add(counter, 1, sem="acq_rel")
+    if finished_before == head_tiles + feat_tiles - 1:
         feature = sum_range(partials, head_tiles, head_tiles + feat_tiles, ACC)
         store_losses(losses, feature, sum_range(partials, 0, head_tiles, ACC))
 
 
-@triton.jit(do_not_specialize=["sums", "errors", "entropies"])
+@triton.jit(do_not_specialize=["mask_sums", "feat_sums", "head_sums"])
 def single_kernel(
-    head_table, feat_table, sums, errors, entropies,
-    head_term: tl.constexpr, feat_term: tl.constexpr, HEAD: tl.constexpr,
-):  # fmt: skip
-    """One pass where no gradient is wanted: sums of S, S * error and S * entropy over BL locations.
+    head_table,  # level table: T [B, K, L] and, with HAS_HEAD, s [B, K, L] are read
+    feat_table,  # level table: x, y [B, D, L] and c [B, D] are read; or None
+    mask_sums,  # [programs], sum_l S of each tile, written
+    feat_sums,  # [programs], sum_l S sum_c c (x - y)^2 of each tile, written; or None
+    head_sums,  # [programs], sum_l S sum_k |p - q|^beta BCE(s, q) of each tile, written; or None
+    head_config: tl.constexpr,
+    feat_config: tl.constexpr,  # None: no imitation term
+    HAS_HEAD: tl.constexpr,  # whether there is a head term; otherwise the logits serve the mask alone
+):
+    """The single pass: one program per BLOCK_L locations of one image, with all channels of both terms.
 
-    S is known only once all of the location's teacher logits are read; until then the terms are summed
-    unweighted. Without ``HEAD`` the head's table has teacher logits alone; ``feat_term`` may be None.
+    S is known only after all teacher logits of a location are read, so the sums over channels are multiplied
+    by S at the end.
     """
     tile = tl.program_id(0)
-    level = row_of(head_table, tile, head_term.ROWS)
-    image, _, location = place(head_table, level, tile, None, head_term)
-    channels = field(head_table, CHANNELS, level, head_term.ROWS)
-    unused = tl.full([head_term.BL], 0.0, head_term.ACC)
-    if HEAD:
-        entropy, peak = head(head_table, level, image, 0, channels, location, unused, True, head_term)
-    elif head_term.ALL_ALIGNED:
-        peak = peaks(head_table, level, image, location, head_term, True)
-    elif (field(head_table, FLAGS, level, head_term.ROWS) & ALIGNED) != 0:
-        peak = peaks(head_table, level, image, location, head_term, True)
+    level = level_of_tile(head_table, tile, head_config.LEVELS)
+    image, _, location = tile_origin(head_table, level, tile, None, head_config)
+    channels = table_entry(head_table, CHANNELS, level, head_config.LEVELS)
+    no_factor = tl.full([head_config.BLOCK_L], 0.0, head_config.ACC)  # there is no gradient
+    if HAS_HEAD:
+        entropy, max_t = head_tile(
+            head_table, level, image, 0, channels, location, no_factor, True, head_config
+        )
     else:
-        peak = peaks(head_table, level, image, location, head_term, False)
-    inside = location + tl.arange(0, head_term.BL) < field(head_table, LOCATIONS, level, head_term.ROWS)
-    weights = tl.where(inside, sigmoid(peak), 0.0)
-    tl.store(sums + tile, tl.sum(weights, axis=0))
-    if HEAD:
-        tl.store(entropies + tile, tl.sum(weights * entropy, axis=0))
-    if feat_term is not None:
-        depth = field(feat_table, CHANNELS, level, feat_term.ROWS)
-        error = imitation(feat_table, level, image, 0, depth, location, unused, True, feat_term)
-        tl.store(errors + tile, tl.sum(weights * error, axis=0))
+        max_t = max_logit_tile(head_table, level, image, location, head_config)
+    locations = table_entry(head_table, LOCATIONS, level, head_config.LEVELS)
+    inside = location + tl.arange(0, head_config.BLOCK_L) < locations
+    mask = tl.where(inside, sigmoid(max_t), 0.0)
+    tl.store(mask_sums + tile, tl.sum(mask, axis=0))
+    if HAS_HEAD:
+        tl.store(head_sums + tile, tl.sum(mask * entropy, axis=0))
+    if feat_config is not None:
+        feat_channels = table_entry(feat_table, CHANNELS, level, feat_config.LEVELS)
+        error = imitation_tile(
+            feat_table, level, image, 0, feat_channels, location, no_factor, True, feat_config
+        )
+        tl.store(feat_sums + tile, tl.sum(mask * error, axis=0))

@@ -1,74 +1,91 @@
-"""The mask of all levels, S = sigmoid(max_k T_k), with the partial sums of S that N_l is made of."""
+"""The mask pass: S = max_k sigmoid(T_k) = sigmoid(max_k T_k) of all levels, and partial sums of masks."""
 
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.tiles import (
-    ALIGNED,
+from frs_kernels.backends.triton.arithmetic import max_over_channels, sigmoid
+from frs_kernels.backends.triton.level_table import (
+    FLAG_ALIGNED,
     FLAGS,
     LOCATIONS,
+    MASK,
     TEACHER,
-    WEIGHT,
-    block,
-    extent,
-    field,
-    input_view,
-    largest,
-    place,
-    row_of,
-    sigmoid,
+    level_of_tile,
+    table_entry,
 )
+from frs_kernels.backends.triton.tiles import block_pointers, input_view, level_shape, tile_origin
 
-ADD = tl.constexpr(4096)  # weights that one program of weight_sums adds
-SUM_ADDRESS, SUM_ELEMENTS, SUM_COLUMNS = (tl.constexpr(i) for i in (1, 2, 3))  # of its table
+SUM_BLOCK = tl.constexpr(4096)  # elements that one program of mask_sums_kernel adds
+# Columns of its table, after the first tile: a mask's address and its number of elements B * L.
+SUM_ADDRESS, SUM_ELEMENTS, SUM_COLUMNS = (tl.constexpr(i) for i in (1, 2, 3))
 
 
 @triton.jit
-def peaks(table, level, image, location, term: tl.constexpr, WIDE: tl.constexpr):
-    """max_k T_k of BL locations, NaN where a T_k is."""
-    BC: tl.constexpr = term.BC if WIDE else term.NARROW_BC
-    flags = field(table, FLAGS, level, term.ROWS)
-    channels, locations = extent(table, level, term, WIDE)
-    view = input_view(table, TEACHER, term.TEACHER, level, image, flags, term, WIDE)
-    here = (location + tl.arange(0, term.BL) < locations)[None, :]
-    peak = tl.full([BC, term.BL], float("-inf"), term.ACC)
-    for c in tl.range(0, channels, BC, num_stages=term.STAGES if WIDE else 1):
-        inside = (c + tl.arange(0, BC) < channels)[:, None] & here
-        t = tl.load(block(view, c, location, term, WIDE), mask=inside, other=float("-inf")).to(term.ACC)
-        peak = tl.maximum(peak, t, propagate_nan=tl.PropagateNan.ALL)
-    return largest(peak)
+def max_logit(table, level, image, location, config: tl.constexpr, VECTORIZED: tl.constexpr):
+    """max_k T_k [BLOCK_L], NaN where a T_k is NaN."""
+    BLOCK_C: tl.constexpr = config.BLOCK_C if VECTORIZED else config.UNALIGNED_BLOCK_C
+    flags = table_entry(table, FLAGS, level, config.LEVELS)
+    channels, locations = level_shape(table, level, config, VECTORIZED)
+    teacher = input_view(table, TEACHER, config.TEACHER_DTYPE, level, image, flags, config, VECTORIZED)
+    inside_l = (location + tl.arange(0, config.BLOCK_L) < locations)[None, :]
+    max_t = tl.full([BLOCK_C, config.BLOCK_L], float("-inf"), config.ACC)
+    for c in tl.range(0, channels, BLOCK_C, num_stages=config.STAGES if VECTORIZED else 1):
+        inside = (c + tl.arange(0, BLOCK_C) < channels)[:, None] & inside_l
+        pointers = block_pointers(teacher, c, location, config, VECTORIZED)
+        t = tl.load(pointers, mask=inside, other=float("-inf")).to(config.ACC)
+        max_t = tl.maximum(max_t, t, propagate_nan=tl.PropagateNan.ALL)
+    return max_over_channels(max_t)
 
 
-@triton.jit(do_not_specialize=["sums"])
-def mask_kernel(table, sums, term: tl.constexpr):
-    """Writes S of one image's BL locations, and their sum to ``sums`` unless that is None.
+@triton.jit
+def max_logit_tile(table, level, image, location, config: tl.constexpr):
+    """:func:`max_logit`, with 16-byte accesses where the level is aligned."""
+    if config.ALL_ALIGNED:
+        max_t = max_logit(table, level, image, location, config, True)
+    elif (table_entry(table, FLAGS, level, config.LEVELS) & FLAG_ALIGNED) != 0:
+        max_t = max_logit(table, level, image, location, config, True)
+    else:
+        max_t = max_logit(table, level, image, location, config, False)
+    return max_t
 
-    The last tiles come first: those of small levels, which are narrow and slow and would else run alone.
+
+@triton.jit(do_not_specialize=["mask_sums"])
+def mask_kernel(
+    table,  # level table: T [B, K, L] is read, S [B, L] is written
+    mask_sums,  # [programs], sum of S of each tile; or None
+    config: tl.constexpr,
+):
+    """One program computes S of BLOCK_L locations of one image from all its channels.
+
+    The tiles run in reverse order: the last levels are small and unaligned, so their tiles are slow and would
+    otherwise run alone at the end (tail effect).
     """
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
-    level = row_of(table, tile, term.ROWS)
-    image, _, location = place(table, level, tile, None, term)
-    if term.ALL_ALIGNED:
-        peak = peaks(table, level, image, location, term, True)
-    elif (field(table, FLAGS, level, term.ROWS) & ALIGNED) != 0:
-        peak = peaks(table, level, image, location, term, True)
-    else:
-        peak = peaks(table, level, image, location, term, False)
-    locations = field(table, LOCATIONS, level, term.ROWS)
-    i = location + tl.arange(0, term.BL)
-    richness = tl.where(i < locations, sigmoid(peak), 0.0)
-    pointer = field(table, WEIGHT, level, term.ROWS).to(tl.pointer_type(term.ACC)) + image * locations
-    tl.store(pointer + i, richness, mask=i < locations)
-    if sums is not None:
-        tl.store(sums + tile, tl.sum(richness, axis=0))
+    level = level_of_tile(table, tile, config.LEVELS)
+    image, _, location = tile_origin(table, level, tile, None, config)
+    max_t = max_logit_tile(table, level, image, location, config)
+    locations = table_entry(table, LOCATIONS, level, config.LEVELS)
+    offs_l = location + tl.arange(0, config.BLOCK_L)
+    mask = tl.where(offs_l < locations, sigmoid(max_t), 0.0)
+    pointer = table_entry(table, MASK, level, config.LEVELS).to(tl.pointer_type(config.ACC))
+    pointer += image * locations
+    tl.store(pointer + offs_l, mask, mask=offs_l < locations)
+    if mask_sums is not None:
+        tl.store(mask_sums + tile, tl.sum(mask, axis=0))
 
 
-@triton.jit(do_not_specialize=["sums"])
-def weight_sums(table, sums, ROWS: tl.constexpr, ACC: tl.constexpr):
-    """The partial sums of given weights. Rows: first program, address, elements."""
+@triton.jit(do_not_specialize=["mask_sums"])
+def mask_sums_kernel(
+    table,  # per level: first tile, address and number of elements of S [B, L], which the caller gave
+    mask_sums,  # [programs], sum of each tile
+    LEVELS: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """One program adds SUM_BLOCK elements of a mask."""
     tile = tl.program_id(0)
-    level = row_of(table, tile, ROWS, SUM_COLUMNS)
-    i = (tile - field(table, 0, level, ROWS, SUM_COLUMNS)) * ADD + tl.arange(0, ADD)
-    pointer = field(table, SUM_ADDRESS, level, ROWS, SUM_COLUMNS).to(tl.pointer_type(ACC))
-    weights = tl.load(pointer + i, mask=i < field(table, SUM_ELEMENTS, level, ROWS, SUM_COLUMNS), other=0.0)
-    tl.store(sums + tile, tl.sum(weights, axis=0))
+    level = level_of_tile(table, tile, LEVELS, SUM_COLUMNS)
+    offs = (tile - table_entry(table, 0, level, LEVELS, SUM_COLUMNS)) * SUM_BLOCK + tl.arange(0, SUM_BLOCK)
+    pointer = table_entry(table, SUM_ADDRESS, level, LEVELS, SUM_COLUMNS).to(tl.pointer_type(ACC))
+    elements = table_entry(table, SUM_ELEMENTS, level, LEVELS, SUM_COLUMNS)
+    mask = tl.load(pointer + offs, mask=offs < elements, other=0.0)
+    tl.store(mask_sums + tile, tl.sum(mask, axis=0))

@@ -1,7 +1,7 @@
-"""From geometries to launches: tile shapes, level tables, what a kernel is compiled for. Remembered.
+"""Plans of launches: from the geometry of a call to block shapes, level tables and compiled constants.
 
-Nothing here is measured at run time: a small set of tile shapes, chosen by layout and channel count (the
-reasons stand in ``docs/tuning-triton.md``), so that no autotuning can fall into a graph capture.
+There is no autotuning at run time, which could fall into a graph capture: a few block shapes are chosen by
+layout and number of channels, for the reasons in docs/tuning-triton.md. All plans are cached.
 """
 
 import functools
@@ -12,218 +12,232 @@ import triton
 import triton.language as tl
 
 from frs_kernels.backends.triton.geometry import Geometry
-from frs_kernels.backends.triton.tiles import CHANNEL, LOCATION, MIXED, Row, Term, encode
+from frs_kernels.backends.triton.level_table import Level, encode
+from frs_kernels.backends.triton.tiles import CHANNEL_MAJOR, LOCATION_MAJOR, MIXED_LAYOUTS, TileConfig
+from frs_kernels.contract import NORMALIZERS
 
-DTYPES = {
+TL_DTYPES = {
     torch.float32: tl.float32,
-    torch.float16: tl.float16,
     torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
     torch.float64: tl.float64,
 }
-# Accesses of one element need an address each: their code takes fewer channels at a time, or its registers
-# would limit the occupancy of the wide code beside it.
-_NARROWER = 4
 NVIDIA = not torch.version.hip and not torch.version.xpu
-PIPELINED = not torch.version.hip  # on AMD the loads go through registers, and nobody has measured it
-STAGES = 3  # of a pipeline: two tiles on their way while one is computed
-_PROGRAMS = 4096  # a launch should have: about four waves on the largest GPUs
-_BATCH, _NUMEL = 2, 3  # positions in contract.NORMALIZERS
-_ADDRESS = encode([0])[0]  # of nothing
-_remembered = functools.lru_cache(maxsize=1024)
+PIPELINED = not torch.version.hip  # on AMD the loads of a pipeline take registers; not measured there
+STAGES = 3  # of a pipeline: one block is computed while two are in flight
+# Unaligned levels are read element by element, and each access takes registers for its address. Their blocks
+# are smaller by this factor, so that their code does not limit the occupancy of the aligned code beside it.
+_UNALIGNED_DIVISOR = 4
+_PROGRAMS = 4096  # aimed at in a launch: about four waves on the largest GPUs
+_cached = functools.lru_cache(maxsize=1024)
 
 
-class Shape(NamedTuple):
-    """BC channels x BL locations."""
-
-    BC: int
-    BL: int
+class BlockShape(NamedTuple):
+    channels: int
+    locations: int
 
 
-class Launch(NamedTuple):
-    """A grid, the table of its levels with all addresses missing, and what the kernel is compiled for."""
+class LaunchPlan(NamedTuple):
+    """One launch over all levels. The addresses in its table are 0."""
 
     programs: int
-    bounds: tuple[int, ...]  # the first program of each level, and ``programs``
+    tile_bounds: tuple[int, ...]  # the first tile of each level, and the number of all tiles
     table: tuple[int, ...]
-    term: Term
-    steps: int = 0  # blocks of BC channels that one program takes
+    config: TileConfig | None
+    channel_blocks: int = 0  # blocks of channels in a tile; 0: all
 
 
-def _tile(order: int, channels: int, elements: int, rows: int) -> Shape:
-    """A tile of ``elements``: ``rows`` channels of a long run of locations, or whole runs of channels."""
-    if order == LOCATION.value:
-        return Shape(rows, elements // rows)
-    if order == MIXED.value:
-        return Shape(32, elements // 32)
-    # The widest run of channels that pads K by little over the least: 64 for 720 and 256, 16 for 80.
-    padded = {width: -(-channels // width) * width for width in (64, 32, 16)}
-    width = next(w for w in padded if padded[w] <= 1.07 * min(padded.values()))
-    return Shape(width, elements // width)
+# Block shapes and compile options.
+
+
+def loss_block(layout: int, channels: int, dtype: torch.dtype) -> BlockShape:
+    """One 16-byte access per thread and tensor: 8 elements of bfloat16 or 4 of float32."""
+    return _block_shape(layout, channels, _elements(2048 // min(dtype.itemsize, 4), dtype), 8)
+
+
+def mask_block(layout: int, channels: int, dtype: torch.dtype) -> BlockShape:
+    """64 bytes per thread of the one tensor that is read, over few locations: there are many programs."""
+    return _block_shape(layout, channels, _elements(8192 // min(dtype.itemsize, 4), dtype), 64)
+
+
+def single_pass_block(layouts: list[int], acc: torch.dtype) -> BlockShape:
+    """For both terms of the single pass, which share the locations of a tile."""
+    elements = _elements(1024, acc)
+    channels = 16 if all(layout == LOCATION_MAJOR.value for layout in layouts) else 32
+    return BlockShape(channels, elements // channels)
+
+
+def _block_shape(layout: int, channels: int, elements: int, block_c: int) -> BlockShape:
+    """A block of ``elements``: with ``block_c`` channels in location-major levels, a long run of channels in
+    channel-major ones."""
+    if layout == LOCATION_MAJOR.value:
+        return BlockShape(block_c, elements // block_c)
+    if layout == MIXED_LAYOUTS.value:
+        return BlockShape(32, elements // 32)
+    # The longest run of channels with at most 7 % more padding than the best: 64 for 720 and 256, 16 for 80.
+    padded = {run: -(-channels // run) * run for run in (64, 32, 16)}
+    run = next(run for run in padded if padded[run] <= 1.07 * min(padded.values()))
+    return BlockShape(run, elements // run)
 
 
 def _elements(count: int, acc: torch.dtype) -> int:
-    """Elements of a tile: fewer where each takes two registers; more in the interpreter, which takes
-    milliseconds for a program of any size."""
+    """Elements of a block: half in float64, where each takes two registers; eight times as many in the
+    interpreter, where a program takes milliseconds whatever its size."""
     if acc == torch.float64:
         count //= 2
     return 8 * count if triton.knobs.runtime.interpret else count
 
 
-def loss_tile(order: int, channels: int, dtype: torch.dtype) -> Shape:
-    """One 16-byte access a thread and tensor: 8 elements of bfloat16 or 4 of float32."""
-    return _tile(order, channels, _elements(2048 // min(dtype.itemsize, 4), dtype), 8)
-
-
-def stages(order: int, dtype: torch.dtype, grad: bool) -> int:
-    """Of the loops over wide accesses of both terms, students of ``dtype``. A fourth stage helped float32
-    in channel-major tensors, 1041 to 1033 us, and cost 1078 to 1089 in location-major ones."""
-    if not PIPELINED or not grad or order == MIXED.value:
+def loss_stages(layout: int, dtype: torch.dtype, has_grads: bool) -> int:
+    """Stages of the loops over aligned levels in both terms, for students of ``dtype``. A fourth stage gains
+    1 % for channel-major float32 and costs 1 % for location-major float32."""
+    if not PIPELINED or not has_grads or layout == MIXED_LAYOUTS.value:
         return 1
-    return STAGES + (order == CHANNEL.value and dtype.itemsize > 2)
+    return STAGES + (layout == CHANNEL_MAJOR.value and dtype.itemsize > 2)
 
 
-def loss_registers(*terms: Term | None) -> int | None:
-    """The most registers a thread of the loss kernel may have, or None. The 80 of 2-byte dtypes in
-    location-major tensors leave six programs to a multiprocessor; with 64 there are eight, and 621 us become
-    575. The two that are spilled are stored before the loops and loaded behind them."""
-    found = [t for t in terms if t]
-    halves = all(t.STUDENT.primitive_bitwidth == t.TEACHER.primitive_bitwidth == 16 for t in found)
-    narrow = all(t.LAYOUT == LOCATION.value and t.INDEX == tl.int32 for t in found)
-    return 64 if NVIDIA and halves and narrow else None
+def max_loss_registers(*configs: TileConfig | None) -> int | None:
+    """Limit of registers per thread of the loss kernel, or None.
+
+    Location-major levels of 2-byte dtypes take 80 registers without a limit: six programs share a
+    multiprocessor. With 64 there are eight, and the kernel is 7 % faster on an H200. The two registers that
+    do not fit are spilled before the loops and reloaded after them.
+    """
+    present = [config for config in configs if config]
+    two_bytes = all(
+        config.STUDENT_DTYPE.primitive_bitwidth == config.TEACHER_DTYPE.primitive_bitwidth == 16
+        for config in present
+    )
+    small_location_major = all(
+        config.LAYOUT == LOCATION_MAJOR.value and config.INDEX == tl.int32 for config in present
+    )
+    return 64 if NVIDIA and two_bytes and small_location_major else None
 
 
-def mask_options(order: int, tile: Shape) -> dict:
-    """A pipeline as well; and where levels are not aligned, half of the channels at a time: this kernel has
-    registers to spare, and its narrow programs wait for one load after another, 23 times for K = 720."""
-    if order == MIXED.value:
+def mask_options(layout: int, block: BlockShape) -> dict:
+    """Compile options of the mask kernel. Its blocks of unaligned levels are smaller by a factor of 2 only:
+    it has registers to spare, and each iteration (23 for K = 720) waits for its loads."""
+    if layout == MIXED_LAYOUTS.value:
         return {"STAGES": 1}
-    return {"STAGES": STAGES if PIPELINED else 1, "NARROW_BC": max(1, tile.BC // 2)}
+    return {"STAGES": STAGES if PIPELINED else 1, "UNALIGNED_BLOCK_C": max(1, block.channels // 2)}
 
 
-def mask_tile(order: int, channels: int, dtype: torch.dtype) -> Shape:
-    """64 bytes a thread of the one tensor that is read, over few locations: many programs."""
-    return _tile(order, channels, _elements(8192 // min(dtype.itemsize, 4), dtype), 64)
+# Launches.
 
 
-def single_tile(orders: list[int], acc: torch.dtype) -> Shape:
-    """For both terms of the single pass, which share the locations of a tile."""
-    elements = _elements(1024, acc)
-    rows = 16 if all(order == LOCATION.value for order in orders) else 32
-    return Shape(rows, elements // rows)
+@_cached
+def plan_mask_pass(logits: Geometry, acc: torch.dtype) -> LaunchPlan:
+    block = mask_block(logits.layout, max(logits.channels), logits.teacher_dtype)
+    tiles = _tiles_of_all_channels(logits, block)
+    return _plan(logits, block, tiles, acc, **mask_options(logits.layout, block))
 
 
-@_remembered
-def mask_launch(logits: Geometry, acc: torch.dtype) -> Launch:
-    tile = mask_tile(logits.order, max(logits.channels), logits.teacher)
-    return _launch(logits, tile, _runs(logits, tile), acc, **mask_options(logits.order, tile))
+@_cached
+def plan_single_pass(
+    logits: Geometry, feats: Geometry | None, acc: torch.dtype, beta: float, has_channel_weight: bool
+) -> tuple[LaunchPlan, LaunchPlan | None]:
+    """(plan of the logits, plan of the features): one launch, in which each program takes a tile of both."""
+    block = single_pass_block([term.layout for term in (logits, feats) if term], acc)
+    tiles = _tiles_of_all_channels(logits, block)
+    head = _plan(logits, block, tiles, acc, BETA=beta)
+    return head, feats and _plan(feats, block, tiles, acc, HAS_CHANNEL_WEIGHT=has_channel_weight)
 
 
-@_remembered
-def single_launches(
-    logits: Geometry, feats: Geometry | None, acc: torch.dtype, beta: float, channel_weights: bool
-) -> tuple[Launch, Launch | None]:
-    """Of logits and features, over the same programs."""
-    tile = single_tile([part.order for part in (logits, feats) if part], acc)
-    runs = _runs(logits, tile)
-    head = _launch(logits, tile, runs, acc, BETA=beta)
-    return head, feats and _launch(feats, tile, runs, acc, CHANNEL_WEIGHTS=channel_weights)
+@_cached
+def plan_loss_pass(
+    logits: Geometry | None, feats: Geometry | None, acc: torch.dtype, beta: float, has_channel_weight: bool
+) -> tuple[LaunchPlan | None, LaunchPlan | None]:
+    """(plan of the head term, plan of the imitation term): one launch with the tiles of both.
+
+    The number of channel blocks in a tile is chosen so that there are about _PROGRAMS tiles.
+    """
+    terms = [term for term in (logits, feats) if term]
+    blocks = [loss_block(term.layout, max(term.channels), term.student_dtype) for term in terms]
+    num_blocks = sum(sum(_tiles(term, block, 1)) for term, block in zip(terms, blocks, strict=True))
+    most = min(64, max(4, num_blocks // _PROGRAMS))
+    plans = {}
+    for term, block in zip(terms, blocks, strict=True):
+        all_channel_blocks = max(1, -(-max(term.channels) // block.channels))
+        tiles_c = -(-all_channel_blocks // most)
+        channel_blocks = -(-all_channel_blocks // tiles_c)
+        options = {"HAS_CHANNEL_WEIGHT": has_channel_weight} if term is feats else {"BETA": beta}
+        plan = _plan(term, block, _tiles(term, block, channel_blocks), acc, **options)
+        plans[term] = plan._replace(channel_blocks=channel_blocks)
+    return plans.get(logits), plans.get(feats)
 
 
-@_remembered
-def loss_launches(
-    logits: Geometry | None, feats: Geometry | None, acc: torch.dtype, beta: float, channel_weights: bool
-) -> tuple[Launch | None, Launch | None]:
-    """Of the head and the imitation term; each program takes as many channels as leave enough programs."""
-    present = [part for part in (logits, feats) if part]
-    parts = [(part, loss_tile(part.order, max(part.channels), part.student)) for part in present]
-    blocks = sum(sum(_chunks(part, tile, 1)) for part, tile in parts)
-    most = min(64, max(4, blocks // _PROGRAMS))
-    found = {}
-    for part, tile in parts:
-        columns = max(1, -(-max(part.channels) // tile.BC))
-        steps = -(-columns // -(-columns // most))
-        extra = {"CHANNEL_WEIGHTS": channel_weights} if part is feats else {"BETA": beta}
-        found[part] = _launch(part, tile, _chunks(part, tile, steps), acc, **extra)._replace(steps=steps)
-    return found.get(logits), found.get(feats)
+@_cached
+def plan_flat(sizes: tuple[int, ...], block: int, pending: tuple[int, ...] = ()) -> LaunchPlan:
+    """Tiles of ``block`` elements over flat tensors. Columns: first tile, address, elements, ``pending``."""
+    bounds = _tile_bounds([-(-size // block) for size in sizes])
+    columns = [bounds[:-1], (0,) * len(sizes), sizes, *([pending] if pending else [])]
+    table = encode(value for row in zip(*columns, strict=True) for value in row)
+    return LaunchPlan(bounds[-1], bounds, table, None)
 
 
-@_remembered
+@_cached
 def factor_table(
-    bounds: tuple[int, ...], logits: Geometry | None, feats: Geometry | None, normalizer: int
+    tile_bounds: tuple[int, ...], logits: Geometry | None, feats: Geometry | None, normalizer: int
 ) -> tuple[int, ...]:
-    """The table of reduce.py: each level's partial sums, and what N_l is multiplied or replaced by."""
+    """The table of reduce.py: per level the range of its partial sums of S, and a count for each term."""
 
-    def counts(part: Geometry | None) -> list[int]:
-        if part is None or normalizer == _BATCH:
+    def counts(term: Geometry | None) -> list[int]:
+        if term is None or NORMALIZERS[normalizer] == "batch":
             return (logits or feats).batch
-        if normalizer == _NUMEL:
-            return [size * channels for size, channels in zip(part.sizes, part.channels, strict=True)]
-        return part.channels
+        if NORMALIZERS[normalizer] == "numel":
+            return [size * channels for size, channels in zip(term.mask_sizes, term.channels, strict=True)]
+        return term.channels
 
-    rows = zip(bounds[:-1], bounds[1:], counts(feats), counts(logits), strict=True)
-    return encode(v for row in rows for v in row)
-
-
-@_remembered
-def flat_launch(sizes: tuple[int, ...], span: int, entries: tuple[int, ...] = ()) -> Launch:
-    """Programs of ``span`` elements over flat tensors. Rows: first program, address, elements, entry."""
-    bounds = _bounds([-(-size // span) for size in sizes])
-    columns = [bounds[:-1], (0,) * len(sizes), sizes, *([entries] if entries else [])]
-    return Launch(bounds[-1], bounds, encode(v for row in zip(*columns, strict=True) for v in row), None)
+    levels = zip(tile_bounds[:-1], tile_bounds[1:], counts(feats), counts(logits), strict=True)
+    return encode(value for level in levels for value in level)
 
 
-def with_addresses(table: tuple[int, ...], columns: dict[int, list[int]], width: int) -> tuple[int, ...]:
-    """The table with addresses in these columns."""
-    filled = list(table)
-    for column, addresses in columns.items():
-        filled[column::width] = [2 * address + _ADDRESS for address in addresses]
-    return tuple(filled)
+def _tiles_of_all_channels(term: Geometry, block: BlockShape) -> list[int]:
+    """Tiles of each level, where a tile has all channels."""
+    return [b * -(-n // block.locations) for b, n in zip(term.batch, term.locations, strict=True)]
 
 
-def _runs(part: Geometry, tile: Shape) -> list[int]:
-    """Programs that take all channels of BL locations, a level."""
-    return [b * -(-n // tile.BL) for b, n in zip(part.batch, part.locations, strict=True)]
+def _tiles(term: Geometry, block: BlockShape, channel_blocks: int) -> list[int]:
+    """Tiles of each level, where a tile has ``channel_blocks`` blocks of channels."""
+    tiles = zip(_tiles_of_all_channels(term, block), term.channels, strict=True)
+    return [n * -(-channels // (block.channels * channel_blocks)) for n, channels in tiles]
 
 
-def _chunks(part: Geometry, tile: Shape, steps: int) -> list[int]:
-    """Programs that take ``steps`` blocks of channels of BL locations, a level."""
-    runs = zip(_runs(part, tile), part.channels, strict=True)
-    return [run * -(-channels // (tile.BC * steps)) for run, channels in runs]
-
-
-def _bounds(counts: list[int]) -> tuple[int, ...]:
+def _tile_bounds(tiles: list[int]) -> tuple[int, ...]:
     bounds = [0]
-    for count in counts:
+    for count in tiles:
         bounds.append(bounds[-1] + count)
     return tuple(bounds)
 
 
-def _launch(part: Geometry, tile: Shape, counts: list[int], acc: torch.dtype, **changes) -> Launch:
-    bounds = _bounds(counts)
-    rows = [
-        Row(
-            start, part.locations[i], part.channels[i], part.flags[i], 0, 0, 0,
-            0, *(part.student_strides[i] if part.has_student else (0, 0)),
-            0, *part.teacher_strides[i],
+def _plan(term: Geometry, block: BlockShape, tiles: list[int], acc: torch.dtype, **options) -> LaunchPlan:
+    bounds = _tile_bounds(tiles)
+    levels = [
+        Level(
+            first_tile, term.locations[i], term.channels[i], term.flags[i], 0, 0, 0,
+            0, *(term.student_strides[i] if term.has_students else (0, 0)),
+            0, *term.teacher_strides[i],
         )
-        for i, start in enumerate(bounds[:-1])
+        for i, first_tile in enumerate(bounds[:-1])
     ]  # fmt: skip
-    values = {
-        "NARROW_BC": max(1, tile.BC // _NARROWER), "STAGES": stages(part.order, part.student, part.grad),
-        "CHANNEL_WEIGHTS": False, "BETA": 0.0, **changes,
-    }  # fmt: skip
-    term = Term(
-        ROWS=part.rows,
-        LAYOUT=part.order,
-        ALL_ALIGNED=part.all_aligned,
-        VEC=part.vector,
-        BC=tile.BC,
-        BL=tile.BL,
-        STUDENT=DTYPES[part.student],
-        TEACHER=DTYPES[part.teacher],
-        ACC=DTYPES[acc],
-        INDEX=tl.int64 if part.wide(*tile) else tl.int32,
-        GRAD=part.grad,
-        **values,
+    defaults = {
+        "UNALIGNED_BLOCK_C": max(1, block.channels // _UNALIGNED_DIVISOR),
+        "STAGES": loss_stages(term.layout, term.student_dtype, term.has_grads),
+        "HAS_CHANNEL_WEIGHT": False,
+        "BETA": 0.0,
+    }
+    config = TileConfig(
+        LEVELS=term.num_levels,
+        LAYOUT=term.layout,
+        ALL_ALIGNED=term.all_aligned,
+        VEC=term.vec,
+        BLOCK_C=block.channels,
+        BLOCK_L=block.locations,
+        STUDENT_DTYPE=TL_DTYPES[term.student_dtype],
+        TEACHER_DTYPE=TL_DTYPES[term.teacher_dtype],
+        ACC=TL_DTYPES[acc],
+        INDEX=tl.int64 if term.needs_int64_offsets(*block) else tl.int32,
+        HAS_GRAD=term.has_grads,
+        **(defaults | options),
     )
-    return Launch(bounds[-1], bounds, encode(v for row in rows for v in row), term)
+    return LaunchPlan(bounds[-1], bounds, encode(value for level in levels for value in level), config)

@@ -1,27 +1,45 @@
-"""The small kernels between and after the passes: Z_l, the factors that follow from it, the losses.
+"""The small kernels between and after the passes: normalizers, factors, final losses.
 
-``Z_l`` codes are the positions in :data:`frs_kernels.contract.NORMALIZERS`. Numbers from the host come as
-two float32, whose sum is right to 48 bits: enough for float64 inputs, with no float64 in the kernels of
-float32 ones.
+Numbers from the host arrive as two float32 whose sum has 48 bits: enough for float64 inputs, without float64
+arithmetic in the kernels of float32 inputs.
 """
 
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.tiles import field, sum_range
+from frs_kernels.backends.triton.arithmetic import sum_range
+from frs_kernels.backends.triton.level_table import table_entry
+from frs_kernels.contract import NORMALIZER_EPSILON, NORMALIZERS
 
-THREADS = 512  # a program: few of them read thousands of partial sums, so what counts is loads in flight
-ADDED = tl.constexpr(8192)  # partial sums at a time: 16 loads a thread before the first is needed
-FACTORS = tl.constexpr(3)  # rows of ``factors``: of the loss, of the stored gradient, whether Z_l != 0
-# Columns of the table of levels: the range of N_l's partial sums, and what multiplies or replaces N_l.
+# Threads per program. A few programs read thousands of partial sums: they need many loads in flight.
+THREADS = 512
+_SUM_BLOCK = tl.constexpr(8192)  # partial sums per iteration: 16 loads per thread in flight
+
+# Factors are a tensor [3, 2, levels]. Its first dimension:
+LOSS_FACTOR = tl.constexpr(0)  # of the loss: scale / Z_l, or 0 where Z_l is 0
+GRAD_FACTOR = tl.constexpr(1)  # of the stored gradient: the same; where it is pending, 1, or 0 where Z_l is 0
+NONZERO_Z = tl.constexpr(2)  # 1, or 0 where Z_l is 0
+FACTOR_ROWS = 3
+# Its second dimension, and the first of the pending factors [2, levels]:
+IMITATION, HEAD = (tl.constexpr(i) for i in range(2))
+
+# Columns of the factor table: the range of a level's partial sums of S, and a count for each term, which is
+# the normalizer ("batch", "numel") or a factor of it ("mask_channels").
 SUM_FIRST, SUM_LAST, FEAT_COUNT, HEAD_COUNT = (tl.constexpr(i) for i in range(4))
-COLUMNS = tl.constexpr(4)
-_NUMBERS = [f"{name}_{part}" for name in ("value", "feat", "head") for part in ("high", "low", "tensor")]
+FACTOR_COLUMNS = tl.constexpr(4)
+
+_MASK, _MASK_CHANNELS, _VALUE = (
+    tl.constexpr(NORMALIZERS.index(name)) for name in ("mask", "mask_channels", "value")
+)
+_EPSILON = tl.constexpr(NORMALIZER_EPSILON)
+_SCALARS = [
+    f"{name}_{part}" for name in ("z_value", "feat_scale", "head_scale") for part in ("high", "low", "tensor")
+]
 
 
 @triton.jit
-def number(high, low, tensor, ACC: tl.constexpr):
-    """A number from the host times an optional one on the device."""
+def scalar(high, low, tensor, ACC: tl.constexpr):
+    """A number from the host, high + low, times an optional 0-d tensor on the device."""
     value = tl.cast(high, ACC) + tl.cast(low, ACC)
     if tensor is not None:
         value *= tl.load(tensor)
@@ -29,13 +47,13 @@ def number(high, low, tensor, ACC: tl.constexpr):
 
 
 @triton.jit
-def divisor(weight, count, value, NORMALIZER: tl.constexpr):
-    """Z_l from N_l, from the count of what it is divided by, or from the value given."""
-    if NORMALIZER == 0:
-        z = weight
-    elif NORMALIZER == 1:
-        z = weight * count + 1e-9
-    elif NORMALIZER == 4:
+def normalizer(mask_sum, count, value, NORMALIZER: tl.constexpr):
+    """Z_l from the level's sum of S, from a count, or as the caller gave it."""
+    if NORMALIZER == _MASK:
+        z = mask_sum
+    elif NORMALIZER == _MASK_CHANNELS:
+        z = mask_sum * count + _EPSILON
+    elif NORMALIZER == _VALUE:
         z = value
     else:
         z = count
@@ -43,91 +61,106 @@ def divisor(weight, count, value, NORMALIZER: tl.constexpr):
 
 
 @triton.jit
-def loss_factor(z, scale):
-    """scale / Z_l, or 0 where Z_l is 0; and whether it is not."""
-    alive = z != 0
-    return tl.where(alive, scale / tl.where(alive, z, 1.0), 0.0), alive
+def term_factor(z, scale):
+    """(scale / Z_l, or 0 where Z_l is 0; whether Z_l is not 0)"""
+    nonzero_z = z != 0
+    return tl.where(nonzero_z, scale / tl.where(nonzero_z, z, 1.0), 0.0), nonzero_z
 
 
-@triton.jit(do_not_specialize=["sums", "factors", "pending", "counter", "losses", *_NUMBERS])
-def factors_kernel(
-    table, sums, factors, pending, counter, losses,
-    value_high, value_low, value_tensor,
-    feat_high, feat_low, feat_tensor,
-    head_high, head_low, head_tensor,
-    NORMALIZER: tl.constexpr, FEAT_PENDING: tl.constexpr, HEAD_PENDING: tl.constexpr,
-    ROWS: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """One program a level. ``*_PENDING``: the gradient is stored without scale / Z_l, which the backward
-    applies (float16, where it would be lost to underflow). Also zeroes the counter of the loss kernel, and
-    the losses, which stay so if there is nothing to sum."""
-    level = tl.program_id(0)
-    weight = tl.full([], 0.0, ACC)
-    if NORMALIZER < 2:
-        weight = sum_range(
-            sums,
-            field(table, SUM_FIRST, level, ROWS, COLUMNS),
-            field(table, SUM_LAST, level, ROWS, COLUMNS),
-            ACC,
-            ADDED,
-        )
-    value = number(value_high, value_low, value_tensor, ACC)
-    for head in tl.static_range(2):
-        if head:
-            count = field(table, HEAD_COUNT, level, ROWS, COLUMNS).to(ACC)
-            scale = number(head_high, head_low, head_tensor, ACC)
-        else:
-            count = field(table, FEAT_COUNT, level, ROWS, COLUMNS).to(ACC)
-            scale = number(feat_high, feat_low, feat_tensor, ACC)
-        factor, alive = loss_factor(divisor(weight, count, value, NORMALIZER), scale)
-        one = alive.to(ACC)
-        at = head * ROWS + level
-        tl.store(factors + at, factor)
-        tl.store(factors + 4 * ROWS + at, one)
-        if HEAD_PENDING if head else FEAT_PENDING:
-            tl.store(factors + 2 * ROWS + at, one)
-            tl.store(pending + at, factor)
-        else:
-            tl.store(factors + 2 * ROWS + at, factor)
-            tl.store(pending + at, tl.full([], 1.0, ACC))
-    if level == 0:
-        tl.store(counter, 0)
-        store_losses(losses, tl.full([], 0.0, ACC), tl.full([], 0.0, ACC))
+@triton.jit
+def factor_pointer(factors, ROW: tl.constexpr, TERM: tl.constexpr, level, LEVELS: tl.constexpr):
+    """Pointer to one of ``factors`` [3, 2, LEVELS]."""
+    return factors + ROW * 2 * LEVELS + (TERM * LEVELS + level)
 
 
 @triton.jit
 def store_losses(losses, feature, head):
+    """losses [3] = (feature, head, feature + head)"""
     tl.store(losses, feature)
     tl.store(losses + 1, head)
     tl.store(losses + 2, feature + head)
 
 
-@triton.jit(do_not_specialize=["sums", "errors", "entropies", "losses", "pending", *_NUMBERS])
-def finish_kernel(
-    table, sums, errors, entropies, losses, pending,
-    value_high, value_low, value_tensor,
-    feat_high, feat_low, feat_tensor,
-    head_high, head_low, head_tensor,
-    NORMALIZER: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
+@triton.jit(do_not_specialize=["mask_sums", "factors", "pending", "counter", "losses", *_SCALARS])
+def factors_kernel(
+    table,  # factor table of the levels
+    mask_sums,  # [tiles], partial sums of S; None where the normalizer does not need them
+    factors,  # [3, 2, LEVELS], written
+    pending,  # [2, LEVELS], pending factors of the stored gradients, written
+    counter,  # [1] int32, set to 0 for the loss kernel
+    losses,  # [3], set to 0 for the case that the loss kernel has no tiles
+    z_value_high, z_value_low, z_value_tensor,  # Z_l where the caller gives it, see scalar()
+    feat_scale_high, feat_scale_low, feat_scale_tensor,
+    head_scale_high, head_scale_low, head_scale_tensor,
+    NORMALIZER: tl.constexpr,  # code, see contract.NORMALIZERS
+    FEAT_PENDING: tl.constexpr,  # whether the gradients of feats are stored without scale / Z_l
+    HEAD_PENDING: tl.constexpr,
+    LEVELS: tl.constexpr,
+    ACC: tl.constexpr,
 ):  # fmt: skip
-    """One program: the losses from the partial sums that the single pass left (None: term absent)."""
-    value = number(value_high, value_low, value_tensor, ACC)
-    feat_scale = number(feat_high, feat_low, feat_tensor, ACC)
-    head_scale = number(head_high, head_low, head_tensor, ACC)
+    """One program computes the factors of one level."""
+    level = tl.program_id(0)
+    mask_sum = tl.full([], 0.0, ACC)
+    if NORMALIZER == _MASK or NORMALIZER == _MASK_CHANNELS:
+        first = table_entry(table, SUM_FIRST, level, LEVELS, FACTOR_COLUMNS)
+        last = table_entry(table, SUM_LAST, level, LEVELS, FACTOR_COLUMNS)
+        mask_sum = sum_range(mask_sums, first, last, ACC, _SUM_BLOCK)
+    z_value = scalar(z_value_high, z_value_low, z_value_tensor, ACC)
+    for TERM in tl.static_range(2):
+        if TERM == HEAD:
+            count = table_entry(table, HEAD_COUNT, level, LEVELS, FACTOR_COLUMNS).to(ACC)
+            scale = scalar(head_scale_high, head_scale_low, head_scale_tensor, ACC)
+        else:
+            count = table_entry(table, FEAT_COUNT, level, LEVELS, FACTOR_COLUMNS).to(ACC)
+            scale = scalar(feat_scale_high, feat_scale_low, feat_scale_tensor, ACC)
+        factor, nonzero_z = term_factor(normalizer(mask_sum, count, z_value, NORMALIZER), scale)
+        one_or_zero = nonzero_z.to(ACC)
+        tl.store(factor_pointer(factors, LOSS_FACTOR, TERM, level, LEVELS), factor)
+        tl.store(factor_pointer(factors, NONZERO_Z, TERM, level, LEVELS), one_or_zero)
+        if HEAD_PENDING if TERM == HEAD else FEAT_PENDING:
+            tl.store(factor_pointer(factors, GRAD_FACTOR, TERM, level, LEVELS), one_or_zero)
+            tl.store(pending + (TERM * LEVELS + level), factor)
+        else:
+            tl.store(factor_pointer(factors, GRAD_FACTOR, TERM, level, LEVELS), factor)
+            tl.store(pending + (TERM * LEVELS + level), tl.full([], 1.0, ACC))
+    if level == 0:
+        tl.store(counter, 0)
+        store_losses(losses, tl.full([], 0.0, ACC), tl.full([], 0.0, ACC))
+
+
+@triton.jit(do_not_specialize=["mask_sums", "feat_sums", "head_sums", "losses", "pending", *_SCALARS])
+def finish_kernel(
+    table,  # factor table of the levels
+    mask_sums,  # [tiles], partial sums of S
+    feat_sums,  # [tiles], partial sums of S c (x - y)^2; None without an imitation term
+    head_sums,  # [tiles], partial sums of S |p - q|^beta BCE(s, q); None without a head term
+    losses,  # [3], written
+    pending,  # [2, LEVELS], written: 1, as there are no gradients
+    z_value_high, z_value_low, z_value_tensor,  # Z_l where the caller gives it, see scalar()
+    feat_scale_high, feat_scale_low, feat_scale_tensor,
+    head_scale_high, head_scale_low, head_scale_tensor,
+    NORMALIZER: tl.constexpr,  # code, see contract.NORMALIZERS
+    LEVELS: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """One program computes the losses from the partial sums of the single pass."""
+    z_value = scalar(z_value_high, z_value_low, z_value_tensor, ACC)
+    feat_scale = scalar(feat_scale_high, feat_scale_low, feat_scale_tensor, ACC)
+    head_scale = scalar(head_scale_high, head_scale_low, head_scale_tensor, ACC)
     feature = tl.full([], 0.0, ACC)
     head = tl.full([], 0.0, ACC)
-    for level in range(0, ROWS):
-        first = field(table, SUM_FIRST, level, ROWS, COLUMNS)
-        last = field(table, SUM_LAST, level, ROWS, COLUMNS)
-        weight = sum_range(sums, first, last, ACC, ADDED)
-        if errors is not None:
-            count = field(table, FEAT_COUNT, level, ROWS, COLUMNS).to(ACC)
-            factor, alive = loss_factor(divisor(weight, count, value, NORMALIZER), feat_scale)
-            feature += tl.where(alive, factor * sum_range(errors, first, last, ACC, ADDED), 0.0)
-        if entropies is not None:
-            count = field(table, HEAD_COUNT, level, ROWS, COLUMNS).to(ACC)
-            factor, alive = loss_factor(divisor(weight, count, value, NORMALIZER), head_scale)
-            head += tl.where(alive, factor * sum_range(entropies, first, last, ACC, ADDED), 0.0)
+    for level in range(0, LEVELS):
+        first = table_entry(table, SUM_FIRST, level, LEVELS, FACTOR_COLUMNS)
+        last = table_entry(table, SUM_LAST, level, LEVELS, FACTOR_COLUMNS)
+        mask_sum = sum_range(mask_sums, first, last, ACC, _SUM_BLOCK)
+        if feat_sums is not None:
+            count = table_entry(table, FEAT_COUNT, level, LEVELS, FACTOR_COLUMNS).to(ACC)
+            factor, nonzero_z = term_factor(normalizer(mask_sum, count, z_value, NORMALIZER), feat_scale)
+            feature += tl.where(nonzero_z, factor * sum_range(feat_sums, first, last, ACC, _SUM_BLOCK), 0.0)
+        if head_sums is not None:
+            count = table_entry(table, HEAD_COUNT, level, LEVELS, FACTOR_COLUMNS).to(ACC)
+            factor, nonzero_z = term_factor(normalizer(mask_sum, count, z_value, NORMALIZER), head_scale)
+            head += tl.where(nonzero_z, factor * sum_range(head_sums, first, last, ACC, _SUM_BLOCK), 0.0)
         tl.store(pending + level, tl.full([], 1.0, ACC))
-        tl.store(pending + ROWS + level, tl.full([], 1.0, ACC))
+        tl.store(pending + LEVELS + level, tl.full([], 1.0, ACC))
     store_losses(losses, feature, head)

@@ -1,50 +1,65 @@
-"""The backward: gradients times a factor that only the device knows."""
+"""The backward: stored gradients times a factor that is known on the device only.
+
+The table has one row per gradient instead of one per level: address, number of elements, pending factor.
+"""
 
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.tiles import field, row_of
+from frs_kernels.backends.triton.level_table import level_of_tile, table_entry
 
-PROGRAMS = 2048  # enough to fill any GPU; few enough that 2048 programs which find a factor of 1 cost little
-SPAN = tl.constexpr(2048)  # elements that a program takes at a time
-# Columns: first span of the tensor, address, elements, its entry of ``pending``.
-SPAN_START, ADDRESS, ELEMENTS, ENTRY = (tl.constexpr(i) for i in range(4))
+MAX_PROGRAMS = 2048  # fills any GPU, and costs little where all factors are 1 and the programs end at once
+BLOCK = tl.constexpr(2048)  # elements per iteration of a program
+# Columns: the first block of a gradient, its address, its number of elements, its position in ``pending``.
+FIRST_BLOCK, ADDRESS, ELEMENTS, PENDING = (tl.constexpr(i) for i in range(4))
 COLUMNS = tl.constexpr(4)
 
 
-@triton.jit(do_not_specialize=["factor", "pending", "spans"])
+@triton.jit(do_not_specialize=["grad_output", "pending", "blocks"])
 def scale_kernel(
-    table, factor, pending, spans,
-    ROWS: tl.constexpr, ENTRIES: tl.constexpr, ALIGNED: tl.constexpr, DTYPE: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """g *= factor * pending[entry], in place; tensors for which the product is 1 are not touched."""
-    entries = tl.arange(0, triton.next_power_of_2(ENTRIES))
-    products = tl.load(factor) * tl.load(pending + entries, mask=entries < ENTRIES, other=0.0)
-    moves = (products != 1.0) & (entries < ENTRIES)
-    if tl.max(moves.to(tl.int32), axis=0) > 0:
-        for span in range(tl.program_id(0), spans, tl.num_programs(0)):
-            scale_span(table, factor, pending, span, ROWS, ALIGNED, DTYPE, ACC)
+    table,  # per gradient: COLUMNS
+    grad_output,  # 0-d, the incoming gradient
+    pending,  # [NUM_PENDING], the pending factor of each gradient
+    blocks,  # blocks of all gradients
+    GRADS: tl.constexpr,  # gradients of this launch: those of one dtype
+    NUM_PENDING: tl.constexpr,
+    ALIGNED: tl.constexpr,  # every address is a multiple of 16 bytes
+    DTYPE: tl.constexpr,  # of the gradients
+    ACC: tl.constexpr,
+):
+    """grad *= grad_output * pending, in place.
+
+    A program processes every num_programs-th block. Gradients whose factor is 1 are neither read nor written.
+    """
+    offs = tl.arange(0, triton.next_power_of_2(NUM_PENDING))
+    inside = offs < NUM_PENDING
+    products = tl.load(grad_output) * tl.load(pending + offs, mask=inside, other=0.0)
+    not_one = (products != 1.0) & inside
+    if tl.max(not_one.to(tl.int32), axis=0) > 0:
+        for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
+            scale_block(table, grad_output, pending, block, GRADS, ALIGNED, DTYPE, ACC)
 
 
 @triton.jit
-def scale_span(
-    table, factor, pending, span,
-    ROWS: tl.constexpr, ALIGNED: tl.constexpr, DTYPE: tl.constexpr, ACC: tl.constexpr,
+def scale_block(
+    table, grad_output, pending, block,
+    GRADS: tl.constexpr, ALIGNED: tl.constexpr, DTYPE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """SPAN elements of one tensor, of which only the tensor's last span may be partly filled."""
-    row = row_of(table, span, ROWS, COLUMNS)
-    scale = tl.load(factor) * tl.load(pending + field(table, ENTRY, row, ROWS, COLUMNS))
-    if scale != 1.0:
-        first = (span - field(table, SPAN_START, row, ROWS, COLUMNS)) * SPAN
-        last = field(table, ELEMENTS, row, ROWS, COLUMNS)
-        pointer = field(table, ADDRESS, row, ROWS, COLUMNS).to(tl.pointer_type(DTYPE)) + first
-        i = tl.arange(0, SPAN)
-        if first + SPAN <= last:
+    """BLOCK elements of one gradient, of which only the last block may be incomplete."""
+    grad = level_of_tile(table, block, GRADS, COLUMNS)
+    factor = tl.load(grad_output) * tl.load(pending + table_entry(table, PENDING, grad, GRADS, COLUMNS))
+    if factor != 1.0:
+        first = (block - table_entry(table, FIRST_BLOCK, grad, GRADS, COLUMNS)) * BLOCK
+        elements = table_entry(table, ELEMENTS, grad, GRADS, COLUMNS)
+        address = table_entry(table, ADDRESS, grad, GRADS, COLUMNS)
+        pointer = address.to(tl.pointer_type(DTYPE)) + first
+        offs = tl.arange(0, BLOCK)
+        if first + BLOCK <= elements:
             if ALIGNED:
                 pointer = tl.multiple_of(pointer, 16)
-            pointers = pointer + i
-            tl.store(pointers, (tl.load(pointers).to(ACC) * scale).to(DTYPE))
+            pointers = pointer + offs
+            tl.store(pointers, (tl.load(pointers).to(ACC) * factor).to(DTYPE))
         else:
-            inside = first + i < last
-            values = tl.load(pointer + i, mask=inside)
-            tl.store(pointer + i, (values.to(ACC) * scale).to(DTYPE), mask=inside)
+            inside = first + offs < elements
+            values = tl.load(pointer + offs, mask=inside)
+            tl.store(pointer + offs, (values.to(ACC) * factor).to(DTYPE), mask=inside)

@@ -1,0 +1,289 @@
+"""The operators mask, loss and scale_: which kernels each of them launches, in which order.
+
+frs_kernels/contract.py describes their arguments and results.
+"""
+
+import contextlib
+import struct
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from frs_kernels.backends.triton import level_table, plan
+from frs_kernels.backends.triton.geometry import Geometry, geometry, grads_are_pending
+from frs_kernels.backends.triton.launcher import launch
+from frs_kernels.backends.triton.level_table import with_addresses
+from frs_kernels.backends.triton.loss import loss_kernel, single_kernel
+from frs_kernels.backends.triton.mask import (
+    SUM_ADDRESS,
+    SUM_BLOCK,
+    SUM_COLUMNS,
+    mask_kernel,
+    mask_sums_kernel,
+)
+from frs_kernels.backends.triton.plan import TL_DTYPES
+from frs_kernels.backends.triton.reduce import FACTOR_ROWS, THREADS, factors_kernel, finish_kernel
+from frs_kernels.backends.triton.scale import ADDRESS, BLOCK, COLUMNS, MAX_PROGRAMS, scale_kernel
+from frs_kernels.contract import NORMALIZERS, accumulation_dtype
+from frs_kernels.layouts import grad_like
+
+
+def mask(teacher_logits: list[Tensor]) -> list[Tensor]:
+    """The operator ``mask``: one launch, of mask_kernel."""
+    acc = accumulation_dtype(*teacher_logits)
+    masks = [t.new_empty((t.shape[0], *t.shape[2:]), dtype=acc) for t in teacher_logits]
+    with _device(teacher_logits[0]):
+        _launch_mask(_term([], teacher_logits, []), _addresses(masks), acc)
+    return masks
+
+
+def loss(
+    student_feats, teacher_feats, student_logits, teacher_logits, masks, channel_weights,
+    normalizer, normalizer_value, normalizer_tensor,
+    feat_scale, feat_scale_tensor, head_scale, head_scale_tensor,
+    beta, feat_grad, head_grad,
+):  # fmt: skip
+    """The operator ``loss``: mask_kernel (or mask_sums_kernel where masks are given), factors_kernel,
+    loss_kernel; or, where neither masks are given nor gradients wanted, single_kernel and finish_kernel."""
+    _check(student_feats, teacher_feats, student_logits, teacher_logits, masks, channel_weights)
+    first = (student_feats or student_logits)[0]
+    feat_grads = [grad_like(t) for t in student_feats] if feat_grad else []
+    logit_grads = [grad_like(t) for t in student_logits] if head_grad else []
+    call = LossCall(
+        feats=_term(student_feats, teacher_feats, feat_grads) if student_feats else None,
+        logits=_term(student_logits, teacher_logits, logit_grads) if student_logits or not masks else None,
+        masks=masks,
+        channel_weights=channel_weights,
+        acc=accumulation_dtype(first),
+        normalizer=normalizer,
+        scalars=(
+            *_two_floats(normalizer_value), normalizer_tensor,
+            *_two_floats(feat_scale), feat_scale_tensor,
+            *_two_floats(head_scale), head_scale_tensor,
+        ),
+        beta=beta,
+    )  # fmt: skip
+    with _device(first):
+        losses, pending = call.loss_pass() if masks or feat_grad or head_grad else call.single_pass()
+    return losses, pending, feat_grads, logit_grads
+
+
+def scale_(grads: list[Tensor], grad_output: Tensor, pending: Tensor) -> None:
+    """The operator ``scale_``: one launch of scale_kernel for each dtype among the gradients."""
+    torch._check(pending.numel() == len(grads), lambda: f"{len(grads)} grads, {pending.numel()} pending")
+    if not grads:
+        return
+    pending = pending.contiguous()
+    with _device(grads[0]):
+        for dtype in dict.fromkeys(g.dtype for g in grads):
+            of_dtype = {i: g for i, g in enumerate(grads) if g.dtype == dtype}
+            _launch_scale(of_dtype, grad_output, pending)
+
+
+def _launch_scale(grads: dict[int, Tensor], grad_output: Tensor, pending: Tensor) -> None:
+    """One launch for gradients of one dtype. ``grads`` maps the position in ``pending`` to the gradient."""
+    positions, tensors = zip(*grads.items(), strict=True)
+    planned = plan.plan_flat(tuple(g.numel() for g in tensors), BLOCK.value, positions)
+    if planned.programs == 0:
+        return
+    addresses = _addresses(tensors)
+    table = with_addresses(planned.table, {ADDRESS.value: addresses}, COLUMNS.value)
+    aligned = all(address % 16 == 0 for address in addresses)
+    dtypes = TL_DTYPES[tensors[0].dtype], TL_DTYPES[grad_output.dtype]
+    launch(
+        scale_kernel, min(planned.programs, MAX_PROGRAMS), grad_output.device,
+        (table, grad_output, pending, planned.programs),
+        (len(tensors), pending.numel(), aligned, *dtypes),
+    )  # fmt: skip
+
+
+@dataclass
+class TermTensors:
+    """The tensors of one term, one per level. Logits that serve the mask alone have no students."""
+
+    geometry: Geometry
+    students: list[Tensor]
+    teachers: list[Tensor]
+    grads: list[Tensor]
+
+    def table(self, planned: plan.LaunchPlan, masks: list[int], channel_weights: list[Tensor]):
+        """The level table of a launch, with the addresses of this call."""
+        addresses = {
+            level_table.MASK: masks,
+            level_table.CHANNEL_WEIGHT: _addresses(channel_weights),
+            level_table.GRAD: _addresses(self.grads),
+            level_table.STUDENT: _addresses(self.students),
+            level_table.TEACHER: _addresses(self.teachers),
+        }
+        return with_addresses(planned.table, {column.value: of for column, of in addresses.items() if of})
+
+
+def _term(students: list[Tensor], teachers: list[Tensor], grads: list[Tensor]) -> TermTensors:
+    return TermTensors(geometry(students, teachers, bool(grads)), students, teachers, grads)
+
+
+def _addresses(tensors) -> list[int]:
+    return [t.data_ptr() for t in tensors]
+
+
+def _launch_mask(logits: TermTensors, masks: list[int], acc: torch.dtype, empty=None):
+    """Writes the masks at these addresses, and the partial sums that ``empty(programs)`` allocates.
+
+    Returns the tile bounds of the levels, and the partial sums (None without ``empty``).
+    """
+    planned = plan.plan_mask_pass(logits.geometry, acc)
+    mask_sums = empty(planned.programs) if empty else None
+    if planned.programs:
+        table = logits.table(planned, masks, [])
+        device = logits.teachers[0].device
+        launch(mask_kernel, planned.programs, device, (table, mask_sums), (planned.config,))
+    return planned.tile_bounds, mask_sums
+
+
+@dataclass
+class LossCall:
+    """The launches of one call of ``loss``."""
+
+    feats: TermTensors | None
+    logits: TermTensors | None  # without students where it serves the mask alone
+    masks: list[Tensor]  # empty: the mask of the teacher's logits
+    channel_weights: list[Tensor]
+    acc: torch.dtype
+    normalizer: int  # code, see contract.NORMALIZERS
+    scalars: tuple  # normalizer, feature scale, head scale: each (high float, low float, tensor or None)
+    beta: float
+
+    def __post_init__(self):
+        self.head = self.logits if self.logits and self.logits.students else None
+        self.geometries = [term and term.geometry for term in (self.head, self.feats)]
+        self.mask_sizes = (self.feats or self.logits).geometry.mask_sizes
+        self.device = (self.feats or self.logits).teachers[0].device
+        self.options = self.acc, self.beta, bool(self.channel_weights)
+
+    def loss_pass(self) -> tuple[Tensor, Tensor]:
+        """(losses [3], pending [2, levels]): first Z_l of every level, then losses and gradients in one
+        pass."""
+        tile_bounds, mask_sums, masks, _storage = self._masks_and_sums()
+        levels = len(self.mask_sizes)
+        losses, pending = self._empty(3), self._empty(2, levels)
+        factors, counter = self._empty(FACTOR_ROWS, 2, levels), self._empty(1, dtype=torch.int32)
+        table = plan.factor_table(tile_bounds, *self.geometries, self.normalizer)
+        head_pending, feat_pending = map(grads_are_pending, self.geometries)
+        self._launch(
+            factors_kernel, levels,
+            (table, mask_sums, factors, pending, counter, losses, *self.scalars),
+            (self.normalizer, feat_pending, head_pending, levels, TL_DTYPES[self.acc]), threads=THREADS,
+        )  # fmt: skip
+        self._launch_loss(factors, counter, losses, masks)
+        return losses, pending
+
+    def single_pass(self) -> tuple[Tensor, Tensor]:
+        """The same without gradients: every input is read once, and S is known only at the end."""
+        head, feat = plan.plan_single_pass(self.logits.geometry, self.geometries[1], *self.options)
+        mask_sums, feat_sums, head_sums = self._empty(3, max(head.programs, 1)).unbind()
+        feat_sums, head_sums = feat_sums if self.feats else None, head_sums if self.head else None
+        if head.programs:
+            head_table = self.logits.table(head, [], [])
+            feat_table = self.feats.table(feat, [], self.channel_weights) if feat else None
+            self._launch(
+                single_kernel, head.programs,
+                (head_table, feat_table, mask_sums, feat_sums, head_sums),
+                (head.config, feat and feat.config, self.head is not None),
+            )  # fmt: skip
+        losses, pending = self._empty(3), self._empty(2, len(self.mask_sizes))
+        table = plan.factor_table(head.tile_bounds, *self.geometries, self.normalizer)
+        self._launch(
+            finish_kernel, 1,
+            (table, mask_sums, feat_sums, head_sums, losses, pending, *self.scalars),
+            (self.normalizer, len(self.mask_sizes), TL_DTYPES[self.acc]), threads=THREADS,
+        )  # fmt: skip
+        return losses, pending
+
+    def _masks_and_sums(self):
+        """(tile bounds of the partial sums of S, these sums or None, addresses of the masks, their
+        storage)"""
+        needs_sums = NORMALIZERS[self.normalizer] in ("mask", "mask_channels")
+        if not self.masks:
+            storage, masks = self._empty(sum(self.mask_sizes)), []
+            address = storage.data_ptr()
+            for size in self.mask_sizes:
+                masks.append(address)
+                address += size * storage.element_size()
+            empty = self._empty if needs_sums else None
+            return *_launch_mask(self.logits, masks, self.acc, empty), masks, storage
+        planned = plan.plan_flat(tuple(self.mask_sizes), SUM_BLOCK.value)
+        masks = _addresses(self.masks)
+        mask_sums = self._empty(planned.programs) if needs_sums else None
+        if needs_sums and planned.programs:
+            table = with_addresses(planned.table, {SUM_ADDRESS.value: masks}, SUM_COLUMNS.value)
+            constants = len(masks), TL_DTYPES[self.acc]
+            self._launch(mask_sums_kernel, planned.programs, (table, mask_sums), constants)
+        return planned.tile_bounds, mask_sums, masks, self.masks
+
+    def _launch_loss(self, factors: Tensor, counter: Tensor, losses: Tensor, masks: list[int]) -> None:
+        head, feat = plan.plan_loss_pass(*self.geometries, *self.options)
+        head_tiles, feat_tiles = head.programs if head else 0, feat.programs if feat else 0
+        if head_tiles + feat_tiles == 0:
+            return
+        head_table = self.head.table(head, masks, []) if head else None
+        feat_table = self.feats.table(feat, masks, self.channel_weights) if feat else None
+        partials = self._empty(head_tiles + feat_tiles)
+        channel_blocks = head.channel_blocks if head else 0, feat.channel_blocks if feat else 0
+        configs = head and head.config, feat and feat.config
+        self._launch(
+            loss_kernel, head_tiles + feat_tiles,
+            (head_table, feat_table, factors, partials, counter, losses, head_tiles, feat_tiles,
+            *channel_blocks), (*configs, TL_DTYPES[self.acc]),
+            max_registers=plan.max_loss_registers(*configs),
+        )  # fmt: skip
+
+    def _empty(self, *sizes: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.empty(sizes, dtype=dtype or self.acc, device=self.device)
+
+    def _launch(self, kernel, programs: int, arguments: tuple, constants: tuple, **options) -> None:
+        launch(kernel, programs, self.device, arguments, constants, **options)
+
+
+def _check(student_feats, teacher_feats, student_logits, teacher_logits, masks, channel_weights):
+    """Raises RuntimeError for lists that do not fit each other: a kernel would read outside of them."""
+    levels = len(student_feats or student_logits)
+    lists = {
+        "student_feats": student_feats, "teacher_feats": teacher_feats, "student_logits": student_logits,
+        "teacher_logits": teacher_logits, "masks": masks, "channel_weights": channel_weights,
+    }  # fmt: skip
+    for name, tensors in lists.items():
+        if tensors and len(tensors) != levels:
+            raise RuntimeError(f"{name} has {len(tensors)} levels, the student {levels}")
+    for name, students, teachers in (
+        ("feats", student_feats, teacher_feats),
+        ("logits", student_logits, teacher_logits),
+    ):
+        for level, (s, t) in enumerate(zip(students, teachers, strict=bool(students))):
+            if s.shape != t.shape:
+                raise RuntimeError(
+                    f"level {level}: student_{name} {list(s.shape)} and teacher_{name} {list(t.shape)} differ"
+                )
+    for level, given in enumerate(masks):
+        student = (student_feats or student_logits)[level]
+        if given.numel() != student.shape[0] * student.shape[2:].numel():
+            raise RuntimeError(f"level {level}: mask {list(given.shape)} does not fit {list(student.shape)}")
+
+
+@contextlib.contextmanager
+def _device(tensor: Tensor):
+    """Makes the tensor's device the current one, on which Triton launches."""
+    if tensor.device.type == "cpu":
+        yield
+    else:
+        with torch.get_device_module(tensor.device).device(tensor.device):
+            yield
+
+
+def _two_floats(value: float) -> tuple[float, float]:
+    """A double as the sum of two floats: Triton passes Python floats as float32."""
+    try:
+        high = struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return value, 0.0
+    return high, (value - high if abs(high) != float("inf") else 0.0)
