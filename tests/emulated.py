@@ -1,4 +1,4 @@
-"""The backend "emulated": the CUDA kernels on the CPU, compiled by g++ against tests/cpp/cuda_shim."""
+"""The CUDA kernels on the CPU: compiled by g++ against tests/cpp/cuda_shim, as a backend named "emulated"."""
 
 import ctypes
 import fcntl
@@ -37,7 +37,7 @@ def namespace():
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """Compiles the sources that have changed, and registers the operators."""
+    """Compiles what has changed, and registers the operators."""
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / "lock").open("w") as lock:  # the processes of pytest-xdist share the folder
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -72,7 +72,7 @@ def test_any_alignment_and_nothing_beyond_the_tensors(target, dtype, layout, off
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("locations", [(8, 16), (7, 11)])
 def test_sums_over_many_channels_stay_in_range(target, layout, locations):
-    """Each logit of 0 doubles the product whose logarithm is the loss: 2^3000 is far beyond a float."""
+    """Each logit of 0 doubles the product whose logarithm is the loss, and 2^3000 overflows a float."""
     base = loss_cases.arguments(4, 3000, sizes=(locations,), layout=layout, batch=1)
     base["student_logits"] = [torch.zeros_like(t) for t in base["student_logits"]]
     compare(frs.frs_loss, target, base, WRT)
@@ -108,7 +108,7 @@ def test_at_most_three_launches_forward_and_one_backward(target):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "odd"])
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 def test_channel_weights_with_a_mask_from_the_logits(target, layout, dtype):
-    """No public function combines them; the operator does, and the mask given beforehand must agree."""
+    """Only the operator combines them. A call with the same mask given must agree."""
     base = loss_cases.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype, layout=layout)
     base = [[t.contiguous() if layout == "odd" else t for t in base[name]] for name in (*FEATS, *HEADS[::-1])]
     channel_weights = [torch.rand(2, 24, generator=torch.Generator().manual_seed(i)) for i in range(2)]
