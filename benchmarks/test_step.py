@@ -24,7 +24,9 @@ for module in ("torchvision", "tyro"):
 
 from frs_train.config import DetectorConfig, DistillConfig  # noqa: E402
 from frs_train.detectors import build_detector  # noqa: E402
-from frs_train.distiller import Distiller, Learner, autocast, prepare_teacher  # noqa: E402
+from frs_train.training.distillation import Distiller  # noqa: E402
+from frs_train.training.learner import Learner, autocast  # noqa: E402
+from frs_train.training.teacher import prepare_teacher  # noqa: E402
 
 PARTS = ("teacher", "student", "adapters", "loss", "backward", "optimizer")  # of our step, in this order
 

@@ -21,16 +21,20 @@ from typing import Any
 import torch
 from rich.table import Column, Table
 
-from frs_train import checkpoint, distributed
-from frs_train.assemble import open_eval, read_detector
+from frs_train import distributed
 from frs_train.config import DataConfig, DetectorConfig, DistillConfig, RunConfig, TrainConfig
-from frs_train.digits import make_digits
-from frs_train.engine import fit
-from frs_train.evaluate import METRICS, evaluate
-from frs_train.metrics import Log
-from frs_train.report import read_runs, write_report
-from frs_train.report_figures import curves
-from frs_train.visualize import write_pictures
+from frs_train.data.digits import make_digits
+from frs_train.evaluation.coco_metrics import METRICS, evaluate
+from frs_train.evaluation.pictures import write_pictures
+from frs_train.files import write_atomically
+from frs_train.log import Log
+from frs_train.report.figures import curves
+from frs_train.report.page import write_report
+from frs_train.report.runs import read_runs
+from frs_train.training import checkpoint
+from frs_train.training.checkpoint import read_detector
+from frs_train.training.datasets import open_eval
+from frs_train.training.run import fit
 
 TEACHER = Path(str(files("frs_train"))) / "digits_teacher.pt"
 SIZE = 96
@@ -101,8 +105,8 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfi
     head = ["", *COLUMNS]
     lines = [head, ["---"] * len(head), *rows]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    checkpoint.write_atomically(out / "results.md", f"{text}\n\n{verdict}\n".encode())
-    checkpoint.write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
+    write_atomically(out / "results.md", f"{text}\n\n{verdict}\n".encode())
+    write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
     detector, classes = read_detector(str(TEACHER), log)
     validation = open_eval(data.val_annotations, data.val_images, classes, "the teacher", log)
     write_pictures(detector, validation, out / "masks", torch.device("cpu"), limit=4, replace=True)
@@ -157,7 +161,7 @@ def pack(run: Path, path: Path, log: Log) -> Path:
     small = {k: content[k] for k in ("format", "classes", "iteration")} | {"config": config, "model": model}
     buffer = io.BytesIO()
     torch.save(small, buffer)
-    checkpoint.write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
     return path
 
 

@@ -7,11 +7,6 @@ class UserError(Exception):
     """Shown as one paragraph without a traceback; the process then exits with code 2."""
 
 
-def shortened(text: str, most: int = 60) -> str:
-    """What a message shows of a value that may be as long as a file."""
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
 class Stopped(Exception):
     """The run was asked to stop by a signal and has saved itself; `code` is the exit status."""
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from frs_train.errors import UserError, shortened
+from frs_train.errors import UserError
+from frs_train.text import shortened
 
 OptionSet = TypeVar("OptionSet", bound="Options")
 

@@ -16,14 +16,15 @@ from frs_train.errors import UserError
 
 @dataclass(frozen=True)
 class Recipe:
-    """A teacher, a student, and how the student learns. `published`: COCO val2017 mAP of the paper, in per
-    cent."""
+    """A teacher, a student, and how the student learns."""
 
+    name: str
     teacher: DetectorConfig
     student: DetectorConfig
     train: TrainConfig
     distill: DistillConfig
     published: dict[str, float]
+    """COCO val2017 mAP of the paper, in per cent."""
 
 
 SINGLE_SCALE = (800,)
@@ -54,30 +55,35 @@ def _frs(feat_weight: float, head_weight: float) -> DistillConfig:
 
 RECIPES: dict[str, Recipe] = {
     "retinanet-r101-r50-2x": Recipe(
+        "retinanet-r101-r50-2x",
         **_pair(DetectorConfig(family="retinanet", min_size=SINGLE_SCALE)),
         train=_schedule(24),
         distill=_frs(0.005, 0.02),
         published={"teacher": 38.9, "student": 37.4, "frs": 39.7},
     ),
     "gfl-r101-r50-1x": Recipe(
+        "gfl-r101-r50-1x",
         **_pair(DetectorConfig(family="gfl", min_size=SINGLE_SCALE)),
         train=_schedule(12),
         distill=_frs(0.1, 0.05),
         published={"teacher": 44.9, "student": 40.2, "frs": 43.6},
     ),
     "gfl-r101-r50-2x": Recipe(
+        "gfl-r101-r50-2x",
         **_pair(DetectorConfig(family="gfl", min_size=RANGE_480)),
         train=_schedule(24),
         distill=_frs(0.1, 0.05),
         published={"teacher": 44.9},
     ),
     "faster-rcnn-r101-r50-1x": Recipe(
+        "faster-rcnn-r101-r50-1x",
         **_pair(DetectorConfig(family="faster-rcnn", min_size=SINGLE_SCALE)),
         train=_schedule(12, lr=0.02),
         distill=_frs(0.002, 0.1),
         published={"teacher": 39.4, "student": 37.4, "frs": 39.5},
     ),
     "fcos-r101-r50-2x": Recipe(
+        "fcos-r101-r50-2x",
         **_pair(DetectorConfig(family="fcos", min_size=RANGE_640)),
         train=_schedule(24, clip=35.0),
         distill=_frs(0.01, 0.05),
@@ -86,7 +92,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def find(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe:
     """The recipe of a name. Raises `UserError` listing the names there are."""
     if name not in RECIPES:
         raise UserError(f"There is no recipe {name!r}. Choose one of {', '.join(RECIPES)}.")

@@ -1,7 +1,7 @@
 """``make abi-check``: does one build of the native library serve several releases of torch?
 
-Installs the wheel in dist/ beside each release, in a virtual environment of its own under build/abi/, and
-compares the compiled CPU kernels with eager PyTorch there. Downloads some gigabytes on the first run.
+Installs the wheel from dist/ together with each release in a virtual environment under build/abi/, and
+compares the compiled CPU kernels with eager PyTorch there. The first run downloads some gigabytes.
 
     python tests/abi_check.py [TORCH_VERSION ...]
 """
@@ -11,32 +11,14 @@ import sys
 import venv
 from pathlib import Path
 
+import programs
+
 ROOT = Path(__file__).resolve().parent.parent
 RELEASES = ["2.10.0", "2.11.0", "2.13.0", "newest"]  # the oldest supported, the pinned one, later ones
 
-CHECK = """
-import torch, frs_kernels as frs
-
-for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-    torch.manual_seed(0)
-    make = lambda channels: [torch.randn(2, channels, size, size + 1).to(dtype) for size in (9, 4)]
-    results = {}
-    x, y, s, t = make(16), make(16), make(12), make(12)
-    for backend in ("native", "eager"):
-        feats = [v.clone().requires_grad_() for v in x]
-        logits = [v.clone().requires_grad_() for v in s]
-        loss = frs.frs_loss(feats, y, t, logits, backend=backend)
-        loss.total.backward()
-        results[backend] = [loss.total.detach()] + [v.grad for v in feats + logits]
-    for ours, theirs in zip(results["native"], results["eager"]):
-        torch.testing.assert_close(ours, theirs)
-cuda = frs.library.load_native("cuda") if torch.version.cuda else "a torch without CUDA"
-print(f"torch {torch.__version__}: CPU kernels agree with eager; CUDA library: {cuda or 'loads'}")
-"""
-
 
 def check(release: str, wheel: Path) -> bool:
-    """Installs torch ``release`` and the wheel, runs CHECK; whether it passed."""
+    """Installs torch ``release`` and the wheel, and returns whether native_against_eager.py passes there."""
     folder = ROOT / "build" / "abi" / release
     python = str(folder / "bin" / "python")
     if not Path(python).exists():
@@ -45,7 +27,8 @@ def check(release: str, wheel: Path) -> bool:
     install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     subprocess.run([*install, torch, "numpy", "setuptools"], check=True)
     subprocess.run([*install, "--force-reinstall", "--no-deps", str(wheel)], check=True)
-    return subprocess.run([python, "-c", CHECK], cwd=folder).returncode == 0
+    program = str(programs.FOLDER / "native_against_eager.py")
+    return subprocess.run([python, program], cwd=folder).returncode == 0
 
 
 def main(releases: list[str]) -> int:

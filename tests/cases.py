@@ -7,7 +7,7 @@ import torch
 from tolerances import assert_as_accurate
 from torch import Tensor
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the Triton kernels run on the CPU, and alone
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # only the Triton kernels run, on the CPU
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAYOUTS = ("nchw", "channels_last", "flat", "split", "rows", "odd")
 NORMALIZERS = ("mask", "mask_channels", "batch", "numel", 7.5)
@@ -29,7 +29,7 @@ class Target:
 def tensors(
     channels, *, sizes=SIZES, batch=2, dtype=torch.float32, layout="nchw", device="cpu", seed=0, spread=1.0
 ) -> list[Tensor]:
-    """Normal values [batch, channels, H, W] (or [batch, channels, L]) a level, in a memory layout."""
+    """Normal values, [batch, channels, H, W] (or [batch, channels, L]) per level, in a memory layout."""
     generator = torch.Generator().manual_seed(seed)
     values = [
         (spread * torch.randn(batch, channels, h, w, generator=generator, dtype=torch.float64)).to(
@@ -60,8 +60,8 @@ def in_layout(values: list[Tensor], layout: str) -> list[Tensor]:
     ]
 
 
-def maps(*, sizes=SIZES, batch=2, device="cpu", seed=5, dtype=torch.float32) -> list[Tensor]:
-    """Weights in [0, 1) with some zeros, [batch, H, W] a level."""
+def random_masks(*, sizes=SIZES, batch=2, device="cpu", seed=5, dtype=torch.float32) -> list[Tensor]:
+    """Masks with values in [0, 1), a fifth of them zero: [batch, H, W] per level."""
     generator = torch.Generator().manual_seed(seed)
     values = [torch.rand(batch, h, w, generator=generator, dtype=torch.float64) for h, w in sizes]
     return [(v * (v > 0.2)).to(device, dtype) for v in values]
@@ -76,7 +76,7 @@ def term(
     return {
         student: tensors(channels, dtype=dtype, seed=1, **options),
         teacher: tensors(channels, dtype=teacher_dtype or dtype, seed=2, **options),
-        "mask": maps(sizes=sizes, device=device, dtype=torch.promote_types(dtype, torch.float32)),
+        "mask": random_masks(sizes=sizes, device=device, dtype=torch.promote_types(dtype, torch.float32)),
     }
 
 
@@ -113,16 +113,16 @@ def subtracted(arguments: dict, wrt: tuple[str, ...], grads: list[Tensor], beta:
     The gradient in a student's logit is S (p - q) / Z, so p + q times that of one unit of p - q. The focal
     form has a power of the difference up to 1 + beta, which multiplies its relative error by as much.
     """
-    found = []
+    terms = []
     for name in wrt:
         for level, student in enumerate(_list(arguments[name])):
-            terms = 0.0
+            magnitude = 0.0
             if name == "student_logits":
                 p, q = student.sigmoid(), _list(arguments["teacher_logits"])[level].sigmoid()
-                unit = (grads[len(found)] / (p - q)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-                terms = (1 + beta) * unit.abs() * (p + q)
-            found.append(terms)
-    return found
+                unit = (grads[len(terms)] / (p - q)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+                magnitude = (1 + beta) * unit.abs() * (p + q)
+            terms.append(magnitude)
+    return terms
 
 
 def _list(value) -> list:

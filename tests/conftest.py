@@ -1,6 +1,10 @@
-"""The `target` fixture (every fused backend on every device that it has kernels for), and tests that train.
+"""Fixtures of all tests: `target` (every fused backend on every device it has kernels for), and training.
 
-With TRITON_INTERPRET=1 the tests that take a `target` are the ones that run, on Triton's interpreter.
+With TRITON_INTERPRET=1 only the tests that take a `target` run, on Triton's interpreter.
+
+Modules that tests import: cases (inputs, comparison with the reference), loss_cases, gpu_cases and cpu_calls
+(the same for some files), tolerances, emulated (the CUDA kernels on the CPU), programs (processes of their
+own).
 """
 
 import math
@@ -33,7 +37,7 @@ settings.register_profile(
 settings.load_profile("frs")
 
 
-FEW_STEPS = 10  # of an optimiser: a test that takes more is about what they lead to
+FEW_STEPS = 10  # optimiser steps; a test that takes more is about the result of a training
 
 
 def pytest_addoption(parser):
@@ -72,7 +76,7 @@ def parameters(item) -> dict:
 
 @pytest.fixture
 def bounded(record_property):
-    """Asserts a bound of a trained value, and records how many times narrower it could be."""
+    """Asserts a bound on a trained value, and records how many times narrower the bound could be."""
 
     def check(name: str, value: float, *, most: float | None = None, least: float | None = None) -> None:
         margin = value / least if most is None else most / value if value else math.inf
@@ -84,7 +88,7 @@ def bounded(record_property):
 
 @pytest.fixture(autouse=True)
 def few_steps_unless_it_takes_a_seed(request):
-    """A test that trains must hold for every seed: it takes `training_seed`, and is found by that."""
+    """A test that trains must pass with every seed: without `training_seed` it may take few steps only."""
     steps = Counter()
     hook = register_optimizer_step_post_hook(lambda optimizer, *_: steps.update([optimizer]))
     yield
@@ -108,7 +112,7 @@ def target(request) -> Target:
 
 @pytest.fixture
 def refused():
-    """Calls a function and returns the message of the ValueError or TypeError that it must raise."""
+    """Calls a function that must raise ValueError or TypeError, and returns the message."""
 
     def call(function, *args, **kwargs) -> str:
         with pytest.raises((ValueError, TypeError)) as caught:

@@ -39,7 +39,7 @@ def namespace():
 def load() -> ctypes.CDLL:
     """Compiles what has changed, and registers the operators."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "lock").open("w") as lock:  # pytest-xdist has several processes
+    with (BUILD / "lock").open("w") as lock:  # the processes of pytest-xdist share the folder
         fcntl.flock(lock, fcntl.LOCK_EX)
         target = _build()
     load.library = library.define_with_fakes(NAMESPACE)  # lives as long as its operators

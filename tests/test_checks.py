@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import maps, tensors
+from cases import random_masks, tensors
 
 import frs_kernels as frs
 
@@ -16,7 +16,7 @@ def arguments():
     }
 
 
-def test_features_of_different_sizes(refused):
+def test_features_of_different_sizes_are_refused(refused):
     base = arguments()
     base["teacher_feats"][2] = base["teacher_feats"][2][..., :-1]
     assert refused(frs.frs_loss, **base) == (
@@ -25,20 +25,20 @@ def test_features_of_different_sizes(refused):
     )
 
 
-def test_logits_of_different_classes(refused):
+def test_logits_of_different_classes_are_refused(refused):
     base = arguments()
     base["student_logits"][1] = base["student_logits"][1][:, :10]
     message = refused(frs.frs_loss, **base)
     assert "level 1: student_logits [2, 10, 5, 7] and teacher_logits [2, 12, 5, 7] differ" in message
 
 
-def test_numbers_of_levels(refused):
+def test_different_numbers_of_levels_are_refused(refused):
     base = arguments()
     base["teacher_logits"].pop()
     assert refused(frs.frs_loss, **base) == "student_feats has 4 levels, teacher_logits has 3"
 
 
-def test_locations_of_features_and_logits(refused):
+def test_features_and_logits_of_different_locations_are_refused(refused):
     base = arguments()
     for name in ("teacher_logits", "student_logits"):
         base[name][0] = base[name][0].transpose(2, 3)
@@ -50,63 +50,63 @@ def test_locations_of_features_and_logits(refused):
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 13), (1, 9, 14), (2, 2, 9, 14), (9, 14), (2, 125), (2, 14, 9)])
-def test_masks_that_do_not_fit(refused, shape):
+def test_masks_of_another_shape_are_refused(refused, shape):
     (student,), (teacher,) = tensors(8, sizes=[(9, 14)]), tensors(8, sizes=[(9, 14)])
     message = refused(frs.weighted_mse, student, teacher, torch.rand(shape))
     assert f"mask {list(shape)}" in message and "level 0" in message and "[2, 8, 9, 14]" in message
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 14), (2, 1, 9, 14), (2, 126), (2, 1, 126)])
-def test_masks_that_fit(shape):
+def test_masks_have_four_possible_shapes(shape):
     (student,), (teacher,) = tensors(8, sizes=[(9, 14)]), tensors(8, sizes=[(9, 14)])
     assert frs.weighted_mse(student, teacher, torch.rand(shape)).isfinite()
 
 
-def test_channel_weight_shape(refused):
+def test_a_channel_weight_of_another_shape_is_refused(refused):
     student = tensors(8)
-    message = refused(frs.weighted_mse, student, student, maps(), channel_weight=torch.rand(8))
+    message = refused(frs.weighted_mse, student, student, random_masks(), channel_weight=torch.rand(8))
     assert message == "level 0: channel_weight [8] must be [B, C] = [2, 8]"
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2, 3, 4, 4, dtype=torch.int64), [1, 2], "logits", 3.0])
-def test_things_that_are_not_levels(refused, value):
+def test_values_that_are_not_levels_are_refused(refused, value):
     assert "teacher_logits" in refused(frs.frs_mask, value)
 
 
-def test_ranks(refused):
+def test_a_tensor_of_two_dimensions_is_refused(refused):
     assert "must be [B, C, H, W] or [B, C, L], got [4, 4]" in refused(frs.frs_mask, torch.zeros(4, 4))
 
 
-def test_empty_sequences(refused):
+def test_an_empty_sequence_of_levels_is_refused(refused):
     assert "empty sequence" in refused(frs.frs_mask, [])
 
 
-def test_nothing_to_do(refused):
+def test_a_loss_without_any_term_is_refused(refused):
     base = arguments()
     assert "both None" in refused(frs.frs_loss, None, None, base["teacher_logits"])
     assert "both None" in refused(frs.frs_loss, base["student_feats"], base["teacher_feats"], None)
 
 
-def test_terms_without_their_teacher(refused):
+def test_a_student_without_its_teacher_is_refused(refused):
     base = arguments()
     without = {**base, "teacher_feats": None}
     assert refused(frs.frs_loss, **without) == "student_feats is given without teacher_feats"
-    without = {**base, "teacher_logits": None, "masks": maps()}
+    without = {**base, "teacher_logits": None, "masks": random_masks()}
     assert refused(frs.frs_loss, **without) == "student_logits is given without teacher_logits"
 
 
-def test_devices(refused):
+def test_tensors_of_different_devices_are_refused(refused):
     base = arguments()
     base["teacher_feats"][1] = base["teacher_feats"][1].to("meta")
     assert refused(frs.frs_loss, **base) == "level 1: teacher_feats is on meta, student_feats on cpu"
 
 
 @pytest.mark.parametrize("normalizer", ["mean", "value", ""])
-def test_normalizer_names(refused, normalizer):
+def test_an_unknown_normalizer_is_refused(refused, normalizer):
     assert f"normalizer {normalizer!r}" in refused(frs.frs_loss, **arguments(), normalizer=normalizer)
 
 
-def test_scalars(refused):
+def test_scalars_that_are_no_numbers_are_refused(refused):
     base = arguments()
     message = refused(frs.frs_loss, **base, feat_weight=torch.ones(2))
     assert "0-d tensor, got a tensor [2]" in message
@@ -115,11 +115,13 @@ def test_scalars(refused):
     with torch.no_grad():
         assert frs.frs_loss(**base, head_weight=learnable).total.isfinite()
     assert "beta" in refused(
-        frs.weighted_bce, base["student_logits"], base["teacher_logits"], maps(), beta=-1.0
+        frs.weighted_bce, base["student_logits"], base["teacher_logits"], random_masks(), beta=-1.0
     )
 
 
-def test_several_masks_want_as_many_scales(refused):
+def test_several_masks_need_as_many_scales(refused):
     student = tensors(8)
-    message = refused(frs.weighted_mse, student, student, [maps(), maps()], scale=[1.0, 2.0, 3.0])
+    message = refused(
+        frs.weighted_mse, student, student, [random_masks(), random_masks()], scale=[1.0, 2.0, 3.0]
+    )
     assert message == "2 masks are given, but 3 normalizers or scales"

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from cases import evaluate
-from test_loss import WRT, arguments
+from loss_cases import WRT, arguments
 from torch._inductor.utils import run_fw_bw_and_get_code
 
 import frs_kernels as frs
@@ -58,7 +58,7 @@ def test_the_compiled_backward_works_in_place(target, dtype, layout):
 
 
 def test_a_gradient_that_something_else_reads_stays_as_it_is(target):
-    """The tensors that a caller passes are not the compiler's to write to."""
+    """The compiler must not write to tensors that a caller passes."""
     grads = [torch.rand(3, 4, device=target.device) for _ in range(2)]
     factor, pending = torch.tensor(0.5, device=target.device), torch.ones(2, device=target.device)
     operators = dispatch.load(target.backend).namespace()
@@ -76,7 +76,7 @@ def test_a_gradient_that_something_else_reads_stays_as_it_is(target):
 @pytest.mark.parametrize("mode", ["aot_eager", "inductor"])
 @torch._functorch.config.patch(donated_buffer=False)
 def test_compiled_backward_of_a_retained_graph(target, mode):
-    """torch refuses it while it donates buffers; without, the stored gradients are still there."""
+    """torch refuses it while it donates buffers; without donation the stored gradients stay intact."""
     base = arguments(dtype=torch.float16, device=target.device)
     leaf = base["student_logits"][0].requires_grad_()
     loss = torch.compile(total, backend=mode, fullgraph=True)(**base, backend=target.backend)
@@ -88,7 +88,7 @@ def test_compiled_backward_of_a_retained_graph(target, mode):
 
 
 def test_cuda_graphs_of_a_compiled_step(target):
-    """A recorded backward writes to memory of the recorded forward, which each replay fills anew."""
+    """A recorded backward writes to memory of the recorded forward, which every replay fills."""
     if target.device != "cuda":
         pytest.skip("CUDA graphs need a GPU")
     compiled = torch.compile(total, fullgraph=True, mode="reduce-overhead")

@@ -1,18 +1,18 @@
-"""The CUDA kernels on a GPU: what the tests shared by all backends (target native-cuda) do not ask.
+"""The CUDA kernels on a GPU: what the tests of all backends (target native-cuda) do not cover.
 
 Memory errors and races: `compute-sanitizer --tool memcheck|racecheck|initcheck|synccheck pytest -m sanitize`.
 """
 
 import pytest
 import torch
-from cases import LONG_SIZES, Target, compare, maps, tensors
-from test_loss import WRT, arguments
+from cases import LONG_SIZES, Target, compare, random_masks, tensors
+from gpu_cases import RETINANET, run_every_kernel
+from loss_cases import WRT, arguments
 
 import frs_kernels as frs
 from frs_kernels.backends import native
 
 pytestmark = pytest.mark.gpu
-RETINANET = ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))
 
 
 @pytest.fixture
@@ -29,19 +29,6 @@ def loss_and_grads(base, **options):
     losses = frs.frs_loss(**leaves, backend="native", **options)
     losses.total.backward()
     return losses, [leaf.grad for name in WRT for leaf in leaves[name]]
-
-
-def run_every_kernel(target: Target, dtype, layout):
-    """Two phases, single pass, weights given, focal and scale on small ragged levels; returns the tensors."""
-    base = arguments(24, 24, sizes=LONG_SIZES, dtype=dtype, layout=layout, device="cuda")
-    compare(frs.frs_loss, target, base, WRT, upstream=0.7)
-    compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer="batch")
-    compare(frs.frs_loss, target, base, ())
-    compare(frs.frs_loss, target, base, WRT, masks=maps(sizes=LONG_SIZES, device="cuda"))
-    head = {name: base[name] for name in ("student_logits", "teacher_logits")}
-    weight = maps(sizes=LONG_SIZES, device="cuda")
-    compare(frs.weighted_bce, target, head, ("student_logits",), mask=weight, beta=2.0)
-    return base
 
 
 @pytest.mark.sanitize
@@ -108,13 +95,13 @@ def test_concurrent_streams_do_not_meet(target):
     expected = [loss_and_grads(base) for base in bases]
     streams = [torch.cuda.Stream() for _ in bases]
     torch.cuda.synchronize()
-    found = []
+    results = []
     for _ in range(20):
         for base, stream in zip(bases, streams, strict=True):
             with torch.cuda.stream(stream):
-                found.append(loss_and_grads(base))
+                results.append(loss_and_grads(base))
     torch.cuda.synchronize()
-    for index, (losses, grads) in enumerate(found):
+    for index, (losses, grads) in enumerate(results):
         wanted, wanted_grads = expected[index % len(bases)]
         assert all(torch.equal(a, b) for a, b in zip(losses, wanted, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(grads, wanted_grads, strict=True))
@@ -131,10 +118,10 @@ def test_another_device_than_the_current_one(target):
 
 def test_tensors_of_two_devices_are_refused(target):
     student, teacher = tensors(8, device="cuda"), tensors(8)
-    weights = maps(device="cuda")
+    masks = random_masks(device="cuda")
     with pytest.raises(RuntimeError, match="one device"):
         torch.ops.frs_kernels.loss(
-            student, teacher, [], [], weights, [], 0, 1.0, None, 1.0, None, 1.0, None, 0.0, False, False
+            student, teacher, [], [], masks, [], 0, 1.0, None, 1.0, None, 1.0, None, 0.0, False, False
         )
 
 
@@ -145,14 +132,14 @@ def test_more_than_2_31_elements(target, layout):
     if torch.cuda.get_device_properties(0).total_memory < 40 * 2**30:
         pytest.skip("needs 40 GiB of GPU memory")
     batch, channels, height, width = 3, 720, 1024, 1000
-    order = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     shape = (batch, channels, height, width)
-    student = torch.ones(shape, dtype=torch.bfloat16, device="cuda").contiguous(memory_format=order)
-    teacher = torch.zeros(shape, dtype=torch.bfloat16, device="cuda").contiguous(memory_format=order)
+    student = torch.ones(shape, dtype=torch.bfloat16, device="cuda").contiguous(memory_format=memory_format)
+    teacher = torch.zeros(shape, dtype=torch.bfloat16, device="cuda").contiguous(memory_format=memory_format)
     assert student.numel() > 2**31
-    weight = torch.ones(batch, height, width, device="cuda")
+    mask = torch.ones(batch, height, width, device="cuda")
     student.requires_grad_()
-    loss = frs.weighted_mse(student, teacher, weight, normalizer="batch", backend="native")
+    loss = frs.weighted_mse(student, teacher, mask, normalizer="batch", backend="native")
     torch.testing.assert_close(loss.item(), float(channels * height * width), rtol=1e-5, atol=0)  # of float32
     loss.backward()
     expected = torch.tensor(2 / batch, dtype=torch.bfloat16, device="cuda")

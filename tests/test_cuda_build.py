@@ -1,4 +1,4 @@
-"""What the compiler made of the CUDA kernels, read from the library: no GPU is needed.
+"""What the compiler made of the CUDA kernels, read from the library without a GPU.
 
 The library in the package is read if it has code for sm_90 and is no older than its sources. Otherwise a new
 one is built, with warnings as errors.
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 
@@ -72,7 +73,7 @@ def code(library) -> dict[str, list[tuple[int, str]]]:
     """Address and text of every instruction of every sm_90 kernel, by mangled name."""
     if (cuobjdump := find("cuobjdump")) is None:
         pytest.skip("needs cuobjdump (of the CUDA toolkit, or of the Triton package)")
-    tools = {"PATH": f"{Path(cuobjdump).parent}{os.pathsep}{os.environ['PATH']}"}  # it calls nvdisasm
+    tools = {"PATH": f"{Path(cuobjdump).parent}{os.pathsep}{os.environ['PATH']}"}  # cuobjdump calls nvdisasm
     found, name = {}, None
     for line in output(cuobjdump, "-sass", "-arch", "sm_90", str(library), **tools).splitlines():
         if match := re.search(r"Function : (\S+)", line):
@@ -85,7 +86,7 @@ def code(library) -> dict[str, list[tuple[int, str]]]:
 
 @pytest.fixture(scope="module")
 def kernels(code) -> dict[str, list[str]]:
-    """The instructions of every kernel, without their operands."""
+    """The instructions of every kernel without operands, by mangled name."""
     return {name: [text.split()[0] for _, text in lines] for name, lines in code.items()}
 
 
@@ -180,11 +181,7 @@ def test_library_loads_without_a_gpu(library):
     """In a process of its own, because this one may have loaded a library already."""
     if torch.version.cuda is None:
         pytest.skip(f"torch {torch.__version__} is a build without CUDA")
-    program = (
-        "import torch, frs_kernels.library; torch.ops.load_library({!r});"
-        "assert torch._C._dispatch_has_kernel_for_dispatch_key('frs_kernels::loss', 'CUDA')"
-    )
-    output(sys.executable, "-c", program.format(str(library)))
+    assert programs.output("load_cuda_library.py", library) == "True\n"
 
 
 def test_the_check_program_compiles(tmp_path):

@@ -8,10 +8,12 @@ import ctypes
 import math
 
 import emulated
+import loss_cases
 import pytest
 import test_head
 import test_imitation
 import test_loss
+import test_loss_backward
 import test_mask
 import torch
 from cases import DTYPES, LONG_SIZES, Target, compare, tensors
@@ -42,6 +44,7 @@ TestMask = _tests_of(test_mask)
 TestImitation = _tests_of(test_imitation)
 TestHead = _tests_of(test_head)
 TestLoss = _tests_of(test_loss)
+TestLossBackward = _tests_of(test_loss_backward)
 
 
 def guarded(values: list[torch.Tensor], offset: int) -> list[torch.Tensor]:
@@ -59,7 +62,7 @@ def guarded(values: list[torch.Tensor], offset: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("offset", [0, 1, 8])
 @pytest.mark.parametrize("normalizer", ["mask", "batch"])
 def test_any_alignment_and_nothing_beyond_the_tensors(target, dtype, layout, offset, normalizer):
-    base = test_loss.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype, layout=layout)
+    base = loss_cases.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype, layout=layout)
     views = {name: guarded(values, offset) for name, values in base.items()}
     losses, grads = compare(frs.frs_loss, target, views, WRT, normalizer=normalizer)
     assert all(loss.isfinite() for loss in losses)
@@ -70,7 +73,7 @@ def test_any_alignment_and_nothing_beyond_the_tensors(target, dtype, layout, off
 @pytest.mark.parametrize("locations", [(8, 16), (7, 11)])
 def test_sums_over_many_channels_stay_in_range(target, layout, locations):
     """Each logit of 0 doubles the product whose logarithm is the loss, and 2^3000 overflows a float."""
-    base = test_loss.arguments(4, 3000, sizes=(locations,), layout=layout, batch=1)
+    base = loss_cases.arguments(4, 3000, sizes=(locations,), layout=layout, batch=1)
     base["student_logits"] = [torch.zeros_like(t) for t in base["student_logits"]]
     compare(frs.frs_loss, target, base, WRT)
     compare(frs.frs_loss, target, base, WRT, normalizer="numel")
@@ -78,7 +81,7 @@ def test_sums_over_many_channels_stay_in_range(target, layout, locations):
 
 
 def test_at_most_three_launches_forward_and_one_backward(target):
-    base = test_loss.arguments(8, 12, sizes=LONG_SIZES)
+    base = loss_cases.arguments(8, 12, sizes=LONG_SIZES)
     leaves = {name: [t.clone().requires_grad_(name in WRT) for t in base[name]] for name in base}
 
     def launched(function):
@@ -106,7 +109,7 @@ def test_at_most_three_launches_forward_and_one_backward(target):
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 def test_channel_weights_with_a_mask_from_the_logits(target, layout, dtype):
     """Only the operator combines them. A call with the same mask given must agree."""
-    base = test_loss.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype, layout=layout)
+    base = loss_cases.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype, layout=layout)
     base = [[t.contiguous() if layout == "odd" else t for t in base[name]] for name in (*FEATS, *HEADS[::-1])]
     channel_weights = [torch.rand(2, 24, generator=torch.Generator().manual_seed(i)) for i in range(2)]
     ops = emulated.namespace()
@@ -128,7 +131,7 @@ def test_channel_weights_with_a_mask_from_the_logits(target, layout, dtype):
 @pytest.mark.parametrize("grads_wanted", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_focal_exponent_matters_to_no_call_without_a_head_term(target, dtype, masks_given, grads_wanted):
-    base = test_loss.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype)
+    base = loss_cases.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype)
     ops = emulated.namespace()
     logits = base["teacher_logits"]
     masks, logits = (ops.mask(logits), []) if masks_given else ([], logits)
@@ -160,10 +163,10 @@ def test_the_focal_exponent_matters_to_no_call_without_a_head_term(target, dtype
 def test_large_calls_have_tall_tiles(target):
     """Above kEnoughBlocks blocks (tiles.h), a warp tile has more rows."""
     logits = {name: tensors(96, sizes=((96, 128),), batch=4, seed=i) for i, name in enumerate(HEADS)}
-    weight = [torch.ones(4, 96, 128)]
+    mask = [torch.ones(4, 96, 128)]
     compare(frs.weighted_bce, target, {
         "student_logits": logits["student_logits"], "teacher_logits": logits["teacher_logits"]
-    }, ("student_logits",), mask=weight)  # fmt: skip
+    }, ("student_logits",), mask=mask)  # fmt: skip
 
 
 def test_the_logarithm_of_a_location_is_right_for_every_input():

@@ -11,16 +11,16 @@ from frs_kernels.contract import MAX_LEVELS
 from frs_kernels.inputs import LossInputs
 
 
-def test_eager_is_always_there():
+def test_eager_is_always_available():
     assert "eager" in frs.available_backends()
 
 
-def test_unknown_backend(refused):
+def test_an_unknown_backend_is_refused(refused):
     message = refused(frs.frs_mask, torch.zeros(1, 2, 3, 3), backend="cuda")
     assert message == "backend 'cuda' is none of ('auto', 'native', 'triton', 'eager')"
 
 
-def test_report_covers_every_backend():
+def test_the_report_covers_every_backend():
     logits = tensors(6)
     report = frs.explain_backend(None, None, logits, logits)
     assert {report.chosen, *report.reasons} == set(dispatch.BACKENDS)
@@ -28,7 +28,7 @@ def test_report_covers_every_backend():
     assert str(report).startswith(f"{report.chosen}: runs\n")
 
 
-def test_report_obeys_the_backend_asked_for():
+def test_the_report_obeys_the_requested_backend():
     logits = tensors(6)
     report = frs.explain_backend(None, None, logits, logits, backend="eager")
     assert report.chosen == "eager" and "eager" not in report.reasons
@@ -37,7 +37,7 @@ def test_report_obeys_the_backend_asked_for():
 ORDER = ("native", "triton", "eager")
 
 
-def test_the_order_of_backends():
+def test_native_comes_before_triton_and_triton_before_eager():
     assert dispatch.PREFERENCE == {"cpu": ORDER, "cuda": ORDER, "xpu": ORDER[1:]}
 
 
@@ -48,7 +48,7 @@ def test_auto_takes_the_best_that_runs():
     assert frs.available_backends() == [name for name in ORDER if name in frs.available_backends()]
 
 
-def test_backend_that_cannot_run_says_why(monkeypatch):
+def test_a_backend_that_cannot_run_says_why(monkeypatch):
     monkeypatch.setattr(dispatch.BACKENDS["native"], "load_native", lambda device: "it was not built")
     with pytest.raises(RuntimeError, match="backend 'native' cannot run: it was not built"):
         frs.frs_mask(torch.zeros(1, 2, 3, 3), backend="native")
@@ -69,11 +69,11 @@ def test_backend_that_cannot_run_says_why(monkeypatch):
         (["9.0a"], (9, 0), True),
     ],
 )
-def test_code_for_a_gpu(archs, capability, runs):
+def test_a_build_covers_the_gpus_that_can_run_its_code(archs, capability, runs):
     assert native.covers(archs, capability) == runs
 
 
-def test_a_gpu_that_nothing_was_built_for_is_left_to_another_backend(monkeypatch):
+def test_a_gpu_without_compiled_code_is_left_to_another_backend(monkeypatch):
     """Without this "auto" would end in an error of CUDA's, at the first launch."""
     monkeypatch.setattr(native, "build_info", lambda: {"cuda_archs": ["9.0"]})
     assert native.no_code_for((9, 0)) is None
@@ -91,13 +91,13 @@ def test_fake_gpu_tensors_need_no_gpu():
         assert report.chosen in ("triton", "eager")
 
 
-def test_tensors_elsewhere_go_to_eager():
+def test_tensors_on_other_devices_go_to_eager():
     logits = [t.to("meta") for t in tensors(6)]
     assert frs.explain_backend(None, None, logits, logits).chosen == "eager"
     assert frs.frs_mask(logits)[0].device.type == "meta"
 
 
-def test_more_levels_than_the_kernels_take():
+def test_more_levels_than_the_kernels_take_go_to_eager():
     logits = tensors(3, sizes=[(2, 2)] * (MAX_LEVELS + 1))
     report = frs.explain_backend(None, None, logits, logits)
     assert report.chosen == "eager"
@@ -105,7 +105,7 @@ def test_more_levels_than_the_kernels_take():
     assert len(frs.frs_mask(logits)) == len(logits)
 
 
-def test_the_largest_number_of_levels(target):
+def test_the_kernels_take_the_largest_number_of_levels(target):
     logits = tensors(3, sizes=[(2, 2)] * MAX_LEVELS, device=target.device)
     expected = frs.frs_loss(None, None, logits, logits, backend="eager").total
     torch.testing.assert_close(

@@ -1,8 +1,9 @@
-"""The GPU suite without a GPU: killed in every stage, continued, and its summary read.
+"""The GPU suite without a GPU: killed in every stage and resumed, and its summary.
 
-The commands that need a GPU are stubs (tests/dry_gpu). The shell script and everything else that it calls are
-the real ones, on a copy of the tree without .git and in a Python without the trainer's packages. The tests
-marked gpu are collected, not run; the benchmarks run on the CPU.
+The suite is a shell script that runs pytest. What is tested is how that script survives being killed, so it
+runs here, as the only one of all tests that runs pytest: on a copy of the tree without .git, in a Python
+without the trainer's packages. Commands that need a GPU are stubs (tests/dry_gpu), tests marked gpu are
+collected and reported as passed without being run, and the benchmarks run on the CPU.
 """
 
 import json
@@ -14,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import programs
 import pytest
 
 from benchmarks import prebuild, summary
@@ -21,7 +23,7 @@ from frs_kernels.library import load_native
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("benchmarks", "csrc", "docs", "frs_kernels", "frs_train", "tests", "examples")
-# Each stage in its order, and words of the command in which it is killed.
+# The stages in their order, each with words of the command in which the test kills it.
 STAGES = {
     "check": "16",
     "build": "build_ext",
@@ -41,7 +43,7 @@ STAGES = {
 
 
 class Suite:
-    """A copy of the tree, and the suite started in it as often as wanted."""
+    """A copy of the tree, in which the suite can be started many times."""
 
     def __init__(self, folder: Path):
         self.tree, self.out, self.dry = folder / "tree", folder / "out", folder / "dry"
@@ -58,7 +60,7 @@ class Suite:
 
     def start(self, *stages: str) -> subprocess.Popen:
         stubs = self.tree / "tests/dry_gpu"
-        # What tells a benchmark that it runs beside others (xdist) is about this test, not the suite.
+        # Variables of pytest-xdist would tell the benchmarks that other tests run at the same time.
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         env |= {"PATH": f"{stubs}:{env['PATH']}", "PYTHON": str(stubs / "python")}
         env |= {"DRY": str(self.dry), "DRY_PYTHON": sys.executable}
@@ -79,7 +81,7 @@ class Suite:
         return process.returncode, output
 
     def kill_in(self, words: str, *stages: str, how=signal.SIGKILL) -> None:
-        """Starts the suite and kills it in the command with these words, as a machine that goes away does."""
+        """Starts the suite and kills it in the command with these words, as the loss of the machine would."""
         self.set("hold", words)
         held = self.dry / "held"
         held.unlink(missing_ok=True)
@@ -121,7 +123,7 @@ def _alive(leader: int) -> list[int]:
             if os.getsid(int(entry.name)) == leader and state not in "ZX":
                 found.append(int(entry.name))
         except (ProcessLookupError, FileNotFoundError):
-            pass  # it has ended meanwhile
+            pass  # it has ended in the meantime
     return found
 
 
@@ -138,7 +140,7 @@ def test_killed_in_every_stage_and_continued(suite):
         suite.kill_in(words, "first", "second")
         done = suite.done()
         assert stage not in done and list(STAGES)[:index] == [name for name in STAGES if name in done]
-        if stage == "quick race":  # the race that was measured before the kill is there already
+        if stage == "quick race":  # the race measured before the kill is saved
             (bench,) = json.loads((suite.folder / "benchmarks.json").read_text())["benchmarks"]
             assert bench["extra_info"]["turns"].keys() == {"native", "official", "best-eager", "copy"}
     code, output = suite.run("first", "second")
@@ -202,8 +204,7 @@ def test_a_command_that_hangs_is_cut_off_and_the_next_one_runs(suite):
 
 
 def test_the_digest_of_the_sources_needs_no_torch():
-    code = "import sys, benchmarks.sources as s; s.digests('cuda'); sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert "native-cuda" in programs.output("digest_without_torch.py")
 
 
 def test_the_log_of_tests_is_read_with_and_without_xdist():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, term
+from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, random_masks, term
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -33,12 +33,13 @@ def test_loss_and_gradient(target, shape, dtype, layout):
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0, 2.5])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_quality_focal_form(target, dtype, beta):
+def test_the_quality_focal_form_is_as_accurate(target, dtype, beta):
     for layout in ("nchw", "channels_last"):
         base = arguments(dtype=dtype, layout=layout, device=target.device)
         base["student_logits"][0][:, 3] = base["teacher_logits"][0][:, 3]
         if dtype == torch.float64 and beta < 1:
-            # |p - q|^(beta - 1) amplifies the rounding of p - q, and no dtype is there to say who errs less.
+            # |p - q|^(beta - 1) amplifies the rounding of p - q, and no wider dtype can serve as the
+            # reference.
             actual, grads = evaluate(frs.weighted_bce, base, WRT, beta=beta, backend=target.backend)
             expected, expected_grads = evaluate(frs.weighted_bce, base, WRT, beta=beta, backend="eager")
             torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-15)
@@ -79,7 +80,7 @@ def test_saturated_logits(target, dtype, layout):
     }
     if layout == "channels_last":
         base = {name: t.contiguous(memory_format=torch.channels_last) for name, t in base.items()}
-    base["mask"] = maps(sizes=[student[0].repeat(3)[:, None].shape], batch=1, device=target.device)[0]
+    base["mask"] = random_masks(sizes=[student[0].repeat(3)[:, None].shape], batch=1, device=target.device)[0]
     (loss,), (grad,) = compare(frs.weighted_bce, target, base, WRT)
     assert loss.isfinite() and grad.isfinite().all()
 
@@ -146,7 +147,7 @@ def test_a_level_whose_mask_is_zero_contributes_nothing(target):
 
 def test_several_masks_add_up(target):
     base = arguments(device=target.device)
-    first, second = base["mask"], maps(device=target.device, seed=8)
+    first, second = base["mask"], random_masks(device=target.device, seed=8)
     base["mask"] = [first, second]
     (together,), _ = evaluate(frs.weighted_bce, base, WRT, scale=[2.0, 1.0], backend=target.backend)
     base["mask"] = first

@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, LONG_SIZES, NORMALIZERS, SIZES, compare, evaluate, maps, tensors, term
+from cases import (
+    DTYPES,
+    LAYOUTS,
+    LONG_SIZES,
+    NORMALIZERS,
+    SIZES,
+    compare,
+    evaluate,
+    random_masks,
+    tensors,
+    term,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,10 +67,10 @@ def test_normalizers(target, normalizer):
 
 
 def test_normalizer_and_scale_on_the_device(target):
-    divisor = torch.tensor(3.0, device=target.device)
+    normalizer = torch.tensor(3.0, device=target.device)
     scale = torch.tensor(0.25, device=target.device)
     (with_tensors,), grads = compare(
-        frs.weighted_mse, target, arguments(device=target.device), WRT, normalizer=divisor, scale=scale
+        frs.weighted_mse, target, arguments(device=target.device), WRT, normalizer=normalizer, scale=scale
     )
     (with_numbers,), expected = evaluate(
         frs.weighted_mse,
@@ -103,7 +114,7 @@ def test_every_shape_of_a_mask_means_the_same(target):
 
 def test_several_masks_add_up(target):
     base = arguments(device=target.device)
-    first, second = base["mask"], maps(device=target.device, seed=8)
+    first, second = base["mask"], random_masks(device=target.device, seed=8)
     base["mask"] = [first, second]
     together, grads = evaluate(
         frs.weighted_mse, base, WRT, normalizer=["mask", "numel"], scale=[1.0, -0.5], backend=target.backend
@@ -119,10 +130,10 @@ def test_several_masks_add_up(target):
 
 
 @pytest.mark.parametrize("normalizer, size", [("mask", 0.0), (0.0, 1.0)])
-def test_a_map_whose_divisor_is_0_adds_nothing_to_others(target, normalizer, size):
+def test_a_mask_whose_normalizer_is_0_adds_nothing_to_others(target, normalizer, size):
     base = arguments(device=target.device)
     (expected,), grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
-    base["mask"] = [base["mask"], [size * w for w in maps(device=target.device, seed=8)]]
+    base["mask"] = [base["mask"], [size * w for w in random_masks(device=target.device, seed=8)]]
     for backend in (target.backend, "eager"):
         (loss,), found = evaluate(
             frs.weighted_mse, base, WRT, normalizer=["mask", normalizer], backend=backend
@@ -150,7 +161,7 @@ def test_a_level_whose_mask_is_zero_contributes_nothing(target, normalizer):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_divisor_of_zero_hides_what_the_tensors_hold(target, value):
+def test_a_normalizer_of_0_hides_what_the_tensors_hold(target, value):
     """In eager, too: 0 times infinity must not become the gradient."""
     for name in ("student", "teacher", "channel_weight"):
         base = arguments(device=target.device)
@@ -181,7 +192,7 @@ def test_a_zero_in_the_mask_does_not_hide_infinity(target):
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 0, 3, 3), (2, 4, 0, 3)])
-def test_empty_level_beside_a_full_one(target, shape):
+def test_an_empty_level_changes_nothing_for_the_others(target, shape):
     base = arguments(4, sizes=[(4, 5)], device=target.device)
     expected, (expected_grad,) = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
     base["student"].append(torch.zeros(shape, device=target.device))

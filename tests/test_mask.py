@@ -35,14 +35,14 @@ def test_is_the_sigmoid_of_the_largest_logit(target, shapes, dtype, layout):
         assert all(m.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) for m in masks)
 
 
-def test_one_tensor_gives_one_map(target):
+def test_one_tensor_gives_one_mask(target):
     (logits,) = tensors(5, sizes=[(4, 6)], device=target.device)
     mask = frs.frs_mask(logits, backend=target.backend)
     assert mask.shape == (2, 4, 6)
     assert torch.equal(mask, frs.frs_mask([logits], backend=target.backend)[0])
 
 
-def test_flattened_locations_give_a_flat_map(target):
+def test_flattened_locations_give_a_flat_mask(target):
     logits = tensors(5, layout="flat", device=target.device)
     masks = frs.frs_mask(logits, backend=target.backend)
     assert [m.shape for m in masks] == [t[:, 0].shape for t in logits]

@@ -23,7 +23,7 @@ def test_adapter_maps_to_the_teachers_channels(kind):
     assert all(p.requires_grad for p in adapter.parameters())
 
 
-def test_adapter_with_channels_per_level():
+def test_an_adapter_may_have_channels_per_level():
     adapter = frs.FeatureAdapter([4, 6], 8, kind="conv1x1")
     adapted = adapter([torch.randn(1, 4, 5, 5), torch.randn(1, 6, 3, 3)])
     assert [t.shape[1] for t in adapted] == [8, 8]
@@ -45,7 +45,7 @@ def test_adapter_resizes_to_the_teacher():
     assert [t.shape[2:] for t in frs.FeatureAdapter(6, 8, 2)(feats, sizes)] == [t.shape[2:] for t in feats]
 
 
-def test_adapter_errors(refused):
+def test_the_adapter_names_what_does_not_fit(refused):
     adapter = frs.FeatureAdapter(6, 8, 4)
     assert refused(adapter, tensors(6)[:3]) == "student features have 3 levels, the adapter 4"
     assert "level 0: student features [2, 5, 9, 14] have 5 channels, the adapter takes 6" in refused(
@@ -145,7 +145,7 @@ def test_single_tensors_are_one_level():
     assert module(*levels).total.isfinite()
 
 
-def test_masks_instead_of_logits():
+def test_masks_may_replace_the_logits():
     module = frs.FRSDistillationLoss(6, 8, 4, warmup_iters=0)
     student_feats, teacher_feats, teacher_logits, _ = arguments()
     by_masks = module(student_feats, teacher_feats, None, masks=frs.frs_mask(teacher_logits))

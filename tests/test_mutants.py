@@ -1,11 +1,16 @@
-"""The list of planted faults does not rot. To plant them takes long and is done by hand: CONTRIBUTING.md."""
+"""The list of planted faults fits the sources, and the program that tries them judges correctly.
+
+Planting them all takes up to an hour and is done by hand: see CONTRIBUTING.md.
+"""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from mutants import everything
-from mutants.__main__ import Broken, Copy, try_all
+from mutants.__main__ import FAILED, PASSED, Broken, Copy, files_of_the_tree, try_all
 from mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[1]
@@ -34,57 +39,88 @@ def test_it_applies_and_its_tests_exist(mutant):
 
 
 @pytest.mark.parametrize("text", ["nothing of it", "once, and once more"])
-def test_text_that_does_not_stand_once_is_told(text):
+def test_text_that_does_not_occur_once_is_refused(text):
     mutant = Mutant("m", "f.py", "once", "", ("t.py",))
     assert mutant.planted("only once") == "only "
-    with pytest.raises(ValueError, match="m: its text stands [02] times in f.py, not once: 'once'"):
+    with pytest.raises(ValueError, match="m: its text occurs [02] times in f.py instead of once: 'once'"):
         mutant.planted(text)
+
+
+CHECKS = {
+    "is_2": lambda limit: limit == 2,
+    "is_positive": lambda limit: limit > 0,
+    "is_1": lambda limit: limit == 1,
+}
+TEXT = "limit = 2\n"
+
+
+def pretended_pytest(copy, command, limit=None, **_):
+    """The status of pytest if its tests were CHECKS of the number in limit.ini; pytest does not run."""
+    assert command[:3] == [sys.executable, "-m", "pytest"]
+    names = [argument.partition("::")[2] for argument in command if "::" in argument]
+    try:
+        value = int((copy.folder / "limit.ini").read_text().partition("=")[2])
+    except ValueError:
+        return 2
+    if value > 100:
+        raise subprocess.TimeoutExpired(command, limit)
+    return PASSED if all(CHECKS[name](value) for name in names) else FAILED
 
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch) -> Copy:
-    """A tree of one module and its test in place of the repository's."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take longer than these tests
+    """A copy of a tree that consists of limit.ini, instead of the repository's."""
     monkeypatch.setattr("mutants.__main__.ROOT", tmp_path / "tree")
-    monkeypatch.setattr("mutants.__main__.subprocess.run", _listing)
+    monkeypatch.setattr("mutants.__main__.files_of_the_tree", lambda: [Path("limit.ini"), Path("gone.ini")])
     (tmp_path / "tree").mkdir()
-    (tmp_path / "tree" / "double.py").write_text("def double(x):\n    return 2 * x\n")
-    (tmp_path / "tree" / "test_double.py").write_text(
-        "from double import double\n\ndef test_double():\n    assert double(3) == 6\n\n"
-        "def test_zero():\n    assert double(0) == 0\n\ndef test_red():\n    assert double(1) == 1\n"
-    )
+    (tmp_path / "tree" / "limit.ini").write_text(TEXT)
     return Copy(tmp_path / "copy")
 
 
-def _listing(command, **_):
-    class Done:
-        stdout = "double.py\0test_double.py\0deleted.py\0"
-
-    return Done
+@pytest.fixture
+def without_pytest(monkeypatch):
+    monkeypatch.setattr(Copy, "run", pretended_pytest)
 
 
-def mutant(test: str, new: str = "3 * x") -> Mutant:
-    return Mutant("m", "double.py", "2 * x", new, (f"test_double.py::{test}",))
+def mutant(check: str, old="= 2", new="= 3") -> Mutant:
+    return Mutant("m", "limit.ini", old, new, (f"test_limit.py::{check}",))
 
 
-def test_a_fault_is_killed_or_survives_and_the_copy_is_whole_again(copy):
-    whole = (copy.folder / "double.py").read_text()
-    assert copy.try_(mutant("test_double")) is True
-    assert copy.try_(mutant("test_zero")) is False
-    assert (copy.folder / "double.py").read_text() == whole
+def test_a_fault_is_killed_or_survives_and_the_copy_is_whole_again(copy, without_pytest):
+    assert copy.try_(mutant("is_2")) is True
+    assert copy.try_(mutant("is_positive")) is False
+    assert (copy.folder / "limit.ini").read_text() == TEXT
+
+
+def test_tests_that_do_not_end_with_the_fault_have_killed_it(copy, without_pytest):
+    assert copy.try_(mutant("is_positive", new="= 1000")) is True
+    assert (copy.folder / "limit.ini").read_text() == TEXT
 
 
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (mutant("test_red"), "its tests fail without it"),
-        (mutant("test_double", new="2 * "), "with it the tests cannot be run"),
-        (Mutant("m", "double.py", "4 * x", "", ("test_double.py",)), "its text stands 0 times"),
+        (mutant("is_1"), "its tests fail without the fault"),
+        (mutant("is_2", new="= two"), "the tests cannot run with the fault .pytest exits with status 2"),
+        (mutant("is_2", old="= 4"), "its text occurs 0 times"),
     ],
 )
-def test_what_cannot_be_tried_is_told(copy, broken, reason):
+def test_a_mutant_that_cannot_be_tried_says_why(copy, without_pytest, broken, reason):
     with pytest.raises(Broken, match=reason):
         copy.try_(broken)
+
+
+def test_a_command_in_the_copy_has_its_status_and_its_time(copy):
+    assert copy.run(["test", "-f", "limit.ini"]) == 0
+    assert copy.run(["test", "-f", "gone.ini"]) == 1
+    with pytest.raises(subprocess.TimeoutExpired):
+        copy.run(["sleep", "60"], limit=0.1)
+
+
+def test_the_copy_is_of_every_file_that_git_lists():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    assert {Path("setup.py"), Path("tests/test_mutants.py")} <= set(files_of_the_tree())
 
 
 def test_one_that_survives_makes_the_exit_status_1(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The build and what it makes: what setup.py decides and says, archives, libraries, frs_kernels.info."""
+"""The build and its results: decisions and messages of setup.py, archives, libraries, frs_kernels.info."""
 
 import importlib.util
 import json
@@ -12,6 +12,7 @@ import types
 import zipfile
 from pathlib import Path
 
+import programs
 import pytest
 
 import frs_kernels
@@ -24,54 +25,45 @@ spec.loader.exec_module(toolchain)
 
 
 def run(*command, **environment):
-    """The outcome of a command that runs in the environment with some variables changed."""
+    """The CompletedProcess of a command, with these changes of the environment."""
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, **environment}, text=True, capture_output=True, timeout=300
     )
 
 
-def build_with(preparation="pass", **environment):
-    """What a failing ``setup.py build_ext`` prints, run after ``preparation`` has changed the interpreter."""
-    program = (
-        f"{preparation}; import runpy, sys; sys.argv[1:] = ['-q', 'build_ext']; runpy.run_path('setup.py')"
-    )
-    done = run(sys.executable, "-c", program, **environment)
+def failed_build(missing="nothing", **environment):
+    """What ``setup.py build_ext`` prints when it fails, in an interpreter in which something is missing."""
+    done = programs.run("build_without.py", missing, **environment)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     return done.stdout + done.stderr
 
 
-@pytest.fixture
-def torches(tmp_path):
-    """Folders to put on PYTHONPATH: a torch with CUDA and one without, as far as setup.py looks at it."""
-    for folder, cuda in (("cuda", "13.0"), ("cpu", None)):
-        (tmp_path / folder).mkdir()
-        lines = ["from types import SimpleNamespace", f"version = SimpleNamespace(cuda={cuda!r})"]
-        (tmp_path / folder / "torch.py").write_text("\n".join([*lines, "__version__ = '2.11.0'"]))
-    return {"cuda": str(tmp_path / "cuda"), "cpu": str(tmp_path / "cpu")}
+# Environments in which setup.py sees a stub of torch, built with CUDA or without.
+TORCH_FOR_CUDA = {"PYTHONPATH": str(programs.FOLDER / "torch_stub"), "TORCH_STUB_CUDA": "13.0"}
+TORCH_FOR_CPU = {"PYTHONPATH": str(programs.FOLDER / "torch_stub")}
 
 
 def test_without_torch_the_message_gives_the_command():
-    message = build_with("import sys; sys.modules['torch'] = None")
+    message = failed_build("torch")
     assert "no torch" in message and "    pip install --no-build-isolation .\n" in message
 
 
-def test_without_a_compiler_the_message_gives_both_ways_out(torches, tmp_path):
-    message = build_with(PATH=str(tmp_path), CXX="no-such-compiler", PYTHONPATH=torches["cpu"])
+def test_without_a_compiler_the_message_gives_both_ways_out(tmp_path):
+    message = failed_build(PATH=str(tmp_path), CXX="no-such-compiler", **TORCH_FOR_CPU)
     assert "no C++ compiler" in message and "no-such-compiler" in message
     assert "apt-get install g++" in message and "FRS_BUILD=none" in message
 
 
-def test_cuda_asked_for_and_impossible_is_an_error(torches):
-    without_nvcc = "import sys; sys.path[:0] = ['csrc']; import toolchain; toolchain.find_nvcc = lambda: None"
-    message = build_with(without_nvcc, FRS_BUILD="cuda", PYTHONPATH=torches["cuda"])
+def test_cuda_asked_for_and_impossible_is_an_error():
+    message = failed_build("nvcc", FRS_BUILD="cuda", **TORCH_FOR_CUDA)
     assert "FRS_BUILD=cuda, but nvcc was not found" in message and "without CUDA" not in message
-    message = build_with(without_nvcc, FRS_BUILD="cuda", PYTHONPATH=torches["cpu"])
+    message = failed_build("nvcc", FRS_BUILD="cuda", **TORCH_FOR_CPU)
     assert "nvcc was not found" in message and "torch 2.11.0 is a build without CUDA" in message
 
 
 def test_unknown_mode_and_old_setuptools_are_errors():
-    assert "one of auto, cuda, cpu, none" in build_with(FRS_BUILD="gpu")
-    assert "65.5.0 is too old" in build_with("import setuptools; setuptools.__version__ = '65.5.0'")
+    assert "one of auto, cuda, cpu, none" in failed_build(FRS_BUILD="gpu")
+    assert "65.5.0 is too old" in failed_build("new-setuptools")
 
 
 def test_cuda_is_decided_on_toolkit_and_torch(monkeypatch):
@@ -112,7 +104,7 @@ def test_jobs_are_bounded(monkeypatch):
 
 
 def sources(folder):
-    """A copy of the tree as a clone has it: nothing that a build or a run made."""
+    """A copy of the tree without what builds and runs have made, like a fresh clone."""
     made = shutil.ignore_patterns(
         ".git", ".venv", "build", "dist", "*.egg-info", "*.so", "*.pyc", "build_info.json", "runs"
     )
@@ -171,11 +163,13 @@ def test_cpu_library_needs_the_stable_abi_alone():
 
 
 def test_no_instruction_set_leaks():
-    """An inline function that each instruction set emits under one name is linked once: from any of them."""
+    """Of inline functions with one name the linker keeps one, from whichever instruction set comes first."""
     objects = sorted((ROOT / "build").glob(f"*{sys.implementation.cache_tag}/csrc/cpu/isa/*.x86_64_v*.o"))
     if not objects:
         pytest.skip("no objects of an x86-64 build under build/")
-    shared = [line for o in objects for line in symbols(o).splitlines() if re.search(r" [uVW] ", line)]
+    lines = [line for o in objects for line in symbols(o).splitlines()]
+    assert any(re.search(r" T .*::x86_64_v", line) for line in lines), "no instruction set has a function"
+    shared = [line for line in lines if re.search(r" [uVW] ", line)]
     assert not [line for line in shared if "::x86_64_v" not in line and "DW.ref." not in line]
 
 
@@ -188,17 +182,6 @@ def test_import_and_info_survive_a_library_that_does_not_load(tmp_path, content,
     shutil.copytree(PACKAGE, tmp_path / "frs_kernels", ignore=made)
     if content is not None:
         (tmp_path / "frs_kernels" / "_native_cpu.so").write_bytes(content)
-    program = (
-        "import runpy, torch, frs_kernels as frs\n"
-        "logits = torch.randn(1, 3, 4, 5)\n"
-        "assert frs.frs_mask(logits).shape == (1, 4, 5)\n"
-        "print(frs.explain_backend(logits, logits, logits))\n"
-        "runpy.run_module('frs_kernels.info', run_name='__main__')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        text=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(reason) == 2, done.stdout
-    assert "eager            runs" in done.stdout and str(tmp_path) in done.stdout
+    out = programs.output("package_report.py", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert out.count(reason) == 2, out
+    assert "eager            runs" in out and str(tmp_path) in out

@@ -1,4 +1,4 @@
-"""The CPU kernels on aarch64: cross-compiled, and run by an emulator, against plain loops in double."""
+"""The CPU kernels on aarch64, cross-compiled and run by an emulator, against plain loops in double."""
 
 import os
 import shutil

@@ -1,9 +1,9 @@
-"""The oracle itself: against the formulas of the paper and of the code bases it has to agree with."""
+"""The reference against the formulas of the paper, of the published code and of Ultralytics."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import maps, tensors
+from cases import random_masks, tensors
 
 import frs_kernels as frs
 from frs_kernels import reference
@@ -26,8 +26,12 @@ def inputs(dtype=torch.float64):
 
 
 def official(student_feats, teacher_feats, teacher_logits, student_logits):
-    """The published training code, described: probabilities, their maximum over the channels, squared
-    error times the map over the map's sum; cross-entropy of probabilities times the map over its sum."""
+    """The published training code in other words.
+
+    The mask is the largest probability over the channels. The imitation term is the squared error times the
+    mask, over the sum of the mask; the head term is the cross-entropy of the probabilities, weighted
+    likewise.
+    """
     feature = head = 0.0
     for x, y, t, s in zip(student_feats, teacher_feats, teacher_logits, student_logits, strict=True):
         probabilities = t.sigmoid()
@@ -39,7 +43,7 @@ def official(student_feats, teacher_feats, teacher_logits, student_logits):
 
 
 def scored_squared_error(student, teacher, scores):
-    """Ultralytics' loss of one level, described: the mean of squared error times score, over the mean score.
+    """Ultralytics' loss of one level in other words: squared error times score, over the scores' sum.
 
     student, teacher [B, C, L]; scores [B, nc, L] logits.
     """
@@ -80,9 +84,9 @@ def test_agrees_with_ultralytics(backend, dtype):
 def test_saturated_logits_keep_their_gradient_where_the_official_code_loses_it(backend):
     student = torch.full((1, 1, 1, 1), -200.0, requires_grad=True)
     teacher = torch.full((1, 1, 1, 1), 5.0)
-    weight = torch.ones(1, 1, 1)
+    mask = torch.ones(1, 1, 1)
     clamped = F.binary_cross_entropy(student.sigmoid(), teacher.sigmoid(), reduction="sum")
-    exact = frs.weighted_bce(student, teacher, weight, backend=backend)
+    exact = frs.weighted_bce(student, teacher, mask, backend=backend)
     assert clamped < 100
     torch.testing.assert_close(exact, 200 * teacher.sigmoid().squeeze())
     (grad,) = torch.autograd.grad(exact, student)
@@ -98,25 +102,25 @@ def test_mask_is_sigmoid_of_the_maximum():
 def test_worked_example():
     """Two locations, S = (1, 1/3); x - y = (3, 1) and (0, 6): (10 + 36/3) / (4/3) = 16.5."""
     student = torch.tensor([[[[3.0, 0.0]], [[1.0, 6.0]]]])
-    weight = torch.tensor([[[1.0, 1 / 3]]])
-    loss = reference.weighted_mse(student, torch.zeros_like(student), weight)
+    mask = torch.tensor([[[1.0, 1 / 3]]])
+    loss = reference.weighted_mse(student, torch.zeros_like(student), mask)
     assert loss.item() == pytest.approx(16.5)
-    assert reference.weighted_mse(student, student, weight).item() == 0
+    assert reference.weighted_mse(student, student, mask).item() == 0
     for normalizer, z in (("mask_channels", 8 / 3), ("batch", 1), ("numel", 4), (11.0, 11)):
-        loss = reference.weighted_mse(student, torch.zeros_like(student), weight, normalizer=normalizer)
+        loss = reference.weighted_mse(student, torch.zeros_like(student), mask, normalizer=normalizer)
         assert loss.item() == pytest.approx(22 / z)
 
 
 def test_focal_form_in_numbers():
     student, teacher = torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), 2.0)
     difference = torch.tensor(2.0).sigmoid() - 0.5
-    weight = torch.ones(1, 1, 1)
-    loss = reference.weighted_bce(student, teacher, weight, beta=2.0)
+    mask = torch.ones(1, 1, 1)
+    loss = reference.weighted_bce(student, teacher, mask, beta=2.0)
     torch.testing.assert_close(loss, difference**2 * torch.log(torch.tensor(2.0)))
 
 
-def test_maps_of_the_reference_are_constants():
-    weight = [w.requires_grad_() for w in maps()]
+def test_masks_of_the_reference_are_constants():
+    mask = [w.requires_grad_() for w in random_masks()]
     student = [x.requires_grad_() for x in tensors(4, seed=1)]
-    reference.weighted_mse(student, tensors(4, seed=2), weight).backward()
-    assert all(w.grad is None for w in weight) and all(x.grad is not None for x in student)
+    reference.weighted_mse(student, tensors(4, seed=2), mask).backward()
+    assert all(w.grad is None for w in mask) and all(x.grad is not None for x in student)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import INTERPRETED, LAYOUTS, maps, tensors
+from cases import INTERPRETED, LAYOUTS, random_masks, tensors
 
 import frs_kernels as frs
 from frs_kernels import dispatch
@@ -13,16 +13,18 @@ def operators(target):
     return dispatch.load(target.backend).namespace()
 
 
-def loss_arguments(target, dtype, layout, *, weights=False, channel_weights=False, tensor_scalars=False):
+def loss_arguments(target, dtype, layout, *, masks=False, channel_weights=False, tensor_scalars=False):
     common = {"sizes": [(5, 7), (3, 4)], "dtype": dtype, "layout": layout, "device": target.device}
     accumulation = torch.float64 if dtype == torch.float64 else torch.float32
     scalar = torch.tensor(0.5, dtype=accumulation, device=target.device) if tensor_scalars else None
-    given = maps(sizes=common["sizes"], device=target.device, dtype=accumulation) if weights else []
+    masks_given = (
+        random_masks(sizes=common["sizes"], device=target.device, dtype=accumulation) if masks else []
+    )
     channels = [torch.rand(2, 6, dtype=accumulation, device=target.device)] * 2 if channel_weights else []
     return (
         tensors(6, seed=1, **common), tensors(6, seed=2, **common),
         tensors(9, seed=3, **common), tensors(9, seed=4, **common),
-        given, channels, 4 if tensor_scalars else 0, 2.0, scalar, 0.5, scalar, 2.0, scalar, 0.0,
+        masks_given, channels, 4 if tensor_scalars else 0, 2.0, scalar, 0.5, scalar, 2.0, scalar, 0.0,
     )  # fmt: skip
 
 
@@ -43,7 +45,7 @@ def test_loss_operator(target, dtype, layout):
 
 def test_loss_operator_with_everything_optional(target):
     arguments = loss_arguments(
-        target, torch.float32, "nchw", weights=True, channel_weights=True, tensor_scalars=True
+        target, torch.float32, "nchw", masks=True, channel_weights=True, tensor_scalars=True
     )
     torch.library.opcheck(operators(target).loss.default, (*arguments, True, True))
 

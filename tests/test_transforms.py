@@ -1,8 +1,8 @@
-"""Forward-mode derivatives and the transforms of torch.func: eager's, and never a wrong value in silence."""
+"""Forward-mode derivatives and torch.func: eager computes them, fused backends never return a wrong value."""
 
 import pytest
 import torch
-from cases import maps, tensors
+from cases import random_masks, tensors
 from torch.autograd import forward_ad
 from torch.func import grad, jacfwd, jvp, vmap
 
@@ -12,22 +12,22 @@ from frs_kernels.inputs import LossInputs
 
 SIZE = ((3, 4),)
 (STUDENT,), (TEACHER,), (LOGITS,), (TANGENT,) = (tensors(5, sizes=SIZE, seed=seed) for seed in range(4))
-(WEIGHT,) = maps(sizes=SIZE)
+(MASK,) = random_masks(sizes=SIZE)
 
 
 def functions(backend, device):
-    """What there is to differentiate in STUDENT, by name."""
-    teacher, logits, weight = (t.to(device) for t in (TEACHER, LOGITS, WEIGHT))
+    """The functions that are differentiated in STUDENT, by name."""
+    teacher, logits, mask = (t.to(device) for t in (TEACHER, LOGITS, MASK))
     return {
-        "mse": lambda x: frs.weighted_mse(x, teacher, weight, backend=backend),
-        "bce": lambda x: frs.weighted_bce(x, logits, weight, beta=1.5, backend=backend),
+        "mse": lambda x: frs.weighted_mse(x, teacher, mask, backend=backend),
+        "bce": lambda x: frs.weighted_bce(x, logits, mask, beta=1.5, backend=backend),
         "loss": lambda x: frs.frs_loss(x, teacher, logits, x, backend=backend).total,
         "mask": lambda x: frs.frs_mask(x, backend=backend).sum(),
     }
 
 
 def dual(function, x, tangent):
-    """The derivative that a dual tensor brings; 0 where the result has none."""
+    """The derivative carried by a dual tensor; 0 where the result has none."""
     with forward_ad.dual_level():
         found = forward_ad.unpack_dual(function(forward_ad.make_dual(x, tangent))).tangent
     return torch.zeros(()) if found is None else found
@@ -68,7 +68,7 @@ def test_tangents_of_constants_do_not_keep_the_kernels_away(target):
     x, v = STUDENT.to(target.device), TANGENT.to(target.device)
     with forward_ad.dual_level():
         teacher = forward_ad.make_dual(x + 1, v)
-        loss = frs.weighted_mse(x, teacher, WEIGHT.to(target.device), backend=target.backend)
+        loss = frs.weighted_mse(x, teacher, MASK.to(target.device), backend=target.backend)
         assert forward_ad.unpack_dual(loss).tangent is None
 
 

@@ -5,57 +5,34 @@ Without a GPU the kernels run in Triton's interpreter, which has to be enabled b
 """
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 
+import programs
 import pytest
 import torch
-from cases import INTERPRETED, LONG_SIZES, Target, compare, evaluate, maps, tensors
-from test_loss import WRT, arguments
+from cases import INTERPRETED, LONG_SIZES, Target, compare, evaluate, random_masks, tensors
+from loss_cases import WRT, arguments
 
 import frs_kernels as frs
 from frs_kernels import dispatch
 from frs_kernels.backends import triton as backend
 from frs_kernels.inputs import LossInputs
 
-pytest.importorskip("triton")
-ROOT = Path(__file__).parent.parent
-
-
-def in_a_fresh_process(check: str) -> None:
-    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
+pytest.importorskip("triton", reason="needs triton")
 
 
 def test_importing_the_package_imports_neither_the_kernels_nor_the_compiler():
-    check = (
-        "import sys, torch; before = set(sys.modules)\n"
-        "import frs_kernels; new = set(sys.modules) - before\n"
-        "assert not new & {'frs_kernels.backends.triton.tiles', 'torch._dynamo', 'triton'}, new"
-    )
-    in_a_fresh_process(check)
+    new = programs.output("new_modules.py", "frs_kernels").split()
+    assert "frs_kernels.backends.triton" in new
+    kernels = [name for name in new if name.startswith("frs_kernels.backends.triton.")]
+    assert not kernels and not {"torch._dynamo", "triton"}.intersection(new)
 
 
 def test_without_triton_the_others_still_run():
-    check = (
-        "import sys; sys.modules['triton'] = None\n"
-        "import torch, frs_kernels as frs\n"
-        "report = frs.explain_backend(None, None, torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))\n"
-        "assert 'not installed' in report.reasons['triton'], report"
-    )
-    in_a_fresh_process(check)
+    assert "not installed" in programs.output("why_not_triton.py", "missing")
 
 
 def test_a_folder_named_triton_is_not_triton():
-    check = (
-        "import sys, types, torch\n"
-        "from importlib.machinery import ModuleSpec\n"
-        "from frs_kernels.backends import triton as backend\n"
-        "folder = sys.modules['triton'] = types.ModuleType('triton')\n"
-        "folder.__spec__, folder.__path__ = ModuleSpec('triton', None), ['some/triton']\n"
-        "assert 'some/triton is something else' in backend.unavailable(), backend.unavailable()"
-    )
-    in_a_fresh_process(check)
+    assert "some/triton is something else" in programs.output("why_not_triton.py", "folder")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter runs on CPU tensors")
@@ -146,7 +123,7 @@ def test_launches_of_each_pass(target, launches):
     evaluate(frs.frs_loss, base, (), backend="triton")
     assert launches == ["single_kernel", "finish_kernel"]
     launches.clear()
-    given = maps(device=target.device)
+    given = random_masks(device=target.device)
     evaluate(frs.frs_loss, base, WRT, masks=given, normalizer="batch", backend="triton")
     assert launches == ["factors_kernel", "loss_kernel", "scale_kernel"]
 
@@ -224,7 +201,7 @@ def test_more_channels_than_one_product_holds(target):
     torch.testing.assert_close(loss.item(), 600 * 8 * math.log(2), rtol=1e-6, atol=0)
 
 
-def test_backend_states(target):
+def test_the_backend_is_available(target):
     skip_other_backends(target)
     assert backend.unavailable() is None
     assert "triton" in frs.available_backends()

@@ -2,21 +2,17 @@
 
 import collections
 import re
-import subprocess
-import sys
-from pathlib import Path
 
+import programs
 import pytest
 import torch
 from cases import INTERPRETED, tensors
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="needs triton")
 if INTERPRETED:
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from frs_kernels.backends.triton import aot, launcher, launches  # noqa: E402
-
-HERE = Path(__file__).parent
 
 
 def ids(variant):
@@ -89,8 +85,8 @@ def test_all_sizes_share_one_compilation_and_relaunches_pass_the_same_arguments(
     first, _ = call([(16, 24), (5, 7)])
     again, _ = call([(16, 24), (5, 7)])
     assert len(first) == 3
-    for (programs, arguments), (programs_again, arguments_again) in zip(first, again, strict=True):
-        assert programs == programs_again and len(arguments) == len(arguments_again)
+    for (grid, arguments), (grid_again, arguments_again) in zip(first, again, strict=True):
+        assert grid == grid_again and len(arguments) == len(arguments_again)
         assert [type(a) for a in arguments] == [type(a) for a in arguments_again]
     for sizes in ([(20, 26), (5, 7)], [(48, 64), (13, 21)], [(1, 3), (1, 1)]):
         assert call(sizes)[1] == 1
@@ -98,18 +94,6 @@ def test_all_sizes_share_one_compilation_and_relaunches_pass_the_same_arguments(
 
 def test_the_key_of_a_kernel_does_not_depend_on_which_is_launched_first():
     """Otherwise another process would recompile what Triton's disk cache has."""
-    check = (
-        "import sys, torch\n"
-        "from frs_kernels.backends import triton\n"
-        "triton.register(torch.library.Library('keys', 'FRAGMENT'), [])\n"
-        "from frs_kernels.backends.triton import loss, mask\n"
-        "kernels = {'mask_sums_kernel': mask.mask_sums_kernel, 'loss_kernel': loss.loss_kernel}\n"
-        "kernels[sys.argv[1]].cache_key\n"
-        "print(*(kernels[name].cache_key for name in sorted(kernels)))\n"
-    )
-
-    def keys(kernel):
-        command = [sys.executable, "-c", check, kernel]
-        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent).stdout
-
-    assert keys("mask_sums_kernel") == keys("loss_kernel") != ""
+    mask_first = programs.output("triton_cache_keys.py", "mask_sums_kernel")
+    loss_first = programs.output("triton_cache_keys.py", "loss_kernel")
+    assert mask_first == loss_first and len(set(mask_first.split())) == 2

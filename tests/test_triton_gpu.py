@@ -6,8 +6,8 @@ Memory errors and races: `compute-sanitizer --tool memcheck|racecheck pytest -m 
 import pytest
 import torch
 from cases import INTERPRETED, Target, compare, evaluate, tensors
-from test_cuda import run_every_kernel
-from test_loss import WRT, arguments
+from gpu_cases import RETINANET, run_every_kernel
+from loss_cases import WRT, arguments
 
 import frs_kernels as frs
 
@@ -15,7 +15,6 @@ if INTERPRETED or not torch.cuda.is_available():
     pytest.skip("needs a CUDA GPU and no interpreter", allow_module_level=True)
 
 pytestmark = pytest.mark.gpu
-RETINANET = ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))
 CUDA = Target("triton", "cuda")
 
 
@@ -78,7 +77,7 @@ def test_capture_and_replay_follow_the_inputs():
         assert all(map(torch.equal, captured_grads, expected_grads))
 
 
-def test_multi_scale_training_compiles_once_a_layout_and_alignment():
+def test_multi_scale_training_compiles_once_per_layout_and_alignment():
     from frs_kernels.backends.triton.loss import loss_kernel
 
     def compiled():

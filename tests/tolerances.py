@@ -1,25 +1,25 @@
-"""How far a backend may be from the float64 reference: as far as eager PyTorch in the same dtype is.
+"""How far a backend may be from the float64 reference: about as far as eager PyTorch in the same dtype is.
 
-A bound that is guessed is either too loose to find a mistake or too tight to survive another machine;
-eager's own error on the same inputs is neither.
+A guessed bound is either too loose to catch a mistake or too tight for another machine. Eager's own error on
+the same inputs is neither.
 """
 
 import torch
 
 
 def assert_as_accurate(actual, eager, exact, what="", terms=0.0):
-    """Asserts that ``actual`` errs at most twice as much as ``eager`` does, both against ``exact``.
+    """Asserts that the error of ``actual`` is at most twice that of ``eager``, both against ``exact``.
 
-    A few roundings in the dtype of the output and in the accumulation dtype (relative to the largest
-    value) are allowed on top: eager may be exact by luck. Where the values are differences of two rounded
-    quantities, ``terms`` is the sum of their magnitudes: each of the two is right to about one rounding of
-    its own size, and no subtraction takes that away, however small the difference. Twice that is allowed.
+    A few roundings in the dtype of the output and in the accumulation dtype (relative to the largest value)
+    are allowed on top, since eager may be exact by luck. Where the values are differences of two rounded
+    quantities, ``terms`` is the sum of their magnitudes. Each quantity has an error of about one rounding of
+    its own size, which the difference keeps, however small it is: twice that is allowed.
     """
     assert actual.shape == exact.shape, f"{what}: shape {list(actual.shape)}, expected {list(exact.shape)}"
     assert actual.dtype == eager.dtype, f"{what}: dtype {actual.dtype}, expected {eager.dtype}"
     if exact.numel() == 0:
         return
-    exact = exact.detach().double()  # compared where they are: a GPU does it faster than the way to the CPU
+    exact = exact.detach().double()  # on the device of the tensors: copying them to the CPU takes longer
     actual, eager_value = actual.detach().to(exact), eager.detach().to(exact)
     finite = exact.isfinite()
     assert torch.equal(actual.isnan(), exact.isnan()), f"{what}: NaN in other places than in the reference"
@@ -29,7 +29,7 @@ def assert_as_accurate(actual, eager, exact, what="", terms=0.0):
     if exact.numel() == 0:
         return
     output_eps = torch.finfo(eager.dtype).eps
-    # The reference is no more precise than what it judges where that is float64 too.
+    # In float64 the reference is no more precise than what it judges.
     sum_eps = 1e-13 if eager.dtype == torch.float64 else torch.finfo(torch.float32).eps
     tiny = torch.finfo(eager.dtype).smallest_normal * output_eps
     eager_error = (eager_value - exact).abs().nan_to_num(nan=0.0, posinf=0.0).max()

@@ -2,9 +2,9 @@
 
     python -m tests.training_margins [--seeds 10] [--setting NAME]... [TESTS OR OTHER OPTIONS OF PYTEST]
 
-Every test that takes `training_seed` runs with that many seeds under each of the SETTINGS, and what its
-`bounded` values record is printed: the least factor by which a bound could be narrower. 1 is the bound
-itself. A processor that lacks an instruction set runs what it has: the head of the table says what that was.
+Runs every test that takes `training_seed` with that many seeds under each of the SETTINGS, and prints what
+its `bounded` values recorded: the smallest factor by which a bound could be narrower. 1 is the bound itself.
+A processor that lacks an instruction set uses the best one that it has: the heading of the column names it.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
+
+from . import programs
 
 ROOT = Path(__file__).parent.parent
 LIMITS = (
@@ -32,7 +34,7 @@ Margins = dict[str, float]  # by test and bound
 
 
 def measure(setting: str, seeds: int, options: list[str]) -> tuple[int, Margins]:
-    """The status of pytest and the least margins of all seeds under a setting."""
+    """The exit status of pytest and the smallest margins of all seeds under a setting."""
     limits, more = SETTINGS[setting]
     with tempfile.NamedTemporaryFile(suffix=".xml") as file:
         command = [sys.executable, "-m", "pytest", "-q", "-m", "trains", *more]
@@ -43,7 +45,7 @@ def measure(setting: str, seeds: int, options: list[str]) -> tuple[int, Margins]
 
 
 def read(report: ElementTree.ElementTree) -> Margins:
-    """The least margins in a report of pytest; a test that failed before any bound has margin 0."""
+    """The smallest margins in a JUnit report; a test that failed before any bound has margin 0."""
     found: Margins = {}
 
     def note(name: str, margin: float) -> None:
@@ -60,9 +62,9 @@ def read(report: ElementTree.ElementTree) -> Margins:
 
 
 def capability(setting: str) -> str:
-    environment = {**os.environ, **dict(zip(LIMITS, SETTINGS[setting][0], strict=False))}
-    command = [sys.executable, "-c", "import torch; print(torch.backends.cpu.get_cpu_capability())"]
-    return subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.strip()
+    """The instruction set of PyTorch's own kernels under a setting."""
+    limits = dict(zip(LIMITS, SETTINGS[setting][0], strict=False))
+    return programs.output("cpu_capability.py", **limits).strip()
 
 
 def table(columns: dict[str, Margins]) -> str:

@@ -1,10 +1,11 @@
-"""Plants faults in a copy of the working tree, one at a time, and sees whether the tests notice.
+"""Plants faults in a copy of the working tree, one at a time, and reports whether the tests notice them.
 
     python -m tests.mutants [NAME ...]     # all of them, or those named
     python -m tests.mutants --list
 
-A mutant's tests have to pass in the copy as it is; then the fault is planted (a file in csrc/ is compiled,
-CPU kernels only) and one of them has to fail. The exit status is 1 if a fault survives or cannot be tried.
+The tests named beside a mutant must pass in the unchanged copy. Then the fault is planted (and the CPU
+library compiled, if the file is in csrc/), and one of these tests must fail. The exit status is 1 if a fault
+survives or cannot be tried.
 """
 
 import argparse
@@ -23,12 +24,20 @@ from . import everything
 from .mutant import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILT = ("frs_kernels/*.so", "frs_kernels/build_info.json", "build")  # git ignores them, the copy needs them
-PASSED, FAILED = 0, 1  # pytest's exit statuses
+BUILT = ("frs_kernels/*.so", "frs_kernels/build_info.json", "build")  # ignored by git, needed in the copy
+PASSED, FAILED = 0, 1  # exit statuses of pytest
 
 
 class Broken(Exception):
-    """Says why a mutant could not be tried."""
+    """A mutant cannot be tried; the message says why."""
+
+
+def files_of_the_tree() -> list[Path]:
+    """The files that git tracks or would track, and what was built, relative to the root."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    built = (path.relative_to(ROOT) for pattern in BUILT for path in ROOT.glob(pattern))
+    return [*map(Path, filter(None, listed.split("\0"))), *built]
 
 
 class Copy:
@@ -37,22 +46,17 @@ class Copy:
     def __init__(self, folder: Path):
         self.folder = folder
         self.passing: dict[tuple[str, ...], float] = {}
-        """Seconds that tests took which have passed here without a fault."""
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT, check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
-        built = (path.relative_to(ROOT) for pattern in BUILT for path in ROOT.glob(pattern))
-        for path in [*map(Path, filter(None, listed.split("\0"))), *built]:
+        """How many seconds the tests took that have passed in the unchanged copy."""
+        for path in files_of_the_tree():
             source, target = ROOT / path, folder / path
             if source.is_dir():
                 shutil.copytree(source, target)
-            elif source.exists():  # git lists what was deleted, too
+            elif source.exists():  # git also lists files that have been deleted
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
 
     def try_(self, mutant: Mutant) -> bool:
-        """Whether its tests notice the mutant. Raises Broken if that cannot be found out."""
+        """Whether its tests notice the mutant. Raises Broken if it cannot be tried."""
         try:
             faulty = mutant.planted((self.folder / mutant.file).read_text())
         except (OSError, ValueError) as error:
@@ -60,7 +64,7 @@ class Copy:
         if mutant.tests not in self.passing:
             start = time.monotonic()
             if self.test(mutant.tests) != PASSED:
-                raise Broken("its tests fail without it")
+                raise Broken("its tests fail without the fault")
             self.passing[mutant.tests] = time.monotonic() - start
         with self.planted(mutant, faulty):
             try:
@@ -68,12 +72,12 @@ class Copy:
             except subprocess.TimeoutExpired:
                 return True
         if status not in (PASSED, FAILED):
-            raise Broken(f"with it the tests cannot be run (pytest's status {status})")
+            raise Broken(f"the tests cannot run with the fault (pytest exits with status {status})")
         return status == FAILED
 
     @contextlib.contextmanager
     def planted(self, mutant: Mutant, faulty: str) -> Iterator[None]:
-        """The fault is in the file, and in the libraries that are made of it, while this lasts."""
+        """Inside the context the fault is in the file, and in the libraries compiled from it."""
         path, libraries = self.folder / mutant.file, [*self.folder.glob("frs_kernels/*.so")]
         whole = path.read_text()
         kept = {library: library.read_bytes() for library in libraries if mutant.file.startswith("csrc/")}
@@ -85,21 +89,25 @@ class Copy:
         finally:
             path.write_text(whole)
             for library, content in kept.items():
-                library.unlink(missing_ok=True)  # a new file: what is mapped somewhere stays as it is
+                library.unlink(missing_ok=True)  # a process may have mapped this file: write a new one
                 library.write_bytes(content)
 
     def build(self) -> None:
         command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
         if self.run(command, FRS_BUILD="cpu") != 0:
-            raise Broken("it does not compile")
+            raise Broken("the source does not compile with the fault")
 
     def test(self, tests: tuple[str, ...], limit: float | None = None) -> int:
         return self.run([sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests], limit)
 
     def run(self, command: list[str], limit: float | None = None, **more: str) -> int:
-        """The exit status of a command in the copy; when it does not end in time, or this program is
-        interrupted, it is killed with all that it has started."""
-        # A fault has the size and, to the second, the age of what it replaces: no bytecode is kept.
+        """The exit status of a command that runs in the copy.
+
+        The command and all processes that it started are killed when it takes longer than ``limit`` seconds
+        (subprocess.TimeoutExpired) and when this program is interrupted.
+        """
+        # Python reuses bytecode if the source has the same size and the same time in seconds: none is
+        # written.
         environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", **more}
         process = subprocess.Popen(
             command, cwd=self.folder, env=environment, start_new_session=True,
@@ -114,17 +122,17 @@ class Copy:
 
 
 def chosen(names: list[str]) -> list[Mutant]:
-    """The mutants of these names, or all of them. Exits with status 2 for an unknown name."""
+    """The mutants with these names; all of them by default. Exits with status 2 for an unknown name."""
     known = {mutant.name: mutant for mutant in everything()}
     unknown = [name for name in names if name not in known]
     if unknown:
-        print(f"No mutant is called {', '.join(unknown)}. There are: {', '.join(known)}.", file=sys.stderr)
+        print(f"unknown mutant {', '.join(unknown)}; known: {', '.join(known)}", file=sys.stderr)
         raise SystemExit(2)
     return [known[name] for name in names or known]
 
 
 def try_all(mutants: list[Mutant]) -> int:
-    """Tries them and prints what becomes of each; returns the exit status."""
+    """Tries the mutants one after the other, prints each verdict, and returns the exit status."""
     verdicts: dict[str, str] = {}
     status = 0
     try:
@@ -152,8 +160,8 @@ def try_all(mutants: list[Mutant]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="mutants to try; all without any")
-    parser.add_argument("--list", action="store_true", help="print the names and what each is tried with")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="mutants to try; all of them by default")
+    parser.add_argument("--list", action="store_true", help="print every name, its file and its tests")
     options = parser.parse_args()
     mutants = chosen(options.names)
     if options.list:

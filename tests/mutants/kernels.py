@@ -1,8 +1,9 @@
-"""Faults in the kernels and in what stands around them; in csrc/, in what the CPU kernels are made of."""
+"""Faults in the public functions, the reference, the autograd function and the CPU kernels."""
 
 from .mutant import Mutant
 
-LOSS, HEAD, IMITATION = "tests/test_loss.py", "tests/test_head.py", "tests/test_imitation.py"
+LOSS, BACKWARD = "tests/test_loss.py", "tests/test_loss_backward.py"
+HEAD, IMITATION = "tests/test_head.py", "tests/test_imitation.py"
 
 MUTANTS = (
     # The public functions and what chooses a backend.
@@ -14,11 +15,11 @@ MUTANTS = (
         ("tests/train/test_gfl.py::test_quality_focal_loss_is_quadratic_by_default",),
     ),
     Mutant(
-        "a-map-of-zeros-is-divided-by-0",
+        "a-mask-of-zeros-is-divided-by-0",
         "frs_kernels/ops.py",
         "torch.where(z == 0, 0.0, scale / z * values)",
         "scale / z * values",
-        (f"{IMITATION}::test_a_map_whose_divisor_is_0_adds_nothing_to_others",),
+        (f"{IMITATION}::test_a_mask_whose_normalizer_is_0_adds_nothing_to_others",),
     ),
     Mutant(
         "eager-is-preferred-to-the-kernels",
@@ -32,7 +33,7 @@ MUTANTS = (
         "frs_kernels/dispatch.py",
         '"cuda": ("native", "triton", "eager")',
         '"cuda": ("triton", "native", "eager")',
-        ("tests/test_dispatch.py::test_the_order_of_backends",),
+        ("tests/test_dispatch.py::test_native_comes_before_triton_and_triton_before_eager",),
     ),
     Mutant(
         "the-kernels-drop-a-tangent",
@@ -61,7 +62,7 @@ MUTANTS = (
         "frs_kernels/reference.py",
         "student.masked_fill(z == 0, 0.0), teacher, z",
         "student, teacher, z",
-        (f"{IMITATION}::test_a_divisor_of_zero_hides_what_the_tensors_hold",),
+        (f"{IMITATION}::test_a_normalizer_of_0_hides_what_the_tensors_hold",),
     ),
     Mutant(
         "eager-has-no-entropy-at-minus-infinity",
@@ -78,18 +79,18 @@ MUTANTS = (
         (f"{HEAD}::test_infinite_logits_in_numbers",),
     ),
     Mutant(
-        "copies-lack-what-is-pending",
+        "copies-lack-the-pending-factor",
         "frs_kernels/autograd.py",
         "        return operators.scaled(grads, grad_output, pending)\n    operators.scale_",
         "        return operators.scaled(grads, grad_output, torch.ones_like(pending))\n    operators.scale_",
-        (f"{LOSS}::test_second_backward_with_a_retained_graph",),
+        (f"{BACKWARD}::test_second_backward_with_a_retained_graph",),
     ),
     Mutant(
         "a-retained-graph-loses-its-gradients",
         "frs_kernels/autograd.py",
         "    if torch._C._autograd._get_current_graph_task_keep_graph():\n",
         "    if False:\n",
-        (f"{LOSS}::test_second_backward_with_a_retained_graph",),
+        (f"{BACKWARD}::test_second_backward_with_a_retained_graph",),
     ),
     # The CPU kernels.
     Mutant(
@@ -98,18 +99,18 @@ MUTANTS = (
         "return normalizer_is_zero ? 0.0 : value * sum;",
         "return value * sum;",
         (
-            f"{LOSS}::test_divisor_of_zero_contributes_nothing",
-            f"{LOSS}::test_mask_of_zeros_contributes_nothing",
+            f"{LOSS}::test_a_level_whose_normalizer_is_0_contributes_nothing",
+            f"{LOSS}::test_a_level_whose_mask_is_zero_contributes_nothing",
         ),
     ),
     Mutant(
-        "levels-of-no-weight-are-counted",
+        "levels-whose-z-is-0-are-counted",
         "csrc/cpu/loss.cpp",
         "    if (!term.factor.normalizer_is_zero)\n",
         "    if (true)\n",
         (
-            f"{LOSS}::test_divisor_of_zero_contributes_nothing",
-            f"{LOSS}::test_mask_of_zeros_contributes_nothing",
+            f"{LOSS}::test_a_level_whose_normalizer_is_0_contributes_nothing",
+            f"{LOSS}::test_a_level_whose_mask_is_zero_contributes_nothing",
         ),
     ),
     Mutant(
@@ -134,7 +135,7 @@ MUTANTS = (
         ("tests/test_head.py::test_more_channels_than_one_product_holds",),
     ),
     Mutant(
-        "what-a-kernel-keeps-is-on-the-stack",
+        "kernel-state-is-on-the-stack",
         "csrc/cpu/isa/head.cpp",
         "  auto& state = scratch_as<State<Accumulator, V, S, N, kLanes>>();",
         "  State<Accumulator, V, S, N, kLanes> state;",

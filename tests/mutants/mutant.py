@@ -5,23 +5,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of one place in one file, and the tests of which one has to fail with it."""
+    """One change in one file, and the tests of which at least one must fail with it."""
 
     name: str
     """What goes wrong, in a few words joined by hyphens."""
     file: str
     """Path from the root of the repository."""
     old: str
-    """Text that stands once in the file: short, so that work beside it does not move it."""
+    """Text that occurs once in the file: as short as that allows, so that edits nearby do not touch it."""
     new: str
     tests: tuple[str, ...]
-    """Arguments of pytest: files, or tests in them."""
+    """Files, or tests in files, as pytest takes them."""
 
     def planted(self, text: str) -> str:
-        """The file's text with the fault in it. Raises ValueError where `old` does not stand once."""
-        found = text.count(self.old)
-        if found != 1:
+        """The file's text with the fault in it. Raises ValueError if `old` does not occur exactly once."""
+        count = text.count(self.old)
+        if count != 1:
             raise ValueError(
-                f"{self.name}: its text stands {found} times in {self.file}, not once: {self.old!r}"
+                f"{self.name}: its text occurs {count} times in {self.file} instead of once: {self.old!r}"
             )
         return text.replace(self.old, self.new)

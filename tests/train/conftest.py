@@ -42,7 +42,7 @@ def digits(tmp_path_factory) -> Path:
     """A folder with train.json (12 images), val.json (5 images) and images/."""
     from tiny_runs import SIZE
 
-    from frs_train.digits import make_digits
+    from frs_train.data.digits import make_digits
 
     folder = tmp_path_factory.mktemp("digits")
     make_digits(folder, train=12, val=5, size=SIZE, seed=0)

@@ -3,8 +3,8 @@
 import pytest
 from tiny_runs import quiet_fit, run_config
 
-from frs_train import checkpoint
 from frs_train.config import DistillConfig
+from frs_train.training import checkpoint
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

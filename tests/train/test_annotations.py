@@ -8,8 +8,8 @@ from coco_files import CONTENT, annotations, content, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frs_train.annotations import LONGEST_SIDE
-from frs_train.coco import clamped, read_coco
+from frs_train.data.annotation_file import LONGEST_SIDE
+from frs_train.data.coco import clamped, read_coco
 from frs_train.errors import UserError
 
 

@@ -8,10 +8,12 @@ import torch
 from tiny_detectors import tiny
 from tiny_runs import quiet_fit, run_config
 
-from frs_train import assemble, distributed, engine
+from frs_train import distributed
 from frs_train.config import DistillConfig, TrainConfig
 from frs_train.errors import UserError
-from frs_train.optim import learning_rate, shorten_warmups, warmup_within
+from frs_train.training import learners, run
+from frs_train.training.checkpoint import read_detector
+from frs_train.training.schedule import learning_rate, shorten_warmups, warmup_within
 
 
 class Said:
@@ -95,7 +97,7 @@ def test_a_run_trains_with_warmups_that_end(digits, tmp_path, monkeypatch):
     def made(config, *_, **__):
         raise UserError(f"warm-up {config.distill.warmup_iters}")
 
-    monkeypatch.setattr(engine, "make_learner", made)
+    monkeypatch.setattr(run, "make_learner", made)
     with pytest.raises(UserError, match="^warm-up 2$"):
         quiet_fit(config)
 
@@ -115,8 +117,8 @@ def test_batch_norm_needs_two_values(tmp_path, options, side, processes, works):
         tmp_path, tmp_path, detector={"backbone_norm": "batch", "min_size": (64, side)}, **options
     )
     with nullcontext() if works else pytest.raises(UserError, match=f"--min-size {side} .*--batch-size"):
-        assemble.check_batch_norm(config, processes)
-    assemble.check_batch_norm(
+        learners.check_batch_norm(config, processes)
+    learners.check_batch_norm(
         replace(config, detector=replace(config.detector, backbone_norm="group")), processes
     )
 
@@ -130,7 +132,7 @@ def test_batch_norm_is_as_torch_has_it(side, works):
 
 def learner(config, log):
     classes = [str(digit) for digit in range(10)]
-    return assemble.make_learner(config, classes, torch.device("cpu"), log, True)
+    return learners.make_learner(config, classes, torch.device("cpu"), log, True)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_a_head_is_inherited_if_asked_for_and_said(digits, teacher, tmp_path, op
     log = Said()
     config = run_config(digits, tmp_path, distill=DistillConfig(teacher=str(teacher), **options))
     student = learner(config, log).student
-    theirs = assemble.read_detector(str(teacher), log)[0].state_dict()
+    theirs = read_detector(str(teacher), log)[0].state_dict()
     name = "model.head.classification_head.cls_logits.weight"
     assert torch.equal(student.state_dict()[name], theirs[name]) == bool(said)
     assert [line for line in log.lines if "head" in line] == (

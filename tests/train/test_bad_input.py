@@ -10,11 +10,11 @@ import pytest
 import torch
 from tiny_runs import quiet_fit, run_config
 
-from frs_train import checkpoint
-from frs_train.cli import main
-from frs_train.coco import read_coco
+from frs_train.cli.main import main
 from frs_train.config import DistillConfig
+from frs_train.data.coco import read_coco
 from frs_train.errors import UserError
+from frs_train.training import checkpoint
 
 
 @pytest.fixture

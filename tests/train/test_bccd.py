@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from frs_train.cli import main
-from frs_train.records import read_metrics
+from frs_train.cli.main import main
+from frs_train.training.run_files import read_metrics
 
 ROOT = Path(__file__).parents[2]
 BCCD = next((p for p in (ROOT / "data/bccd", ROOT.parent / "shared/data/bccd") if p.is_dir()), None)

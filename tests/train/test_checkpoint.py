@@ -7,10 +7,11 @@ import pytest
 import torch
 from tiny_runs import run_config
 
-from frs_train import checkpoint
 from frs_train.config import DistillConfig, RunConfig
 from frs_train.errors import UserError
+from frs_train.files import write_atomically
 from frs_train.options import from_dict, to_dict
+from frs_train.training import checkpoint
 
 
 def content(value=0.0):
@@ -81,14 +82,14 @@ def test_no_readable_checkpoint_is_an_error_and_none_at_all_is_not(tmp_path):
 
 def test_writing_leaves_the_old_file_if_it_is_killed_before_the_end(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    checkpoint.write_atomically(path, b"old")
+    write_atomically(path, b"old")
 
     def killed(_, __):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
 
 

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 import frs_train
-from frs_train.cli import main
-from frs_train.records import read_metrics
+from frs_train.cli.main import main
+from frs_train.training.run_files import read_metrics
 
 # A process that has imported everything and started no thread, from which the others are forked: a second
 # each in place of five.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["frs_train.cli", "frs_train.engine", "frs_train.evaluate", "test_ddp"])
+PROCESSES.set_forkserver_preload(
+    ["frs_train.cli.main", "frs_train.training.run", "frs_train.evaluation.coco_metrics", "test_ddp"]
+)
 
 
 def free_port() -> int:

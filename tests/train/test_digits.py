@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from frs_train import digits
+from frs_train.data import digits
 
 
 @pytest.fixture(scope="module")

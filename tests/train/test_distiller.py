@@ -6,8 +6,9 @@ from tiny_detectors import batch, tiny
 
 import frs_kernels as frs
 from frs_train.config import DistillConfig
-from frs_train.distiller import Distiller, box_masks, inherit_head, prepare_teacher
 from frs_train.errors import UserError
+from frs_train.training.distillation import Distiller, box_masks
+from frs_train.training.teacher import inherit_head, prepare_teacher
 
 IMAGES, TARGETS = batch()
 EXPECTED = {

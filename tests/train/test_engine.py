@@ -13,11 +13,11 @@ import torch
 from tiny_detectors import FAMILIES
 from tiny_runs import quiet_fit, run_config
 
-from frs_train import checkpoint, metrics
 from frs_train.config import DistillConfig, TrainConfig
 from frs_train.errors import Stopped, UserError
-from frs_train.optim import learning_rate
-from frs_train.records import read_metrics
+from frs_train.training import checkpoint, metrics
+from frs_train.training.run_files import read_metrics
+from frs_train.training.schedule import learning_rate
 
 
 def weights(out):
@@ -201,7 +201,8 @@ def test_metrics_forget_what_will_be_written_again(tmp_path):
     numbers = {"lr": 0.1, "loss": 0.0, "losses": {}, "seconds_per_iteration": 1.0, "memory_mb": 1.0}
     lines = [json.dumps({"kind": "train", "iteration": i, **numbers}) for i in (1, 2, 3)]
     path.write_text("\n".join(lines) + '\n{"kind": "tr')
-    from frs_train.metrics import Log, Metrics
+    from frs_train.log import Log
+    from frs_train.training.metrics import Metrics
 
     Metrics(tmp_path, Log(quiet=True), 9, False).forget_after(2)
     assert [r["iteration"] for r in read_metrics(path)] == [1, 2]
@@ -220,10 +221,10 @@ def test_learning_rates():
 
 
 def test_compiling_the_teacher_is_an_option_of_the_command_line():
-    from frs_train.cli import parse
+    from frs_train.cli.main import parse
 
-    command = parse("distill --out x --teacher t --teacher-compile".split())
-    assert command.distill.teacher_compile and command.distill.method == "frs"
+    _, config = parse("distill --out x --teacher t --teacher-compile".split())
+    assert config.distill.teacher_compile and config.distill.method == "frs"
 
 
 def test_unknown_device_is_an_error_of_the_user(digits, tmp_path):

@@ -10,12 +10,11 @@ from pycocotools.cocoeval import COCOeval
 from tiny_runs import data_of
 
 from frs_train import distributed
-from frs_train.coco import read_coco
 from frs_train.config import DetectorConfig
-from frs_train.data import CocoDetection
+from frs_train.data.coco import matching, read_coco
+from frs_train.data.dataset import CocoDetection
 from frs_train.errors import UserError
-from frs_train.evaluate import METRICS, coco_results, evaluate, matching, summarise
-from frs_train.metrics import describe
+from frs_train.evaluation.coco_metrics import METRICS, coco_results, describe, evaluate, summarise
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from frs_train.coco import read_coco
-from frs_train.data import CocoDetection
+from frs_train.data.coco import read_coco
+from frs_train.data.dataset import CocoDetection
+from frs_train.data.images import read_image
 from frs_train.errors import UserError
-from frs_train.images import read_image
 
 ORIENTATION = 0x0112
 RAMP = torch.arange(256, dtype=torch.uint8)

@@ -4,19 +4,19 @@ import pytest
 import torch
 from tiny_runs import quiet_fit, run_config
 
-from frs_train import checkpoint, engine
+from frs_train.training import checkpoint, trainer
 
 
 @pytest.mark.parametrize(("decay", "kind"), [(0.5, "ema"), (0.0, "model")])
 def test_the_weights_that_are_evaluated(digits, tmp_path, monkeypatch, decay, kind):
     evaluated = []
-    evaluate = engine.evaluate
+    evaluate = trainer.evaluate
 
     def spy(detector, *args, **kwargs):
         evaluated.append({name: value.clone() for name, value in detector.state_dict().items()})
         return evaluate(detector, *args, **kwargs)
 
-    monkeypatch.setattr(engine, "evaluate", spy)
+    monkeypatch.setattr(trainer, "evaluate", spy)
     quiet_fit(run_config(digits, tmp_path, ema=decay, iterations=2))
     saved = checkpoint.newest(tmp_path, print)[kind]
     assert evaluated[-1].keys() == saved.keys()

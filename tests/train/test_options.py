@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from frs_train.cli import main, parse
-from frs_train.commands import COMMANDS, Distill
+from frs_train.cli.commands import COMMANDS, DistilledRunConfig
+from frs_train.cli.main import main, parse
 from frs_train.config import DetectorConfig, DistillConfig, RunConfig, TrainConfig
 from frs_train.errors import UserError
 from frs_train.options import Options, Range, from_dict, to_dict
@@ -35,7 +35,7 @@ NEEDED = {
 
 def sets_of_options() -> list[type[Options]]:
     """The dataclass of every command, and those inside them."""
-    found, left = [], list(COMMANDS.values())
+    found, left = [], [command.configuration for command in COMMANDS.values()]
     while left:
         kind = left.pop()
         found.append(kind)
@@ -75,9 +75,12 @@ def minimal(kind: type, **options) -> dict:
 
 
 def test_the_options_are_found():
-    assert {"TrainConfig.lr", "DistillConfig.feat_weight", "Eval.batch_size", "DetectorConfig.min_size"} <= {
-        called(kind, name) for kind, name, _ in NUMBERS
-    }
+    assert {
+        "TrainConfig.lr",
+        "DistillConfig.feat_weight",
+        "EvalConfig.batch_size",
+        "DetectorConfig.min_size",
+    } <= {called(kind, name) for kind, name, _ in NUMBERS}
 
 
 @pytest.mark.parametrize("kind", SETS, ids=lambda kind: kind.__name__)
@@ -106,14 +109,19 @@ def test_every_option_has_a_help_text(kind):
     ] == []
 
 
+def shown_by(command: str) -> set[type[Options]]:
+    """The sets of options that a command shows."""
+    kind = COMMANDS[command].configuration
+    inside = {k for hint in get_type_hints(kind).values() if (k := set_inside(hint))}
+    return {kind} | inside
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_the_ranges(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    inside = {COMMANDS[command]} | {
-        k for h in get_type_hints(COMMANDS[command]).values() if (k := set_inside(h))
-    }
+    inside = shown_by(command)
     ranges = [
         next(m for m in hint.__metadata__ if isinstance(m, Range)) for k, _, hint in NUMBERS if k in inside
     ]
@@ -154,9 +162,7 @@ def test_a_number_is_taken_or_refused_by_name(kind, name, hint, data):
 def test_nothing_but_a_refusal_leaves_the_command_line(data):
     """Whatever is typed for a number is taken, refused by tyro as no number, or refused as out of range."""
     command = data.draw(st.sampled_from(["train", "distill", "eval", "visualize", "demo", "make-digits"]))
-    inside = {COMMANDS[command]} | {
-        k for h in get_type_hints(COMMANDS[command]).values() if (k := set_inside(h))
-    }
+    inside = shown_by(command)
     name = data.draw(st.sampled_from(sorted({name for kind, name, _ in NUMBERS if kind in inside})))
     odd = st.sampled_from(
         ["", " 3 ", "1_000", "0x10", "\u0663", "1e5", "None", "nan", "-inf", "1,5", "9" * 5000]
@@ -276,8 +282,8 @@ def test_values_get_the_type_of_their_option():
 
 
 def test_a_command_line_makes_what_a_test_makes():
-    line = parse("distill --out x --lr 0.5 --min-size 64 96 --feat-weight 2".split())
-    assert line == Distill(
+    _, line = parse("distill --out x --lr 0.5 --min-size 64 96 --feat-weight 2".split())
+    assert line == DistilledRunConfig(
         out=Path("x"),
         detector=DetectorConfig(min_size=(64, 96)),
         train=TrainConfig(lr=0.5),

@@ -13,23 +13,15 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from tiny_detectors import TINY, seeded_on_one_thread
 
-from frs_train import checkpoint
 from frs_train.config import DataConfig, DetectorConfig, DistillConfig, RunConfig
+from frs_train.data.digits import make_digits
 from frs_train.detectors import build_detector
-from frs_train.digits import make_digits
 from frs_train.errors import UserError
 from frs_train.options import to_dict
-from frs_train.report import (
-    class_table,
-    differences,
-    full_config,
-    method,
-    read_run,
-    read_runs,
-    results_table,
-    write_report,
-)
-from frs_train.report_figures import curves
+from frs_train.report.figures import curves
+from frs_train.report.page import class_table, differences, full_config, method, results_table, write_report
+from frs_train.report.runs import read_run, read_runs
+from frs_train.training import checkpoint
 
 CLASSES = [str(d) for d in range(10)]
 

@@ -11,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_runs import quiet_fit, run_config
 
-from frs_train import checkpoint, resume
-from frs_train.assemble import build
 from frs_train.config import DistillConfig, RunConfig
-from frs_train.distiller import Learner
 from frs_train.errors import UserError
 from frs_train.options import from_dict, to_dict
-from frs_train.state import TrainingState
+from frs_train.training import checkpoint, resume
+from frs_train.training.learner import Learner
+from frs_train.training.learners import build
+from frs_train.training.state import TrainingState
+from frs_train.training.step import optimizer_step
 
 
 def content_of(folder):
@@ -54,7 +55,7 @@ def test_options_that_a_run_may_change(digits, teacher):
     saved = checkpoint.newest(teacher, print)
     freely = {"lr": 1.0, "batch_size": 2, "clip": 3.0, "amp": "fp16", "keep": 9, "iterations": 99}
     resume.refuse_other(saved, run_config(digits, teacher, **freely), saved["classes"])
-    with pytest.raises(UserError, match="other classes: it learns 0, 1"):
+    with pytest.raises(UserError, match="other classes: it was trained on 0, 1"):
         resume.refuse_other(saved, run_config(digits, teacher), ["cat"])
 
 
@@ -154,7 +155,7 @@ def test_only_user_errors_leave_a_damaged_checkpoint(whole, tmp_path, data):
     if path[0] in ("optimizer", "scaler"):  # what is only looked at in a step
         image = torch.zeros(3, 64, 64, dtype=torch.uint8)
         target = {"boxes": torch.ones(0, 4), "labels": torch.ones(0, dtype=torch.int64)}
-        whole.state.step(whole.state.learner, [[(image, target)]])
+        optimizer_step(whole.state, whole.state.learner, [[(image, target)]])
 
 
 @pytest.mark.parametrize(

@@ -4,28 +4,18 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 
+import programs
 import pytest
 from tiny_runs import quiet_fit, run_config
 
-from frs_train import checkpoint, engine
 from frs_train.config import TrainConfig
 from frs_train.errors import Stopped, UserError
-from frs_train.records import read_metrics
-from frs_train.run_folder import held
-
-HOLD_AND_FORK = """
-import os, sys, time
-from pathlib import Path
-from frs_train.run_folder import held
-with held(Path(sys.argv[1])):
-    if os.fork():
-        print("held", flush=True)
-    time.sleep(60)
-"""
+from frs_train.files import held
+from frs_train.training import checkpoint, run, schedule, trainer
+from frs_train.training.run_files import read_metrics
 
 
 def iterations(folder):
@@ -42,8 +32,10 @@ def test_a_second_run_is_refused_as_long_as_the_first_goes(digits, tmp_path):
 
 
 def test_a_killed_run_leaves_no_lock_even_if_its_loaders_live_on(tmp_path):
-    command = [sys.executable, "-c", HOLD_AND_FORK, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        programs.command("hold_run_folder.py", tmp_path), env=programs.environment(),
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
     try:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="Another run"), held(tmp_path):
@@ -65,7 +57,7 @@ def test_a_folder_that_cannot_be_one(tmp_path):
 def test_when_a_run_saves():
     def saved(total, **options):
         t = TrainConfig(**options)
-        return [i for i in range(1, total + 1) if engine.save_due(t, i, total)]
+        return [i for i in range(1, total + 1) if schedule.save_due(t, i, total)]
 
     assert saved(1200, log_every=20, checkpoint_every=500) == [20, 40, 80, 160, 320, 500, 1000, 1200]
     assert saved(100, log_every=10, checkpoint_every=0, eval_every=40) == [40, 80, 100]
@@ -89,7 +81,7 @@ def scripted(monkeypatch):
                 time.sleep(60)
             return {"AP": value, **SCORES}
 
-        monkeypatch.setattr(engine, "evaluate", evaluate)
+        monkeypatch.setattr(trainer, "evaluate", evaluate)
         return left
 
     return script
@@ -135,14 +127,14 @@ def then(monkeypatch):
     """Batches as they are, but the third one is what a function does."""
 
     def instead(do):
-        real = engine.loaded
+        real = trainer.loaded
 
         @contextlib.contextmanager
         def loaded(*arguments):
             with real(*arguments) as batches:
                 yield (next(batches) if number < 2 else do() for number in range(9))
 
-        monkeypatch.setattr(engine, "loaded", loaded)
+        monkeypatch.setattr(trainer, "loaded", loaded)
 
     return instead
 
@@ -165,7 +157,7 @@ def test_a_signal_is_heard_before_the_first_step(digits, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
 
-    monkeypatch.setattr(engine, "open_data", read)
+    monkeypatch.setattr(run, "open_data", read)
     with pytest.raises(Stopped, match="before the first step") as stopped:
         quiet_fit(run_config(digits, tmp_path))
     assert stopped.value.code == 130 and not checkpoint.checkpoints(tmp_path)
@@ -182,7 +174,7 @@ WILD = {"optimizer": "sgd", "lr": 1e30, "lr_warmup": 0, "clip": 0.0, "checkpoint
 
 
 def test_weights_without_a_finite_loss_are_not_saved(digits, tmp_path):
-    with pytest.raises(UserError, match="Lower --lr.*There is no checkpoint before that"):
+    with pytest.raises(UserError, match="Lower --lr.*There is no earlier checkpoint"):
         quiet_fit(run_config(digits, tmp_path, **WILD))
     assert not checkpoint.checkpoints(tmp_path)
 

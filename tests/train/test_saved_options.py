@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_runs import run_config
 
-from frs_train.cli import parse
+from frs_train.cli.main import parse
 from frs_train.config import DistillConfig, RunConfig
 from frs_train.demo import TEACHER
 from frs_train.errors import UserError
@@ -55,7 +55,7 @@ def test_the_configuration_of_the_shipped_teacher_is_read():
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_pass_through_json(name):
     for command in ("train", "distill"):
-        config = parse([command, "--out", "x", "--recipe", name])
+        _, config = parse([command, "--out", "x", "--recipe", name])
         assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from frs_train.config import RunConfig, TrainConfig
-from frs_train.distiller import Learner
-from frs_train.state import TrainingState
+from frs_train.training.learner import Learner
+from frs_train.training.state import TrainingState
+from frs_train.training.step import current_losses, optimizer_step
 
 
 class Line(Learner):
@@ -39,14 +40,14 @@ def state_of(**train):
 
 def test_accumulated_gradients_are_a_mean():
     state = state_of(accumulate=2)
-    state.step(state.learner, [[image(255), image(255)], [image(51), image(51)]])
+    optimizer_step(state, state.learner, [[image(255), image(255)], [image(51), image(51)]])
     assert state.learner.w.item() == pytest.approx(-(1.0 + 0.2) / 2)
 
 
 def test_each_iteration_has_the_gradient_of_its_own_batch():
     state = state_of()
     for value in (255, 51):
-        state.step(state.learner, [[image(value), image(value)]])
+        optimizer_step(state, state.learner, [[image(value), image(value)]])
     assert state.learner.w.item() == pytest.approx(-(1.0 + 0.2))
 
 
@@ -54,7 +55,7 @@ def test_each_iteration_has_the_gradient_of_its_own_batch():
 def test_the_gradient_that_is_clipped_is_not_scaled(amp):
     """The gradient is 1, clipped to 1/4. Clipped while scaled by 65,536, it would be next to nothing."""
     state = state_of(clip=0.25, amp=amp)
-    state.step(state.learner, [[image(255), image(255)]])
+    optimizer_step(state, state.learner, [[image(255), image(255)]])
     assert state.learner.w.item() == pytest.approx(-0.25, rel=1e-4)
 
 
@@ -62,17 +63,17 @@ def test_each_iteration_draws_anew_and_a_resumed_one_the_same():
     one, other = state_of(), state_of()
     part = [image(9), image(8)]
     for _ in range(3):
-        one.step(one.learner, [part])
+        optimizer_step(one, one.learner, [part])
     other.iteration = 2
-    other.step(other.learner, [part])
+    optimizer_step(other, other.learner, [part])
     assert len(set(one.learner.draws)) == 3 and other.learner.draws == one.learner.draws[2:]
 
 
 def test_looking_at_the_loss_changes_nothing():
     state = state_of()
-    state.step(state.learner, [[image(255), image(0)]])
+    optimizer_step(state, state.learner, [[image(255), image(0)]])
     before = {key: value.clone() for key, value in state.learner.state_dict().items()}
-    losses = state.losses([image(255), image(51)])
+    losses = current_losses(state, [image(255), image(51)])
     assert float(losses["loss"]) == pytest.approx(-0.5 * 0.6) and not losses["loss"].requires_grad
     assert state.iteration == 1
     for key, value in state.learner.state_dict().items():

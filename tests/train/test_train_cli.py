@@ -12,9 +12,9 @@ from tiny_detectors import tiny
 from tiny_runs import quiet_fit, run_config
 
 from frs_train import demo
-from frs_train.cli import main, parse
+from frs_train.cli.main import main, parse
 from frs_train.errors import UserError
-from frs_train.metrics import Log
+from frs_train.log import Log
 from frs_train.recipes import RECIPES
 
 
@@ -43,31 +43,31 @@ def test_an_unknown_option_is_refused(capsys):
 
 def test_the_documented_command_line():
     data = "--train-annotations a --train-images b --val-annotations c --val-images d"
-    command = parse(
+    _, config = parse(
         f"distill {data} --detector retinanet --backbone resnet18 --teacher RUN --feat-weight 0.1 "
         "--head-weight 0.2 --warmup-iters 3 --out RUN2".split()
     )
-    assert (command.distill.teacher, command.distill.feat_weight, command.distill.head_weight) == (
+    assert (config.distill.teacher, config.distill.feat_weight, config.distill.head_weight) == (
         "RUN",
         0.1,
         0.2,
     )
-    assert command.distill.warmup_iters == 3 and command.detector.family == "retinanet"
+    assert config.distill.warmup_iters == 3 and config.detector.family == "retinanet"
 
 
 def test_a_recipe_gives_the_student_to_distill_and_the_teacher_to_train():
     name = "gfl-r101-r50-1x"
-    student = parse(f"distill --out x --recipe {name}".split())
-    teacher = parse(["train", "--out", "x", f"--recipe={name}"])
+    _, student = parse(f"distill --out x --recipe {name}".split())
+    _, teacher = parse(["train", "--out", "x", f"--recipe={name}"])
     assert student.detector.backbone == "resnet50" and teacher.detector.backbone == "resnet101"
     assert (student.distill.feat_weight, student.distill.head_weight) == (0.1, 0.05)
     assert student.train.epochs == 12 and student.recipe == name
 
 
 def test_options_override_a_recipe():
-    command = parse("distill --out x --recipe fcos-r101-r50-2x --batch-size 4 --feat-weight 7".split())
-    assert command.train.batch_size == 4 and command.distill.feat_weight == 7
-    assert command.train.lr_batch == 16 and command.distill.head_weight == 0.05
+    _, config = parse("distill --out x --recipe fcos-r101-r50-2x --batch-size 4 --feat-weight 7".split())
+    assert config.train.batch_size == 4 and config.distill.feat_weight == 7
+    assert config.train.lr_batch == 16 and config.distill.head_weight == 0.05
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -8,11 +8,11 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from coco_files import Images, annotations, content, write, write_with_images
@@ -20,12 +20,15 @@ from tiny_runs import data_of
 from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision import tv_tensors
 
-from frs_train import data
-from frs_train.coco import read_coco
 from frs_train.config import DataConfig
-from frs_train.data import CocoDetection, TrainingOrder, augmentation, collate, loaded, mix, to_device
+from frs_train.data import loader
+from frs_train.data.coco import read_coco
+from frs_train.data.dataset import CocoDetection, augmentation
+from frs_train.data.loader import collate, loaded, to_device
+from frs_train.data.order import TrainingOrder
 from frs_train.errors import UserError
 from frs_train.interrupt import SIGNALS
+from frs_train.streams import mix
 
 CPU = torch.device("cpu")
 
@@ -160,17 +163,12 @@ def test_batches_travel_without_shared_memory():
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting needs root")
 def test_a_container_of_little_shared_memory():
     """/dev/shm of 256 KiB: less than an image, enough for the semaphores of the queues."""
-    program = (
-        "import torch; from coco_files import Images; from frs_train.data import loaded\n"
-        "with loaded(Images(), [[(i, None)] * 4 for i in range(20)], 2, torch.device('cpu')) as batches:\n"
-        "    print(sum(len(batch) for batch in batches))"
-    )
     mount = "mount -t tmpfs -o size=256k none /dev/shm || exit 77; "
-    command = ["unshare", "-m", "sh", "-c", mount + 'exec "$@"', "sh", sys.executable, "-c", program]
-    paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    command = ["unshare", "-m", "sh", "-c", mount + 'exec "$@"', "sh"]
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=240
-    )
+        [*command, *programs.command("load_batches.py", "count")], env=programs.environment(),
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
     if done.returncode == 77 or "unshare failed" in done.stderr:
         pytest.skip(f"no mount: {done.stderr.strip()}")
     assert done.stdout.split() == ["80"], done.stderr
@@ -212,13 +210,13 @@ def test_a_signal_is_heard_while_waiting_for_a_loader_that_is_stuck(monkeypatch)
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_loader_is_deaf_to_signals_from_its_birth(monkeypatch, number):
-    start = data._start_worker
+    start = loader._start_worker
 
     def interrupted(worker):
         os.kill(os.getpid(), number)
         start(worker)
 
-    monkeypatch.setattr(data, "_start_worker", interrupted)
+    monkeypatch.setattr(loader, "_start_worker", interrupted)
     with loaded(Images(), [[(i, None)] for i in range(4)], 2, CPU) as batches:
         assert len(list(batches)) == 4
 
@@ -239,18 +237,9 @@ def private(pid):
 
 def test_loaders_end_with_a_training_that_is_killed(tmp_path):
     """Each waits to hand over more than a pipe holds, to nobody."""
-    program = (
-        "import multiprocessing, os, signal, torch; from coco_files import Images\n"
-        "from frs_train.data import loaded\n"
-        "with loaded(Images(), [[(i, None)] * 4 for i in range(20)], 2, torch.device('cpu')) as batches:\n"
-        "    next(batches)\n"
-        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     with open(tmp_path / "pids", "wb") as file:  # a pipe would be held open by loaders that do not end
-        command, environment = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": paths}
-        subprocess.run(command, env=environment, stdout=file, stderr=subprocess.DEVNULL)
+        command = programs.command("load_batches.py", "die")
+        subprocess.run(command, env=programs.environment(), stdout=file, stderr=subprocess.DEVNULL)
     loaders = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(loaders) == 2
     deadline = time.monotonic() + 30
@@ -277,8 +266,10 @@ def test_loaders_share_the_annotations_with_their_parent(tmp_path, monkeypatch):
         for i in range(3 * count)
     ]
     coco = read_coco(write(tmp_path, content(images=images, annotations=records)))
-    monkeypatch.setattr("frs_train.data.find", lambda folder, name: name)
-    monkeypatch.setattr("frs_train.data.read_image", lambda *_: tv_tensors.Image(torch.zeros(3, 4, 4)))
+    monkeypatch.setattr("frs_train.data.dataset.find", lambda folder, name: name)
+    monkeypatch.setattr(
+        "frs_train.data.dataset.read_image", lambda *_: tv_tensors.Image(torch.zeros(3, 4, 4))
+    )
     dataset = CocoDetection(coco, tmp_path)
     batches = [[(i, None) for i in range(first, first + 100)] for first in range(0, count, 100)]
     with loaded(dataset, batches, 1, CPU) as found:

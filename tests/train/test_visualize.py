@@ -13,12 +13,12 @@ from PIL import Image
 from tiny_detectors import FAMILIES, seeded_on_one_thread, tiny
 
 from frs_kernels import reference
-from frs_train import visualize
-from frs_train.coco import read_coco
-from frs_train.data import CocoDetection
-from frs_train.digits import make_digits
+from frs_train.data.coco import read_coco
+from frs_train.data.dataset import CocoDetection
+from frs_train.data.digits import make_digits
 from frs_train.errors import UserError
-from frs_train.names import picture_names
+from frs_train.evaluation import pictures
+from frs_train.files import picture_names
 
 CLASSES = [str(d) for d in range(10)]
 
@@ -37,7 +37,7 @@ def target():
 def test_heats_are_the_masks_of_the_logits(family):
     detector = tiny(family, num_classes=10)
     image = torch.rand(3, 64, 96)
-    view = visualize.look(detector, image)
+    view = pictures.look(detector, image)
     logits = detector([image]).cls_logits
     assert [heat.stride for heat in view.heats] == list(detector.strides)
     for heat, level in zip(view.heats, logits, strict=True):
@@ -48,11 +48,11 @@ def test_heats_are_the_masks_of_the_logits(family):
 
 def test_a_location_lies_where_its_stride_says_also_on_a_resized_image():
     """The image is given at twice the size the detector sees, so a location is two strides of its pixels."""
-    view = visualize.look(tiny(min_size=(64,), max_size=128), torch.rand(3, 128, 192))
+    view = pictures.look(tiny(min_size=(64,), max_size=128), torch.rand(3, 128, 192))
     assert view.heats[0].pitch == (16.0, 16.0)
     values = np.zeros((8, 12), dtype=np.float32)
     values[3, 5] = 1
-    spread = visualize.on_pixels(visualize.Heat(8, values, (16.0, 16.0)), 128, 192)
+    spread = pictures.on_pixels(pictures.Heat(8, values, (16.0, 16.0)), 128, 192)
     ys, xs = np.nonzero(spread)
     assert spread.shape == (128, 192)
     assert (ys.mean(), xs.mean()) == pytest.approx((3 * 16, 5 * 16), abs=0.5)
@@ -63,11 +63,11 @@ def test_mask_peaks_where_a_trained_score_is():
     """Logits raised at one location must show as the brightest place of that panel, and of the summary."""
     detector = tiny(num_classes=10)
     detector.model.head.classification_head.cls_logits.register_forward_hook(raise_one)
-    view = visualize.look(detector, torch.rand(3, 64, 64))
-    summary = visualize.richest(view)
+    view = pictures.look(detector, torch.rand(3, 64, 64))
+    summary = pictures.richest(view)
     y, x = np.unravel_index(summary.argmax(), summary.shape)
     assert abs(y - 2 * 8) <= 4 and abs(x - 5 * 8) <= 4
-    figure = visualize.draw(view, target(), CLASSES)
+    figure = pictures.draw(view, target(), CLASSES)
     shown = figure.axes[2].images[0].get_array()
     assert np.asarray(shown)[16, 40].sum() > np.asarray(shown)[60, 4].sum() + 0.5
 
@@ -79,7 +79,7 @@ def raise_one(module, inputs, output):
 
 
 def test_figure_has_a_panel_for_boxes_detections_summary_and_each_level():
-    figure = visualize.draw(visualize.look(tiny(num_classes=10), torch.rand(3, 64, 64)), target(), CLASSES)
+    figure = pictures.draw(pictures.look(tiny(num_classes=10), torch.rand(3, 64, 64)), target(), CLASSES)
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles[0] == "ground truth" and "detections" in titles[1] and "all levels" in titles[2]
     assert [title.split(":")[0] for title in titles[3:]] == [f"stride {s}" for s in (8, 16, 32, 64, 128)]
@@ -87,10 +87,10 @@ def test_figure_has_a_panel_for_boxes_detections_summary_and_each_level():
 
 
 def test_only_detections_from_the_score_up_are_drawn():
-    view = visualize.look(tiny(num_classes=10), torch.rand(3, 64, 64))
+    view = pictures.look(tiny(num_classes=10), torch.rand(3, 64, 64))
     boxes = torch.tensor([[0.0, 0, 9, 9], [5, 5, 30, 30]])
     found = {"boxes": boxes, "scores": torch.tensor([0.29, 0.7]), "labels": torch.tensor([1, 10])}
-    figure = visualize.draw(visualize.View(view.image, view.heats, found), target(), CLASSES, score=0.3)
+    figure = pictures.draw(pictures.View(view.image, view.heats, found), target(), CLASSES, score=0.3)
     assert [text.get_text() for text in figure.axes[1].texts] == ["9 0.70"]
 
 
@@ -98,7 +98,7 @@ def test_one_png_an_image_named_as_the_image(tmp_path):
     paths = make_digits(tmp_path / "data", train=0, val=3, size=64, seed=0)
     dataset = CocoDetection(read_coco(paths["val"]), tmp_path / "data" / "images")
     detector = tiny(num_classes=10)
-    written = visualize.write_pictures(detector, dataset, tmp_path / "out", torch.device("cpu"), limit=2)
+    written = pictures.write_pictures(detector, dataset, tmp_path / "out", torch.device("cpu"), limit=2)
     assert [path.name for path in written] == ["val_000000.png", "val_000001.png"]
     for path in written:
         picture = np.asarray(Image.open(path).convert("RGB"))
@@ -128,8 +128,8 @@ ODD = r"$\frac{1}$"
 
 
 def test_thin_images_are_drawn(thin_and_odd):
-    for figure in visualize.pictures(tiny(num_classes=1), thin_and_odd, torch.device("cpu"), [0, 1]):
-        assert visualize.pixels(figure).std() > 20
+    for figure in pictures.pictures(tiny(num_classes=1), thin_and_odd, torch.device("cpu"), [0, 1]):
+        assert pictures.pixels(figure).std() > 20
 
 
 @pytest.mark.parametrize("shape", [(1, 300), (300, 1), (2, 900), (64, 96)])
@@ -144,24 +144,24 @@ def test_boxes_follow_a_thin_image(shape):
 
 
 def test_every_image_has_its_picture_and_none_is_replaced_in_silence(thin_and_odd, tmp_path, monkeypatch):
-    def pictures(detector, dataset, device, indices, score):
+    def blank(detector, dataset, device, indices, score):
         return [Figure((1, 1 + index), dpi=10) for index in indices]
 
-    monkeypatch.setattr(visualize, "pictures", pictures)
+    monkeypatch.setattr(pictures, "pictures", blank)
     given = None, thin_and_odd, tmp_path / "out", torch.device("cpu")
-    written = visualize.write_pictures(*given)
+    written = pictures.write_pictures(*given)
     assert [path.name for path in written] == ["a_b.png", "a_b-2.png", "1.png", "1-2.png", "A_B-3.png"]
     assert sorted((tmp_path / "out").iterdir()) == sorted(written)
     assert [Image.open(path).size for path in written] == [(10, 10 * n) for n in (1, 2, 3, 4, 5)]
     written[0].unlink()
     with pytest.raises(UserError, match="out has 4 of these 5 pictures already, the first is a_b-2.png"):
-        visualize.write_pictures(*given)
+        pictures.write_pictures(*given)
     assert not written[0].exists()
-    assert visualize.write_pictures(*given, replace=True) == written and written[0].exists()
+    assert pictures.write_pictures(*given, replace=True) == written and written[0].exists()
 
 
 def test_a_class_name_is_drawn_as_it_is(thin_and_odd):
-    (figure,) = visualize.pictures(tiny(num_classes=1), thin_and_odd, torch.device("cpu"), [2])
+    (figure,) = pictures.pictures(tiny(num_classes=1), thin_and_odd, torch.device("cpu"), [2])
     (text,) = figure.axes[0].texts
     assert text.get_text() == ODD and not text.get_parse_math()
 
@@ -188,15 +188,15 @@ def test_any_name_can_be_drawn(name, title):
         "labels": torch.tensor([1]),
         "scores": torch.tensor([1.0]),
     }
-    visualize.show_boxes(figure.subplots(), np.zeros((1, 8, 3)), one, [name], title)
+    pictures.show_boxes(figure.subplots(), np.zeros((1, 8, 3)), one, [name], title)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing|Matplotlib currently does not support")
-        visualize.pixels(figure)
+        pictures.pixels(figure)
 
 
 def test_pixels_of_a_figure_are_an_image_for_tensorboard():
-    figure = visualize.draw(visualize.look(tiny(num_classes=10), torch.rand(3, 64, 64)), target(), CLASSES)
-    image = visualize.pixels(figure)
+    figure = pictures.draw(pictures.look(tiny(num_classes=10), torch.rand(3, 64, 64)), target(), CLASSES)
+    image = pictures.pixels(figure)
     width, height = figure.get_size_inches() * figure.dpi
     assert image.dtype == np.uint8 and image.shape == (int(height), int(width), 3)
 
@@ -210,7 +210,7 @@ def test_tensorboard_gets_the_pictures_of_an_iteration(tmp_path):
     paths = make_digits(tmp_path / "data", train=0, val=3, size=64, seed=0)
     dataset = CocoDetection(read_coco(paths["val"]), tmp_path / "data" / "images")
     writer = tensorboard.SummaryWriter(str(tmp_path / "events"))
-    visualize.to_tensorboard(writer, tiny(num_classes=10), dataset, torch.device("cpu"), iteration=7)
+    pictures.to_tensorboard(writer, tiny(num_classes=10), dataset, torch.device("cpu"), iteration=7)
     writer.close()
     events = EventAccumulator(str(tmp_path / "events")).Reload()
     assert events.Tags()["images"] == ["masks/0", "masks/1"]

@@ -6,8 +6,8 @@ from pathlib import Path
 from tiny_detectors import TINY
 
 from frs_train.config import DataConfig, DetectorConfig, DistillConfig, RunConfig, TrainConfig
-from frs_train.engine import fit
-from frs_train.metrics import Log
+from frs_train.log import Log
+from frs_train.training.run import fit
 
 SIZE = 64
 

@@ -1,0 +1,71 @@
+"""The command line: `frs-train COMMAND`. What the user can put right is one paragraph and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from frs_train.cli.commands import COMMANDS, Command
+from frs_train.errors import Stopped, UserError
+from frs_train.interrupt import MESSAGE, unwinding
+from frs_train.log import Log
+from frs_train.options import Options
+from frs_train.recipes import find_recipe
+
+
+def parse(arguments: Sequence[str]) -> tuple[Command, Options]:
+    """The command of a command line and its configuration. `--recipe` gives `train` and `distill` other
+    defaults."""
+    recipe = find_recipe(name) if (name := _option(arguments, "--recipe")) else None
+    union: Any = None
+    for name, command in COMMANDS.items():
+        given = {"default": command.default(recipe)} if recipe and command.default else {}
+        subcommand = tyro.conf.subcommand(name, description=command.description, **given)
+        kind = Annotated[command.configuration, subcommand]
+        union = kind if union is None else union | kind
+    configuration = tyro.cli(
+        tyro.conf.OmitArgPrefixes[union], prog="frs-train", args=list(arguments), description=__doc__
+    )
+    return next(c for c in COMMANDS.values() if c.configuration is type(configuration)), configuration
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of an option before the real parsing, `--name VALUE` or `--name=VALUE`."""
+    for position, argument in enumerate(arguments):
+        if argument == name and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit status."""
+    try:
+        try:
+            command, configuration = parse(sys.argv[1:] if arguments is None else arguments)
+            with unwinding():
+                command.run(configuration, Log())
+        finally:
+            sys.stdout.flush()  # here, where a reader that has left can be met, and not when Python ends
+    except UserError as error:
+        print(f"frs-train: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever reads the output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"frs-train: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(f"frs-train: {stopped} Go on with --resume.", file=sys.stderr)
+        return stopped.code
+    except KeyboardInterrupt as interrupted:
+        print(MESSAGE, file=sys.stderr)
+        return 128 + next(iter(interrupted.args), signal.SIGINT)
+    return 0

@@ -1,0 +1,257 @@
+"""COCO annotation files: read once, checked record by record, so that later code may trust them.
+
+Images and annotations are columns of arrays, not objects: a loader process that reads an object writes its
+count of readers, and so gets a copy of every page that it was to share with the training process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+
+from frs_train.data.annotation_file import (
+    LONGEST_SIDE,
+    AnnotationRecord,
+    CategoryRecord,
+    ImageRecord,
+    read_content,
+)
+from frs_train.errors import UserError
+
+NARROWEST = 2.0**-21  # of its image's side: a narrower box may round to none when it is flipped and resized
+
+
+class Images(Sequence):
+    """The images of a file; the record of one (id, file_name, width, height) is made when it is asked for."""
+
+    def __init__(self, records: list[ImageRecord]):
+        self.ids = np.array([r["id"] for r in records], dtype=np.int64)
+        self.names = np.array([r["file_name"] for r in records], dtype=np.dtypes.StringDType())
+        self.sizes = np.array([(r["width"], r["height"]) for r in records], dtype=np.int64).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        width, height = self.sizes[index].tolist()
+        name = str(self.names[index])
+        return {"id": int(self.ids[index]), "file_name": name, "width": width, "height": height}
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Annotations as columns, sorted by image."""
+
+    starts: np.ndarray
+    """int64 [images + 1]: image i has the rows starts[i] to starts[i + 1]."""
+    category: np.ndarray
+    """int64 [n]: category ids."""
+    bbox: np.ndarray
+    """float64 [n, 4]: x, y, width, height as in the file, which evaluation takes."""
+    boxes: np.ndarray
+    """float32 [n, 4]: x1, y1, x2, y2 clamped to the image, which training takes."""
+    area: np.ndarray
+    """float64 [n]: pixels of the object, of its box where the file does not say."""
+    crowd: np.ndarray
+    """bool [n]: marked "iscrowd"."""
+    ignore: np.ndarray
+    """bool [n]: marked "ignore"."""
+
+    @property
+    def learnt(self) -> np.ndarray:
+        """bool [n]: neither marked. The others are no objects to learn, and no mistakes to detect."""
+        return ~(self.crowd | self.ignore)
+
+    def of(self, image: int) -> slice:
+        """The rows of an image."""
+        return slice(int(self.starts[image]), int(self.starts[image + 1]))
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A checked annotation file."""
+
+    path: Path
+    images: Images
+    categories: list[CategoryRecord]
+    annotations: Annotations
+    dropped: int = 0
+    """Degenerate boxes that were left out (see `clamped`)."""
+    unused: tuple[str, ...] = ()
+    """Categories that were left out: without annotations, and of the name of another."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Category names in the order of their ids: label k of a detector is `classes[k - 1]`."""
+        return [c["name"] for c in self.categories]
+
+    @property
+    def empty(self) -> int:
+        """How many images have no box to learn."""
+        before = np.concatenate([[0], np.cumsum(self.annotations.learnt)])
+        return int(np.count_nonzero(np.diff(before[self.annotations.starts]) == 0))
+
+    @property
+    def by_image(self) -> dict[int, list[dict[str, Any]]]:
+        """The annotations by image id as pycocotools takes them, which asks for "iscrowd" alone."""
+        a = self.annotations
+        owners = np.repeat(self.images.ids, np.diff(a.starts))
+        columns = (owners, a.category, a.bbox, a.area, (~a.learnt).astype(int))
+        names = ("image_id", "category_id", "bbox", "area", "iscrowd")
+        found = defaultdict(list)
+        for row, values in enumerate(zip(*(c.tolist() for c in columns), strict=True), start=1):
+            found[values[0]].append({"id": row, **dict(zip(names, values, strict=True))})
+        return dict(found)
+
+    def summary(self) -> str:
+        """One line for the log: what is in the file, and what was left out."""
+        a = self.annotations
+        boxes, crowds, ignored = (int(np.count_nonzero(c)) for c in (a.learnt, a.crowd, a.ignore & ~a.crowd))
+        text = f"{self.path}: {len(self.images)} images, {boxes} boxes, {len(self.categories)} classes"
+        if crowds or ignored:
+            text += f'; {crowds} crowds and {ignored} boxes marked "ignore" are neither learnt nor scored'
+        if self.dropped:
+            text += f"; dropped {self.dropped} degenerate boxes (no area, or outside their image)"
+        if self.empty:
+            text += f"; {self.empty} images have no boxes and are used as background"
+        if self.unused:
+            text += f"; left out {', '.join(self.unused)}: no annotations, and another category of that name"
+        return text
+
+    def api(self) -> COCO:
+        """The same content as a pycocotools object, for evaluation."""
+        annotations = [record for records in self.by_image.values() for record in records]
+        return indexed(self.images, self.categories, annotations)
+
+
+def indexed(images: Iterable[dict], categories: list[dict], annotations: list[dict]) -> COCO:
+    """A pycocotools object of these records, which would print its progress."""
+    coco = COCO()
+    coco.dataset = {"images": list(images), "categories": categories, "annotations": annotations}
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def read_coco(path: Path) -> CocoFile:
+    """Reads and checks an annotation file. Raises `UserError` naming the record that is wrong."""
+    content = read_content(path)
+    for name in ("images", "categories"):
+        if not content[name]:
+            raise UserError(f"{path} lists no {name}: there is nothing to learn from it.")
+    places = _places(path, content["images"], "image")
+    known = _places(path, content["categories"], "category")
+    for position, record in enumerate(content["annotations"]):
+        name = f"{path}: annotation {position} (id {record.get('id')})"
+        if record["image_id"] not in places:
+            raise UserError(f"{name} is for image {record['image_id']}, which the file does not list.")
+        if record["category_id"] not in known:
+            raise UserError(
+                f"{name} has the unknown category {record['category_id']}. The file's categories are "
+                f"{_some(sorted(known))}: add the category or correct the record."
+            )
+    images = Images(content["images"])
+    categories, unused = _named(path, content)
+    owners = np.array([places[r["image_id"]] for r in content["annotations"]], dtype=np.int64)
+    annotations, dropped = _columns(content["annotations"], owners, images.sizes)
+    return CocoFile(path, images, categories, annotations, dropped, unused)
+
+
+def _places(path: Path, records: list[dict], what: str) -> dict[int, int]:
+    """Position by id."""
+    places: dict[int, int] = {}
+    for position, record in enumerate(records):
+        first = places.setdefault(record["id"], position)
+        if first != position:
+            raise UserError(
+                f"{path}: two {what} records, {first} and {position}, have the id {record['id']}. Give each "
+                "its own."
+            )
+    return places
+
+
+def _named(path: Path, content: dict) -> tuple[list[CategoryRecord], tuple[str, ...]]:
+    """The categories in the order of their ids, one for each name, and those left out.
+
+    Exporters write a root category of a class's name. It has no annotations, so it is no class.
+    """
+    used = {record["category_id"] for record in content["annotations"]}
+    kept: dict[str, CategoryRecord] = {}
+    unused = []
+    for category in sorted(content["categories"], key=lambda c: (c["id"] not in used, c["id"])):
+        first = kept.setdefault(category["name"], category)
+        if first is category:
+            continue
+        if category["id"] in used:
+            raise UserError(
+                f"{path}: the categories {first['id']} and {category['id']} are both called "
+                f"{category['name']!r} and both have annotations. Give each its own name, or one id to all."
+            )
+        unused.append(f"category {category['id']} ({category['name']!r})")
+    return sorted(kept.values(), key=lambda c: c["id"]), tuple(unused)
+
+
+def _columns(
+    records: list[AnnotationRecord], owners: np.ndarray, sizes: np.ndarray
+) -> tuple[Annotations, int]:
+    """The annotations without degenerate boxes, and how many these were."""
+    bbox = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
+    boxes, usable = clamped(bbox, sizes[owners])
+    rows = np.argsort(owners, kind="stable")
+    rows = rows[usable[rows]]
+    given = np.array([r.get("area") or 0 for r in records], dtype=np.float64)[rows]
+    bbox = bbox[rows]
+    annotations = Annotations(
+        starts=np.searchsorted(owners[rows], np.arange(len(sizes) + 1)),
+        category=np.array([r["category_id"] for r in records], dtype=np.int64)[rows],
+        bbox=bbox,
+        boxes=boxes[rows],
+        area=np.where(given > 0, given, bbox[:, 2] * bbox[:, 3]),
+        crowd=np.array([bool(r.get("iscrowd")) for r in records], dtype=bool)[rows],
+        ignore=np.array([bool(r.get("ignore")) for r in records], dtype=bool)[rows],
+    )
+    return annotations, len(records) - len(rows)
+
+
+def clamped(bbox: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes x, y, width, height [n, 4] as corners inside their images (width, height: [n, 2]), in float32.
+
+    The second array, bool [n], says which are usable. The others are degenerate: a number is not finite or
+    beyond `LONGEST_SIDE`, or inside the image the box is not wider and higher than `NARROWEST` of it.
+    """
+    sane = (np.abs(bbox) <= LONGEST_SIDE).all(1)
+    corners = np.where(sane[:, None], bbox, 0)
+    corners[:, 2:] += corners[:, :2]
+    boxes = np.clip(corners, 0, np.tile(sizes, 2)).astype(np.float32)
+    return boxes, sane & (boxes[:, 2:] - boxes[:, :2] > NARROWEST * sizes).all(1)
+
+
+def _some(values: list, most: int = 20) -> str:
+    return f"{values[:most]}" + (f" and {len(values) - most} more" if len(values) > most else "")
+
+
+def matching(coco: CocoFile, classes: list[str], name: str) -> CocoFile:
+    """The file with its categories in the order of the detector's classes.
+
+    Raises `UserError` if the file has a class that the detector (called `name`) does not know.
+    """
+    unknown = sorted(set(coco.classes) - set(classes))
+    if unknown:
+        raise UserError(
+            f"{coco.path} has the category {unknown[0]!r}, which {name} does not know: it was trained on "
+            f"{', '.join(classes)}. Evaluate it on a file with these categories."
+        )
+    by_name = {c["name"]: c for c in coco.categories}
+    taken = {c["id"] for c in coco.categories}
+    spare = (number for number in itertools.count(1) if number not in taken)
+    ordered = [by_name.get(name) or {"id": next(spare), "name": name} for name in classes]
+    return replace(coco, categories=ordered)

@@ -1,0 +1,113 @@
+"""COCO numbers by pycocotools; with several processes every image is detected by exactly one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools.cocoeval import COCOeval
+
+from frs_train import distributed
+from frs_train.data.coco import CocoFile, indexed
+from frs_train.data.dataset import CocoDetection
+from frs_train.data.loader import loaded, to_device
+from frs_train.detectors import Detector
+from frs_train.errors import UserError
+
+METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR")
+
+
+def evaluate(
+    detector: Detector,
+    dataset: CocoDetection,
+    device: torch.device,
+    *,
+    batch_size: int = 8,
+    workers: int = 0,
+    tell: Callable[..., None] = lambda **news: None,
+) -> dict[str, float | int | None | dict[str, float | None]]:
+    """COCO metrics of a detector on a data set, as fractions; None where there is nothing to measure.
+
+    Returns `METRICS`, `classes` (the AP of each class by name) and `max_detections`: how many detections of
+    an image count, the highest scores first. That is what the detector's configuration gives as
+    `detections_per_image`. `tell` hears of the progress (see `Log.progress`). All processes return the same.
+    Leaves the detector in evaluation mode. Raises `UserError` if `batch_size` is below 1.
+    """
+    if batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}: an evaluation needs at least 1 image at a time.")
+    detector.eval()
+    mine = range(distributed.rank(), len(dataset), distributed.world())
+    order = [
+        [(i, None) for i in mine[first : first + batch_size]] for first in range(0, len(mine), batch_size)
+    ]
+    results = []
+    with loaded(dataset, order, workers, device) as batches:
+        for batch in batches:
+            images, targets = to_device(batch, device)
+            for found, target in zip(detector.detect(images), targets, strict=True):
+                results += coco_results(found, int(target["image_id"]), dataset.coco)
+            tell(advance=len(images) * distributed.world())
+    everyone = [result for part in distributed.gather(results) for result in part]
+    return summarise(dataset.coco, everyone, detector.config.detections_per_image)
+
+
+def coco_results(found: dict[str, torch.Tensor], image_id: int, coco: CocoFile) -> list[dict]:
+    """Detections (boxes xyxy, labels 1..K) of an image as COCO result records (bbox xywh, category ids)."""
+    boxes = found["boxes"].detach().cpu().double()
+    boxes[:, 2:] -= boxes[:, :2]
+    rows = zip(boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
+    return [
+        {"image_id": image_id, "category_id": coco.categories[label - 1]["id"], "bbox": box, "score": score}
+        for box, score, label in rows
+    ]
+
+
+def summarise(
+    coco: CocoFile, results: list[dict], max_detections: int = 100
+) -> dict[str, float | int | None | dict[str, float | None]]:
+    """The metrics of COCO result records, of which the `max_detections` best of an image count.
+
+    pycocotools' own summary knows 100 detections alone, and cannot do without any.
+    """
+    found = [
+        {**r, "id": row, "area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0}
+        for row, r in enumerate(results, start=1)
+    ]
+    evaluation = COCOeval(coco.api(), indexed(coco.images, coco.categories, found), "bbox")
+    evaluation.params.maxDets = [max_detections]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+    params = evaluation.params
+    precision = evaluation.eval["precision"][..., 0]  # [IoU threshold, recall, class, area]
+    every = precision[..., 0]
+    values = {
+        "AP": every,
+        **{f"AP{k}": every[np.isclose(params.iouThrs, k / 100)] for k in (50, 75)},
+        **{f"AP_{size[0].upper()}": precision[..., k] for k, size in enumerate(params.areaRngLbl) if k},
+        "AR": evaluation.eval["recall"][..., 0, 0],
+    }
+    columns = {category: every[..., k] for k, category in enumerate(params.catIds)}
+    return {
+        **{name: _mean(values[name]) for name in METRICS},
+        "classes": {c["name"]: _mean(columns[c["id"]]) for c in coco.categories},
+        "max_detections": max_detections,
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """The mean of what was measured: pycocotools writes -1 elsewhere."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else None
+
+
+def describe(record: dict[str, Any]) -> str:
+    """COCO metrics as a line of per cents."""
+    values = ((k, record[k]) for k in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"))
+    text = "  ".join(f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in values)
+    limit = record.get("max_detections")
+    return f"{text}  (best {limit} detections of an image)" if limit else text

@@ -1,0 +1,60 @@
+"""What a command says: lines and progress bars on the terminal, by process 0."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from frs_train import distributed
+
+
+class Log:
+    """Speaks for the run, from process 0 only."""
+
+    def __init__(self, quiet: bool = False):
+        self.console = Console(
+            stderr=True, highlight=False, quiet=quiet or distributed.rank() > 0, soft_wrap=True
+        )
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn(
+                "{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            ),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            expand=True,
+        )
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """One line that should not be overlooked."""
+        self.console.print(f"warning: {text}", markup=False, style="yellow")
+
+    @contextlib.contextmanager
+    def progress(self, total: int, done: int, what: str) -> Iterator[Callable[..., None]]:
+        """A bar as long as the block lasts, below that of a block around it: what, how much, rate, time left.
+
+        Yields a function that takes `advance` or `completed` (a count), and `text` and `rate` (shown as they
+        are). On a terminal the bar moves; into a file or pipe nothing is drawn, and `Metrics` prints lines.
+        """
+        with contextlib.ExitStack() as stack:
+            if not self.bar.live.is_started:
+                stack.enter_context(self.bar)
+            task = self.bar.add_task(what, total=total, completed=done, text="", rate="")
+            stack.callback(self.bar.remove_task, task)
+
+            def tell(*, advance: float | None = None, completed: float | None = None, **fields: str) -> None:
+                self.bar.update(task, advance=advance, completed=completed, **fields)
+
+            yield tell

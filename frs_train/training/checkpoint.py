@@ -1,0 +1,200 @@
+"""Checkpoints: written whole or not at all, and read with `weights_only=True`.
+
+A file is a dictionary of plain types and tensors (see `Content`). It has no RNG state, for every draw of an
+iteration is a function of the seed and the iteration (see `data`). Whatever a file holds, only `UserError`
+leaves the functions that read it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
+
+from frs_train.config import RunConfig
+from frs_train.detectors import Detector, build_detector, coco_classes, from_torchvision
+from frs_train.errors import UserError
+from frs_train.files import remove, write_atomically
+from frs_train.log import Log
+from frs_train.options import from_dict
+
+FORMAT = "frs-train/1"
+BEST = "best.pt"
+NAME = re.compile(r"checkpoint-(\d{8}|[1-9]\d{8,})\.pt", re.ASCII)  # see `path_of`
+
+Tensors = dict[str, Tensor]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Classes = Annotated[list[str], Field(min_length=1)]
+
+
+class Content(TypedDict):
+    """What every checkpoint holds. A file that is to detect only, as the demo's teacher, ends here."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)
+    format: Literal["frs-train/1"]
+    config: dict[str, Any]
+    """See `config.to_dict`."""
+    classes: Classes
+    iteration: Count
+    """Optimiser steps that made these weights."""
+    model: Tensors
+    ema: NotRequired[Tensors | None]
+    """The moving average, which then is what detects."""
+
+
+class Resumable(Content):
+    """What a run needs to go on."""
+
+    ema_steps: Count
+    loss: Tensors
+    """Adapters and warm-up of the distillation."""
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+
+
+CONTENT, RESUMABLE = TypeAdapter(Content), TypeAdapter(Resumable)
+
+
+def save(folder: Path, iteration: int, content: dict[str, Any], keep: int) -> Path:
+    """Writes the checkpoint of an iteration, and removes all of the run but the newest `keep` up to this one;
+    this one stays even if `keep` is 0.
+
+    Later ones go too: where there are some, the run went back behind them, for they could not be read.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "iteration": iteration, **content}, buffer)
+    path = path_of(folder, iteration)
+    write_atomically(path, buffer.getbuffer())
+    found = checkpoints(folder)
+    first = found.index(path)
+    for other in found[:first] + found[first + max(keep, 1) :]:
+        remove(other)
+    return path
+
+
+def keep_as_best(path: Path) -> None:
+    """Copies a checkpoint to `best.pt` beside it, where neither `save` nor a resumed run touches it."""
+    write_atomically(path.with_name(BEST), path.read_bytes())
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that a run has written into its folder, newest first. Only a name that `save` gives is
+    one: a copy under another name is its owner's."""
+    names = ((path, NAME.fullmatch(path.name)) for path in folder.glob("checkpoint-*.pt") if path.is_file())
+    found = {int(match[1]): path for path, match in names if match}
+    return [found[iteration] for iteration in sorted(found, reverse=True)]
+
+
+def path_of(folder: Path, iteration: int) -> Path:
+    """Where a run writes its checkpoint of an iteration."""
+    return folder / f"checkpoint-{iteration:08d}.pt"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The `Content` of one checkpoint, on the CPU. Raises `UserError` if it is damaged or something else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise UserError(f"Checkpoint {path} is damaged (in its part {damaged}).")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(
+            f"Checkpoint {path} does not exist. Give a run folder or a checkpoint file."
+        ) from None
+    except Exception as error:  # what is no archive of tensors may fail in any line of its readers
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is damaged, or no checkpoint of frs-train: {reason}.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is no checkpoint of frs-train: it is not marked {FORMAT!r}.")
+    checked(CONTENT, content, str(path))
+    return content  # itself, for state dictionaries know the versions of their modules, and copies would not
+
+
+def checked(kind: TypeAdapter, content: Any, name: str) -> Any:
+    """A copy of the content, if it is of this kind. Raises `UserError` if it is not."""
+    try:
+        return kind.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{name} is a damaged checkpoint of frs-train ({place}: {first['msg']}).") from None
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest readable checkpoint of a run, or None if it has none at all. Damaged ones are named to
+    `warn`.
+
+    Raises `UserError` if there are checkpoints and none is readable.
+    """
+    found = checkpoints(folder)
+    for path in found:
+        try:
+            return load(path)
+        except UserError as error:
+            warn(f"{error} Trying the one before.")
+    if found:
+        raise UserError(
+            f"None of the {len(found)} checkpoints in {folder} is readable. Remove them to start afresh."
+        )
+    return None
+
+
+def read(source: Path, warn: Callable[[str], None]) -> dict[str, Any]:
+    """The content of a checkpoint file, or of the newest readable checkpoint of a run folder."""
+    if not source.is_dir():
+        return load(source)
+    content = newest(source, warn)
+    if content is None:
+        raise UserError(
+            f"{source} has no checkpoint. Give a run folder of `frs-train train` or `distill`, or a file."
+        )
+    return content
+
+
+def config_of(content: dict[str, Any]) -> RunConfig:
+    """The configuration a checkpoint was made with."""
+    try:
+        return from_dict(RunConfig, content["config"])
+    except UserError as error:
+        raise UserError(f"The checkpoint's configuration does not fit this version: {error}") from None
+
+
+def restore(content: dict[str, Any]) -> tuple[Detector, list[str]]:
+    """The detector of a checkpoint (its moving average where it has one), in evaluation mode, and its
+    classes."""
+    config = config_of(content).detector
+    try:
+        detector = build_detector(config, len(content["classes"]))
+    except ValueError as error:
+        raise UserError(f"The checkpoint's detector cannot be built: {error}.") from None
+    load_weights(detector, content.get("ema") or content["model"], "the checkpoint")
+    return detector.eval(), content["classes"]
+
+
+def load_weights(module: torch.nn.Module, state: Tensors, name: str) -> None:
+    """`load_state_dict` whose refusal is one paragraph."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:3]]
+        raise UserError(f"The weights of {name} do not fit this model: {' '.join(lines)}") from None
+
+
+def read_detector(source: str, log: Log) -> tuple[Detector, list[str]]:
+    """A detector in evaluation mode and its classes: from a run folder, a checkpoint, or
+    `torchvision:NAME`."""
+    kind, _, name = source.partition(":")
+    if kind == "torchvision":
+        return from_torchvision(name).eval(), coco_classes()
+    return restore(read(Path(source), log.warn))

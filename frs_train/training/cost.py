@@ -1,0 +1,50 @@
+"""What a run costs: seconds per iteration and peak memory."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Iterator
+
+import torch
+
+
+class Timer:
+    """Seconds per iteration, less the pauses."""
+
+    def __init__(self, iteration: int):
+        self.first = self.last = iteration
+        self.lapped = self.elapsed = 0.0
+        self.since = time.perf_counter()
+
+    def _now(self) -> float:
+        return self.elapsed + time.perf_counter() - self.since
+
+    def lap(self, iteration: int) -> float:
+        """Mean seconds of the iterations since the last lap."""
+        now, count = self._now(), iteration - self.last
+        seconds = (now - self.lapped) / max(count, 1)
+        self.last, self.lapped = iteration, now
+        return seconds
+
+    def mean(self) -> float | None:
+        """Mean seconds of all iterations up to the last lap; None before the first."""
+        count = self.last - self.first
+        return self.lapped / count if count else None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count."""
+        self.elapsed = self._now()
+        try:
+            yield
+        finally:
+            self.since = time.perf_counter()
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory of this process so far: the GPU's where there is one, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

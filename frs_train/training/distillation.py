@@ -1,0 +1,148 @@
+"""One training step's losses: the student's own, and what it learns from a teacher.
+
+The teacher never sees autograd (evaluation, `inference_mode`, its own precision), the student's head runs
+once, and the imitation and head losses are one call of `frs_kernels.FRSDistillationLoss`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import frs_kernels as frs
+from frs_train import distributed
+from frs_train.config import DistillConfig
+from frs_train.detectors import Detector, Outputs, Target, compatibility
+from frs_train.errors import UserError
+from frs_train.training.learner import Learner, autocast
+from frs_train.training.teacher import HiddenModule
+
+
+class Distiller(Learner):
+    """A student that learns from the data and from a teacher.
+
+    Losses are the student's, and `frs_feature` and `frs_head` with weights and warm-up applied. The teacher
+    is no submodule: it is neither saved, nor trained, nor moved. `accumulate` forwards are one iteration.
+
+    Raises:
+        UserError: the two do not fit together.
+    """
+
+    def __init__(
+        self,
+        student: Detector,
+        teacher: Detector,
+        config: DistillConfig,
+        same_classes: bool,
+        warn: Callable[[str], None],
+        accumulate: int = 1,
+    ):
+        super().__init__(student)
+        self.config = config
+        self.teacher = HiddenModule(teacher)
+        self.use_head = config.method in ("frs", "frs-head") and config.head_weight > 0
+        self.use_feats = config.method != "frs-head"
+        fit = compatibility(teacher, student, same_classes=same_classes)
+        if fit.message:
+            warn(fit.message)
+        self.use_head = self.use_head and fit.head_loss
+        if not self.use_head and not self.use_feats:
+            raise UserError(
+                "--method frs-head has nothing to learn from, for the classification outputs of teacher and "
+                "student do not fit. Use the same detector, anchors and classes, or --method frs-feature."
+            )
+        self.levels = fit.levels
+        # With several processes the masks carry the normaliser (see _normalised).
+        self.global_sum = distributed.world() > 1 and config.normalizer == "mask"
+        if config.backend not in ("auto", *frs.available_backends()):
+            raise UserError(
+                f"--backend {config.backend} cannot run here. Use auto or one of "
+                f"{', '.join(frs.available_backends())}; `python -m frs_kernels.info` says why."
+            )
+        if config.adapter == "identity" and self.use_feats and student.feat_channels != teacher.feat_channels:
+            raise UserError(
+                f"--adapter identity needs equal channels; the teacher has {teacher.feat_channels}, the "
+                f"student {student.feat_channels}. Use conv3x3, or another --fpn-width."
+            )
+        self.loss = frs.FRSDistillationLoss(
+            [
+                student.feat_channels[s] if self.use_feats else teacher.feat_channels[t]
+                for s, t in self.levels
+            ],
+            [teacher.feat_channels[t] for _, t in self.levels],
+            adapter=config.adapter if self.use_feats else "identity",
+            feat_weight=config.feat_weight,
+            head_weight=config.head_weight,
+            warmup_iters=config.warmup_iters,
+            accumulate=accumulate,
+            normalizer=1.0 if self.global_sum else config.normalizer,
+            backend=config.backend,
+        )
+
+    def forward(self, images: list[Tensor], targets: list[Target], size: int) -> dict[str, Tensor]:
+        taught = self.teach(images, size)
+        outputs = self.student(images, targets, size=size)
+        found = self.loss(
+            [outputs.feats[s] for s, _ in self.levels] if self.use_feats else None,
+            [taught.feats[t] for _, t in self.levels] if self.use_feats else None,
+            [taught.cls_logits[t] for _, t in self.levels],
+            [outputs.cls_logits[s] for s, _ in self.levels] if self.use_head else None,
+            masks=self.masks(taught, targets, images),
+        )
+        losses = dict(outputs.losses)
+        if self.use_feats:
+            losses["frs_feature"] = found.feature
+        if self.use_head:
+            losses["frs_head"] = found.head
+        return losses
+
+    def teach(self, images: list[Tensor], size: int) -> Outputs:
+        """The teacher's features, logits and masks of a batch, as constants."""
+        teacher = self.teacher.module
+        with torch.inference_mode(), autocast(images[0].device, self.config.teacher_amp):
+            return teacher(images, size=size, masks=self.config.method.startswith("frs"))
+
+    def masks(self, taught: Outputs, targets: list[Target], images: list[Tensor]) -> list[Tensor]:
+        """The weight [B, H, W] of every location of every shared level."""
+        if self.config.method == "whole-map":
+            masks = [torch.ones_like(taught.feats[t][:, 0], dtype=torch.float32) for _, t in self.levels]
+        elif self.config.method == "gt-box":
+            masks = box_masks(
+                taught, targets, images, [self.teacher.module.strides[t] for _, t in self.levels]
+            )
+        else:
+            # Autograd may keep a mask, but no tensor born in inference mode: copy these small ones.
+            masks = [taught.masks[t].clone() for _, t in self.levels]
+        return _normalised(masks) if self.global_sum else masks
+
+
+def box_masks(
+    taught: Outputs, targets: list[Target], images: list[Tensor], strides: list[int]
+) -> list[Tensor]:
+    """1 at the locations whose centre lies in a ground-truth box, else 0: float32 [B, H, W] a level."""
+    height, width = taught.padded_size
+    masks = []
+    for stride in strides:
+        ys = (torch.arange(-(-height // stride), device=images[0].device) + 0.5) * stride
+        xs = (torch.arange(-(-width // stride), device=images[0].device) + 0.5) * stride
+        level = []
+        for image, target, (h, w) in zip(images, targets, taught.image_sizes, strict=True):
+            x1, y1, x2, y2 = (target["boxes"] * target["boxes"].new_tensor(_ratio(image, h, w))).unbind(1)
+            in_y = (ys >= y1[:, None]) & (ys < y2[:, None])
+            in_x = (xs >= x1[:, None]) & (xs < x2[:, None])
+            level.append((in_y[:, :, None] & in_x[:, None, :]).any(0).float())
+        masks.append(torch.stack(level))
+    return masks
+
+
+def _ratio(image: Tensor, height: int, width: int) -> list[float]:
+    return [width / image.shape[-1], height / image.shape[-2]] * 2
+
+
+def _normalised(masks: list[Tensor]) -> list[Tensor]:
+    """Masks divided by the mean over processes of their sums, so that the mean of the processes' losses
+    (which is what DDP descends) is the loss of the whole batch in one process."""
+    sums = distributed.mean(torch.stack([mask.sum() for mask in masks]))
+    return [torch.where(total > 0, mask / total, 0.0) for mask, total in zip(masks, sums, strict=True)]

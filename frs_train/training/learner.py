@@ -1,0 +1,26 @@
+"""A detector that trains by itself, and the precision it trains in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from frs_train.detectors import Detector, Target
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """The autocast context of an `amp` option; "none" disables it."""
+    return torch.autocast(device.type, dtype=AMP_DTYPES.get(amp, torch.bfloat16), enabled=amp in AMP_DTYPES)
+
+
+class Learner(nn.Module):
+    """A detector that trains by itself: forward(images, targets, size) -> its losses by name."""
+
+    def __init__(self, student: Detector):
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: list[Tensor], targets: list[Target], size: int) -> dict[str, Tensor]:
+        return self.student(images, targets, size=size).losses

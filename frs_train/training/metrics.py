@@ -1,0 +1,105 @@
+"""What a run leaves to read: `metrics.jsonl`, a progress bar, and TensorBoard by option.
+
+Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration` (see `records`):
+    train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak; a GPU's if any)
+    eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}, max_detections
+            (detections of an image that count)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from frs_train import distributed
+from frs_train.errors import UserError
+from frs_train.evaluation.coco_metrics import describe
+from frs_train.files import write_atomically
+from frs_train.log import Log
+from frs_train.training.run_files import read_metrics
+
+if TYPE_CHECKING:
+    from frs_train.data.dataset import CocoDetection
+    from frs_train.detectors import Detector
+
+
+class Metrics:
+    """Appends to `metrics.jsonl` (and TensorBoard); other processes than 0 write nothing."""
+
+    def __init__(self, folder: Path, log: Log, total: int, tensorboard: bool):
+        self.path, self.log, self.total = folder / "metrics.jsonl", log, total
+        self.writer = (
+            _summary_writer(folder / "tensorboard") if tensorboard and distributed.rank() == 0 else None
+        )
+        self.evaluated: dict[int, dict[str, Any]] = {}  # what `evaluate` found, by iteration
+
+    def forget_after(self, iteration: int) -> None:
+        """Removes the lines that a resumed run will write again, and a last line that was cut off."""
+        kept: list[dict[str, Any]] = []
+        if distributed.rank() == 0 and self.path.exists():
+            kept = [line for line in read_metrics(self.path) if line["iteration"] <= iteration]
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        lines = [line for line in distributed.gather(kept)[0] if line["kind"] == "eval"]
+        names = ("kind", "iteration")
+        self.evaluated = {e["iteration"]: {k: v for k, v in e.items() if k not in names} for e in lines}
+
+    def train(self, iteration: int, record: dict[str, Any]) -> dict[str, str]:
+        """Writes a `train` line; returns it as `text` and `rate` for a progress bar."""
+        self._write({"kind": "train", "iteration": iteration, **record})
+        self._scalars("loss", record["losses"], iteration)
+        self._scalars("train", {k: record[k] for k in ("loss", "lr", "seconds_per_iteration")}, iteration)
+        parts = "  ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
+        text, seconds = f"loss {record['loss']:.4f}  {parts}", record["seconds_per_iteration"]
+        rate = f"{seconds:.3f} s/it"
+        if not self.log.console.is_terminal:
+            left = int((self.total - iteration) * seconds)
+            text += f"  lr {record['lr']:.2e}"
+            self.log.say(f"[{iteration}/{self.total}]  {text}  {rate}  {left // 60}:{left % 60:02d} left")
+        return {"text": text, "rate": rate}
+
+    def is_best(self, record: dict[str, Any]) -> bool:
+        """Whether no evaluation before found an AP as high."""
+        before = [found["AP"] for found in self.evaluated.values() if found["AP"] is not None]
+        return record["AP"] is not None and record["AP"] > max(before, default=-1.0)
+
+    def eval(self, iteration: int, record: dict[str, Any], best: bool) -> None:
+        """Writes an `eval` line."""
+        self.evaluated[iteration] = record
+        self._write({"kind": "eval", "iteration": iteration, **record})
+        self._scalars("eval", {k: v for k, v in record.items() if isinstance(v, float)}, iteration)
+        self.log.say(f"[{iteration}/{self.total}]  {describe(record)}{'  (best so far)' if best else ''}")
+
+    def masks(self, iteration: int, detector: Detector, dataset: CocoDetection, device: torch.device) -> None:
+        """Mask pictures for TensorBoard; nothing without it."""
+        if self.writer:
+            from frs_train.evaluation.pictures import to_tensorboard
+
+            to_tensorboard(self.writer, detector, dataset, device, iteration)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if distributed.rank():
+            return
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written: {error.strerror}. Make room, then --resume."
+            ) from None
+
+    def _scalars(self, group: str, values: dict[str, float], iteration: int) -> None:
+        for name, value in values.items() if self.writer else ():
+            self.writer.add_scalar(f"{group}/{name}", value, iteration)
+
+
+def _summary_writer(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--tensorboard needs the extra of that name: pip install 'frs-kernels[tensorboard]'."
+        ) from None
+    return SummaryWriter(str(folder))

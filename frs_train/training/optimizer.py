@@ -1,0 +1,76 @@
+"""The optimiser and the gradient scaler: made from a configuration, restored from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter
+from torch import Tensor, nn
+from typing_extensions import TypedDict
+
+from frs_train.config import TrainConfig
+from frs_train.errors import UserError
+from frs_train.training import checkpoint
+
+STRICT = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)
+STATE = {
+    torch.optim.SGD: {"momentum_buffer"},
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+}  # names of the tensors that each keeps per parameter
+
+
+class OptimizerState(TypedDict):
+    """What is restored of an optimiser. Its options come from the configuration."""
+
+    __pydantic_config__ = STRICT
+    state: dict[NonNegativeInt, dict[str, Tensor | None]]
+
+
+class ScalerState(TypedDict):
+    """`GradScaler.state_dict()` of an enabled scaler."""
+
+    __pydantic_config__ = STRICT
+    scale: Annotated[float, Field(gt=0, lt=2.0**127)]
+    growth_factor: FiniteFloat
+    backoff_factor: FiniteFloat
+    growth_interval: Annotated[int, Field(gt=0, lt=2**31)]
+    _growth_tracker: Annotated[int, Field(ge=0, lt=2**31)]
+
+
+OPTIMIZER, SCALER = TypeAdapter(OptimizerState), TypeAdapter(ScalerState)
+
+
+def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW over the parameters that train."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], name: str) -> None:
+    """Restores what an optimiser keeps per parameter. Raises `UserError` if it does not fit."""
+    name = f"The optimiser in {name}"
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = checkpoint.checked(OPTIMIZER, saved, name)["state"]
+    for number, kept in state.items():
+        if number >= len(parameters) or not _fits(kept, parameters[number], STATE[type(optimizer)]):
+            raise UserError(f"{name} does not fit parameter {number}. Choose another --out.")
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _fits(kept: dict[str, Tensor | None], parameter: Tensor, names: set[str]) -> bool:
+    shapes = {name: () if name == "step" else parameter.shape for name in names}
+    optional = {"momentum_buffer"}  # None before the first step
+    return kept.keys() == names and all(
+        name in optional if value is None else value.shape == shapes[name] for name, value in kept.items()
+    )
+
+
+def load_scaler(scaler: torch.amp.GradScaler, saved: dict[str, Any], name: str) -> None:
+    """Restores a gradient scaler, unless --amp turned it off before or turns it off now."""
+    if saved and scaler.is_enabled():
+        scaler.load_state_dict(checkpoint.checked(SCALER, saved, f"The gradient scaler in {name}"))

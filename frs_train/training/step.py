@@ -1,0 +1,76 @@
+"""One optimiser step: forward, backward, clipping, update, moving average."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from frs_train import distributed
+from frs_train.data.loader import to_device
+from frs_train.streams import mix
+from frs_train.training.learner import autocast
+from frs_train.training.schedule import learning_rate
+from frs_train.training.state import TrainingState
+
+MicroBatch = Any  # what the loader yields: `Batch`, or the `UserError` of an unreadable image
+
+
+def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroBatch]) -> dict[str, Tensor]:
+    """Accumulates the gradients of some micro-batches and takes one step.
+
+    Returns the mean losses by name, still on the device. Every random draw is a function of seed, iteration
+    and process, so no generator state is ever saved.
+
+    Args:
+        module: `state.learner`, or its DistributedDataParallel wrapper.
+    """
+    config = state.config.train
+    torch.manual_seed(mix(config.seed, 3, state.iteration, distributed.rank()))
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(config, state.iteration, state.total)
+    module.train()
+    state.optimizer.zero_grad(set_to_none=True)
+    mean: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches, start=1):
+        unsynchronized = isinstance(module, DistributedDataParallel) and number < len(batches)
+        with module.no_sync() if unsynchronized else contextlib.nullcontext():
+            losses = _losses(state, module, batch)
+            state.scaler.scale(sum(losses.values()) / len(batches)).backward()
+        for name, loss in losses.items():
+            mean[name] = mean.get(name, 0) + loss.detach() / len(batches)
+    if config.clip:
+        state.scaler.unscale_(state.optimizer)
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, config.clip)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.ema:
+        state.ema.update_parameters(state.student)
+    state.iteration += 1
+    return mean
+
+
+@torch.no_grad()
+def current_losses(state: TrainingState, batch: MicroBatch) -> dict[str, Tensor]:
+    """The losses of a micro-batch with the current weights.
+
+    Leaves no trace: the next step seeds the generators itself, and the buffers (running means, warm-up) are
+    restored.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in state.learner.buffers()]
+    losses = _losses(state, state.learner.train(), batch)
+    for buffer, before in buffers:
+        buffer.copy_(before)
+    return losses
+
+
+def _losses(state: TrainingState, module: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+    sizes = state.config.detector.min_size
+    size = sizes[mix(state.config.train.seed, 4, state.iteration) % len(sizes)]
+    images, targets = to_device(batch, state.device)
+    with autocast(state.device, state.config.train.amp):
+        return module(images, targets, size)

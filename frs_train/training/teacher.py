@@ -1,0 +1,47 @@
+"""The teacher of a distillation."""
+
+from __future__ import annotations
+
+import torch
+
+from frs_train.config import DistillConfig
+from frs_train.detectors import Detector, compatibility
+
+
+class HiddenModule:
+    """Holds a module out of sight of `nn.Module`: not in the state dict, not moved, not in DDP."""
+
+    def __init__(self, module: Detector):
+        self.module = module
+
+
+def prepare_teacher(
+    teacher: Detector, student: Detector, config: DistillConfig, device: torch.device
+) -> Detector:
+    """The teacher as the distiller wants it: frozen, on the device, resizing as the student does."""
+    teacher.eval().requires_grad_(False).to(device)
+    teacher.model.transform.max_size = student.model.transform.max_size
+    if config.teacher_channels_last:
+        teacher.to(memory_format=torch.channels_last)
+    if config.teacher_compile:
+        teacher.features = torch.compile(teacher.features)
+        teacher.classify = torch.compile(teacher.classify)
+    return teacher
+
+
+def inherit_head(student: Detector, teacher: Detector) -> int:
+    """Copies every parameter of the teacher's heads that the student has in the same shape; returns how
+    many."""
+    theirs = teacher.state_dict()
+    ours = student.state_dict()
+    heads = [k for k in ours if any("head" in part for part in k.split("."))]
+    shared = {k: theirs[k] for k in heads if k in theirs and theirs[k].shape == ours[k].shape}
+    student.load_state_dict(shared, strict=False)
+    return len(shared)
+
+
+def start_head(student: Detector, teacher: Detector, same_classes: bool) -> str:
+    """Gives the student the teacher's head, if both mean the same by it; returns what was done, in words."""
+    if compatibility(teacher, student, same_classes=same_classes).head_loss:
+        return f"The student's head starts from the teacher's: {inherit_head(student, teacher)} tensors."
+    return "The student's head starts at random, for the teacher's does not fit."

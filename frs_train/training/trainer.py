@@ -1,0 +1,185 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from frs_train import distributed
+from frs_train.config import RunConfig
+from frs_train.data.dataset import CocoDetection
+from frs_train.data.loader import loaded
+from frs_train.data.order import TrainingOrder
+from frs_train.errors import Stopped, UserError
+from frs_train.evaluation.coco_metrics import evaluate
+from frs_train.log import Log
+from frs_train.training.cost import Timer, peak_memory_mb
+from frs_train.training.losses import read_losses
+from frs_train.training.metrics import Metrics
+from frs_train.training.run_folder import RunFolder
+from frs_train.training.schedule import evaluation_due, save_due
+from frs_train.training.signals import Signals
+from frs_train.training.state import TrainingState
+from frs_train.training.step import MicroBatch, current_losses, optimizer_step
+
+FAILED = 1000  # greater than every signal number
+
+
+class Trainer:
+    """Takes a run from the iteration of its state to the last one, with metrics, checkpoints and
+    evaluations."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        state: TrainingState,
+        datasets: tuple[CocoDetection, CocoDetection],
+        folder: RunFolder,
+        metrics: Metrics,
+        log: Log,
+        signals: Signals,
+    ):
+        self.config, self.state, self.folder = config, state, folder
+        self.train_set, self.val_set = datasets
+        self.metrics, self.log, self.signals = metrics, log, signals
+        self.saved_at = state.iteration
+        self.last_batch: MicroBatch = None  # the newest one that a step has used
+
+    def fit(self) -> dict[str, Any]:
+        """The loop and the evaluation at its end; returns the content of `result.json`."""
+        state, total = self.state, self.state.total
+        if state.iteration >= total and (result := self.folder.result()):
+            self.log.say(f"{self.config.out} is finished already.")
+            return result
+        self.metrics.forget_after(state.iteration)
+        self.folder.start(self.config)
+        timer = Timer(state.iteration)
+        with self.log.progress(total, state.iteration, "training") as tell, self._loaded() as batches:
+            self._loop(timer, tell, batches)
+        result = self._result(self.evaluate(), timer)
+        self.folder.finish(result)
+        return result
+
+    def _loop(self, timer: Timer, tell: Callable[..., None], batches: Iterator[MicroBatch]) -> None:
+        state, config, module = self.state, self.config.train, self._wrapped()
+        if evaluation_due(config, state.iteration, state.total):
+            self.evaluate()  # which the run may have been stopped before
+        while state.iteration < state.total:
+            step = self._next(batches)
+            losses, self.last_batch = optimizer_step(state, module, step), step[-1]
+            if state.iteration % config.log_every == 0 or state.iteration == state.total:
+                tell(**self._report(losses, timer))
+            tell(completed=state.iteration)
+            if save_due(config, state.iteration, state.total):
+                self.save()
+            if evaluation_due(config, state.iteration, state.total):
+                with timer.paused():
+                    self.evaluate()
+
+    def _next(self, batches: Iterator[MicroBatch]) -> list[MicroBatch]:
+        """The micro-batches of the next step; a signal interrupts the wait for them.
+
+        If a process cannot continue or has caught a signal, all processes save and leave.
+        """
+        step, problem = [], None
+        try:
+            with self.signals.interruptible():
+                step = [next(batches) for _ in range(self.config.train.accumulate)]
+            problem = next((batch for batch in step if isinstance(batch, UserError)), None)
+        except KeyboardInterrupt:
+            pass  # `signals.caught` has its number
+        except UserError as error:
+            problem = error
+        reason = distributed.any_of(FAILED if problem else self.signals.caught)
+        if not reason:
+            return step
+        self.save()
+        if problem:
+            raise problem
+        if reason == FAILED:
+            raise UserError("Another process of this run cannot continue; its message says why.")
+        iteration = self.state.iteration
+        raise Stopped.by(reason, f"at iteration {iteration}; saved" if iteration else "before the first step")
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluates the weights, writes the line, and keeps the checkpoint as `best.pt` if its AP is the
+        best.
+
+        An evaluation that the run made before it was stopped is not repeated.
+        """
+        iteration, device = self.state.iteration, self.state.device
+        if iteration in self.metrics.evaluated:
+            return self.metrics.evaluated[iteration]
+        detector, workers = self.state.detector, self.config.data.workers
+        progress = self.log.progress(len(self.val_set), 0, "evaluating")
+        try:
+            with progress as tell, self.signals.interruptible():
+                scores = evaluate(detector, self.val_set, device, workers=workers, tell=tell)
+        except KeyboardInterrupt:
+            where = f"in the evaluation at iteration {iteration}; saved"
+            raise Stopped.by(self.signals.caught, where) from None
+        best = self.metrics.is_best(scores)
+        if best:
+            self.folder.keep_as_best(iteration)
+        self.metrics.eval(iteration, scores, best)
+        self.metrics.masks(iteration, detector, self.val_set, device)
+        return scores
+
+    def save(self) -> None:
+        """Writes the checkpoint of this iteration if there is none.
+
+        The last batch must have a finite loss with its weights, or a run that resumes from it could not
+        recover.
+        """
+        iteration = self.state.iteration
+        if iteration == self.saved_at:
+            return
+        losses = current_losses(self.state, self.last_batch)
+        read_losses(losses, f"with the weights after step {iteration}", self.saved_at)
+        self.saved_at = iteration
+        if self.folder.writes:
+            self.folder.save(iteration, self.state.content(self.train_set.coco.classes))
+
+    def _loaded(self) -> contextlib.AbstractContextManager[Iterator[MicroBatch]]:
+        t = self.config.train
+        order = TrainingOrder(
+            len(self.train_set), t.batch_size, t.seed, self.state.iteration, self.state.total,
+            distributed.rank(), distributed.world(), t.accumulate,
+        )  # fmt: skip
+        return loaded(self.train_set, order, self.config.data.workers, self.state.device)
+
+    def _wrapped(self) -> nn.Module:
+        if distributed.world() == 1:
+            return self.state.learner
+        device = self.state.device
+        return DistributedDataParallel(
+            self.state.learner, device_ids=[device.index] if device.type == "cuda" else None
+        )
+
+    def _report(self, losses: dict[str, Tensor], timer: Timer) -> dict[str, str]:
+        """Writes a line of training metrics; returns it as fields of the progress bar."""
+        iteration = self.state.iteration
+        named = read_losses(losses, f"of step {iteration}", self.saved_at)
+        record = {
+            "lr": self.state.optimizer.param_groups[0]["lr"],
+            "loss": sum(named.values()),
+            "losses": named,
+            "seconds_per_iteration": timer.lap(iteration),
+            "memory_mb": round(peak_memory_mb(self.state.device), 1),
+        }
+        return self.metrics.train(iteration, record)
+
+    def _result(self, scores: dict[str, Any], timer: Timer) -> dict[str, Any]:
+        return {
+            **scores,
+            "iterations": self.state.iteration,
+            "parameters": sum(p.numel() for p in self.state.student.parameters()),
+            "seconds_per_iteration": timer.mean(),
+            "memory_mb": round(peak_memory_mb(self.state.device), 1),
+            "method": self.config.distill.method if self.config.distill else "none",
+            "device": str(self.state.device),
+        }

@@ -1,0 +1,27 @@
+"""Inputs and calls that the GPU tests of several backends share."""
+
+from cases import LONG_SIZES, Target, compare, random_masks
+from loss_cases import WRT, arguments
+
+import frs_kernels as frs
+
+RETINANET = (
+    (100, 168),
+    (50, 84),
+    (25, 42),
+    (13, 21),
+    (7, 11),
+)  # FPN levels of 800 x 1344 pixels
+
+
+def run_every_kernel(target: Target, dtype, layout):
+    """Runs mask, loss and single pass, given masks, the focal form and scaling; returns the ragged levels."""
+    base = arguments(24, 24, sizes=LONG_SIZES, dtype=dtype, layout=layout, device="cuda")
+    compare(frs.frs_loss, target, base, WRT, upstream=0.7)
+    compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer="batch")
+    compare(frs.frs_loss, target, base, ())
+    compare(frs.frs_loss, target, base, WRT, masks=random_masks(sizes=LONG_SIZES, device="cuda"))
+    head = {name: base[name] for name in ("student_logits", "teacher_logits")}
+    mask = random_masks(sizes=LONG_SIZES, device="cuda")
+    compare(frs.weighted_bce, target, head, ("student_logits",), mask=mask, beta=2.0)
+    return base

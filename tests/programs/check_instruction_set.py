@@ -1,0 +1,36 @@
+"""Compares the CPU kernels with float64, on the instruction set ISA: check_instruction_set.py ISA.
+
+ISA is the name that PyTorch gives it. ATEN_CPU_CAPABILITY=ISA has to stand in the environment: it is an error
+if the kernels run on another instruction set.
+"""
+
+import sys
+
+import torch
+from cpu_calls import check_large_gradients, check_special_values, make_call, run
+
+import frs_kernels as frs
+from frs_kernels import _host, reference
+
+TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 2e-3}
+
+
+def check_ordinary_values():
+    for dtype, tolerance in TOLERANCES.items():
+        for layout in (torch.contiguous_format, torch.channels_last):
+            call = make_call(dtype, layout)
+            exact = run([[t.double() for t in levels] for levels in call], backend="eager")
+            for ours, truth in zip(run(call), exact, strict=True):
+                allowed = {"rtol": tolerance, "atol": tolerance * truth.abs().max()}
+                torch.testing.assert_close(ours.double(), truth, **allowed)
+            masks = frs.frs_mask(call[2], backend="native")
+            for ours, truth in zip(masks, reference.frs_mask([t.double() for t in call[2]]), strict=True):
+                torch.testing.assert_close(ours.double(), truth, rtol=1e-6, atol=0)
+
+
+isa = sys.argv[1]
+assert _host.instruction_set() == isa, f"runs on {_host.instruction_set()}"
+check_ordinary_values()
+check_special_values()
+check_large_gradients()
+print(f"{isa}: right")

@@ -1,0 +1,13 @@
+"""Holds the lock of FOLDER, starts a child that waits, too, and says "held": hold_run_folder.py FOLDER."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from frs_train.files import held
+
+with held(Path(sys.argv[1])):
+    if os.fork():
+        print("held", flush=True)
+    time.sleep(60)
