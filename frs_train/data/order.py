@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from frs_train.errors import UserError
-from frs_train.streams import mix
+from frs_train.streams import Stream, seed_of
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
@@ -57,8 +57,8 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
 
     def _item(self, position: int) -> tuple[int, int]:
         epoch, offset = divmod(position, self.images)
-        return int(self._order(epoch)[offset]), mix(self.seed, 1, position)
+        return int(self._order(epoch)[offset]), seed_of(self.seed, Stream.AUGMENTATION, position)
 
     def _shuffle(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(mix(self.seed, 2, epoch))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, Stream.ORDER, epoch))
         return torch.randperm(self.images, generator=generator)

@@ -26,15 +26,15 @@ MUTANTS = (
     Mutant(
         "every-iteration-draws-the-same",
         "frs_train/training/step.py",
-        "mix(config.seed, 3, state.iteration, ",
-        "mix(config.seed, 3, 0, ",
+        "Stream.STEP, state.iteration, ",
+        "Stream.STEP, 0, ",
         STATE,
     ),
     Mutant(
         "one-size-for-the-whole-run",
         "frs_train/training/step.py",
-        ".seed, 4, state.iteration)",
-        ".seed, 4)",
+        "Stream.SIZE, state.iteration)",
+        "Stream.SIZE)",
         ENGINE,
     ),
     Mutant(
@@ -91,8 +91,8 @@ MUTANTS = (
     Mutant(
         "every-image-is-augmented-alike",
         "frs_train/data/order.py",
-        "mix(self.seed, 1, position)",
-        "mix(self.seed, 1)",
+        "Stream.AUGMENTATION, position)",
+        "Stream.AUGMENTATION)",
         ("tests/train/test_train_data.py",),
     ),
     # The distillation.
