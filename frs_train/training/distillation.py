@@ -20,7 +20,7 @@ from frs_train.training.learner import Learner, autocast
 from frs_train.training.teacher import HiddenModule
 
 
-class Distiller(Learner):
+class DistilledLearner(Learner):
     """A student that learns from the data and from a teacher.
 
     Losses are the student's, and `frs_feature` and `frs_head` with weights and warm-up applied. The teacher

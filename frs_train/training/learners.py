@@ -14,7 +14,7 @@ from frs_train.detectors import (
 from frs_train.errors import UserError
 from frs_train.log import Log
 from frs_train.training.checkpoint import read_detector
-from frs_train.training.distillation import Distiller
+from frs_train.training.distillation import DistilledLearner
 from frs_train.training.learner import Learner
 from frs_train.training.teacher import prepare_teacher, start_head
 
@@ -42,7 +42,7 @@ def make_learner(
         return _placed(Learner(student), config, device)
     teacher = prepare_teacher(teacher, student, distill, device)
     return _placed(
-        Distiller(student, teacher, distill, same, log.warn, config.train.accumulate), config, device
+        DistilledLearner(student, teacher, distill, same, log.warn, config.train.accumulate), config, device
     )
 
 
