@@ -1,11 +1,11 @@
 """`frs-train demo`: does distilling by feature richness help, here, today? Two students, one teacher, one
 table.
 
-The teacher ships with the package (`digits_teacher.pt`, its weights in fp16), for a detector that learns
-from scratch needs longer than a demo may take. `python -m frs_train.demo OUT` makes it anew: the digits,
-the training, the file. Both students start from the same weights and the teacher's head, see the same
-images in the same order for the same number of iterations; one of them also learns from the teacher's
-features and head.
+The teacher ships with the package (`digits_teacher.pt`, its weights in fp16), for a detector that learns from
+scratch needs longer than a demo may take. `python -m frs_train.demo OUT` makes it anew: the digits, the
+training, the file. Both students start from the same weights and the teacher's head, see the same images in
+the same order for the same number of iterations; one of them also learns from the teacher's features and
+head.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The order of the training images, a pure function of the seed.
 
-Batch i of a run, and every random draw made for its images, depend on the seed and i alone: not on the
-number of loader processes, of training processes, or on where a run was interrupted. So a resumed run needs
-no saved state.
+Batch i of a run, and every random draw made for its images, depend on the seed and i alone: not on the number
+of loader processes, of training processes, or on where a run was interrupted. So a resumed run needs no saved
+state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
     """Batches of (index, draw) for one process, from iteration `start` on.
 
     Each iteration takes the next `batch_size` positions of an endless sequence of shuffled epochs. They are
-    dealt into world x accumulate equal parts; this process gets `accumulate` of them, one after the other.
+    split into world x accumulate equal micro-batches, of which this process gets `accumulate` consecutive
+    ones.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """From a detector to the plain torchvision model that it wraps.
 
-The dense families here have one logit an object class and no background; torchvision numbers its labels
-from 1 and keeps a row 0 for the background. Exported weights have that row, with a logit that never fires.
+The dense families here have one logit an object class and no background; torchvision numbers its labels from
+1 and keeps a row 0 for the background. Exported weights have that row, with a logit that never fires.
 """
 
 from __future__ import annotations

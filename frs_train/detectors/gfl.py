@@ -1,7 +1,7 @@
 """GFL: a one-stage detector whose class score is its box's quality and whose box sides are distributions.
 
-A small head of our own beside torchvision's RetinaNet, which lends backbone handling and post-processing.
-The maths is in `gfl_loss`.
+A small head of our own beside torchvision's RetinaNet, which lends backbone handling and post-processing. The
+maths is in `gfl_loss`.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class GFL(RetinaNet):
         """Quality focal, GIoU and distribution focal loss of a batch (labels 0..K-1).
 
         The first is divided by the number of positive locations. The box losses weigh each positive by its
-        own highest class score, and are divided by the sum of those weights. Both divisors are means over
-        all processes, so that several of them train as one would on the whole batch.
+        own highest class score, and are divided by the sum of those weights. Both divisors are means over all
+        processes, so that several of them train as one would on the whole batch.
         """
         logits = head["cls_logits"].float()
         owners = [
@@ -133,8 +133,8 @@ class GFL(RetinaNet):
 
 
 def build(config: DetectorConfig, num_classes: int) -> GFLDetector:
-    """A GFL with random weights. Anchors are squares of twice `anchor_size`: 8 strides by default, as in
-    the paper."""
+    """A GFL with random weights. Anchors are squares of twice `anchor_size`: 8 strides by default, as in the
+    paper."""
     backbone = build_backbone(config)
     sizes = tuple((2 * config.anchor_size * p,) for p in (1, 2, 4, 8, 16))
     model = GFL(

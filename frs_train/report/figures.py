@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from frs_train.data.coco import matching, read_coco
+from frs_train.data.coco import match_classes, read_coco
 from frs_train.data.dataset import CocoDetection
 from frs_train.data.loader import collate, to_device
 from frs_train.errors import UserError
@@ -130,7 +130,7 @@ def _validation(run: Run, classes: list[str]) -> CocoDetection:
     data = run.config["data"]
     if not data["val_annotations"] or not data["val_images"]:
         raise UserError("it has no validation data.")
-    coco = matching(read_coco(Path(data["val_annotations"])), classes, run.name)
+    coco = match_classes(read_coco(Path(data["val_annotations"])), classes, run.name)
     return CocoDetection(coco, Path(data["val_images"]))
 
 

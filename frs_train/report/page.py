@@ -1,7 +1,7 @@
 """`frs-train report RUN...`: runs side by side as one HTML file that needs nothing beside itself.
 
-It is made from what a run leaves behind (`config.json`, `metrics.jsonl`, `result.json`, the newest
-checkpoint for the mask pictures), so a run that is still going, or was stopped, can be looked at too.
+It is made from what a run leaves behind (`config.json`, `metrics.jsonl`, `result.json`, the newest checkpoint
+for the mask pictures), so a run that is still going, or was stopped, can be looked at too.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from frs_train import distributed
 from frs_train.config import RunConfig
 from frs_train.errors import Stopped
-from frs_train.files import held
+from frs_train.files import locked
 from frs_train.log import Log
 from frs_train.streams import Stream, seed_of
 from frs_train.training.datasets import open_data
@@ -36,7 +36,7 @@ def fit(config: RunConfig, log: Log | None = None) -> dict[str, Any]:
         distributed.group(device),
         reproducible(config.train.deterministic),
         Signals().heard() as signals,
-        held(config.out),
+        locked(config.out),
     ):
         try:
             with signals.interruptible():

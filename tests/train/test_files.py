@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from tiny_runs import quiet_fit, run_config
 
 from frs_train.errors import UserError
-from frs_train.files import held, picture_names, write_atomically
+from frs_train.files import locked, picture_names, write_atomically
 
 NAMES = st.text(st.characters() | st.sampled_from("/.$\\_{}\0\n\ud800aA"), max_size=300)
 HOLD_AND_FORK = """
 import os, sys, time
 from pathlib import Path
-from frs_train.files import held
-with held(Path(sys.argv[1])):
+from frs_train.files import locked
+with locked(Path(sys.argv[1])):
     if os.fork():
         print("held", flush=True)
     time.sleep(60)
@@ -26,11 +26,11 @@ with held(Path(sys.argv[1])):
 
 
 def test_a_second_run_is_refused_as_long_as_the_first_goes(digits, tmp_path):
-    with held(tmp_path):
+    with locked(tmp_path):
         with pytest.raises(UserError, match="Another run is training into"):
             quiet_fit(run_config(digits, tmp_path))
         assert os.listdir(tmp_path) == [".lock"]
-    with held(tmp_path):
+    with locked(tmp_path):
         pass
 
 
@@ -39,11 +39,11 @@ def test_a_killed_run_leaves_no_lock_even_if_its_loaders_live_on(tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="Another run"), held(tmp_path):
+        with pytest.raises(UserError, match="Another run"), locked(tmp_path):
             pass
         process.kill()
         process.wait()
-        with held(tmp_path):
+        with locked(tmp_path):
             pass
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -51,7 +51,7 @@ def test_a_killed_run_leaves_no_lock_even_if_its_loaders_live_on(tmp_path):
 
 def test_a_folder_that_cannot_be_one(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file cannot be used"), held(tmp_path / "file"):
+    with pytest.raises(UserError, match="file cannot be used"), locked(tmp_path / "file"):
         pass
 
 

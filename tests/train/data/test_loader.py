@@ -181,7 +181,7 @@ def test_loaders_share_the_annotations_with_their_parent(tmp_path, monkeypatch):
         for i in range(3 * count)
     ]
     coco = read_coco(write(tmp_path, content(images=images, annotations=records)))
-    monkeypatch.setattr("frs_train.data.dataset.find", lambda folder, name: name)
+    monkeypatch.setattr("frs_train.data.dataset.find_image", lambda folder, name: name)
     monkeypatch.setattr(
         "frs_train.data.dataset.read_image", lambda *_: tv_tensors.Image(torch.zeros(3, 4, 4))
     )

@@ -85,7 +85,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
             return (os.mkdir, (str(tmp_path / "ran"),))
 
     torch.save({"format": checkpoint.FORMAT, "evil": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(UserError, match="evil.pt is damaged, or no checkpoint"):
+    with pytest.raises(UserError, match="evil.pt is damaged, or not a checkpoint"):
         checkpoint.load(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
 

@@ -96,7 +96,7 @@ def test_a_head_that_does_not_fit_is_said(digits, teacher, tmp_path):
     log = Said()
     distill = DistillConfig(teacher=str(teacher), method="none")
     learner(run_config(digits, tmp_path, distill=distill, detector={"family": "retinanet"}), log)
-    assert "The student's head starts at random, for the teacher's does not fit." in log.lines
+    assert "The student's head starts at random: the teacher's does not fit." in log.lines
 
 
 def test_a_teacher_that_gives_nothing_is_not_read(digits, tmp_path):
