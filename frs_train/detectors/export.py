@@ -44,7 +44,7 @@ def torchvision_state_dict(detector: Detector) -> dict[str, Tensor]:
 
 
 def torchvision_model(detector: Detector) -> nn.Module:
-    """A plain torchvision model, in evaluation mode on the CPU, that detects what the detector detects."""
+    """A plain torchvision model, in evaluation mode on the CPU, with the same detections."""
     background = 1 if isinstance(detector, DenseDetector) else 0  # Faster R-CNN adds its own
     model = build_detector(detector.config, detector.num_classes + background).model
     model.load_state_dict(torchvision_state_dict(detector), strict=True)

@@ -20,7 +20,7 @@ from frs_train.detectors.backbone import build_backbone, group_norm
 from frs_train.detectors.base import DenseDetector, Target
 
 MAX_DISTANCE = 16  # R: box sides are distributions over 0..R strides from the location
-STRIDES_PER_ANCHOR = 8  # an anchor's side in strides; anchors only decide who learns what
+STRIDES_PER_ANCHOR = 8  # an anchor's side in strides; anchors only serve to assign objects
 BOX_WEIGHT = 2.0
 DISTRIBUTION_WEIGHT = 0.25
 
@@ -55,7 +55,7 @@ class DistributionCoder:
 
 
 class DistributionHead(nn.Module):
-    """Regression tower: for each location the logits of four distances, scaled by one learnt factor a
+    """Regression tower: for each location the logits of four distances, scaled by one learnt factor per
     level."""
 
     def __init__(self, channels: int, num_convs: int, num_levels: int):
@@ -80,7 +80,7 @@ class DistributionHead(nn.Module):
 
 
 class GFLHead(nn.Module):
-    """Both towers; outputs named and shaped as torchvision's heads have them."""
+    """Both towers; outputs have the names and shapes of torchvision's heads."""
 
     def __init__(self, channels: int, num_classes: int, num_convs: int, num_levels: int):
         super().__init__()
@@ -94,7 +94,7 @@ class GFLHead(nn.Module):
 
 
 class GFL(RetinaNet):
-    """RetinaNet's frame around a GFL head."""
+    """torchvision's RetinaNet with a GFL head."""
 
     def compute_loss(
         self, targets: list[Target], head: dict[str, Tensor], anchors: list[Tensor], counts: list[int]
