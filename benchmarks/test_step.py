@@ -24,7 +24,7 @@ for module in ("torchvision", "tyro"):
 
 from frs_train.config import DetectorConfig, DistillConfig  # noqa: E402
 from frs_train.detectors import build_detector  # noqa: E402
-from frs_train.training.distillation import Distiller  # noqa: E402
+from frs_train.training.distillation import DistilledLearner  # noqa: E402
 from frs_train.training.learner import Learner, autocast  # noqa: E402
 from frs_train.training.teacher import prepare_teacher  # noqa: E402
 
@@ -235,7 +235,9 @@ def _learner(step: Step, way: str, device: torch.device) -> nn.Module:
     if way != "ours":
         return OfficialLearner(student, teacher, "none" if way == "official" else step.amp)
     config = DistillConfig(teacher_amp=step.amp, inherit_head=False)
-    return Distiller(student, prepare_teacher(teacher, student, config, device), config, True, pytest.fail)
+    return DistilledLearner(
+        student, prepare_teacher(teacher, student, config, device), config, True, pytest.fail
+    )
 
 
 def _data(step: Step, device: str):

@@ -1,8 +1,9 @@
 """The one typed configuration of a run. It is saved as `config.json` beside the results and inside every
 checkpoint.
 
-A command line, a recipe, a test and a saved file all make the same `RunConfig`, and none can make one that is
-out of range. Sizes are pixels, rates are per iteration (one optimiser step), probabilities are fractions.
+A command line, a recipe, a test and a saved file all create the same `RunConfig`, and none can create one
+with a value out of range. Sizes are pixels, rates are per iteration (one optimiser step), probabilities are
+fractions.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ Amount = real(0, 1e30)  # float32 holds its product with a batch size
 class DetectorConfig(Options):
     """What a detector is. `build_detector(config, num_classes)` needs nothing else.
 
-    A detector resizes its images itself: in evaluation to `min_size[-1]`; in training to one `size` that
-    the engine draws from `min_size` each step and passes to `Detector.forward(images, targets, size=size)`,
-    so that teacher and student see the same pixels.
+    A detector resizes its images itself: in evaluation to `min_size[-1]`; in training to one `size` that the
+    trainer draws from `min_size` each step and passes to `Detector.forward(images, targets, size=size)`, so
+    that teacher and student see the same pixels.
     """
 
     family: Annotated[Family, tyro.conf.arg(name="detector")] = "retinanet"
@@ -187,8 +188,7 @@ class DistillConfig(Options):
     """What both losses are divided by: the mask's sum, that times the channels, the number of images, or that
     of elements."""
     inherit_head: bool = True
-    """Start the student's head from the teacher's wherever name and shape agree, with `--method none`
-    too."""
+    """Start the student's head from the teacher's wherever name and shape agree, with `--method none` too."""
     teacher_amp: Precision = "none"
     """Half precision of the teacher's pass (autocast)."""
     teacher_channels_last: bool = False

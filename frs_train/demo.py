@@ -1,11 +1,11 @@
 """`frs-train demo`: does distilling by feature richness help, here, today? Two students, one teacher, one
 table.
 
-The teacher ships with the package (`digits_teacher.pt`, its weights in fp16), for a detector that learns
-from scratch needs longer than a demo may take. `python -m frs_train.demo OUT` makes it anew: the digits,
-the training, the file. Both students start from the same weights and the teacher's head, see the same
-images in the same order for the same number of iterations; one of them also learns from the teacher's
-features and head.
+The teacher ships with the package (`digits_teacher.pt`, its weights in fp16), for a detector that learns from
+scratch needs longer than a demo may take. `python -m frs_train.demo OUT` makes it anew: the digits, the
+training, the file. Both students start from the same weights and the teacher's head, see the same images in
+the same order for the same number of iterations; one of them also learns from the teacher's features and
+head.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ ARMS = {"student": "none", "student-frs": "frs"}
 
 
 def demo(out: Path, iterations: int, seed: int, log: Log) -> dict[str, dict[str, Any]]:
-    """Runs the demonstration in the folder `out` and returns the results by name; run again, it goes on."""
+    """Runs the demo in the folder `out` and returns the results by name; a second call resumes it."""
     data = digits(out / "digits", train=1600, val=300, seed=seed, log=log)
-    results = {"teacher": judge_teacher(data, log)}
+    results = {"teacher": evaluate_teacher(data, log)}
     train = replace(STUDENT_TRAIN, iterations=iterations, seed=seed)
     for name, method in ARMS.items():
         log.say(f"{name}: {iterations} iterations, distillation: {method}.")
@@ -74,7 +74,7 @@ def demo(out: Path, iterations: int, seed: int, log: Log) -> dict[str, dict[str,
 
 
 def digits(folder: Path, train: int, val: int, seed: int, log: Log) -> DataConfig:
-    """The digits data set, made if it is not there."""
+    """The digits data set, made if it does not exist."""
     if not (folder / "val.json").exists():
         log.say(f"Making {train} + {val} images of real digit scans in composed scenes in {folder}.")
         make_digits(folder, train, val, SIZE, seed)
@@ -83,8 +83,8 @@ def digits(folder: Path, train: int, val: int, seed: int, log: Log) -> DataConfi
     )
 
 
-def judge_teacher(data: DataConfig, log: Log) -> dict[str, Any]:
-    """The teacher's numbers on the validation images."""
+def evaluate_teacher(data: DataConfig, log: Log) -> dict[str, Any]:
+    """The teacher's metrics on the validation images."""
     device = distributed.pick_device("auto")
     detector, classes = read_detector(str(TEACHER), log)
     validation = open_eval(data.val_annotations, data.val_images, classes, "the teacher", log)
@@ -97,7 +97,8 @@ def judge_teacher(data: DataConfig, log: Log) -> dict[str, Any]:
 
 
 def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfig, log: Log) -> None:
-    """The table (results.md, results.json), curves, mask pictures and the report, and a word on who won."""
+    """Writes the table (results.md, results.json), curves, mask pictures and the report, and prints who
+    won."""
     verdict = compare(results)
     rows = [[name, *cells(found)] for name, found in results.items()]
     log.console.print(as_table(rows))
@@ -154,7 +155,7 @@ def make_teacher(out: Path, log: Log) -> Path:
 
 
 def pack(run: Path, path: Path, log: Log) -> Path:
-    """A checkpoint without what only resuming needs, its weights in fp16."""
+    """Writes a checkpoint without the content that only resuming needs, weights in fp16."""
     content = checkpoint.read(run, log.warn)
     model = {k: v.half() if v.is_floating_point() else v for k, v in content["model"].items()}
     config = {**content["config"], "out": "", "data": DataConfig().__dict__}

@@ -1,4 +1,4 @@
-"""One process or several (torchrun): the few collective operations that training needs, and no-ops alone."""
+"""One process or several (torchrun): the few collectives that training needs; no-ops in a single process."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from frs_train.errors import UserError
 
 
 def rank() -> int:
-    """This process's number, 0 alone."""
+    """The number of this process; 0 if it is alone."""
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
 
 
 def world() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextlib.contextmanager
 def group(device: torch.device) -> Iterator[None]:
-    """Joins the processes that torchrun started, for as long as the block lasts; alone it does nothing."""
+    """Joins the processes that torchrun started while the block lasts; does nothing in a single process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    # Flags and evaluation results live on the CPU, gradients on the device: gloo serves the first.
+    # gloo for flags and evaluation results, which are on the CPU; nccl for gradients on a GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -39,8 +39,8 @@ def group(device: torch.device) -> Iterator[None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device a name means; `auto` is this process's GPU if there is one. Raises `UserError` if it is not
-    there."""
+    """The device of a name; `auto` is this process's GPU if there is one. Raises `UserError` if the device
+    does not exist."""
     if name != "auto":
         if name not in devices():
             raise UserError(f"--device is {name}. There is auto, {', '.join(devices())}.")
@@ -56,7 +56,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def devices() -> list[str]:
-    """Names of the devices that can train here."""
+    """Names of the devices of this machine."""
     kind = torch.accelerator.current_accelerator(check_available=True)
     count = torch.accelerator.device_count() if kind else 0
     return ["cpu", *([kind.type] if count else []), *(f"{kind.type}:{i}" for i in range(count))]

@@ -1,4 +1,4 @@
-"""What a user can put right: one paragraph that names the file or record and says what to do."""
+"""Errors that the user can correct: one paragraph that names the file or record and says what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """The run was asked to stop by a signal and has saved itself; `code` is the exit status."""
+    """A signal has stopped the run, which has saved itself; `code` is the exit status."""
 
     def __init__(self, message: str, code: int):
         super().__init__(message)
@@ -16,5 +16,5 @@ class Stopped(Exception):
 
     @classmethod
     def by(cls, signal: int, where: str) -> Stopped:
-        """The exception for a signal's number and a word on where it found the run."""
+        """The exception for a signal number, with the point at which the run was stopped."""
         return cls(f"Stopped by signal {signal} {where}.", 128 + signal)

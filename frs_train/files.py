@@ -1,5 +1,4 @@
-"""The folder of a run is one run's: it holds config.json, metrics.jsonl, checkpoint-<8 digits>.pt (the newest
-`keep`), best.pt, result.json when the run is done, and .lock."""
+"""Files and folders: atomic writes, the lock of a run folder, file names for pictures."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ from frs_train.text import printable
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps it for this run (all processes of it) as long as the block lasts.
+def locked(folder: Path) -> Iterator[None]:
+    """Creates the folder of a run and locks it (.lock) for all processes of the run while the block lasts.
 
-    The lock is the kernel's, on an open file: it ends with the process that holds it, however that ends.
+    The kernel holds the lock on an open file, and releases it when the process ends, however it ends.
 
     Raises:
         UserError: another run holds it, or the folder cannot be written.
@@ -33,7 +32,7 @@ def held(folder: Path) -> Iterator[None]:
             except filelock.Timeout:
                 problem = (
                     f"Another run is training into {folder} now (it holds {folder / '.lock'}). Choose "
-                    "another --out, or go on with --resume when it has ended."
+                    "another --out, or continue it with --resume when it has ended."
                 )
             except OSError as error:
                 problem = f"{folder} cannot be used: {error.strerror or error}. Choose another --out."
@@ -44,7 +43,8 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file by new content; whatever happens, the path holds the old or the new, complete.
+    """Replaces the content of a file. At any moment the path holds either the old content or the new,
+    complete.
 
     Raises `UserError` if the content cannot be written (a full disk, no permission).
     """
@@ -60,16 +60,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         remove(part)
         raise UserError(
-            f"{path} cannot be written: {error.strerror}. What was there before is unharmed. Make room or "
-            "choose another folder, then run the same command with --resume."
+            f"{path} cannot be written: {error.strerror}. The previous content is unharmed. Free some "
+            "space or choose another folder, then run the same command with --resume."
         ) from None
 
 
 def remove(path: Path) -> None:
+    """Removes a file if that is possible."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        return  # what cannot be written cannot be tidied either; the first error is the one to report
+        return  # a folder that cannot be written cannot be cleaned up either
 
 
 def _sync_folder(folder: Path) -> None:
@@ -80,12 +81,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-LONGEST = 200  # bytes of a file name without its ending; file systems take 255 in all
+LONGEST = 200  # bytes of a file name without its suffix; file systems allow 255 in total
 
 
 def picture_names(files: Sequence[str]) -> list[str]:
-    """The name of a PNG for each image file, all for one folder: the image's, with _ for /, and with a number
-    where that is taken (also by one that differs in capitals only: not all file systems see a difference)."""
+    """A PNG name per image file, unique within one folder: the image's name with _ for /, and a number where
+    that name is taken. Names that differ only in case count as equal, as on case-insensitive file systems."""
     taken: set[str] = set()
     names = []
     for file in files:

@@ -1,7 +1,7 @@
-"""What Ctrl-C (SIGINT) and SIGTERM do to a command, from its first moment on: one line, and 128 plus the
-signal's number as the status.
+"""How Ctrl-C (SIGINT) and SIGTERM end a command, from its first moment on: one line, and 128 plus the
+signal's number as the exit status.
 
-Imports nothing heavy, so that it is in force before anything that is.
+Imports nothing heavy, so that the handlers are installed before the heavy imports.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ MESSAGE = "frs-train: interrupted."
 
 
 def leave(number: int, _: FrameType | None = None) -> None:
-    """Ends the process at once, with nothing tidied up."""
+    """Ends the process at once, without cleanup."""
     os.write(2, f"{MESSAGE}\n".encode())
     os._exit(128 + number)
 
 
 def unwind(number: int, frame: FrameType | None) -> None:
-    """Raises `KeyboardInterrupt(number)`, so that what is open is closed. In an import it leaves: C code
-    would swallow the exception, or make another of it. A second signal finds the process leaving at once."""
+    """Raises `KeyboardInterrupt(number)`, so that open resources are closed. During an import it leaves
+    instead: C code would swallow the exception or replace it. A second signal makes the process leave at
+    once."""
     if _importing(frame):
         leave(number)
     listen(leave)
@@ -38,7 +39,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def listen(handler) -> None:
-    """Lets a handler answer the signals, but for those that whoever started the process had it ignore."""
+    """Installs a handler for the signals, except those that the parent process has set to be ignored."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -46,8 +47,8 @@ def listen(handler) -> None:
 
 @contextlib.contextmanager
 def unwinding() -> Iterator[None]:
-    """A command that `leave` would end is unwound instead, as long as the block lasts."""
-    if leave not in map(signal.getsignal, SIGNALS):  # the process is a test's, say, and so are its signals
+    """While the block lasts, signals unwind the command (`unwind`) instead of ending it (`leave`)."""
+    if leave not in map(signal.getsignal, SIGNALS):  # the caller, a test for example, handles signals itself
         yield
         return
     listen(unwind)

@@ -1,4 +1,4 @@
-"""What a command says: lines and progress bars on the terminal, by process 0."""
+"""Lines and progress bars on the terminal, from process 0."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from frs_train import distributed
 
 
 class Log:
-    """Speaks for the run, from process 0 only."""
+    """Prints for a command, in process 0 only."""
 
     def __init__(self, quiet: bool = False):
         self.console = Console(
@@ -38,15 +38,16 @@ class Log:
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """One line that should not be overlooked."""
+        """One line that stands out."""
         self.console.print(f"warning: {text}", markup=False, style="yellow")
 
     @contextlib.contextmanager
     def progress(self, total: int, done: int, what: str) -> Iterator[Callable[..., None]]:
-        """A bar as long as the block lasts, below that of a block around it: what, how much, rate, time left.
+        """A progress bar while the block lasts, below the bar of an enclosing block: name, count, rate, time
+        left.
 
-        Yields a function that takes `advance` or `completed` (a count), and `text` and `rate` (shown as they
-        are). On a terminal the bar moves; into a file or pipe nothing is drawn, and `Metrics` prints lines.
+        Yields a function that takes `advance` or `completed` (counts), and `text` and `rate` (shown as they
+        are). Nothing is drawn into a file or a pipe, where `Metrics` prints lines instead.
         """
         with contextlib.ExitStack() as stack:
             if not self.bar.live.is_started:

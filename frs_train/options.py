@@ -1,7 +1,7 @@
-"""Options that keep their ranges: a set with a value out of range cannot be made, whoever makes it.
+"""Options with ranges: an instance with a value out of range cannot be created.
 
-A range stands beside its option, as the type that `whole` and `real` make of it. From there it is checked,
-shown by `--help`, and named in the refusal.
+The range of an option is part of its type, made by `whole`, `real` or `several`. It is checked from there,
+shown by `--help`, and named in the error message.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def whole(low: int, high: int) -> Any:
 
 
 def real(low: float, high: float, *, above: bool = False, below: bool = False) -> Any:
-    """The type of an option that is a number from `low` to `high`; `above` or `below` leave that end out."""
+    """The type of an option that is a number from `low` to `high`; `above` and `below` exclude that end."""
     bounds = {"gt" if above else "ge": low, "lt" if below else "le": high}
     text = f"{'above ' * above}{low:g} to {'below ' * below}{high:g}"
     return _within(Annotated[float, Field(**bounds, allow_inf_nan=False)], text)
@@ -55,11 +55,11 @@ def _metadata(kind: Any) -> tuple[Any, ...]:
 
 
 class Options:
-    """Base of the dataclasses that hold options. Makes each value the type its field has, where that loses
-    nothing (a list becomes a tuple, a string a path).
+    """Base of the dataclasses that hold options. Converts each value to the type of its field where that
+    loses nothing (a list to a tuple, a string to a path).
 
     Raises:
-        UserError: a value is out of its range, or does not go with another.
+        UserError: a value is out of its range, or contradicts another option.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -67,7 +67,7 @@ class Options:
     def __post_init__(self) -> None:
         for name, kind in _hints(type(self)).items():
             value = getattr(self, name)
-            if value is tyro.MISSING:  # the command line is still to give it
+            if value is tyro.MISSING:  # still to come from the command line
                 continue
             try:
                 object.__setattr__(self, name, _adapter(kind).validate_python(value))
@@ -76,7 +76,7 @@ class Options:
         self.check()
 
     def check(self) -> None:
-        """Raises `UserError` where options do not go together."""
+        """Raises `UserError` where options contradict each other."""
 
 
 def to_dict(options: Options) -> dict[str, Any]:
@@ -85,10 +85,10 @@ def to_dict(options: Options) -> dict[str, Any]:
 
 
 def from_dict(kind: type[OptionSet], values: dict[str, Any]) -> OptionSet:
-    """The inverse of `to_dict`. An option that is not there takes its default.
+    """The inverse of `to_dict`. Missing options take their defaults.
 
     Raises:
-        UserError: an option that this version does not have, that is missing, or that is out of its range.
+        UserError: an option is unknown to this version, is missing without a default, or is out of its range.
     """
     try:
         return _adapter(kind).validate_python(values)
@@ -108,7 +108,7 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 
 def _refusal(kind: type, error: ValidationError, inside: tuple[str, ...] = ()) -> UserError:
-    """The first thing wrong in one paragraph: the option as it is typed, its value, its range."""
+    """The first error in one paragraph: the option as it is typed, its value, its range."""
     wrong = error.errors(include_url=False)[0]
     path = (*inside, *wrong["loc"])
     hint, name = _find(kind, path)

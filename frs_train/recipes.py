@@ -2,8 +2,8 @@
 the student.
 
 Schedules and augmentation are those of the mmdetection configurations that the official code starts from;
-loss weights and warm-up are the paper's. Every other option of the command line still applies on top, and
-the learning rate is scaled linearly with the batch size. The mAP in `published` is the paper's, not ours.
+loss weights and warm-up are the paper's. Every other option of the command line still applies on top, and the
+learning rate is scaled linearly with the batch size. The mAP in `published` is the paper's, not ours.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The one way into a COCO annotation file: the types of its records, and what is said of one that is wrong.
+"""Reading a COCO annotation file: the types of its records, and the message about a wrong one.
 
-A number may be written as text or as 640.0, a flag as 0, "0" or false, and what is optional may be null: each
-is read as what it means. True and false are no numbers. Fields that nothing here uses, polygons above all,
-are read over and dropped.
+A number may be written as text or as 640.0, a flag as 0, "0" or false, and an optional field may be null; all
+are read as what they mean. True and false are not numbers. Unused fields, polygons above all, are skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ def _no_bool(value: Any) -> Any:
 
 
 def _number(kind: type, **limits: Any) -> Any:
-    """A JSON number, which never leaves compiled code; else what pydantic reads as one, booleans apart."""
+    """A JSON number, which is checked in compiled code; otherwise what pydantic reads as one, except
+    booleans."""
     plain, limit = Annotated[kind, Strict()], Field(**limits)
     return Annotated[
         Annotated[plain, limit] | Annotated[kind, limit, BeforeValidator(_no_bool)],
@@ -73,7 +73,7 @@ class ImageRecord(TypedDict):
 
 
 class AnnotationRecord(TypedDict):
-    id: NotRequired[Any]  # for messages alone, so it may be anything
+    id: NotRequired[Any]  # only used in messages, so anything is allowed
     image_id: Id
     category_id: Id
     bbox: Box
@@ -88,7 +88,7 @@ class CategoryRecord(TypedDict):
 
 
 class Content(TypedDict):
-    """What is kept of a file. The first wrong record ends the reading."""
+    """The part of a file that is kept. Reading stops at the first wrong record."""
 
     images: Annotated[list[ImageRecord], FailFast()]
     annotations: Annotated[list[AnnotationRecord], FailFast()]
@@ -108,7 +108,7 @@ def read_content(path: Path) -> Content:
     data = _text(path)
     try:
         content = READER.validate_json(data)
-        _give_back()
+        _release_free_memory()
         return content
     except ValidationError as found:
         error = found.errors(include_url=False, include_input=False)[0]
@@ -121,7 +121,7 @@ def read_content(path: Path) -> Content:
 
 
 def _text(path: Path) -> bytes:
-    """The file's bytes, found to be UTF-8 and without a byte order mark."""
+    """The bytes of the file, checked to be UTF-8, without a byte order mark."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -144,15 +144,15 @@ def _text(path: Path) -> bytes:
     return data
 
 
-def _give_back() -> None:
-    """Returns free memory to the system. glibc keeps what is freed in small pieces, and a parsed file is
-    that: two gigabytes of COCO's polygons."""
+def _release_free_memory() -> None:
+    """Returns free memory to the system. glibc keeps memory that was freed in small pieces, and a parsed file
+    is many small pieces: two gigabytes for COCO's polygons."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _complaint(place: tuple, content: Any) -> str:
-    """What is wrong at a place of a file's content: (list, position, field), or the first of them."""
+    """The message about a place in a file's content: (list, position, field), or a prefix of that."""
     kind, position, field = (*place[:3], None, None, None)[:3]
     if kind is None:
         return f" holds a JSON {type(content).__name__}, not a COCO object."

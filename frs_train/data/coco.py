@@ -1,7 +1,8 @@
-"""COCO annotation files: read once, checked record by record, so that later code may trust them.
+"""COCO annotation files: read once and checked record by record, so that later code can trust them.
 
-Images and annotations are columns of arrays, not objects: a loader process that reads an object writes its
-count of readers, and so gets a copy of every page that it was to share with the training process.
+Images and annotations are columns of arrays, not objects: reading a Python object writes its reference count,
+so every loader process would end up with its own copy of the memory pages that it shares with the training
+process.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from frs_train.data.annotation_file import (
 )
 from frs_train.errors import UserError
 
-NARROWEST = 2.0**-21  # of its image's side: a narrower box may round to none when it is flipped and resized
+NARROWEST = 2.0**-21  # share of the image's side: a narrower box may vanish when it is flipped and resized
 
 
 class Images(Sequence):
-    """The images of a file; the record of one (id, file_name, width, height) is made when it is asked for."""
+    """The images of a file; indexing builds the record (id, file_name, width, height) of one."""
 
     def __init__(self, records: list[ImageRecord]):
         self.ids = np.array([r["id"] for r in records], dtype=np.int64)
@@ -56,11 +57,11 @@ class Annotations:
     category: np.ndarray
     """int64 [n]: category ids."""
     bbox: np.ndarray
-    """float64 [n, 4]: x, y, width, height as in the file, which evaluation takes."""
+    """float64 [n, 4]: x, y, width, height as in the file, for evaluation."""
     boxes: np.ndarray
-    """float32 [n, 4]: x1, y1, x2, y2 clamped to the image, which training takes."""
+    """float32 [n, 4]: x1, y1, x2, y2 clamped to the image, for training."""
     area: np.ndarray
-    """float64 [n]: pixels of the object, of its box where the file does not say."""
+    """float64 [n]: area of the object in pixels; that of its box where the file has none."""
     crowd: np.ndarray
     """bool [n]: marked "iscrowd"."""
     ignore: np.ndarray
@@ -68,7 +69,8 @@ class Annotations:
 
     @property
     def learnt(self) -> np.ndarray:
-        """bool [n]: neither marked. The others are no objects to learn, and no mistakes to detect."""
+        """bool [n]: neither mark. The others are not trained on, and detecting them is not scored as a
+        mistake."""
         return ~(self.crowd | self.ignore)
 
     def of(self, image: int) -> slice:
@@ -87,7 +89,7 @@ class CocoFile:
     dropped: int = 0
     """Degenerate boxes that were left out (see `clamped`)."""
     unused: tuple[str, ...] = ()
-    """Categories that were left out: without annotations, and of the name of another."""
+    """Categories that were left out: they have no annotations, and the name of another category."""
 
     @property
     def classes(self) -> list[str]:
@@ -102,7 +104,7 @@ class CocoFile:
 
     @property
     def by_image(self) -> dict[int, list[dict[str, Any]]]:
-        """The annotations by image id as pycocotools takes them, which asks for "iscrowd" alone."""
+        """The annotations by image id in the format of pycocotools, whose only mark is "iscrowd"."""
         a = self.annotations
         owners = np.repeat(self.images.ids, np.diff(a.starts))
         columns = (owners, a.category, a.bbox, a.area, (~a.learnt).astype(int))
@@ -113,7 +115,7 @@ class CocoFile:
         return dict(found)
 
     def summary(self) -> str:
-        """One line for the log: what is in the file, and what was left out."""
+        """One line for the log: the content of the file and what was left out."""
         a = self.annotations
         boxes, crowds, ignored = (int(np.count_nonzero(c)) for c in (a.learnt, a.crowd, a.ignore & ~a.crowd))
         text = f"{self.path}: {len(self.images)} images, {boxes} boxes, {len(self.categories)} classes"
@@ -134,7 +136,7 @@ class CocoFile:
 
 
 def indexed(images: Iterable[dict], categories: list[dict], annotations: list[dict]) -> COCO:
-    """A pycocotools object of these records, which would print its progress."""
+    """A pycocotools object of these records, without the progress that pycocotools prints."""
     coco = COCO()
     coco.dataset = {"images": list(images), "categories": categories, "annotations": annotations}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -180,9 +182,9 @@ def _places(path: Path, records: list[dict], what: str) -> dict[int, int]:
 
 
 def _named(path: Path, content: dict) -> tuple[list[CategoryRecord], tuple[str, ...]]:
-    """The categories in the order of their ids, one for each name, and those left out.
+    """The categories in the order of their ids, one per name, and descriptions of those left out.
 
-    Exporters write a root category of a class's name. It has no annotations, so it is no class.
+    Some exporters add a root category with the name of a class. It has no annotations and is not a class.
     """
     used = {record["category_id"] for record in content["annotations"]}
     kept: dict[str, CategoryRecord] = {}
@@ -203,7 +205,7 @@ def _named(path: Path, content: dict) -> tuple[list[CategoryRecord], tuple[str, 
 def _columns(
     records: list[AnnotationRecord], owners: np.ndarray, sizes: np.ndarray
 ) -> tuple[Annotations, int]:
-    """The annotations without degenerate boxes, and how many these were."""
+    """The annotations without degenerate boxes, and the number of degenerate ones."""
     bbox = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
     boxes, usable = clamped(bbox, sizes[owners])
     rows = np.argsort(owners, kind="stable")
@@ -225,8 +227,8 @@ def _columns(
 def clamped(bbox: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes x, y, width, height [n, 4] as corners inside their images (width, height: [n, 2]), in float32.
 
-    The second array, bool [n], says which are usable. The others are degenerate: a number is not finite or
-    beyond `LONGEST_SIDE`, or inside the image the box is not wider and higher than `NARROWEST` of it.
+    The second array, bool [n], marks the usable boxes. The others are degenerate: a number is not finite or
+    exceeds `LONGEST_SIDE`, or the part inside the image is narrower or lower than `NARROWEST` of the image.
     """
     sane = (np.abs(bbox) <= LONGEST_SIDE).all(1)
     corners = np.where(sane[:, None], bbox, 0)
@@ -239,15 +241,16 @@ def _some(values: list, most: int = 20) -> str:
     return f"{values[:most]}" + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
-def matching(coco: CocoFile, classes: list[str], name: str) -> CocoFile:
+def match_classes(coco: CocoFile, classes: list[str], name: str) -> CocoFile:
     """The file with its categories in the order of the detector's classes.
 
-    Raises `UserError` if the file has a class that the detector (called `name`) does not know.
+    Raises `UserError` if the file has a class that the detector (called `name` in the message) was not
+    trained on.
     """
     unknown = sorted(set(coco.classes) - set(classes))
     if unknown:
         raise UserError(
-            f"{coco.path} has the category {unknown[0]!r}, which {name} does not know: it was trained on "
+            f"{coco.path} has the category {unknown[0]!r}, which {name} was not trained on: its classes are "
             f"{', '.join(classes)}. Evaluate it on a file with these categories."
         )
     by_name = {c["name"]: c for c in coco.categories}

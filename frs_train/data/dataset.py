@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from frs_train.config import DataConfig
 from frs_train.data.coco import CocoFile
-from frs_train.data.images import find, read_image, resembling
+from frs_train.data.images import find_image, read_image, resembling
 from frs_train.errors import UserError
 
 Sample = tuple[Tensor, dict[str, Tensor]]
@@ -23,16 +23,16 @@ class CocoDetection(Dataset):
     """The images of a `CocoFile` with their boxes.
 
     Item (index, draw) is an image uint8 [3, H, W] and a target with `boxes` float32 [n, 4] (xyxy, pixels),
-    `labels` int64 [n] (1 is the first class) and `image_id`; what is marked as crowd or to be ignored is left
-    out. `draw` seeds the augmentation; None applies none. A loader process cannot raise a clean error, so an
-    unreadable image is returned as a `UserError`.
+    `labels` int64 [n] (1 is the first class) and `image_id`, without boxes marked as crowd or to be ignored.
+    `draw` seeds the augmentation; None applies none. A loader process cannot raise a clean error, so for an
+    unreadable image the `UserError` is returned.
     """
 
     def __init__(self, coco: CocoFile, folder: Path, transform: v2.Transform | None = None):
         self.coco, self.folder, self.transform = coco, folder, transform
         if not folder.is_dir():
             raise UserError(f"Image folder {folder} does not exist.")
-        names = [find(folder, name) for name in coco.images.names]
+        names = [find_image(folder, name) for name in coco.images.names]
         if None in names:
             raise UserError(self._missing(names))
         self.names = np.array(names, dtype=np.dtypes.StringDType())
@@ -72,19 +72,20 @@ class CocoDetection(Dataset):
             torch.from_numpy(self.labels[rows][learnt]),
         )
 
-    def _missing(self, found: list[str | None]) -> str:
-        missing = [name for name, file in zip(self.coco.images.names, found, strict=True) if file is None]
+    def _missing(self, files: list[str | None]) -> str:
+        missing = [name for name, file in zip(self.coco.images.names, files, strict=True) if file is None]
         near = resembling(self.folder, missing[0])
         text = f" (there is {near!r}, whose letters differ in case)" if near else ""
         return (
-            f"{len(missing)} of {len(found)} images of {self.coco.path} are missing in {self.folder}, the "
+            f"{len(missing)} of {len(files)} images of {self.coco.path} are missing in {self.folder}, the "
             f"first is {missing[0]!r}{text}. Copy them there, or give the folder that their file names are "
             "relative to."
         )
 
 
 def augmentation(config: DataConfig) -> v2.Transform:
-    """The training transforms. Resizing is the detector's, so that evaluation and training agree on it."""
+    """The training transforms. Resizing is left to the detector, so that training and evaluation resize
+    alike."""
     j = config.jitter
     steps: list[v2.Transform] = [v2.RandomHorizontalFlip(config.flip)]
     if j:

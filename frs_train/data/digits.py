@@ -1,9 +1,9 @@
-"""make-digits: a small detection set in COCO format, made offline from real scans and real photographs.
+"""make-digits: a small detection data set in COCO format, made offline from real scans and photographs.
 
 Every object is one of scikit-learn's 1,797 scanned handwritten digits (8x8 grey levels, UCI optdigits),
-enlarged, turned and inked onto a crop of a photograph that ships inside scikit-learn or scikit-image, among
-random pen strokes. So: *real scans in composed scenes*. The shapes of the digits and the backgrounds are
-real, the arrangement is not.
+enlarged, rotated and drawn onto a crop of a photograph that ships with scikit-learn or scikit-image, among
+random pen strokes: *real scans in composed scenes*. The shapes of the digits and the backgrounds are real,
+the arrangement is not.
 
 No digit scan and no photograph is in both splits. The scans are split by position in the collection, not at
 random: neighbours are often by the same writer, so validation mostly shows unseen hands. The same arguments
@@ -47,10 +47,10 @@ PHOTOGRAPHS = {
 }
 FOLDERS = {"sklearn": ("sklearn.datasets", "images"), "skimage": ("skimage", "data")}
 SCANS = {"train": slice(0, 1437), "val": slice(1437, 1797)}
-TRIES = (5, 9)  # digits tried per image, inclusive; those that would hide another too much are left out
+TRIES = (5, 9)  # digits tried per image, inclusive; a digit that would cover another too much is skipped
 SIDES = (0.28, 0.56)  # a digit's side over the image's: 27 to 54 pixels at 96
 MAX_TURN = 25.0  # degrees; a 6 stays a 6
-MIN_VISIBLE = 0.85  # of the ink of a digit that later ones cover
+MIN_VISIBLE = 0.85  # share of a digit's ink that must stay visible under later ones
 MAX_OVERLAP = 0.2  # intersection over union of two digits' boxes
 CONTRAST = 110.0  # grey levels between ink and the mean of what lies below
 
@@ -64,7 +64,8 @@ class Digit(NamedTuple):
 
 
 def make_digits(out: Path | str, train: int, val: int, size: int = 128, seed: int = 0) -> dict[str, Path]:
-    """Writes `out`/images/*.png, then `out`/train.json and `out`/val.json, which thus vouch for the images.
+    """Writes `out`/images/*.png, then `out`/train.json and `out`/val.json, so an annotation file implies its
+    images.
 
     Args:
         train, val: images of each split.
@@ -126,7 +127,7 @@ def compose(split: str, index: int, size: int, seed: int) -> tuple[Image.Image, 
     rng = np.random.default_rng([seed, size, ("train", "val").index(split), index])
     name = PHOTOGRAPHS[split][rng.integers(len(PHOTOGRAPHS[split]))]
     canvas = np.asarray(draw_strokes(background(name, size, rng), rng), dtype=np.float32)
-    shown: list[np.ndarray] = []  # what is left to see of each digit
+    shown: list[np.ndarray] = []  # the visible part of each digit
     digits: list[Digit] = []
     totals: list[int] = []
     for scan, digit, ink in candidates(split, size, rng):

@@ -1,4 +1,4 @@
-"""Image files: found under the names that annotation files give them, and read as RGB of 8 bits, upright."""
+"""Image files: located by the names in annotation files, and read as upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torchvision.transforms import v2
 from frs_train.errors import UserError
 
 
-def find(folder: Path, name: str) -> str | None:
+def find_image(folder: Path, name: str) -> str | None:
     """The name of an image's file below a folder, or None if there is none.
 
-    It may differ from the name given in its separators (files written on Windows) and in the Unicode normal
-    form (a Mac decomposes what it stores).
+    The name may differ from the given one in separators (annotations written on Windows) and in Unicode
+    normal form (macOS stores names decomposed).
     """
     slashed = name.replace("\\", "/")
     forms = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
@@ -27,7 +27,7 @@ def find(folder: Path, name: str) -> str | None:
 
 
 def resembling(folder: Path, name: str) -> str | None:
-    """A file beside the missing one whose name differs in the case of letters alone."""
+    """A file in the same folder whose name differs from the missing one only in the case of letters."""
 
     def plain(text: str) -> str:
         return unicodedata.normalize("NFC", text).casefold()
@@ -42,28 +42,28 @@ def resembling(folder: Path, name: str) -> str | None:
 def read_image(path: Path, width: int, height: int) -> tv_tensors.Image:
     """An image as RGB, uint8 [3, height, width].
 
-    It is turned as its EXIF orientation says; 16 bits of grey are scaled to 8; alpha is dropped, the colours
-    stay as they are stored; of an animation the first frame is taken.
+    The image is rotated by its EXIF orientation; 16-bit grey is scaled to 8 bits; alpha is dropped and the
+    colours stay as stored; an animation yields its first frame.
 
-    Raises `UserError` if the file is damaged, of another size, or of a kind whose range nobody knows.
+    Raises `UserError` if the file is damaged, has another size, or a pixel type of unknown range.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters is raised
+            warnings.simplefilter("ignore")  # what matters is an exception
             with Image.open(path) as file:
                 return tv_tensors.Image(v2.functional.pil_to_tensor(_decoded(path, file, (width, height))))
     except UserError:
         raise
-    except Exception as error:  # in a damaged file Pillow's decoders raise whatever they come across
+    except Exception as error:  # Pillow's decoders raise anything on a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"Image {path} cannot be read: {reason}. The file is missing, damaged, too large or no image; "
-            "replace it or remove its record, then go on with --resume."
+            "replace it or remove its record, then continue with --resume."
         ) from None
 
 
 def _decoded(path: Path, file: Image.Image, wanted: tuple[int, int]) -> Image.Image:
-    """The image upright and in RGB. One that is of another size whichever way it is turned is not decoded."""
+    """The image, upright and in RGB. An image that has another size in both orientations is not decoded."""
     found, turned = file.size, ""
     if sorted(found) == sorted(wanted):
         upright = ImageOps.exif_transpose(file)
@@ -79,7 +79,8 @@ def _decoded(path: Path, file: Image.Image, wanted: tuple[int, int]) -> Image.Im
 
 
 def _rgb(path: Path, image: Image.Image) -> Image.Image:
-    """Pillow would cut 16 bits off at 255, and cannot know what is white among 32 bits or floats."""
+    """The image in RGB. Pillow would clip 16-bit grey at 255; 32-bit integers and floats have no defined
+    white."""
     if image.mode in ("I", "F"):
         kind = "a whole number of 32 bits" if image.mode == "I" else "a floating point number"
         raise UserError(

@@ -1,4 +1,4 @@
-"""Loader processes: they read batches ahead of the training, and end with it."""
+"""Loader processes: they read batches ahead of the training and never outlive it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from frs_train.interrupt import SIGNALS
 
 
 class Batch(list):
-    """Samples that travel between processes as bytes in a pipe.
+    """Samples that are sent between processes as bytes in a pipe.
 
-    Left to torch, each tensor takes a file in /dev/shm. A container has 64 MiB there: when they are full, a
-    loader process dies or waits for ever.
+    By default torch stores each tensor in a file in /dev/shm. A container has 64 MiB there; once they are
+    full, a loader process dies or hangs.
     """
 
     def __reduce__(self):
@@ -42,8 +42,8 @@ def loaded(
 ) -> Iterator[Iterator[Batch | UserError]]:
     """Loads the given batches of (index, draw) in order, ahead of the training.
 
-    The loader processes end with the block. Left to the garbage collector they may outlive it (an exception
-    still refers to them), and Python waits for them at its end: deaf as they are, for ever.
+    The loader processes end with the block. If the garbage collector ended them, an exception that refers to
+    them could keep them alive, and Python would wait for them at exit, forever, because they ignore signals.
 
     Raises `UserError` if a loader process was killed.
     """
@@ -58,9 +58,9 @@ def loaded(
     )
     iterator = None
     try:
-        with _signals_held():
+        with _signals_deferred():
             iterator = iter(loader)
-        with _death_told():
+        with _death_reported():
             yield _watched(iterator)
     finally:
         if workers and iterator is not None:
@@ -68,9 +68,9 @@ def loaded(
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Signals that ask to stop are heard after the block, not in it: a loader process that is not yet deaf to
-    them would act in its parent's place."""
+def _signals_deferred() -> Iterator[None]:
+    """Defers SIGINT and SIGTERM to the end of the block: a new loader process inherits the handlers of its
+    parent and would run them until it ignores the signals."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -80,7 +80,7 @@ def _signals_held() -> Iterator[None]:
 
 def _watched(iterator: Iterator) -> Iterator:
     while True:
-        with _death_told():
+        with _death_reported():
             batch = next(iterator, None)
         if batch is None:
             return
@@ -88,8 +88,9 @@ def _watched(iterator: Iterator) -> Iterator:
 
 
 @contextlib.contextmanager
-def _death_told() -> Iterator[None]:
-    """torch raises a `RuntimeError` if a loader process dies, wherever the training is at that moment."""
+def _death_reported() -> Iterator[None]:
+    """Reports the death of a loader process as a `UserError`. torch raises a `RuntimeError` for it, wherever
+    the training is at that moment."""
     try:
         yield
     except RuntimeError as error:
@@ -97,13 +98,13 @@ def _death_told() -> Iterator[None]:
             raise
         raise UserError(
             f"A loader process has died: {str(error).splitlines()[0]} The system ends processes when memory "
-            "is short: give fewer --workers, or none (0), and go on with --resume."
+            "is short: give fewer --workers, or none (0), and continue with --resume."
         ) from None
 
 
 def _end(iterator) -> None:
-    """Ends the loader processes. torch asks them to, waits for seconds, and sends a signal that they do not
-    hear; one that is stuck, in a read from a lost disk say, is then killed."""
+    """Ends the loader processes. torch asks them to exit, waits for seconds, and sends a signal that they
+    ignore; one that hangs, for example in a read from a lost disk, is then killed."""
     processes = iterator._workers
     iterator._shutdown_workers()
     for process in processes:
@@ -117,11 +118,12 @@ def collate(samples: list[Sample | UserError]) -> Batch | UserError:
 
 
 def _start_worker(_: int) -> None:
-    """One thread a loader process; and deaf to the signals by which a launcher or terminal asks the whole
-    group to stop: the training process still needs its last batches, and ends its loaders itself.
+    """Sets up a loader process: one thread, and no reaction to the signals by which a launcher or terminal
+    stops the whole process group. The training process still needs its last batches, and ends its loaders
+    itself.
 
-    What was there before the fork is kept from the garbage collector, which would write to all of it and so
-    copy it.
+    Objects from before the fork are hidden from the garbage collector: it would write to each of them, and so
+    copy every memory page that is shared with the parent.
     """
     torch.set_num_threads(1)
     gc.freeze()
@@ -131,7 +133,8 @@ def _start_worker(_: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """A loader process whose training was killed would wait for ever to hand over what is in its pipe."""
+    """Exits once the parent is gone. A loader process whose training was killed would hang on its full
+    pipe."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -1,8 +1,8 @@
 """The order of the training images, a pure function of the seed.
 
-Batch i of a run, and every random draw made for its images, depend on the seed and i alone: not on the
-number of loader processes, of training processes, or on where a run was interrupted. So a resumed run needs
-no saved state.
+Batch i of a run, and every random draw made for its images, depend on the seed and i alone: not on the number
+of loader processes, of training processes, or on where a run was interrupted. So a resumed run needs no saved
+state.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from frs_train.errors import UserError
-from frs_train.streams import mix
+from frs_train.streams import Stream, seed_of
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
     """Batches of (index, draw) for one process, from iteration `start` on.
 
     Each iteration takes the next `batch_size` positions of an endless sequence of shuffled epochs. They are
-    dealt into world x accumulate equal parts; this process gets `accumulate` of them, one after the other.
+    split into world x accumulate equal micro-batches, of which this process gets `accumulate` consecutive
+    ones.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
 
     def _item(self, position: int) -> tuple[int, int]:
         epoch, offset = divmod(position, self.images)
-        return int(self._order(epoch)[offset]), mix(self.seed, 1, position)
+        return int(self._order(epoch)[offset]), seed_of(self.seed, Stream.AUGMENTATION, position)
 
     def _shuffle(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(mix(self.seed, 2, epoch))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, Stream.ORDER, epoch))
         return torch.randperm(self.images, generator=generator)

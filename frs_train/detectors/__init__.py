@@ -1,9 +1,8 @@
 """Detectors, each usable as teacher and as student.
 
-Start with `base` (what every family offers), then a family's own file; `build_detector(config,
-num_classes)` makes one, `load_weights` and `from_torchvision` give it published weights, `compatibility`
-says what a student can learn from a teacher, `torchvision_state_dict` turns one back into plain
-torchvision.
+Start with `base` (what every family offers), then a family's own file; `build_detector(config, num_classes)`
+makes one, `load_weights` and `from_torchvision` give it published weights, `compatibility` says what a
+student can learn from a teacher, `torchvision_state_dict` turns one back into plain torchvision.
 """
 
 from frs_train.detectors.base import Detector, Outputs, Target

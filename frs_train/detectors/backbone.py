@@ -45,8 +45,8 @@ class Trunk(NamedTuple):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with torchvision's 32 groups where there are 256 channels, and groups of 8 in a narrow net:
-    on the 1x1 maps of a small image, a group of one channel would always normalise to zero."""
+    """GroupNorm with torchvision's 32 groups for 256 channels, and groups of 8 channels in a narrow network:
+    on a level with a single location, a group of one channel would always be normalized to zero."""
     return nn.GroupNorm(math.gcd(32, max(1, channels // 8), channels), channels)
 
 

@@ -1,8 +1,8 @@
-"""`Detector`: one face for every family, so that training and evaluation never ask which one it is.
+"""`Detector`: one interface for all families, so that training and evaluation do not depend on the family.
 
-A detector wraps a plain torchvision model (`.model`, whose weights `export` hands out) and runs its parts one
-by one, because distillation needs what torchvision keeps to itself: the pyramid and the classification logits
-of the one run of the head that also gives the losses.
+A detector wraps a plain torchvision model (`.model`, whose weights `export` writes) and runs its parts one by
+one, because distillation needs intermediate results that torchvision does not return: the pyramid, and the
+classification logits of the same run of the head that gives the losses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Target = dict[str, Tensor]  # "boxes" [N, 4] float xyxy in pixels, "labels" [N] 
 
 @dataclass
 class Outputs:
-    """What one forward pass leaves behind. Lists run over pyramid levels, finest first."""
+    """The results of one forward pass. Lists are over pyramid levels, finest first."""
 
     feats: list[Tensor]
     """[B, D, H, W]: the pyramid."""
@@ -33,7 +33,7 @@ class Outputs:
     losses: dict[str, Tensor] = field(default_factory=dict)
     """0-d detection losses by name; empty without targets."""
     masks: list[Tensor] = field(default_factory=list)
-    """[B, H, W]: FRS masks of `cls_logits`; only if asked for."""
+    """[B, H, W]: FRS masks of `cls_logits`; only if requested."""
     image_sizes: list[tuple[int, int]] = field(default_factory=list)
     """(height, width) of each image after resizing, before padding."""
     padded_size: tuple[int, int] = (0, 0)
@@ -82,7 +82,7 @@ class Detector(nn.Module):
 
         Args:
             images: tensors [3, h, w] in 0..1, sizes may differ.
-            targets: one dict an image: `boxes` and `labels` (see `Target`); positive width and height.
+            targets: one dict per image: `boxes` and `labels` (see `Target`); positive width and height.
             size: shorter image side to resize to; the configuration's last `min_size` if not given.
             masks: also compute the FRS mask of each level, as soon as the head has emitted that level.
         """
@@ -147,7 +147,7 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def head_signature(self) -> tuple:
-        """What must be equal for two detectors' logits to mean the same thing, channel by channel."""
+        """Two detectors' logits mean the same, channel by channel, if this is equal."""
         anchors = self.anchor_generator
         return self.family, self.num_classes, tuple(anchors.sizes), tuple(anchors.aspect_ratios)
 
@@ -180,7 +180,7 @@ class DenseDetector(Detector):
         return [{**image, "labels": image["labels"] + 1} for image in found]
 
     def run_head(self, feats: list[Tensor]) -> dict[str, Tensor]:
-        """The head's outputs; boxes in float32 under autocast, for a pixel is lost in bfloat16."""
+        """The head's outputs; boxes in float32 even under autocast: bfloat16 loses whole pixels."""
         head = self.model.head(feats)
         return {name: value if name == "cls_logits" else value.float() for name, value in head.items()}
 
@@ -199,8 +199,8 @@ def anchors_of(generator: nn.Module, batch: ImageList, feats: list[Tensor]) -> l
 
 
 def _thick(image: Tensor, size: int, longest: int) -> Tensor:
-    """The image. One so thin that resizing, which keeps proportions, would round its shorter side to nothing
-    is stretched to what leaves a pixel of it."""
+    """The image, stretched if it is so thin that resizing, which keeps proportions, would round its shorter
+    side to 0."""
     height, width = image.shape[-2:]
     least = math.ceil(1.001 / min(size / min(height, width), longest / max(height, width)))
     if min(height, width) >= least:
@@ -209,7 +209,7 @@ def _thick(image: Tensor, size: int, longest: int) -> Tensor:
 
 
 def _follow(target: Target, image: Tensor, stretched: Tensor) -> Target:
-    """The target of an image as that of its stretched copy."""
+    """The target of an image, for its stretched copy."""
     if stretched is image:
         return target
     down, across = (new / old for new, old in zip(stretched.shape[-2:], image.shape[-2:], strict=True))

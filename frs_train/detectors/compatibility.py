@@ -1,4 +1,4 @@
-"""What a student can learn from a teacher."""
+"""Which losses a student and a teacher can have together."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Compatibility:
     head_loss: bool
     """Whether their classification logits mean the same, channel by channel."""
     message: str | None
-    """What is off, and why; None if nothing is."""
+    """What is switched off, and why; None if nothing is."""
 
 
 def compatibility(teacher: Detector, student: Detector, *, same_classes: bool = True) -> Compatibility:
     """Which losses can tie a student to a teacher. Backbone, widths and channels may always differ.
 
     Args:
-        same_classes: whether both know the same class names in the same order, which detectors cannot tell.
+        same_classes: whether both have the same class names in the same order; detectors do not store names.
 
     Raises:
         UserError: the pyramids have no stride in common, so that not even features can be compared.
@@ -54,7 +54,7 @@ def _head_difference(teacher: Detector, student: Detector, same_classes: bool) -
     if teacher.family != student.family:
         return f"a {teacher.family} teacher's logits mean something else than a {student.family} student's"
     if teacher.head_signature() == student.head_signature():
-        objectness = teacher.family == "faster-rcnn"  # knows no classes
+        objectness = teacher.family == "faster-rcnn"  # has no classes
         return None if same_classes or objectness else "teacher and student have different classes"
     if teacher.num_anchors == student.num_anchors and teacher.logit_channels != student.logit_channels:
         return f"the teacher has {teacher.num_classes} classes, the student {student.num_classes}"

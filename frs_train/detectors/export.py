@@ -1,7 +1,7 @@
 """From a detector to the plain torchvision model that it wraps.
 
-The dense families here have one logit an object class and no background; torchvision numbers its labels
-from 1 and keeps a row 0 for the background. Exported weights have that row, with a logit that never fires.
+The dense families here have one logit an object class and no background; torchvision numbers its labels from
+1 and keeps a row 0 for the background. Exported weights have that row, with a logit that never fires.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def torchvision_state_dict(detector: Detector) -> dict[str, Tensor]:
 
 
 def torchvision_model(detector: Detector) -> nn.Module:
-    """A plain torchvision model, in evaluation mode on the CPU, that detects what the detector detects."""
+    """A plain torchvision model, in evaluation mode on the CPU, with the same detections."""
     background = 1 if isinstance(detector, DenseDetector) else 0  # Faster R-CNN adds its own
     model = build_detector(detector.config, detector.num_classes + background).model
     model.load_state_dict(torchvision_state_dict(detector), strict=True)

@@ -27,7 +27,7 @@ class FasterRCNNDetector(Detector):
 
     @property
     def logit_channels(self) -> int:
-        return self.num_anchors  # objectness: one logit an anchor, whatever the classes
+        return self.num_anchors  # objectness: one logit per anchor, whatever the classes
 
     @property
     def anchor_generator(self):
@@ -58,7 +58,7 @@ class FasterRCNNDetector(Detector):
     ) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
         """The RPN on one run of its head: (objectness [B, A, H, W] per level, boxes per image, losses).
 
-        The steps are `RegionProposalNetwork.forward`'s, which keeps the objectness to itself.
+        The steps are those of `RegionProposalNetwork.forward`, which does not return the objectness.
         """
         rpn = self.model.rpn
         objectness, deltas = rpn.head(feats)
@@ -77,7 +77,7 @@ class FasterRCNNDetector(Detector):
         return objectness, proposals, dict(zip(names, losses, strict=True))
 
     def named(self, feats: list[Tensor]) -> OrderedDict[str, Tensor]:
-        """The pyramid under the names by which the region pooling knows its levels."""
+        """The pyramid under the level names that the region pooling expects."""
         return OrderedDict(zip([*REGION_LEVELS, "pool"], feats, strict=True))
 
 

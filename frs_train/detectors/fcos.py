@@ -34,8 +34,8 @@ class Head(FCOSHead):
         self.regression_head = FCOSRegressionHead(channels, 1, num_convs, norm_layer=group_norm)
 
     def compute_loss(self, targets, head_outputs, anchors, matched_idxs):
-        """torchvision's losses, divided by the mean number of positive locations of all processes instead of
-        this one's, so that several of them train as one would on the whole batch."""
+        """torchvision's losses, normalized by the mean number of positive locations over all processes
+        instead of this one's, so that several processes train as one would on the whole batch."""
         losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
         count = torch.stack([(matched >= 0).sum() for matched in matched_idxs]).sum().float()
         factor = count.clamp(min=1) / distributed.mean(count.clone()).clamp(min=1)
@@ -43,8 +43,8 @@ class Head(FCOSHead):
 
 
 def build(config: DetectorConfig, num_classes: int) -> FCOSDetector:
-    """An FCOS with random weights. A level learns objects of 1 to 2 times its anchor side: 64 pixels and less
-    at stride 8 for the default `anchor_size`, as in the paper."""
+    """An FCOS with random weights. A level is assigned objects of 1 to 2 times its anchor side: up to 64
+    pixels at stride 8 for the default `anchor_size`, as in the paper."""
     backbone = build_backbone(config)
     cells = tuple((config.anchor_size // 4 * p,) for p in (1, 2, 4, 8, 16))  # torchvision: the level's stride
     model = FCOS(

@@ -1,7 +1,7 @@
 """GFL: a one-stage detector whose class score is its box's quality and whose box sides are distributions.
 
-A small head of our own beside torchvision's RetinaNet, which lends backbone handling and post-processing.
-The maths is in `gfl_loss`.
+A small head of our own beside torchvision's RetinaNet, which lends backbone handling and post-processing. The
+maths is in `gfl_loss`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from frs_train.detectors.backbone import build_backbone, group_norm
 from frs_train.detectors.base import DenseDetector, Target
 
 MAX_DISTANCE = 16  # R: box sides are distributions over 0..R strides from the location
-STRIDES_PER_ANCHOR = 8  # an anchor's side in strides; anchors only decide who learns what
+STRIDES_PER_ANCHOR = 8  # an anchor's side in strides; anchors only serve to assign objects
 BOX_WEIGHT = 2.0
 DISTRIBUTION_WEIGHT = 0.25
 
@@ -55,7 +55,7 @@ class DistributionCoder:
 
 
 class DistributionHead(nn.Module):
-    """Regression tower: for each location the logits of four distances, scaled by one learnt factor a
+    """Regression tower: for each location the logits of four distances, scaled by one learnt factor per
     level."""
 
     def __init__(self, channels: int, num_convs: int, num_levels: int):
@@ -80,7 +80,7 @@ class DistributionHead(nn.Module):
 
 
 class GFLHead(nn.Module):
-    """Both towers; outputs named and shaped as torchvision's heads have them."""
+    """Both towers; outputs have the names and shapes of torchvision's heads."""
 
     def __init__(self, channels: int, num_classes: int, num_convs: int, num_levels: int):
         super().__init__()
@@ -94,7 +94,7 @@ class GFLHead(nn.Module):
 
 
 class GFL(RetinaNet):
-    """RetinaNet's frame around a GFL head."""
+    """torchvision's RetinaNet with a GFL head."""
 
     def compute_loss(
         self, targets: list[Target], head: dict[str, Tensor], anchors: list[Tensor], counts: list[int]
@@ -102,8 +102,8 @@ class GFL(RetinaNet):
         """Quality focal, GIoU and distribution focal loss of a batch (labels 0..K-1).
 
         The first is divided by the number of positive locations. The box losses weigh each positive by its
-        own highest class score, and are divided by the sum of those weights. Both divisors are means over
-        all processes, so that several of them train as one would on the whole batch.
+        own highest class score, and are divided by the sum of those weights. Both divisors are means over all
+        processes, so that several of them train as one would on the whole batch.
         """
         logits = head["cls_logits"].float()
         owners = [
@@ -133,8 +133,8 @@ class GFL(RetinaNet):
 
 
 def build(config: DetectorConfig, num_classes: int) -> GFLDetector:
-    """A GFL with random weights. Anchors are squares of twice `anchor_size`: 8 strides by default, as in
-    the paper."""
+    """A GFL with random weights. Anchors are squares of twice `anchor_size`: 8 strides by default, as in the
+    paper."""
     backbone = build_backbone(config)
     sizes = tuple((2 * config.anchor_size * p,) for p in (1, 2, 4, 8, 16))
     model = GFL(

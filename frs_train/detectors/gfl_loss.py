@@ -54,8 +54,8 @@ def atss_assign(anchors: Tensor, counts: Sequence[int], boxes: Tensor, per_level
     """Adaptive training sample selection: which ground-truth box each anchor learns.
 
     Candidates of a box are, on each level, the `per_level` anchors whose centres are nearest to its own.
-    Those whose IoU reaches the mean plus the standard deviation of all candidates' IoU, and whose centre
-    lies inside the box, are positive. An anchor claimed by several boxes goes to the one of highest IoU.
+    Those whose IoU reaches the mean plus the standard deviation of all candidates' IoU, and whose centre lies
+    inside the box, are positive. An anchor claimed by several boxes goes to the one of highest IoU.
 
     Args:
         anchors: [N, 4] xyxy, level after level.

@@ -1,5 +1,5 @@
-"""torchvision's published weights, by name. The only part of this package that may download, and only when
-asked."""
+"""torchvision's published weights, by name. The only module of this package that downloads, and only on
+request."""
 
 from __future__ import annotations
 

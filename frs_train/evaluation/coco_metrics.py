@@ -1,4 +1,4 @@
-"""COCO numbers by pycocotools; with several processes every image is detected by exactly one of them."""
+"""COCO metrics by pycocotools. With several processes, each image is detected by exactly one of them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def evaluate(
 ) -> dict[str, float | int | None | dict[str, float | None]]:
     """COCO metrics of a detector on a data set, as fractions; None where there is nothing to measure.
 
-    Returns `METRICS`, `classes` (the AP of each class by name) and `max_detections`: how many detections of
-    an image count, the highest scores first. That is what the detector's configuration gives as
-    `detections_per_image`. `tell` hears of the progress (see `Log.progress`). All processes return the same.
-    Leaves the detector in evaluation mode. Raises `UserError` if `batch_size` is below 1.
+    Returns `METRICS`, `classes` (the AP of each class by name) and `max_detections`: how many detections per
+    image are scored, highest scores first, which is `detections_per_image` of the detector's configuration.
+    `tell` reports the progress (see `Log.progress`). All processes return the same. Leaves the detector in
+    evaluation mode. Raises `UserError` if `batch_size` is below 1.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}: an evaluation needs at least 1 image at a time.")
@@ -48,18 +48,18 @@ def evaluate(
     with loaded(dataset, order, workers, device) as batches:
         for batch in batches:
             images, targets = to_device(batch, device)
-            for found, target in zip(detector.detect(images), targets, strict=True):
-                results += coco_results(found, int(target["image_id"]), dataset.coco)
+            for detections, target in zip(detector.detect(images), targets, strict=True):
+                results += coco_results(detections, int(target["image_id"]), dataset.coco)
             tell(advance=len(images) * distributed.world())
     everyone = [result for part in distributed.gather(results) for result in part]
     return summarise(dataset.coco, everyone, detector.config.detections_per_image)
 
 
-def coco_results(found: dict[str, torch.Tensor], image_id: int, coco: CocoFile) -> list[dict]:
+def coco_results(detections: dict[str, torch.Tensor], image_id: int, coco: CocoFile) -> list[dict]:
     """Detections (boxes xyxy, labels 1..K) of an image as COCO result records (bbox xywh, category ids)."""
-    boxes = found["boxes"].detach().cpu().double()
+    boxes = detections["boxes"].detach().cpu().double()
     boxes[:, 2:] -= boxes[:, :2]
-    rows = zip(boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
+    rows = zip(boxes.tolist(), detections["scores"].tolist(), detections["labels"].tolist(), strict=True)
     return [
         {"image_id": image_id, "category_id": coco.categories[label - 1]["id"], "bbox": box, "score": score}
         for box, score, label in rows
@@ -69,15 +69,15 @@ def coco_results(found: dict[str, torch.Tensor], image_id: int, coco: CocoFile) 
 def summarise(
     coco: CocoFile, results: list[dict], max_detections: int = 100
 ) -> dict[str, float | int | None | dict[str, float | None]]:
-    """The metrics of COCO result records, of which the `max_detections` best of an image count.
+    """The metrics of COCO result records; the best `max_detections` per image are scored.
 
-    pycocotools' own summary knows 100 detections alone, and cannot do without any.
+    The summary of pycocotools itself only supports 100 detections per image, and fails without any detection.
     """
-    found = [
+    records = [
         {**r, "id": row, "area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0}
         for row, r in enumerate(results, start=1)
     ]
-    evaluation = COCOeval(coco.api(), indexed(coco.images, coco.categories, found), "bbox")
+    evaluation = COCOeval(coco.api(), indexed(coco.images, coco.categories, records), "bbox")
     evaluation.params.maxDets = [max_detections]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
@@ -100,13 +100,13 @@ def summarise(
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """The mean of what was measured: pycocotools writes -1 elsewhere."""
+    """The mean of the measured values; pycocotools writes -1 for the others."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else None
 
 
 def describe(record: dict[str, Any]) -> str:
-    """COCO metrics as a line of per cents."""
+    """COCO metrics in per cent, on one line."""
     values = ((k, record[k]) for k in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"))
     text = "  ".join(f"{name} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in values)
     limit = record.get("max_detections")

@@ -1,9 +1,8 @@
-"""Pictures of what a detector finds rich: FRS masks of every level over the image, beside boxes and
-detections.
+"""Pictures of a detector's FRS masks on an image, one per level, next to boxes and detections.
 
-The paper's Figure 3 for any checkpoint and any image: S = max over classes of the sigmoid of the
-classification logits, level by level, on one colour scale. A location is drawn as the square of one stride
-around the pixel that the convolutions and the anchors are centred on.
+Figure 3 of the paper for any checkpoint and any image: S = max over classes of the sigmoid of the
+classification logits, on one colour scale for all levels. A location is drawn as a square of one stride,
+around the pixel on which convolutions and anchors are centred.
 """
 
 from __future__ import annotations
@@ -39,18 +38,18 @@ COLOURS = matplotlib.colormaps["inferno"]
 CLASSES = matplotlib.colormaps["tab10"]
 PANEL = 2.6  # inches
 DOTS = 110  # per inch
-PLAIN = {"parse_math": False}  # a name with a $ in it is no formula
+PLAIN = {"parse_math": False}  # a $ in a name does not start a formula
 
 
 @dataclass(frozen=True)
 class Heat:
-    """The FRS mask of one level and where it lies on the image."""
+    """The FRS mask of one level and its position on the image."""
 
     stride: int
     values: np.ndarray
     """[H, W] in 0..1."""
     pitch: tuple[float, float]
-    """(x, y) distance of neighbouring locations in pixels of the image as given."""
+    """(x, y) distance of neighbouring locations in pixels of the original image."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ class View:
 
 @torch.no_grad()
 def look(detector: Detector, image: Tensor) -> View:
-    """Masks and detections of an image [3, H, W] in 0..1 on the detector's device. Switches it to
-    evaluation."""
+    """Masks and detections of an image [3, H, W] in 0..1 on the detector's device. Leaves the detector in
+    evaluation mode."""
     detector.eval()
     outputs = detector([image], masks=True)
     height, width = outputs.image_sizes[0]
@@ -83,7 +82,7 @@ def look(detector: Detector, image: Tensor) -> View:
 def draw(
     view: View, target: dict[str, Tensor], classes: Sequence[str], score: float = 0.3, title: str = ""
 ) -> Figure:
-    """Ground truth, detections from `score` up, the richest level at every pixel, and each level.
+    """Panels: ground truth, detections of at least this score, the highest S of any level, and each level.
 
     Args:
         target: `boxes` [N, 4] xyxy in pixels of the image and `labels` in 1..K.
@@ -114,7 +113,8 @@ def draw(
 
 
 def on_pixels(heat: Heat, height: int, width: int) -> np.ndarray:
-    """The mask spread over an image's pixels [height, width]: each takes the nearest location's value."""
+    """The mask resampled to the pixels of an image [height, width]: each pixel gets the value of the nearest
+    location."""
     lines = _nearest(height, heat.pitch[1], heat.values.shape[0])
     columns = _nearest(width, heat.pitch[0], heat.values.shape[1])
     return heat.values[lines[:, None], columns[None, :]]
@@ -132,7 +132,7 @@ def richest(view: View) -> np.ndarray:
 
 
 def show_heat(axis: Axes, image: np.ndarray, heat: np.ndarray, scale: Normalize, title: str) -> None:
-    """A mask over the image in grey; the richer, the less of the image shines through."""
+    """A mask over the image in grey; the higher S is, the less of the image is visible."""
     grey = 0.2 + 0.5 * image.mean(axis=2, keepdims=True)
     strength = scale(heat)
     cover = (0.25 + 0.6 * np.sqrt(strength))[..., None]
@@ -143,7 +143,7 @@ def show_heat(axis: Axes, image: np.ndarray, heat: np.ndarray, scale: Normalize,
 def show_boxes(
     axis: Axes, image: np.ndarray, boxes: dict[str, Tensor], classes: Sequence[str], title: str
 ) -> None:
-    """Boxes with class names (and scores where there are some) over the image."""
+    """Boxes with class names (and scores, if given) over the image."""
     axis.imshow(image, interpolation="nearest")
     axis.set_title(printable(title), fontsize=7.5, **PLAIN)
     scores = boxes["scores"].tolist() if "scores" in boxes else [None] * len(boxes["labels"])
@@ -173,7 +173,7 @@ def pictures(
     indices: Sequence[int],
     score: float = 0.3,
 ) -> list[Figure]:
-    """Figures of some images of a data set."""
+    """One figure per image of a data set, for some indices."""
     figures = []
     for index in indices:
         (image,), (target,) = to_device(collate([dataset[index, None]]), device)
@@ -207,11 +207,11 @@ def write_pictures(
     score: float = 0.3,
     replace: bool = False,
 ) -> list[Path]:
-    """One PNG an image (of the first `limit`) into `out`, named as the image; returns the paths.
+    """Writes one PNG per image (of the first `limit`) into `out`, named after the image; returns the paths.
 
     Raises:
-        UserError: an image cannot be read, or a picture cannot be written; or `out` has one of that name
-            already, and `replace` is False.
+        UserError: an image cannot be read, a picture cannot be written, or a picture exists already and
+            `replace` is False.
     """
     count = min(len(dataset), limit or len(dataset))
     names = picture_names([dataset.coco.images[index]["file_name"] for index in range(count)])

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from frs_train.data.coco import matching, read_coco
+from frs_train.data.coco import match_classes, read_coco
 from frs_train.data.dataset import CocoDetection
 from frs_train.data.loader import collate, to_device
 from frs_train.errors import UserError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from frs_train.report.runs import Run
 
 COLUMNS = 3
-SPAN = 30  # largest over least value of a loss from which its axis is logarithmic
+SPAN = 30  # ratio of the largest to the smallest value of a loss above which its axis is logarithmic
 
 
 def curves(runs: Sequence[Run]) -> Figure:
@@ -53,12 +53,12 @@ def curves(runs: Sequence[Run]) -> Figure:
     handles = [axes[0].plot([], [], color=run.colour)[0] for run in runs]
     place = {"loc": "outside upper left", "ncols": min(4, len(runs)), "frameon": False}
     for text, run in zip(figure.legend(handles, ["-"] * len(runs), **place).get_texts(), runs, strict=True):
-        text.set(text=printable(run.name), **PLAIN)  # a name as it is, even if it begins with _ or has a $
+        text.set(text=printable(run.name), **PLAIN)  # the name unchanged, even if it begins with _ or has a $
     return figure
 
 
 def scale(axis: Axes) -> None:
-    """A logarithmic axis where the values span it, around 0 a linear piece up to the least of them."""
+    """Makes the axis logarithmic if the values span `SPAN`; linear around 0 if some are not positive."""
     values = [float(y) for drawn in axis.lines for y in drawn.get_ydata()]
     positive = [value for value in values if value > 0]
     if positive and max(positive) > SPAN * min(positive):
@@ -67,7 +67,7 @@ def scale(axis: Axes) -> None:
 
 
 def line(axis: Axes, run: Run, points: list[tuple[float, float]]) -> None:
-    """Values as they are, faint, under their mean over the neighbouring 4 per cent of the points."""
+    """The values, faint, under their moving average over 4 per cent of the points."""
     reach = len(points) // 50
     values = [value for _, value in points]
     near = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
@@ -77,7 +77,7 @@ def line(axis: Axes, run: Run, points: list[tuple[float, float]]) -> None:
 
 
 def panel(axis: Axes, title: str) -> None:
-    """Title, grid, and on a linear axis a zero line to compare against."""
+    """Title and grid; a linear axis starts at zero."""
     axis.set_title(printable(title), fontsize=10, loc="left", **PLAIN)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
@@ -87,7 +87,7 @@ def panel(axis: Axes, title: str) -> None:
 
 
 def masks(runs: Sequence[Run], images: int) -> tuple[list[Figure], list[str]]:
-    """One figure an image with a row for each run; and why a run is not in it."""
+    """One figure per image with one row per run, and notes on runs that are missing in it."""
     views: dict[int, list[tuple[Run, View]]] = {}
     truth, notes, dataset = {}, [], None
     for run in runs:
@@ -111,7 +111,7 @@ def _mask_rows(
 ) -> Figure:
     """A row for each run: ground truth (in the first), detections, richest level."""
     height, width = seen[0][1].image.shape[:2]
-    tall = 2.5 * min(max(height / width, 0.1), 4.0)  # inches: the page of a thin image is not long
+    tall = 2.5 * min(max(height / width, 0.1), 4.0)  # inches; bounded for thin images
     figure = Figure((7.5, len(seen) * (tall + 0.3)), dpi=140, layout="constrained")
     strength = Normalize(0, max(float(richest(view).max()) for _, view in seen) or 1)
     for row, (run, view) in zip(figure.subplots(len(seen), 3, squeeze=False), seen, strict=True):
@@ -130,7 +130,7 @@ def _validation(run: Run, classes: list[str]) -> CocoDetection:
     data = run.config["data"]
     if not data["val_annotations"] or not data["val_images"]:
         raise UserError("it has no validation data.")
-    coco = matching(read_coco(Path(data["val_annotations"])), classes, run.name)
+    coco = match_classes(read_coco(Path(data["val_annotations"])), classes, run.name)
     return CocoDetection(coco, Path(data["val_images"]))
 
 

@@ -1,7 +1,7 @@
 """`frs-train report RUN...`: runs side by side as one HTML file that needs nothing beside itself.
 
-It is made from what a run leaves behind (`config.json`, `metrics.jsonl`, `result.json`, the newest
-checkpoint for the mask pictures), so a run that is still going, or was stopped, can be looked at too.
+It is made from what a run leaves behind (`config.json`, `metrics.jsonl`, `result.json`, the newest checkpoint
+for the mask pictures), so a run that is still going, or was stopped, can be looked at too.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str, *, images: int = 2
 
 
 def results_table(runs: Sequence[Run]) -> str:
-    """Scores in per cent, size, time and memory; of several runs the best in each column is marked."""
+    """Scores in per cent, size, time and memory; the best of several runs is marked in each column."""
     columns = [
         *((name, [scaled(run.result.get(name), 100) for run in runs], 1, max) for name in SCORES),
         ("params, M", [scaled(run.result.get("parameters"), 1e-6) for run in runs], 2, None),
@@ -130,7 +130,7 @@ def class_table(runs: Sequence[Run]) -> str:
 
 
 def differences(runs: Sequence[Run]) -> str:
-    """The options that are not the same in all runs; empty for one run."""
+    """The options that differ between the runs; empty for a single run."""
     flat = [flatten(run.config) for run in runs]
     names = [n for n in dict.fromkeys(n for f in flat for n in f) if len({str(f.get(n)) for f in flat}) > 1]
     names = [name for name in names if name not in ("out", "resume")]
@@ -144,7 +144,7 @@ def differences(runs: Sequence[Run]) -> str:
 
 
 def mask_section(runs: Sequence[Run], images: int) -> str:
-    """Mask pictures of the same validation images by every run that has a checkpoint and its data."""
+    """Mask pictures of the same validation images, for every run that has a checkpoint and its data."""
     drawn, notes = masks(runs, images) if images else ([], [])
     caption = (
         "Ground truth, then for each run its detections and the highest feature richness S of any level."
@@ -155,7 +155,7 @@ def mask_section(runs: Sequence[Run], images: int) -> str:
 
 
 def full_config(run: Run) -> str:
-    """The whole configuration, folded away."""
+    """The whole configuration, collapsed."""
     text = escape_html(json.dumps(run.config, indent=2))
     return f"<details><summary>{label(run)}</summary><pre>{text}</pre></details>"
 
@@ -170,7 +170,7 @@ def picture(figure: Any, caption: str) -> str:
 
 
 def label(run: Run) -> str:
-    """A run's name beside its colour."""
+    """The name of a run with its colour."""
     unfinished = "" if run.finished else " (unfinished)"
     return f'<i class="swatch" style="background:{run.colour}"></i>{escape(run.name)}{unfinished}'
 
@@ -182,7 +182,7 @@ def detector(run: Run) -> str:
 
 
 def method(run: Run) -> str:
-    """How the run learns: alone, or what from which teacher."""
+    """How the run learns: from the data alone, or by which method from which teacher."""
     distill = run.config.get("distill") or {}
     if not distill.get("teacher"):
         return "data alone"
@@ -201,7 +201,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def newest(run: Run, key: str) -> float | None:
-    """A number of the finished run, or of its last training line."""
+    """A value of the finished run, or of its last training line."""
     return run.result.get(key, run.train[-1].get(key) if run.train else None)
 
 

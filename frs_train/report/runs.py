@@ -1,4 +1,4 @@
-"""The runs that a report compares: what their folders hold."""
+"""The runs of a report, as read from their folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = ("#1f77b4", "#d95f02", "#2a9d57", "#c23b6b", "#7b5ea7", "#8c6d31", "#1
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds."""
+    """The content of a run folder."""
 
     name: str
     folder: Path
@@ -24,7 +24,7 @@ class Run:
     train: list[dict[str, Any]]
     evals: list[dict[str, Any]]
     result: dict[str, Any]
-    """The finished run's; of an unfinished one, its last evaluation."""
+    """result.json; the last evaluation if the run is unfinished."""
 
     @property
     def finished(self) -> bool:
@@ -42,15 +42,15 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def read_run(folder: Path, name: str, colour: str) -> Run:
-    """One run folder. Raises `UserError` if it is none, or if one of its files is not as a run writes it."""
+    """One run folder. Raises `UserError` if it is not a run folder, or if one of its files is damaged."""
     for file in ("config.json", "metrics.jsonl"):
         if not (folder / file).is_file():
             raise UserError(
-                f"{folder} is no run folder: it has no {file}. Give the --out folder of a training."
+                f"{folder} is not a run folder: it has no {file}. Give the --out folder of a training."
             )
     config, lines = read_config(folder / "config.json"), read_metrics(folder / "metrics.jsonl")
     train = [line for line in lines if line["kind"] == "train"]
     evals = [line for line in lines if line["kind"] == "eval"]
     result = folder / "result.json"
-    found = read_result(result) if result.exists() else (evals[-1] if evals else {})
-    return Run(name, folder, colour, config, train, evals, found)
+    scores = read_result(result) if result.exists() else (evals[-1] if evals else {})
+    return Run(name, folder, colour, config, train, evals, scores)

@@ -1,8 +1,8 @@
-"""Checkpoints: written whole or not at all, and read with `weights_only=True`.
+"""Checkpoints: written completely or not at all, and read with `weights_only=True`.
 
-A file is a dictionary of plain types and tensors (see `Content`). It has no RNG state, for every draw of an
-iteration is a function of the seed and the iteration (see `data`). Whatever a file holds, only `UserError`
-leaves the functions that read it.
+A file is a dictionary of plain types and tensors (see `Content`). It has no RNG state, because every draw is
+a function of the seed and the iteration (see `streams`). Whatever a file contains, the functions that read it
+raise only `UserError`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ Classes = Annotated[list[str], Field(min_length=1)]
 
 
 class Content(TypedDict):
-    """What every checkpoint holds. A file that is to detect only, as the demo's teacher, ends here."""
+    """The content of every checkpoint. One that only serves to detect, like the demo's teacher, has no
+    more."""
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)
     format: Literal["frs-train/1"]
@@ -47,11 +48,11 @@ class Content(TypedDict):
     """Optimiser steps that made these weights."""
     model: Tensors
     ema: NotRequired[Tensors | None]
-    """The moving average, which then is what detects."""
+    """The moving average of the weights, which is used for detection if there is one."""
 
 
 class Resumable(Content):
-    """What a run needs to go on."""
+    """The content that a run needs in order to resume."""
 
     ema_steps: Count
     loss: Tensors
@@ -64,10 +65,11 @@ CONTENT, RESUMABLE = TypeAdapter(Content), TypeAdapter(Resumable)
 
 
 def save(folder: Path, iteration: int, content: dict[str, Any], keep: int) -> Path:
-    """Writes the checkpoint of an iteration, and removes all of the run but the newest `keep` up to this one;
-    this one stays even if `keep` is 0.
+    """Writes the checkpoint of an iteration, and removes all others of the run but the newest `keep` up to
+    this one, which stays even if `keep` is 0.
 
-    Later ones go too: where there are some, the run went back behind them, for they could not be read.
+    Checkpoints of later iterations are removed too: they were unreadable, or the run would have resumed from
+    them.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "iteration": iteration, **content}, buffer)
@@ -81,16 +83,16 @@ def save(folder: Path, iteration: int, content: dict[str, Any], keep: int) -> Pa
 
 
 def keep_as_best(path: Path) -> None:
-    """Copies a checkpoint to `best.pt` beside it, where neither `save` nor a resumed run touches it."""
+    """Copies a checkpoint to `best.pt` in its folder, which neither `save` nor a resumed run removes."""
     write_atomically(path.with_name(BEST), path.read_bytes())
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints that a run has written into its folder, newest first. Only a name that `save` gives is
-    one: a copy under another name is its owner's."""
+    """The checkpoints that a run has written into its folder, newest first. Files whose names `save` would
+    not give are not the run's."""
     names = ((path, NAME.fullmatch(path.name)) for path in folder.glob("checkpoint-*.pt") if path.is_file())
-    found = {int(match[1]): path for path, match in names if match}
-    return [found[iteration] for iteration in sorted(found, reverse=True)]
+    by_iteration = {int(match[1]): path for path, match in names if match}
+    return [by_iteration[iteration] for iteration in sorted(by_iteration, reverse=True)]
 
 
 def path_of(folder: Path, iteration: int) -> Path:
@@ -112,17 +114,17 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(
             f"Checkpoint {path} does not exist. Give a run folder or a checkpoint file."
         ) from None
-    except Exception as error:  # what is no archive of tensors may fail in any line of its readers
+    except Exception as error:  # torch's readers raise anything on other files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged, or no checkpoint of frs-train: {reason}.") from None
+        raise UserError(f"{path} is damaged, or not a checkpoint of frs-train: {reason}.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is no checkpoint of frs-train: it is not marked {FORMAT!r}.")
+        raise UserError(f"{path} is not a checkpoint of frs-train: it is not marked {FORMAT!r}.")
     checked(CONTENT, content, str(path))
-    return content  # itself, for state dictionaries know the versions of their modules, and copies would not
+    return content  # not a validated copy, which would lose the module versions of the state dictionaries
 
 
 def checked(kind: TypeAdapter, content: Any, name: str) -> Any:
-    """A copy of the content, if it is of this kind. Raises `UserError` if it is not."""
+    """A copy of the content, validated as this type. Raises `UserError` if it is invalid."""
     try:
         return kind.validate_python(content)
     except ValidationError as error:
@@ -132,8 +134,8 @@ def checked(kind: TypeAdapter, content: Any, name: str) -> Any:
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest readable checkpoint of a run, or None if it has none at all. Damaged ones are named to
-    `warn`.
+    """The newest readable checkpoint of a run, or None if it has none at all. `warn` gets a message about
+    each damaged one.
 
     Raises `UserError` if there are checkpoints and none is readable.
     """
@@ -145,7 +147,8 @@ def newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
             warn(f"{error} Trying the one before.")
     if found:
         raise UserError(
-            f"None of the {len(found)} checkpoints in {folder} is readable. Remove them to start afresh."
+            f"None of the {len(found)} checkpoints in {folder} is readable. Remove them to start from "
+            "the beginning."
         )
     return None
 
@@ -183,7 +186,7 @@ def restore(content: dict[str, Any]) -> tuple[Detector, list[str]]:
 
 
 def load_weights(module: torch.nn.Module, state: Tensors, name: str) -> None:
-    """`load_state_dict` whose refusal is one paragraph."""
+    """`load_state_dict` with a `UserError` of one paragraph."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

@@ -11,7 +11,7 @@ import torch
 
 
 class Timer:
-    """Seconds per iteration, less the pauses."""
+    """Seconds per iteration, without the pauses."""
 
     def __init__(self, iteration: int):
         self.first = self.last = iteration
@@ -22,20 +22,20 @@ class Timer:
         return self.elapsed + time.perf_counter() - self.since
 
     def lap(self, iteration: int) -> float:
-        """Mean seconds of the iterations since the last lap."""
+        """Mean seconds per iteration since the last lap."""
         now, count = self._now(), iteration - self.last
         seconds = (now - self.lapped) / max(count, 1)
         self.last, self.lapped = iteration, now
         return seconds
 
     def mean(self) -> float | None:
-        """Mean seconds of all iterations up to the last lap; None before the first."""
+        """Mean seconds per iteration up to the last lap; None before the first lap."""
         count = self.last - self.first
         return self.lapped / count if count else None
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that does not count."""
+        """The time that the block takes does not count."""
         self.elapsed = self._now()
         try:
             yield
@@ -44,7 +44,7 @@ class Timer:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory of this process so far: the GPU's where there is one, else resident memory."""
+    """Peak memory of this process so far: GPU memory on a GPU, otherwise resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

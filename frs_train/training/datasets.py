@@ -5,22 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from frs_train.config import RunConfig
-from frs_train.data.coco import matching, read_coco
+from frs_train.data.coco import match_classes, read_coco
 from frs_train.data.dataset import CocoDetection, augmentation
 from frs_train.errors import UserError
 from frs_train.log import Log
 
 
 def open_data(config: RunConfig, log: Log) -> tuple[CocoDetection, CocoDetection]:
-    """The training and the validation set, checked; what was found and left out is logged."""
+    """The training and the validation set, checked; a summary of each is logged."""
     data = config.data
     train = read_coco(_given(data.train_annotations, "train-annotations"))
     val = read_coco(_given(data.val_annotations, "val-annotations"))
     log.say(train.summary())
     log.say(val.summary())
     if train.empty == len(train.images):
-        raise UserError(f"{train.path} has no usable box at all: there is nothing to learn from it.")
-    val = matching(val, train.classes, str(train.path))
+        raise UserError(f"{train.path} has no usable box at all: there is nothing to train on.")
+    val = match_classes(val, train.classes, str(train.path))
     return (
         CocoDetection(train, _given(data.train_images, "train-images"), augmentation(data)),
         CocoDetection(val, _given(data.val_images, "val-images")),
@@ -31,7 +31,7 @@ def open_eval(annotations: Path, images: Path, classes: list[str], name: str, lo
     """A data set to evaluate a detector (called `name`) with these classes on."""
     coco = read_coco(annotations)
     log.say(coco.summary())
-    return CocoDetection(matching(coco, classes, name), images)
+    return CocoDetection(match_classes(coco, classes, name), images)
 
 
 def _given(path: Path | None, option: str) -> Path:

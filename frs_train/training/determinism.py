@@ -12,7 +12,7 @@ import torch
 
 @contextlib.contextmanager
 def reproducible(enabled: bool) -> Iterator[None]:
-    """Deterministic kernels where torch has them, as long as the block lasts."""
+    """Deterministic kernels, where torch has them, while the block lasts."""
     if not enabled:
         yield
         return

@@ -1,7 +1,7 @@
-"""One training step's losses: the student's own, and what it learns from a teacher.
+"""The losses of a student with a teacher: its own detection losses, the imitation loss and the head loss.
 
-The teacher never sees autograd (evaluation, `inference_mode`, its own precision), the student's head runs
-once, and the imitation and head losses are one call of `frs_kernels.FRSDistillationLoss`.
+The teacher runs in evaluation mode, in `inference_mode` and in its own precision. The student's head runs
+once, and imitation and head loss are one call of `frs_kernels.FRSDistillationLoss`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from frs_train.training.learner import Learner, autocast
 from frs_train.training.teacher import HiddenModule
 
 
-class Distiller(Learner):
+class DistilledLearner(Learner):
     """A student that learns from the data and from a teacher.
 
-    Losses are the student's, and `frs_feature` and `frs_head` with weights and warm-up applied. The teacher
-    is no submodule: it is neither saved, nor trained, nor moved. `accumulate` forwards are one iteration.
+    Its losses are the student's, and `frs_feature` and `frs_head` with loss weights and warm-up applied. The
+    teacher is not a submodule: it is neither saved, nor trained, nor moved. `accumulate` forwards are one
+    iteration.
 
     Raises:
-        UserError: the two do not fit together.
+        UserError: student and teacher do not fit together.
     """
 
     def __init__(
@@ -50,11 +51,11 @@ class Distiller(Learner):
         self.use_head = self.use_head and fit.head_loss
         if not self.use_head and not self.use_feats:
             raise UserError(
-                "--method frs-head has nothing to learn from, for the classification outputs of teacher and "
+                "--method frs-head has nothing to learn from: the classification outputs of teacher and "
                 "student do not fit. Use the same detector, anchors and classes, or --method frs-feature."
             )
         self.levels = fit.levels
-        # With several processes the masks carry the normaliser (see _normalised).
+        # With several processes the masks contain the normalizer (see _normalized).
         self.global_sum = distributed.world() > 1 and config.normalizer == "mask"
         if config.backend not in ("auto", *frs.available_backends()):
             raise UserError(
@@ -84,7 +85,7 @@ class Distiller(Learner):
     def forward(self, images: list[Tensor], targets: list[Target], size: int) -> dict[str, Tensor]:
         taught = self.teach(images, size)
         outputs = self.student(images, targets, size=size)
-        found = self.loss(
+        distilled = self.loss(
             [outputs.feats[s] for s, _ in self.levels] if self.use_feats else None,
             [taught.feats[t] for _, t in self.levels] if self.use_feats else None,
             [taught.cls_logits[t] for _, t in self.levels],
@@ -93,9 +94,9 @@ class Distiller(Learner):
         )
         losses = dict(outputs.losses)
         if self.use_feats:
-            losses["frs_feature"] = found.feature
+            losses["frs_feature"] = distilled.feature
         if self.use_head:
-            losses["frs_head"] = found.head
+            losses["frs_head"] = distilled.head
         return losses
 
     def teach(self, images: list[Tensor], size: int) -> Outputs:
@@ -105,7 +106,7 @@ class Distiller(Learner):
             return teacher(images, size=size, masks=self.config.method.startswith("frs"))
 
     def masks(self, taught: Outputs, targets: list[Target], images: list[Tensor]) -> list[Tensor]:
-        """The weight [B, H, W] of every location of every shared level."""
+        """The masks [B, H, W] of the shared levels."""
         if self.config.method == "whole-map":
             masks = [torch.ones_like(taught.feats[t][:, 0], dtype=torch.float32) for _, t in self.levels]
         elif self.config.method == "gt-box":
@@ -113,15 +114,15 @@ class Distiller(Learner):
                 taught, targets, images, [self.teacher.module.strides[t] for _, t in self.levels]
             )
         else:
-            # Autograd may keep a mask, but no tensor born in inference mode: copy these small ones.
+            # Autograd cannot save tensors made in inference mode, so the masks, which are small, are copied.
             masks = [taught.masks[t].clone() for _, t in self.levels]
-        return _normalised(masks) if self.global_sum else masks
+        return _normalized(masks) if self.global_sum else masks
 
 
 def box_masks(
     taught: Outputs, targets: list[Target], images: list[Tensor], strides: list[int]
 ) -> list[Tensor]:
-    """1 at the locations whose centre lies in a ground-truth box, else 0: float32 [B, H, W] a level."""
+    """1 at locations whose centre is in a ground-truth box, else 0: one float32 mask [B, H, W] per level."""
     height, width = taught.padded_size
     masks = []
     for stride in strides:
@@ -141,7 +142,7 @@ def _ratio(image: Tensor, height: int, width: int) -> list[float]:
     return [width / image.shape[-1], height / image.shape[-2]] * 2
 
 
-def _normalised(masks: list[Tensor]) -> list[Tensor]:
+def _normalized(masks: list[Tensor]) -> list[Tensor]:
     """Masks divided by the mean over processes of their sums, so that the mean of the processes' losses
     (which is what DDP descends) is the loss of the whole batch in one process."""
     sums = distributed.mean(torch.stack([mask.sum() for mask in masks]))

@@ -11,7 +11,7 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast:
-    """The autocast context of an `amp` option; "none" disables it."""
+    """The autocast context of an `amp` option; "none" disables autocast."""
     return torch.autocast(device.type, dtype=AMP_DTYPES.get(amp, torch.bfloat16), enabled=amp in AMP_DTYPES)
 
 

@@ -1,4 +1,4 @@
-"""From a configuration to what the loop needs: data sets, and the detector that learns, with its teacher."""
+"""From a configuration to the learner: the student, alone or with its teacher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from frs_train.detectors import (
 from frs_train.errors import UserError
 from frs_train.log import Log
 from frs_train.training.checkpoint import read_detector
-from frs_train.training.distillation import Distiller
+from frs_train.training.distillation import DistilledLearner
 from frs_train.training.learner import Learner
 from frs_train.training.teacher import prepare_teacher, start_head
 
@@ -24,7 +24,8 @@ def make_learner(
 ) -> Learner:
     """The student, alone or with its teacher, on the device.
 
-    `fresh` is False if its weights are about to be restored: then published or inherited ones are not needed.
+    `fresh` is False if its weights are restored afterwards, so that published or inherited weights are not
+    needed.
     """
     check_batch_norm(config, distributed.world())
     student, distill = build(config.detector, classes), config.distill
@@ -42,13 +43,13 @@ def make_learner(
         return _placed(Learner(student), config, device)
     teacher = prepare_teacher(teacher, student, distill, device)
     return _placed(
-        Distiller(student, teacher, distill, same, log.warn, config.train.accumulate), config, device
+        DistilledLearner(student, teacher, distill, same, log.warn, config.train.accumulate), config, device
     )
 
 
 def check_batch_norm(config: RunConfig, processes: int) -> None:
-    """Raises `UserError` where batch norm may meet a single value of a channel, which has no variance: in one
-    image that is a single location at stride 32."""
+    """Raises `UserError` where batch norm may have a single value per channel, whose variance is undefined:
+    one image with a single location at stride 32."""
     detector, train = config.detector, config.train
     images = train.batch_size // (train.accumulate * processes)
     if detector.backbone_norm == "batch" and images == 1 and min(detector.min_size) <= 32:

@@ -1,9 +1,9 @@
-"""What a run leaves to read: `metrics.jsonl`, a progress bar, and TensorBoard by option.
+"""Metrics of a run: `metrics.jsonl`, lines in the log, and TensorBoard by option.
 
-Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration` (see `records`):
-    train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak; a GPU's if any)
+Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration` (see `run_files`):
+    train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak, of the GPU if any)
     eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}, max_detections
-            (detections of an image that count)
+            (detections per image that are scored)
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 
 class Metrics:
-    """Appends to `metrics.jsonl` (and TensorBoard); other processes than 0 write nothing."""
+    """Appends to `metrics.jsonl` (and TensorBoard), in process 0 only."""
 
     def __init__(self, folder: Path, log: Log, total: int, tensorboard: bool):
         self.path, self.log, self.total = folder / "metrics.jsonl", log, total
         self.writer = (
             _summary_writer(folder / "tensorboard") if tensorboard and distributed.rank() == 0 else None
         )
-        self.evaluated: dict[int, dict[str, Any]] = {}  # what `evaluate` found, by iteration
+        self.evaluated: dict[int, dict[str, Any]] = {}  # scores by iteration
 
     def forget_after(self, iteration: int) -> None:
-        """Removes the lines that a resumed run will write again, and a last line that was cut off."""
+        """Removes lines that the resumed run will write itself, and an incomplete last line."""
         kept: list[dict[str, Any]] = []
         if distributed.rank() == 0 and self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["iteration"] <= iteration]
@@ -61,8 +61,8 @@ class Metrics:
         return {"text": text, "rate": rate}
 
     def is_best(self, record: dict[str, Any]) -> bool:
-        """Whether no evaluation before found an AP as high."""
-        before = [found["AP"] for found in self.evaluated.values() if found["AP"] is not None]
+        """Whether its AP is higher than that of every earlier evaluation."""
+        before = [scores["AP"] for scores in self.evaluated.values() if scores["AP"] is not None]
         return record["AP"] is not None and record["AP"] > max(before, default=-1.0)
 
     def eval(self, iteration: int, record: dict[str, Any], best: bool) -> None:
@@ -73,7 +73,7 @@ class Metrics:
         self.log.say(f"[{iteration}/{self.total}]  {describe(record)}{'  (best so far)' if best else ''}")
 
     def masks(self, iteration: int, detector: Detector, dataset: CocoDetection, device: torch.device) -> None:
-        """Mask pictures for TensorBoard; nothing without it."""
+        """Writes mask pictures to TensorBoard, if it is on."""
         if self.writer:
             from frs_train.evaluation.pictures import to_tensorboard
 
@@ -87,7 +87,8 @@ class Metrics:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(
-                f"{self.path} cannot be written: {error.strerror}. Make room, then --resume."
+                f"{self.path} cannot be written: {error.strerror}. Free some space, then "
+                "continue with --resume."
             ) from None
 
     def _scalars(self, group: str, values: dict[str, float], iteration: int) -> None:
@@ -100,6 +101,6 @@ def _summary_writer(folder: Path):
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
-            "--tensorboard needs the extra of that name: pip install 'frs-kernels[tensorboard]'."
+            "--tensorboard needs the extra `tensorboard`: pip install 'frs-kernels[tensorboard]'."
         ) from None
     return SummaryWriter(str(folder))

@@ -9,9 +9,9 @@ import torch
 from frs_train import distributed
 from frs_train.config import RunConfig
 from frs_train.errors import Stopped
-from frs_train.files import held
+from frs_train.files import locked
 from frs_train.log import Log
-from frs_train.streams import mix
+from frs_train.streams import Stream, seed_of
 from frs_train.training.datasets import open_data
 from frs_train.training.determinism import reproducible
 from frs_train.training.learners import make_learner
@@ -36,7 +36,7 @@ def fit(config: RunConfig, log: Log | None = None) -> dict[str, Any]:
         distributed.group(device),
         reproducible(config.train.deterministic),
         Signals().heard() as signals,
-        held(config.out),
+        locked(config.out),
     ):
         try:
             with signals.interruptible():
@@ -53,7 +53,7 @@ def make_trainer(config: RunConfig, device: torch.device, log: Log, signals: Sig
     classes = train_set.coco.classes
     total = total_iterations(config.train, len(train_set))
     saved = checkpoint_to_resume(config, classes, log)
-    torch.manual_seed(mix(config.train.seed, 0))
+    torch.manual_seed(seed_of(config.train.seed, Stream.WEIGHTS))
     learner = make_learner(shorten_warmups(config, total, log.say), classes, device, log, fresh=saved is None)
     state = TrainingState(config, learner, device, total)
     if saved is not None:

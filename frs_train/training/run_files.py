@@ -1,5 +1,7 @@
-"""What a run writes as JSON (config.json, lines of metrics.jsonl, result.json), and the one way to read it
-back: whatever such a file holds, only `UserError` leaves this module."""
+"""The JSON files of a run (config.json, metrics.jsonl, result.json): their types, and reading them.
+
+Whatever such a file contains, this module raises only `UserError`.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ from typing_extensions import NotRequired, TypedDict
 
 from frs_train.errors import UserError
 
-OPEN = ConfigDict(extra="allow")  # a later version may write more
+OPEN = ConfigDict(extra="allow")  # later versions may write more
 
 
 class TrainLine(TypedDict):
-    """A line of metrics.jsonl after some steps. Losses are those of the last one."""
+    """A training line of metrics.jsonl. The losses are those of its last step."""
 
     __pydantic_config__ = OPEN
     kind: Literal["train"]
@@ -50,7 +52,7 @@ class EvalLine(Scores):
 
 
 class Result(Scores):
-    """result.json: the last evaluation of a finished run, and what it took."""
+    """result.json: the last evaluation of a finished run, and its cost."""
 
     iterations: NonNegativeInt
     parameters: NonNegativeInt
@@ -59,7 +61,7 @@ class Result(Scores):
 
 
 class DetectorWords(TypedDict):
-    """What a page says of a detector."""
+    """The part of a detector's configuration that a report shows."""
 
     __pydantic_config__ = OPEN
     family: str
@@ -69,7 +71,7 @@ class DetectorWords(TypedDict):
 
 
 class DataPaths(TypedDict):
-    """Where a run's images are."""
+    """The validation data of a run."""
 
     __pydantic_config__ = OPEN
     val_annotations: str | None
@@ -77,7 +79,7 @@ class DataPaths(TypedDict):
 
 
 class DistillWords(TypedDict):
-    """How a run learns."""
+    """How a run was distilled."""
 
     __pydantic_config__ = OPEN
     teacher: str | None
@@ -85,7 +87,7 @@ class DistillWords(TypedDict):
 
 
 class SavedConfig(TypedDict):
-    """config.json, as far as one reads it who does not build the run again: runs of other versions too."""
+    """The part of config.json that a report reads, so that it can read runs of other versions too."""
 
     __pydantic_config__ = OPEN
     detector: DetectorWords
@@ -99,18 +101,18 @@ CONFIG = TypeAdapter(SavedConfig)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`. A last line that a kill cut off is left out.
+    """The records of a `metrics.jsonl`, without an incomplete last line.
 
     Raises:
-        UserError: another line is no record of a run.
+        UserError: a line is not a record of a run.
     """
-    lines = _read(path).split(b"\n")[:-1]  # behind the last line break is nothing, or an unfinished line
+    lines = _read(path).split(b"\n")[:-1]  # after the last line break: nothing, or an incomplete line
     return [_valid(LINE, line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """The content of a `result.json`."""
-    return _valid(RESULT, _read(path), str(path), "Remove it: the run makes it again with --resume.")
+    return _valid(RESULT, _read(path), str(path), "Remove it: the run writes it again with --resume.")
 
 
 def read_config(path: Path) -> dict[str, Any]:

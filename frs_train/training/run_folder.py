@@ -18,7 +18,7 @@ class RunFolder:
     """config.json, checkpoint-<8 digits>.pt (the newest `keep`), best.pt, and result.json when the run is
     done.
 
-    Only process 0 writes. (metrics.jsonl is `Metrics`', .lock is `files.held`'s.)
+    Only process 0 writes. (metrics.jsonl is `Metrics`', .lock is `files.locked`'s.)
     """
 
     def __init__(self, path: Path, keep: int):

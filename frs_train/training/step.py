@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from frs_train import distributed
 from frs_train.data.loader import to_device
-from frs_train.streams import mix
+from frs_train.streams import Stream, seed_of
 from frs_train.training.learner import autocast
 from frs_train.training.schedule import learning_rate
 from frs_train.training.state import TrainingState
@@ -29,7 +29,7 @@ def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroB
         module: `state.learner`, or its DistributedDataParallel wrapper.
     """
     config = state.config.train
-    torch.manual_seed(mix(config.seed, 3, state.iteration, distributed.rank()))
+    torch.manual_seed(seed_of(config.seed, Stream.STEP, state.iteration, distributed.rank()))
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.iteration, state.total)
     module.train()
@@ -70,7 +70,7 @@ def current_losses(state: TrainingState, batch: MicroBatch) -> dict[str, Tensor]
 
 def _losses(state: TrainingState, module: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
     sizes = state.config.detector.min_size
-    size = sizes[mix(state.config.train.seed, 4, state.iteration) % len(sizes)]
+    size = sizes[seed_of(state.config.train.seed, Stream.SIZE, state.iteration) % len(sizes)]
     images, targets = to_device(batch, state.device)
     with autocast(state.device, state.config.train.amp):
         return module(images, targets, size)

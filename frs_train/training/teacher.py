@@ -9,7 +9,7 @@ from frs_train.detectors import Detector, compatibility
 
 
 class HiddenModule:
-    """Holds a module out of sight of `nn.Module`: not in the state dict, not moved, not in DDP."""
+    """Hides a module from the module tree of its owner: not in the state dict, not moved, not in DDP."""
 
     def __init__(self, module: Detector):
         self.module = module
@@ -18,7 +18,8 @@ class HiddenModule:
 def prepare_teacher(
     teacher: Detector, student: Detector, config: DistillConfig, device: torch.device
 ) -> Detector:
-    """The teacher as the distiller wants it: frozen, on the device, resizing as the student does."""
+    """The teacher, ready for a distillation: frozen, on the device, with the student's limit on image
+    sizes."""
     teacher.eval().requires_grad_(False).to(device)
     teacher.model.transform.max_size = student.model.transform.max_size
     if config.teacher_channels_last:
@@ -30,8 +31,8 @@ def prepare_teacher(
 
 
 def inherit_head(student: Detector, teacher: Detector) -> int:
-    """Copies every parameter of the teacher's heads that the student has in the same shape; returns how
-    many."""
+    """Copies every tensor of the teacher's head that the student has with the same name and shape; returns
+    how many."""
     theirs = teacher.state_dict()
     ours = student.state_dict()
     heads = [k for k in ours if any("head" in part for part in k.split("."))]
@@ -41,7 +42,8 @@ def inherit_head(student: Detector, teacher: Detector) -> int:
 
 
 def start_head(student: Detector, teacher: Detector, same_classes: bool) -> str:
-    """Gives the student the teacher's head, if both mean the same by it; returns what was done, in words."""
+    """Initializes the student's head from the teacher's if their logits mean the same; returns a line for the
+    log."""
     if compatibility(teacher, student, same_classes=same_classes).head_loss:
         return f"The student's head starts from the teacher's: {inherit_head(student, teacher)} tensors."
-    return "The student's head starts at random, for the teacher's does not fit."
+    return "The student's head starts at random: the teacher's does not fit."

@@ -12,7 +12,7 @@ MUTANTS = (
         "frs_train/detectors/gfl_loss.py",
         "quality: Tensor, beta: float = 2.0",
         "quality: Tensor, beta: float = 1.0",
-        ("tests/train/test_gfl.py::test_quality_focal_loss_is_quadratic_by_default",),
+        ("tests/train/detectors/test_gfl.py::test_quality_focal_loss_is_quadratic_by_default",),
     ),
     Mutant(
         "a-mask-of-zeros-is-divided-by-0",

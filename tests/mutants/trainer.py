@@ -2,9 +2,9 @@
 
 from .mutant import Mutant
 
-STATE = ("tests/train/test_state.py",)
-ENGINE = ("tests/train/test_engine.py",)
-DISTILLER = ("tests/train/test_distiller.py",)
+STEP = ("tests/train/training/test_step.py",)
+TRAINER = ("tests/train/training/test_trainer.py",)
+DISTILLATION = ("tests/train/training/test_distillation.py",)
 MODULES = ("tests/test_modules.py",)
 
 MUTANTS = (
@@ -14,63 +14,63 @@ MUTANTS = (
         "frs_train/training/step.py",
         "sum(losses.values()) / len(batches)",
         "sum(losses.values())",
-        STATE,
+        STEP,
     ),
     Mutant(
         "scaled-gradients-are-clipped",
         "frs_train/training/step.py",
         "        state.scaler.unscale_(state.optimizer)\n",
         "",
-        STATE,
+        STEP,
     ),
     Mutant(
         "every-iteration-draws-the-same",
         "frs_train/training/step.py",
-        "mix(config.seed, 3, state.iteration, ",
-        "mix(config.seed, 3, 0, ",
-        STATE,
+        "Stream.STEP, state.iteration, ",
+        "Stream.STEP, 0, ",
+        STEP,
     ),
     Mutant(
         "one-size-for-the-whole-run",
         "frs_train/training/step.py",
-        ".seed, 4, state.iteration)",
-        ".seed, 4)",
-        ENGINE,
+        "Stream.SIZE, state.iteration)",
+        "Stream.SIZE)",
+        TRAINER,
     ),
     Mutant(
         "gradients-of-all-iterations-add-up",
         "frs_train/training/step.py",
         "    state.optimizer.zero_grad(set_to_none=True)\n",
         "",
-        STATE,
+        STEP,
     ),
     Mutant(
         "moving-average-is-not-evaluated",
         "frs_train/training/state.py",
         "return self.ema.module if self.ema else self.student",
         "return self.student",
-        ("tests/train/test_moving_average.py",),
+        ("tests/train/training/test_moving_average.py",),
     ),
     Mutant(
         "moving-average-restarts-on-resuming",
         "frs_train/training/state.py",
         'self.ema.n_averaged.fill_(saved["ema_steps"])',
         "self.ema.n_averaged.fill_(0)",
-        ENGINE,
+        TRAINER,
     ),
     Mutant(
         "optimizer-restarts-on-resuming",
         "frs_train/training/state.py",
         '        load_optimizer(self.optimizer, saved["optimizer"], name)\n',
         "",
-        ENGINE,
+        TRAINER,
     ),
     Mutant(
         "rate-falls-too-late",
         "frs_train/training/schedule.py",
         "iteration >= step * total",
         "iteration > step * total",
-        ENGINE,
+        ("tests/train/training/test_schedule.py",),
     ),
     # The run folder.
     Mutant(
@@ -78,7 +78,7 @@ MUTANTS = (
         "frs_train/training/checkpoint.py",
         "first + max(keep, 1) :",
         "first + keep :",
-        ("tests/train/test_checkpoint.py",),
+        ("tests/train/training/test_checkpoint.py",),
     ),
     # The data.
     Mutant(
@@ -86,14 +86,14 @@ MUTANTS = (
         "frs_train/data/coco.py",
         "np.clip(corners, 0, np.tile(sizes, 2)).astype",
         "corners.astype",
-        ("tests/train/test_annotations.py",),
+        ("tests/train/data/test_coco.py",),
     ),
     Mutant(
         "every-image-is-augmented-alike",
         "frs_train/data/order.py",
-        "mix(self.seed, 1, position)",
-        "mix(self.seed, 1)",
-        ("tests/train/test_train_data.py",),
+        "Stream.AUGMENTATION, position)",
+        "Stream.AUGMENTATION)",
+        ("tests/train/data/test_order.py",),
     ),
     # The distillation.
     Mutant(
@@ -101,28 +101,28 @@ MUTANTS = (
         "frs_train/training/teacher.py",
         "    teacher.model.transform.max_size = student.model.transform.max_size\n",
         "",
-        DISTILLER,
+        DISTILLATION,
     ),
     Mutant(
         "teacher-in-training-mode",
         "frs_train/training/teacher.py",
         "teacher.eval().requires_grad_(False)",
         "teacher.train().requires_grad_(False)",
-        DISTILLER,
+        DISTILLATION,
     ),
     Mutant(
         "box-masks-in-the-pixels-of-the-file",
         "frs_train/training/distillation.py",
         "[width / image.shape[-1], height / image.shape[-2]] * 2",
         "[1.0, 1.0] * 2",
-        DISTILLER,
+        DISTILLATION,
     ),
     Mutant(
         "trainer-counts-accumulated-parts",
         "frs_train/training/distillation.py",
         "            accumulate=accumulate,\n",
         "",
-        ("tests/train/test_accumulate.py",),
+        ("tests/train/training/test_accumulate.py",),
     ),
     # The loss module.
     Mutant(

@@ -5,9 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-from frs_train.files import held
+from frs_train.files import locked
 
-with held(Path(sys.argv[1])):
+with locked(Path(sys.argv[1])):
     if os.fork():
         print("held", flush=True)
     time.sleep(60)

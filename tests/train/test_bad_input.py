@@ -127,7 +127,7 @@ def test_wrong_checkpoint(digits, tmp_path, capsys, content):
     path = tmp_path / "model.pt"
     torch.save({"weight": torch.zeros(1)}, path) if content is None else path.write_bytes(content)
     code = main(f"eval {path} --annotations {digits}/val.json --images {digits}/images --device cpu".split())
-    refused(code, capsys, str(path), "no checkpoint of frs-train")
+    refused(code, capsys, str(path), "not a checkpoint of frs-train")
 
 
 def test_folder_without_checkpoint(digits, tmp_path, capsys):

@@ -13,11 +13,10 @@ import torch
 from tiny_detectors import FAMILIES
 from tiny_runs import quiet_fit, run_config
 
-from frs_train.config import DistillConfig, TrainConfig
+from frs_train.config import DistillConfig
 from frs_train.errors import Stopped, UserError
 from frs_train.training import checkpoint, metrics
 from frs_train.training.run_files import read_metrics
-from frs_train.training.schedule import learning_rate
 
 
 def weights(out):
@@ -194,30 +193,6 @@ def test_the_moving_average_is_what_is_evaluated(digits, tmp_path):
     assert_same(detector.state_dict(), saved["ema"])
     key = next(k for k in saved["ema"] if k.endswith("conv1.weight"))
     assert not torch.equal(saved["ema"][key], saved["model"][key])
-
-
-def test_metrics_forget_what_will_be_written_again(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    numbers = {"lr": 0.1, "loss": 0.0, "losses": {}, "seconds_per_iteration": 1.0, "memory_mb": 1.0}
-    lines = [json.dumps({"kind": "train", "iteration": i, **numbers}) for i in (1, 2, 3)]
-    path.write_text("\n".join(lines) + '\n{"kind": "tr')
-    from frs_train.log import Log
-    from frs_train.training.metrics import Metrics
-
-    Metrics(tmp_path, Log(quiet=True), 9, False).forget_after(2)
-    assert [r["iteration"] for r in read_metrics(path)] == [1, 2]
-
-
-def test_learning_rates():
-    steps = TrainConfig(lr=1.0, lr_warmup=10, lr_batch=16, batch_size=32)
-    assert learning_rate(steps, 0, 120) == pytest.approx(0.002)
-    assert learning_rate(steps, 10, 120) == pytest.approx(2.0)
-    assert learning_rate(steps, 80, 120) == pytest.approx(0.2)
-    assert learning_rate(steps, 119, 120) == pytest.approx(0.02)
-    cycle = TrainConfig(lr=1.0, lr_warmup=10, schedule="one-cycle")
-    rates = [learning_rate(cycle, i, 120) for i in range(120)]
-    assert rates[0] == pytest.approx(0.04) and max(rates) == rates[10] == 1.0 and rates[-1] < 0.01
-    assert learning_rate(cycle, 1, 8) < 1.0 == learning_rate(cycle, 2, 8)  # a quarter of a short run
 
 
 def test_compiling_the_teacher_is_an_option_of_the_command_line():

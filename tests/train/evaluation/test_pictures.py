@@ -18,7 +18,6 @@ from frs_train.data.dataset import CocoDetection
 from frs_train.data.digits import make_digits
 from frs_train.errors import UserError
 from frs_train.evaluation import pictures
-from frs_train.files import picture_names
 
 CLASSES = [str(d) for d in range(10)]
 
@@ -167,16 +166,6 @@ def test_a_class_name_is_drawn_as_it_is(thin_and_odd):
 
 
 NAMES = st.text(st.characters() | st.sampled_from("/.$\\_{}\0\n\ud800aA"), max_size=300)
-
-
-@given(st.lists(NAMES, max_size=6))
-def test_names_of_pictures_are_different_names_of_files(files):
-    names = picture_names(files)
-    assert len({name.casefold() for name in names}) == len(files)
-    for name in names:
-        assert name.endswith(".png") and len(name.encode()) <= 255 and not set(name) & set("/\0")
-        assert name.isprintable()
-    assert picture_names(files[:3]) == names[:3]  # whatever the limit
 
 
 @settings(max_examples=30, deadline=None)

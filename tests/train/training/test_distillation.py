@@ -7,7 +7,7 @@ from tiny_detectors import batch, tiny
 import frs_kernels as frs
 from frs_train.config import DistillConfig
 from frs_train.errors import UserError
-from frs_train.training.distillation import Distiller, box_masks
+from frs_train.training.distillation import DistilledLearner, box_masks
 from frs_train.training.teacher import inherit_head, prepare_teacher
 
 IMAGES, TARGETS = batch()
@@ -30,7 +30,7 @@ def distiller(student=None, teacher=None, warn=None, same_classes=True, **option
     config = DistillConfig(**{"warmup_iters": 0, "feat_weight": 1.0, "head_weight": 1.0, **options})
     prepare_teacher(teacher, student, config, torch.device("cpu"))
     warnings = []
-    made = Distiller(student, teacher, config, same_classes, warn or warnings.append)
+    made = DistilledLearner(student, teacher, config, same_classes, warn or warnings.append)
     assert warn is not None or warnings == []
     return made.train()
 

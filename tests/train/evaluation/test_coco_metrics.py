@@ -11,7 +11,7 @@ from tiny_runs import data_of
 
 from frs_train import distributed
 from frs_train.config import DetectorConfig
-from frs_train.data.coco import matching, read_coco
+from frs_train.data.coco import match_classes, read_coco
 from frs_train.data.dataset import CocoDetection
 from frs_train.errors import UserError
 from frs_train.evaluation.coco_metrics import METRICS, coco_results, describe, evaluate, summarise
@@ -71,7 +71,7 @@ def test_classes_are_scored_by_their_ids(tmp_path):
     categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
     records = annotations({"category_id": 1}, {"category_id": 2, "bbox": [100, 100, 50, 50]})
     coco = read_coco(write(tmp_path, content(categories=categories, annotations=records)))
-    coco = matching(coco, ["cat", "dog", "zebra"], "it")
+    coco = match_classes(coco, ["cat", "dog", "zebra"], "it")
     target = {"boxes": torch.tensor([[100.0, 100, 150, 150]]), "labels": torch.tensor([1])}  # a cat
     found = summarise(coco, coco_results({**target, "scores": torch.ones(1)}, 1, coco))
     assert found["classes"] == {"cat": pytest.approx(1.0), "dog": 0.0, "zebra": None}
@@ -163,14 +163,14 @@ def test_categories_are_matched_by_name(digits, tmp_path):
         annotation["category_id"] = renumber[annotation["category_id"]]
     (tmp_path / "val.json").write_text(json.dumps(content))
     classes = read_coco(digits / "train.json").classes
-    coco = matching(read_coco(tmp_path / "val.json"), classes, "it")
+    coco = match_classes(read_coco(tmp_path / "val.json"), classes, "it")
     assert coco.classes == classes
     data = CocoDetection(coco, digits / "images")
     assert evaluate(Oracle(data), data, torch.device("cpu"))["AP"] == pytest.approx(1.0)
 
 
 def test_a_file_may_lack_classes_that_the_detector_knows(digits):
-    coco = matching(read_coco(digits / "val.json"), [*map(str, range(10)), "zebra"], "it")
+    coco = match_classes(read_coco(digits / "val.json"), [*map(str, range(10)), "zebra"], "it")
     assert coco.classes[-1] == "zebra"
     with pytest.raises(UserError, match="'9'"):
-        matching(coco, [*map(str, range(9)), "zebra"], "it")
+        match_classes(coco, [*map(str, range(9)), "zebra"], "it")

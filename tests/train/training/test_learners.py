@@ -1,4 +1,4 @@
-"""What a configuration becomes: devices by name, warm-ups that end, a head that starts from the teacher's."""
+"""What a configuration becomes: a head that starts from the teacher's, batch norm that can train."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -8,12 +8,10 @@ import torch
 from tiny_detectors import tiny
 from tiny_runs import quiet_fit, run_config
 
-from frs_train import distributed
-from frs_train.config import DistillConfig, TrainConfig
+from frs_train.config import DistillConfig
 from frs_train.errors import UserError
 from frs_train.training import learners, run
 from frs_train.training.checkpoint import read_detector
-from frs_train.training.schedule import learning_rate, shorten_warmups, warmup_within
 
 
 class Said:
@@ -26,69 +24,6 @@ class Said:
         self.lines.append(text)
 
     warn = say
-
-
-@pytest.fixture
-def two_gpus(monkeypatch):
-    monkeypatch.setattr(
-        torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda")
-    )
-    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-
-
-@pytest.mark.parametrize("name", ["meta", "nonsense", "cuda:99", "cuda:-1", "", "cpu:0", "CPU", "cuda "])
-def test_a_device_that_is_not_there(name):
-    with pytest.raises(UserError, match=rf"^--device is {name}\. There is auto, cpu"):
-        distributed.pick_device(name)
-
-
-def test_the_devices_that_are_there(two_gpus):
-    assert distributed.devices() == ["cpu", "cuda", "cuda:0", "cuda:1"]
-    with pytest.raises(UserError, match="There is auto, cpu, cuda, cuda:0, cuda:1"):
-        distributed.pick_device("cuda:2")
-    assert distributed.pick_device("cpu") == torch.device("cpu")
-
-
-def test_a_device_is_looked_at_before_anything_is_read(tmp_path):
-    config = run_config(tmp_path / "no data", tmp_path / "run", device="meta")
-    with pytest.raises(UserError, match="--device is meta"):
-        quiet_fit(config)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("asked", "total", "taken"), [(500, 154, 38), (500, 2000, 500), (500, 1999, 499), (0, 154, 0), (5, 3, 0)]
-)
-def test_a_warmup_takes_a_quarter_of_the_run_at_most(asked, total, taken):
-    assert warmup_within(total, asked) == taken
-
-
-@pytest.mark.parametrize("schedule", ["steps", "one-cycle"])
-def test_a_short_run_reaches_its_rate(schedule):
-    config = TrainConfig(lr=0.1, lr_warmup=500, schedule=schedule)
-    rates = [learning_rate(config, i, 154) for i in range(154)]
-    assert rates[37] < max(rates) == rates[38] == pytest.approx(0.1)
-
-
-def test_warmups_that_become_shorter_are_told(tmp_path):
-    plain = run_config(tmp_path, tmp_path, lr_warmup=500)
-    taught = run_config(
-        tmp_path, tmp_path, lr_warmup=10, distill=DistillConfig(teacher="t", warmup_iters=500)
-    )
-    alone = run_config(tmp_path, tmp_path, lr_warmup=10, distill=DistillConfig(method="none"))
-    told = []
-    assert shorten_warmups(plain, 154, told.append) == replace(
-        plain, train=replace(plain.train, lr_warmup=38)
-    )
-    assert shorten_warmups(taught, 154, told.append) == replace(
-        taught, distill=replace(taught.distill, warmup_iters=38)
-    )
-    assert told == [
-        "A warm-up takes a quarter of the run at most. Of 154 iterations: --lr-warmup 500 becomes 38.",
-        "A warm-up takes a quarter of the run at most. Of 154 iterations: --warmup-iters 500 becomes 38.",
-    ]
-    for config, total in ((alone, 154), (plain, 2000), (taught, 2000)):
-        assert shorten_warmups(config, total, pytest.fail) is config
 
 
 def test_a_run_trains_with_warmups_that_end(digits, tmp_path, monkeypatch):
@@ -161,7 +96,7 @@ def test_a_head_that_does_not_fit_is_said(digits, teacher, tmp_path):
     log = Said()
     distill = DistillConfig(teacher=str(teacher), method="none")
     learner(run_config(digits, tmp_path, distill=distill, detector={"family": "retinanet"}), log)
-    assert "The student's head starts at random, for the teacher's does not fit." in log.lines
+    assert "The student's head starts at random: the teacher's does not fit." in log.lines
 
 
 def test_a_teacher_that_gives_nothing_is_not_read(digits, tmp_path):

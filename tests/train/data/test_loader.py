@@ -1,7 +1,6 @@
-"""Order and augmentation as pure functions of the seed; boxes that follow their images."""
+"""Loader processes: what they load, how they end, what they share."""
 
 import contextlib
-import json
 import multiprocessing
 import os
 import pickle
@@ -15,63 +14,19 @@ from pathlib import Path
 import programs
 import pytest
 import torch
-from coco_files import Images, annotations, content, write, write_with_images
+from coco_files import Images, content, write
 from tiny_runs import data_of
 from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision import tv_tensors
 
-from frs_train.config import DataConfig
 from frs_train.data import loader
 from frs_train.data.coco import read_coco
 from frs_train.data.dataset import CocoDetection, augmentation
 from frs_train.data.loader import collate, loaded, to_device
-from frs_train.data.order import TrainingOrder
 from frs_train.errors import UserError
 from frs_train.interrupt import SIGNALS
-from frs_train.streams import mix
 
 CPU = torch.device("cpu")
-
-
-def order(rank=0, world=1, start=0, stop=6, parts=1, seed=0):
-    return list(TrainingOrder(10, 4, seed, start, stop, rank, world, parts))
-
-
-def test_every_epoch_shows_every_image_once():
-    indices = [index for batch in order(stop=5) for index, _ in batch]
-    assert sorted(indices[:10]) == sorted(indices[10:20]) == list(range(10))
-    assert indices[:10] != indices[10:20]
-
-
-def test_no_two_draws_are_equal():
-    draws = [draw for batch in order() for _, draw in batch]
-    assert len(set(draws)) == len(draws)
-
-
-def test_resuming_goes_on_where_the_order_stopped():
-    assert order(start=3) == order()[3:]
-
-
-def test_processes_and_parts_share_the_same_batches():
-    whole = order()
-    ranks = [order(rank, 2) for rank in range(2)]
-    assert [sum(shares, []) for shares in zip(*ranks, strict=True)] == whole
-    parts = order(parts=2)
-    assert [parts[i] + parts[i + 1] for i in range(0, len(parts), 2)] == whole
-
-
-def test_seeds_differ():
-    assert order(seed=0) != order(seed=1)
-
-
-def test_uneven_batches_are_refused():
-    with pytest.raises(UserError, match="4 images cannot be dealt evenly to 3"):
-        order(world=3)
-
-
-def test_mixed_seeds_spread():
-    seeds = {mix(a, b) for a in range(50) for b in range(50)}
-    assert len(seeds) == 2500 and all(0 <= seed < 2**63 for seed in seeds)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -95,60 +50,6 @@ def test_the_loaders_end_where_the_reader_fails(digits):
         next(batches)
         raise ZeroDivisionError
     assert error and not multiprocessing.active_children()
-
-
-def test_augmenting_leaves_the_global_generator_alone(digits):
-    data = data_of(digits)
-    dataset = CocoDetection(read_coco(data.train_annotations), data.train_images, augmentation(data))
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    dataset[0, 123]
-    assert torch.equal(torch.rand(1), expected)
-
-
-def test_boxes_follow_a_flip(digits):
-    data = data_of(digits)
-    coco = read_coco(data.train_annotations)
-    flipped = CocoDetection(coco, data.train_images, augmentation(DataConfig(flip=1.0)))
-    plain_image, plain = flipped[0, None]
-    image, target = flipped[0, 1]
-    width = image.shape[-1]
-    assert torch.equal(image, plain_image.flip(-1))
-    assert torch.equal(target["boxes"][:, [0, 2]], width - plain["boxes"][:, [2, 0]])
-    assert torch.equal(target["boxes"][:, [1, 3]], plain["boxes"][:, [1, 3]])
-
-
-def test_labels_are_places_in_the_list_of_classes(digits, tmp_path):
-    content = json.loads((digits / "train.json").read_text())
-    known = {category["id"]: category["name"] for category in content["categories"]}
-    (tmp_path / "train.json").write_text(json.dumps({**content, "categories": content["categories"][::-1]}))
-    coco = read_coco(tmp_path / "train.json")
-    dataset = CocoDetection(coco, digits / "images")
-    for index, image in enumerate(coco.images):
-        names = [coco.classes[label - 1] for label in dataset[index, None][1]["labels"]]
-        assert names == [
-            known[a["category_id"]] for a in content["annotations"] if a["image_id"] == image["id"]
-        ]
-
-
-def box_data(folder, boxes, size=(640, 480)):
-    """A data set of one black image with these boxes (x, y, width, height) of class 1."""
-    image = {"id": 1, "file_name": "a.png", "width": size[0], "height": size[1]}
-    records = annotations(*({"bbox": box} for box in boxes))
-    return read_coco(write_with_images(folder, content(images=[image], annotations=records)))
-
-
-def test_boxes_to_learn_are_clamped_to_the_image(tmp_path):
-    dataset = CocoDetection(box_data(tmp_path, [[-5, -6, 100, 50], [600, 400, 100, 100]]), tmp_path)
-    assert dataset[0, None][1]["boxes"].tolist() == [[0, 0, 95, 44], [600, 400, 640, 480]]
-
-
-def test_crowds_and_ignored_boxes_are_not_learnt(tmp_path):
-    records = annotations({"iscrowd": 1}, {"ignore": 1}, {"bbox": [5, 6, 7, 8]})
-    coco = read_coco(write_with_images(tmp_path, content(annotations=records)))
-    target = CocoDetection(coco, tmp_path)[0, None][1]
-    assert target["boxes"].tolist() == [[5, 6, 12, 14]] and target["labels"].tolist() == [1]
 
 
 def test_batches_travel_without_shared_memory():
@@ -266,7 +167,7 @@ def test_loaders_share_the_annotations_with_their_parent(tmp_path, monkeypatch):
         for i in range(3 * count)
     ]
     coco = read_coco(write(tmp_path, content(images=images, annotations=records)))
-    monkeypatch.setattr("frs_train.data.dataset.find", lambda folder, name: name)
+    monkeypatch.setattr("frs_train.data.dataset.find_image", lambda folder, name: name)
     monkeypatch.setattr(
         "frs_train.data.dataset.read_image", lambda *_: tv_tensors.Image(torch.zeros(3, 4, 4))
     )

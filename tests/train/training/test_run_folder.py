@@ -3,65 +3,19 @@
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from dataclasses import replace
 
-import programs
 import pytest
 from tiny_runs import quiet_fit, run_config
 
-from frs_train.config import TrainConfig
 from frs_train.errors import Stopped, UserError
-from frs_train.files import held
-from frs_train.training import checkpoint, run, schedule, trainer
+from frs_train.training import checkpoint, run, trainer
 from frs_train.training.run_files import read_metrics
 
 
 def iterations(folder):
     return [checkpoint.load(path)["iteration"] for path in checkpoint.checkpoints(folder)]
-
-
-def test_a_second_run_is_refused_as_long_as_the_first_goes(digits, tmp_path):
-    with held(tmp_path):
-        with pytest.raises(UserError, match="Another run is training into"):
-            quiet_fit(run_config(digits, tmp_path))
-        assert os.listdir(tmp_path) == [".lock"]
-    with held(tmp_path):
-        pass
-
-
-def test_a_killed_run_leaves_no_lock_even_if_its_loaders_live_on(tmp_path):
-    process = subprocess.Popen(
-        programs.command("hold_run_folder.py", tmp_path), env=programs.environment(),
-        stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="Another run"), held(tmp_path):
-            pass
-        process.kill()
-        process.wait()
-        with held(tmp_path):
-            pass
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def test_a_folder_that_cannot_be_one(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file cannot be used"), held(tmp_path / "file"):
-        pass
-
-
-def test_when_a_run_saves():
-    def saved(total, **options):
-        t = TrainConfig(**options)
-        return [i for i in range(1, total + 1) if schedule.save_due(t, i, total)]
-
-    assert saved(1200, log_every=20, checkpoint_every=500) == [20, 40, 80, 160, 320, 500, 1000, 1200]
-    assert saved(100, log_every=10, checkpoint_every=0, eval_every=40) == [40, 80, 100]
-    assert saved(9, log_every=20, checkpoint_every=4) == [4, 8, 9]
 
 
 SCORES = dict.fromkeys(("AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR"), 0.5) | {"classes": {}}

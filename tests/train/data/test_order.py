@@ -1,0 +1,42 @@
+"""The order of the training images: a pure function of the seed."""
+
+import pytest
+
+from frs_train.data.order import TrainingOrder
+from frs_train.errors import UserError
+
+
+def order(rank=0, world=1, start=0, stop=6, parts=1, seed=0):
+    return list(TrainingOrder(10, 4, seed, start, stop, rank, world, parts))
+
+
+def test_every_epoch_shows_every_image_once():
+    indices = [index for batch in order(stop=5) for index, _ in batch]
+    assert sorted(indices[:10]) == sorted(indices[10:20]) == list(range(10))
+    assert indices[:10] != indices[10:20]
+
+
+def test_no_two_draws_are_equal():
+    draws = [draw for batch in order() for _, draw in batch]
+    assert len(set(draws)) == len(draws)
+
+
+def test_resuming_goes_on_where_the_order_stopped():
+    assert order(start=3) == order()[3:]
+
+
+def test_processes_and_parts_share_the_same_batches():
+    whole = order()
+    ranks = [order(rank, 2) for rank in range(2)]
+    assert [sum(shares, []) for shares in zip(*ranks, strict=True)] == whole
+    parts = order(parts=2)
+    assert [parts[i] + parts[i + 1] for i in range(0, len(parts), 2)] == whole
+
+
+def test_seeds_differ():
+    assert order(seed=0) != order(seed=1)
+
+
+def test_uneven_batches_are_refused():
+    with pytest.raises(UserError, match="4 images cannot be dealt evenly to 3"):
+        order(world=3)

@@ -1,0 +1,52 @@
+"""`frs-train demo` from end to end, and the teacher that it ships."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from frs_train import demo
+from frs_train.cli.main import main
+from frs_train.log import Log
+
+
+@pytest.fixture
+def small_demo(monkeypatch):
+    made = demo.digits
+    monkeypatch.setattr(
+        demo, "digits", lambda folder, **options: made(folder, **{**options, "train": 16, "val": 6})
+    )
+    monkeypatch.setattr(demo, "STUDENT_TRAIN", replace(demo.STUDENT_TRAIN, threads=1, log_every=1))
+
+
+def test_the_demo_leaves_table_curves_masks_and_report(small_demo, tmp_path):
+    results = demo.demo(tmp_path, 2, 0, Log(quiet=True))
+    assert results["teacher"]["AP"] > 0.3 > results["student"]["AP"]
+    assert [r["method"] for r in (results["student"], results["student-frs"])] == ["none", "frs"]
+    table = (tmp_path / "results.md").read_text()
+    assert all(
+        name in table for name in ("teacher", "student", "student-frs", "mAP", "AP_S", "on this run FRS")
+    )
+    for name in ("curves.png", "report.html", "results.json", "student-frs/metrics.jsonl"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 4
+    again = demo.demo(tmp_path, 2, 0, Log(quiet=True))  # nothing is trained twice
+    assert again == results
+
+
+@pytest.mark.parametrize(("gain", "word"), [(0.02, "helped"), (0.0, "no difference"), (-0.02, "hurt")])
+def test_the_demo_says_what_happened(gain, word):
+    results = {"student": {"AP": 0.3}, "student-frs": {"AP": 0.3 + gain}}
+    assert word in demo.compare(results)
+
+
+def test_packing_a_teacher_keeps_only_what_detects(digits, teacher, tmp_path):
+    path = demo.pack(teacher, tmp_path / "small.pt", Log(quiet=True))
+    saved = torch.load(path, weights_only=True)
+    assert set(saved) == {"format", "classes", "iteration", "config", "model"}
+    assert str(digits) not in json.dumps(saved["config"])
+    whole = sorted(teacher.glob("checkpoint-*.pt"))[-1]
+    assert path.stat().st_size < 0.4 * whole.stat().st_size
+    files = f"--annotations {digits}/val.json --images {digits}/images --device cpu --workers 0"
+    assert main(f"eval {path} {files}".split()) == 0

@@ -1,0 +1,36 @@
+"""Devices by name."""
+
+import pytest
+import torch
+from tiny_runs import quiet_fit, run_config
+
+from frs_train import distributed
+from frs_train.errors import UserError
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(
+        torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda")
+    )
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+
+
+@pytest.mark.parametrize("name", ["meta", "nonsense", "cuda:99", "cuda:-1", "", "cpu:0", "CPU", "cuda "])
+def test_a_device_that_is_not_there(name):
+    with pytest.raises(UserError, match=rf"^--device is {name}\. There is auto, cpu"):
+        distributed.pick_device(name)
+
+
+def test_the_devices_that_are_there(two_gpus):
+    assert distributed.devices() == ["cpu", "cuda", "cuda:0", "cuda:1"]
+    with pytest.raises(UserError, match="There is auto, cpu, cuda, cuda:0, cuda:1"):
+        distributed.pick_device("cuda:2")
+    assert distributed.pick_device("cpu") == torch.device("cpu")
+
+
+def test_a_device_is_looked_at_before_anything_is_read(tmp_path):
+    config = run_config(tmp_path / "no data", tmp_path / "run", device="meta")
+    with pytest.raises(UserError, match="--device is meta"):
+        quiet_fit(config)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,71 @@
+"""Files and folders: atomic writes, the lock of a run folder, names of pictures."""
+
+import os
+import signal
+import subprocess
+
+import programs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_runs import quiet_fit, run_config
+
+from frs_train.errors import UserError
+from frs_train.files import locked, picture_names, write_atomically
+
+NAMES = st.text(st.characters() | st.sampled_from("/.$\\_{}\0\n\ud800aA"), max_size=300)
+
+
+def test_a_second_run_is_refused_as_long_as_the_first_goes(digits, tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(UserError, match="Another run is training into"):
+            quiet_fit(run_config(digits, tmp_path))
+        assert os.listdir(tmp_path) == [".lock"]
+    with locked(tmp_path):
+        pass
+
+
+def test_a_killed_run_leaves_no_lock_even_if_its_loaders_live_on(tmp_path):
+    process = subprocess.Popen(
+        programs.command("hold_run_folder.py", tmp_path), env=programs.environment(),
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="Another run"), locked(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        with locked(tmp_path):
+            pass
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_folder_that_cannot_be_one(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file cannot be used"), locked(tmp_path / "file"):
+        pass
+
+
+def test_writing_leaves_the_old_file_if_it_is_killed_before_the_end(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def killed(_, __):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+@given(st.lists(NAMES, max_size=6))
+def test_names_of_pictures_are_different_names_of_files(files):
+    names = picture_names(files)
+    assert len({name.casefold() for name in names}) == len(files)
+    for name in names:
+        assert name.endswith(".png") and len(name.encode()) <= 255 and not set(name) & set("/\0")
+        assert name.isprintable()
+    assert picture_names(files[:3]) == names[:3]  # whatever the limit

@@ -1,0 +1,44 @@
+"""Recipes as defaults of the command line."""
+
+from dataclasses import replace
+
+import pytest
+
+from frs_train.cli.main import main, parse
+from frs_train.recipes import RECIPES
+
+
+def test_a_recipe_gives_the_student_to_distill_and_the_teacher_to_train():
+    name = "gfl-r101-r50-1x"
+    _, student = parse(f"distill --out x --recipe {name}".split())
+    _, teacher = parse(["train", "--out", "x", f"--recipe={name}"])
+    assert student.detector.backbone == "resnet50" and teacher.detector.backbone == "resnet101"
+    assert (student.distill.feat_weight, student.distill.head_weight) == (0.1, 0.05)
+    assert student.train.epochs == 12 and student.recipe == name
+
+
+def test_options_override_a_recipe():
+    _, config = parse("distill --out x --recipe fcos-r101-r50-2x --batch-size 4 --feat-weight 7".split())
+    assert config.train.batch_size == 4 and config.distill.feat_weight == 7
+    assert config.train.lr_batch == 16 and config.distill.head_weight == 0.05
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_the_papers(name):
+    recipe = RECIPES[name]
+    weights = {
+        "retinanet": (0.005, 0.02),
+        "gfl": (0.1, 0.05),
+        "fcos": (0.01, 0.05),
+        "faster-rcnn": (0.002, 0.1),
+    }
+    assert (recipe.distill.feat_weight, recipe.distill.head_weight) == weights[recipe.student.family]
+    assert recipe.train.epochs == {"1x": 12, "2x": 24}[name[-2:]]
+    assert recipe.distill.warmup_iters == 500 and recipe.distill.adapter == "conv3x3"
+    assert replace(recipe.teacher, backbone="resnet50") == recipe.student
+    assert recipe.student.min_size[-1] == 800 and recipe.student.max_size == 1333
+
+
+def test_unknown_recipe(capsys):
+    assert main(["train", "--out", "x", "--recipe", "best"]) == 2
+    assert "retinanet-r101-r50-2x" in capsys.readouterr().err
