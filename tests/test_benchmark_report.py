@@ -82,29 +82,6 @@ def test_numbers_are_stale_once_a_kernel_source_has_changed(root):
     assert "> **Stale.**" in page and "*STALE" in page and "*STALE" in (root / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("name", "before", "same", "other"),
-    [
-        ("k.h", 'a = "//";  // one', '/* two\n lines */\n\na = "//";', 'a = "/";'),
-        ("k.h", "c = '\"';  // \"\nd;", "c = '\"';\nd;", "c = '\"';"),
-        ("k.py", 'a = "#"  # one', '"""Two\n# lines."""\n\na = "#"', 'a = "# 3"'),
-        (
-            "k.py",
-            "def f():\n    return 1",
-            'def f():\n    """Why."""\n    return 1',
-            "def f():\n    return 2",
-        ),
-        ("k.py", 'a = """text"""', 'a = """text"""  # why', 'a = """other text"""'),
-    ],
-)
-def test_a_digest_is_of_the_code_and_not_of_comments(tmp_path, name, before, same, other):
-    def digest(text):
-        (tmp_path / name).write_text(text)
-        return sources.digest_of(tmp_path, ("*",))
-
-    assert digest(before) == digest(same) != digest(other)
-
-
 def test_cuda_sources_leave_cpu_numbers_current(root):
     (root / "csrc/cuda").mkdir()
     (root / "csrc/cuda/mask.cu").write_text("int two;\n")
