@@ -39,6 +39,11 @@ def pytest_configure(config):
     config.option.benchmark_columns = config.option.benchmark_columns or ["min", "median", "iqr", "rounds"]
 
 
+def pytest_report_header(config):
+    changed = sources.uncommitted(config.stash[_DEVICE])
+    return f"no page will be made of these results, uncommitted are {', '.join(changed)}" if changed else None
+
+
 def pytest_generate_tests(metafunc):
     size, device = metafunc.config.getoption("size"), metafunc.config.stash[_DEVICE]
     if "provider" in metafunc.fixturenames:
@@ -204,7 +209,11 @@ def pytest_benchmark_update_json(config, output_json):
     output_json["bandwidth_gbps"] = copier.gbps if copier else {}
     output_json["digests"] = sources.digests(config.stash[_DEVICE])
     output_json["size"] = config.getoption("size")
-    output_json["commit_info"] = {k: output_json["commit_info"].get(k) for k in ("id", "dirty")}
+    output_json["commit_info"] = {
+        "id": output_json["commit_info"].get("id"),
+        "dirty": output_json["commit_info"].get("dirty"),
+        "uncommitted_kernels": sources.uncommitted(config.stash[_DEVICE]),
+    }
     for bench in output_json["benchmarks"]:
         bench["extra_info"]["size"] = output_json["size"]
         bench["stats"].pop("data", None)

@@ -75,10 +75,10 @@ def _banner(run: Run) -> str:
 
 def _machine(run: Run) -> str:
     info, commit = run.machine, run.content["commit_info"]
-    dirty = " with local changes" if commit.get("dirty") else ""
+    dirty = " with uncommitted changes outside the kernels" if commit.get("dirty") else ""
     lines = [
         f"- [{run.file.name}](../../benchmarks/results/{run.file.name}), size {run.content['size']}, "
-        f"{run.content['datetime'][:10]}, commit {str(commit.get('id'))[:12]}{dirty}",
+        f"{run.content['datetime'][:10]}, commit {(commit.get('id') or 'unknown')[:12]}{dirty}",
         "- " + _listed({key: value for key, value in info.items() if key != "build"}),
         *(["- build: " + _listed(info["build"])] if info["build"] else []),
     ]
@@ -119,10 +119,19 @@ def with_headline(readme: str, runs: list[Run]) -> str:
 
 
 def write(root: Path = ROOT, check: bool = False) -> list[str]:
-    """Writes the pages, and the plots unless ``check``; returns the texts that were not up to date."""
+    """Writes the pages, and the plots unless ``check``; returns the texts that were not up to date.
+
+    ValueError, before anything is written, if nobody could measure a run again: no commit holds its kernels.
+    """
     folder = root / "docs" / "results"
     folder.mkdir(parents=True, exist_ok=True)
     runs = [Run.read(file, root) for file in sorted((root / "benchmarks" / "results").glob("*.json"))]
+    for run in runs:
+        if run.uncommitted:
+            raise ValueError(
+                f"{run.file.relative_to(root)} was measured with uncommitted changes of {run.uncommitted}. "
+                "Commit the kernels, build and measure them again."
+            )
     own = {"README.md", *(f"{run.file.stem}.md" for run in runs)}
     others = [file for file in sorted(folder.glob("*.md")) if file.name not in own]
     texts = {folder / "README.md": index(runs, others)}
@@ -152,11 +161,14 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.command == "summary":
         print(tables_of(Run.read(given.file)))
-    else:
+        return 0
+    try:
         changed = write(check=given.command == "check")
-        print("\n".join(changed) or "nothing changed")
-        return 1 if changed and given.command == "check" else 0
-    return 0
+    except ValueError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(changed) or "nothing changed")
+    return 1 if changed and given.command == "check" else 0
 
 
 if __name__ == "__main__":

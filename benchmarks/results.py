@@ -102,6 +102,15 @@ class Run:
         mark = f"STALE: the sources of {', '.join(self.stale)} have changed since. " if self.stale else ""
         return f"{mark}{self.file.name}: {info['name']}, {versions}, kernel sources {kernels}"
 
+    @property
+    def uncommitted(self) -> str | None:
+        """Which kernel sources no commit holds as they were measured, in words, or None."""
+        changed = self.content["commit_info"].get("uncommitted_kernels")
+        build = self.machine["build"].get("commit") or ""
+        if changed is None and build.endswith("-dirty"):
+            return f"the tree that was built, {build}"
+        return ", ".join(changed or []) or None
+
     def cases(self, wanted: Callable[[Case], bool]) -> dict[Case, dict[str, Record]]:
         """The single records of the cases wanted, in file order: case -> provider -> record."""
         found: dict[Case, dict[str, Record]] = {}

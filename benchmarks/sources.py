@@ -10,6 +10,7 @@ import hashlib
 import io
 import keyword
 import re
+import subprocess
 import sys
 import tokenize
 from pathlib import Path
@@ -51,6 +52,19 @@ def digests(device: str, root: Path = ROOT) -> dict[str, str]:
 def digest(device: str) -> str:
     """One digest of all kernels of a device."""
     return hashlib.sha256("".join(digests(device).values()).encode()).hexdigest()[:8]
+
+
+def uncommitted(device: str, root: Path = ROOT) -> list[str] | None:
+    """The kernel sources of a device that differ from the commit checked out; None where git cannot tell."""
+    globs = {glob for name, globs in SOURCES.items() if name.endswith("-" + device) for glob in globs}
+    command = ["git", "status", "--porcelain", "--no-renames", "--untracked-files=all", "--"]
+    try:
+        status = subprocess.run(
+            [*command, *(f":(glob){glob}" for glob in globs)], cwd=root, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return None
+    return None if status.returncode else sorted(line[3:] for line in status.stdout.splitlines())
 
 
 def digest_of(root: Path, globs: tuple[str, ...]) -> str:

@@ -1,5 +1,6 @@
 """The benchmark report: tables and plots from a small run, staleness, and how runs are merged."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -80,6 +81,32 @@ def test_numbers_are_stale_once_a_kernel_source_has_changed(root):
     report.write(root)
     page = (root / "docs/results/cpu-some.md").read_text()
     assert "> **Stale.**" in page and "*STALE" in page and "*STALE" in (root / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("uncommitted", "build", "named"),
+    [
+        (["csrc/cpu/mask.cpp"], "abc", "csrc/cpu/mask.cpp"),
+        (["csrc/cpu/mask.cpp"], "abc-dirty", "csrc/cpu/mask.cpp"),
+        (None, "abc-dirty", "abc-dirty"),
+        (None, "abc", None),
+        ([], "abc-dirty", None),  # what was committed before the measurement, or is no kernel
+        (None, None, None),  # sources without git
+    ],
+)
+def test_uncommitted_kernels_get_no_page(root, capsys, monkeypatch, uncommitted, build, named):
+    monkeypatch.setattr(report, "write", functools.partial(report.write, root))
+    file = root / "benchmarks/results/cpu-some.json"
+    content = json.loads(file.read_text())
+    content["commit_info"]["uncommitted_kernels"] = uncommitted
+    content["machine_info"]["build"]["commit"] = build
+    file.write_text(json.dumps(content))
+    assert report.main([]) == (0 if named is None else 1)
+    assert (root / "docs/results/cpu-some.md").exists() == (named is None)
+    if named:
+        error = capsys.readouterr().err
+        assert "benchmarks/results/cpu-some.json was measured with uncommitted changes" in error
+        assert named in error
 
 
 def test_cuda_sources_leave_cpu_numbers_current(root):

@@ -152,3 +152,23 @@ def test_a_digest_is_of_the_names_too(tmp_path):
     first = sources.digest_of(tmp_path, ("*",))
     (tmp_path / "a.h").rename(tmp_path / "b.h")
     assert sources.digest_of(tmp_path, ("*",)) != first
+
+
+def test_uncommitted_are_the_kernel_sources_that_differ_from_the_commit(tmp_path):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    assert sources.uncommitted("cpu", tmp_path) is None
+    folder = tmp_path / "csrc/cpu/isa"
+    folder.mkdir(parents=True)
+    git("init")
+    (folder / "a.cpp").write_text("int a;\n")
+    git("add", ".")
+    git("commit", "-m", "one")
+    (tmp_path / "README.md").write_text("no kernel\n")
+    assert sources.uncommitted("cpu", tmp_path) == []
+    (folder / "a.cpp").write_text("int b;\n")
+    (tmp_path / "csrc/cpu/new.h").write_text("int c;\n")
+    assert sources.uncommitted("cpu", tmp_path) == ["csrc/cpu/isa/a.cpp", "csrc/cpu/new.h"]
+    assert sources.uncommitted("cuda", tmp_path) == []
