@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmarks import bandwidth, machine, selection, sources, timers
-from benchmarks.keep import Keeper
 from benchmarks.measure import Call, rounds_for
 from benchmarks.providers import PROVIDERS
+from benchmarks.result_file import ResultFile
 from benchmarks.workloads import Case, make_inputs
 
 
@@ -34,7 +34,7 @@ def pytest_configure(config):
     config.stash[_DEVICE] = machine.default_device()
     config.stash[_STARTED] = time.monotonic()
     file, size = config.getoption("into"), config.getoption("size")
-    config.stash[_KEEPER] = Keeper(config, file, config.stash[_DEVICE], size) if file else None
+    config.stash[_RESULTS] = ResultFile(config, file, config.stash[_DEVICE], size) if file else None
     config.stash[_SKIPPED] = False
     config.option.benchmark_columns = config.option.benchmark_columns or ["min", "median", "iqr", "rounds"]
 
@@ -91,8 +91,8 @@ def _seconds_left(item) -> float:
 
 
 def _is_measured(item) -> bool:
-    keeper = item.config.stash[_KEEPER]
-    return keeper is not None and item.nodeid in keeper.measured
+    results = item.config.stash[_RESULTS]
+    return results is not None and item.nodeid in results.measured
 
 
 def pytest_runtest_setup(item):
@@ -108,12 +108,12 @@ def pytest_runtest_protocol(item):
     try:
         return (yield)
     finally:
-        if item.config.stash[_KEEPER]:
-            item.config.stash[_KEEPER].write()
+        if item.config.stash[_RESULTS]:
+            item.config.stash[_RESULTS].write()
 
 
 def pytest_sessionfinish(session, exitstatus):
-    spent = session.config.stash[_SKIPPED] and session.config.stash[_KEEPER]
+    spent = session.config.stash[_SKIPPED] and session.config.stash[_RESULTS]
     if spent and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = TIME_SPENT
 
@@ -224,7 +224,7 @@ def pytest_benchmark_update_json(config, output_json):
 TIME_SPENT = 9  # no exit status of pytest's own
 
 _DEVICE = pytest.StashKey[str]()
-_KEEPER = pytest.StashKey[Keeper | None]()
+_RESULTS = pytest.StashKey[ResultFile | None]()
 _SKIPPED = pytest.StashKey[bool]()
 _STARTED = pytest.StashKey[float]()
 _COPIER = pytest.StashKey[bandwidth.Copier]()

@@ -79,13 +79,13 @@ check() {
   return $code
 }
 
-ready() { "$python" -m benchmarks.ready; }
+preflight() { "$python" -m benchmarks.preflight; }
 
 build() {
   case $has in *native*) return 0 ;; esac
   FRS_BUILD=cuda TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability} \
     within 600 "$python" setup.py build_ext --inplace || return
-  has=$(ready) && case $has in *native*) return 0 ;; *) return 1 ;; esac
+  has=$(preflight) && case $has in *native*) return 0 ;; *) return 1 ;; esac
 }
 
 # pytests FILE LEAST SECONDS COMMAND...: the output is added to FILE; fewer passed than LEAST is a failure.
@@ -188,7 +188,7 @@ plan() {
 }
 
 stage() {
-  case $1 in first | second | check | report) ;; *) [ -n "${has-}" ] || has=$(ready) || stop "$has" ;; esac
+  case $1 in first | second | check | report) ;; *) [ -n "${has-}" ] || has=$(preflight) || stop "$has" ;; esac
   case $1 in
     first) plan 345 check build quick tests ;;  # 15 seconds are for the report
     second) plan 285 tests sanitize counters huge race ;;

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import memory, timers, truth
+from benchmarks import accuracy, memory, timers
 from benchmarks.providers import Provider
 from benchmarks.workloads import Case, Inputs
 
@@ -46,12 +46,13 @@ class Call:
         self.prepare()
         outcome = self._results()
         incoming = self._incoming.item()
-        found = truth.errors(self.case, outcome, truth.truth(self.case, self.device), incoming)
-        limit = truth.TOLERANCE["fused" if self.provider.is_fused else "eager"][self.case.dtype]
+        expected = accuracy.expected_outcome(self.case, self.device)
+        errors = accuracy.relative_errors(self.case, outcome, expected, incoming)
+        limit = accuracy.TOLERANCE["fused" if self.provider.is_fused else "eager"][self.case.dtype]
         who = f"{self.provider.name}, {self.case}"
-        for what, error in found.items():
+        for what, error in errors.items():
             assert error <= limit, f"{who}: {what} are off by {error:.1e}, more than {limit:.0e}"
-        return found
+        return errors
 
     def warm_up(self, rounds: int = 2) -> float:
         """Runs it a few times; seconds of the last, by the clock that will time it."""
@@ -91,14 +92,14 @@ class Call:
     def _forward(self):
         return self._function(*self.inputs.lists)
 
-    def _results(self) -> truth.Outcome:
+    def _results(self) -> accuracy.Outcome:
         if self.case.mode == "forward":
             with torch.no_grad():
                 values = self._forward()
-            return truth.Outcome(values if self.case.op == "mask" else [values], [])
+            return accuracy.Outcome(values if self.case.op == "mask" else [values], [])
         loss, self._loss = self._loss if self.case.mode == "backward" else self._forward(), None
         grads = torch.autograd.grad(loss, self.inputs.leaves, self._incoming.to(loss.dtype))
-        return truth.Outcome([loss.detach()], list(grads))
+        return accuracy.Outcome([loss.detach()], list(grads))
 
 
 def rounds_for(seconds: float, budget: float) -> int:

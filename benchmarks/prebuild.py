@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tarfile
 
-from benchmarks import ready
+from benchmarks import preflight
 from benchmarks.sources import ROOT, digest, digest_of
 
 sys.path.insert(0, str(ROOT / "csrc"))
@@ -33,8 +33,8 @@ CARRIED = (*LIBRARIES, CHECK, CHECK_LABEL, TRITON_CACHE)
 
 def make(capability: str) -> None:
     """The libraries, the check program and the Triton kernels, one after another, and the archive of them."""
-    if lacking := ready.lacking():
-        sys.exit(f"prebuild: {lacking}")
+    if missing := preflight.missing_packages():
+        sys.exit(f"prebuild: {missing}")
     environment = {**os.environ, "FRS_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": capability}
     _run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", env=environment)
     check(capability)

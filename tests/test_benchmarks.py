@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from benchmarks import cpu_arithmetic, memory, selection, side_by_side, sources, timers, truth
+from benchmarks import accuracy, cpu_arithmetic, memory, selection, side_by_side, sources, timers
 from benchmarks.measure import Call
 from benchmarks.providers import COMPILED, EAGER, FUSED, MAX_AUTOTUNE, PROVIDERS
 from benchmarks.race import Race
@@ -145,7 +145,7 @@ def test_eager_and_native_agree_with_float64(case):
 
 def test_the_truth_does_not_depend_on_how_it_is_cut_into_images():
     """Against the published formulation on the whole batch, in float64 itself."""
-    expected = truth.truth(TINY, "cpu")
+    expected = accuracy.expected_outcome(TINY, "cpu")
     inputs = make_inputs(TINY, "cpu")
     students = [t.detach().double().requires_grad_() for t in inputs.leaves]
     x, s = students[:3], students[3:]
