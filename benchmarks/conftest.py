@@ -1,4 +1,4 @@
-"""The suite's options, its clock, its order, and what goes into the JSON beside the times."""
+"""The benchmarks' options, clock and order, and what the JSON holds besides the times."""
 
 import time
 from pathlib import Path
@@ -18,15 +18,15 @@ def pytest_addoption(parser):
         "--size",
         choices=selection.SIZES,
         default="small",
-        help="how much to measure: small proves that the suite runs (2 minutes), standard is what the "
-        "committed results hold (15 minutes on a CPU, 10 on a GPU), full is everything; quick is the first "
-        "look at a GPU",
+        help="how much to measure: quick is a first look at a GPU, small shows that the suite runs "
+        "(2 minutes), standard makes the committed results (15 minutes on a CPU, 10 on a GPU), full is "
+        "everything",
     )
     parser.addoption(
         "--into",
         type=Path,
-        help="a JSON file that every benchmark is added to as soon as it is measured; what the file holds "
-        f"already is not measured again; the exit status is {TIME_SPENT} where the time did not suffice",
+        help="a JSON file to which every benchmark is added as soon as it is measured; those that the file "
+        f"already holds are skipped; the exit status is {TIME_SPENT} if the time was too short for all",
     )
 
 
@@ -58,7 +58,10 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    """The most telling first; what changes the allocator for good last. Every item gets clock and group."""
+    """Sorts the most important files first, and last what changes malloc for the rest of the process.
+
+    Gives every item its clock and its group.
+    """
 
     files = list(selection.SHARES)
 
@@ -78,7 +81,7 @@ def _parameter(item, name: str):
 
 
 def _minutes(item) -> float:
-    """What this size has for the files of the session, up to this item's kind."""
+    """Minutes from the start of the session after which an item no longer starts."""
     minutes = selection.BUDGET[item.config.stash[_DEVICE], item.config.getoption("size")]
     minutes *= sum(selection.SHARES[name] for name in {other.path.stem for other in item.session.items})
     if _parameter(item.session.items[-1], "allocator") == "warm" != _parameter(item, "allocator"):
@@ -97,10 +100,10 @@ def _is_measured(item) -> bool:
 
 def pytest_runtest_setup(item):
     if _is_measured(item):
-        pytest.skip("measured before")
+        pytest.skip("already measured")
     if _seconds_left(item) < 0:
         item.config.stash[_SKIPPED] = True
-        pytest.skip(f"the {_minutes(item):.1f} minutes that this size has for these files are spent")
+        pytest.skip(f"the {_minutes(item):.1f} minutes of this size for these files are over")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -120,9 +123,9 @@ def pytest_sessionfinish(session, exitstatus):
 
 @pytest.fixture
 def share(request) -> float:
-    """Seconds for this test: what is left for its file, less a little for each of those still to come.
+    """Seconds for this test: the remaining time less the shortest time of each later test of its file.
 
-    The first ones are the most telling and get all they need; the last ones get at least an equal share.
+    So the first, most important ones get all they need. Every test gets at least an equal share.
     """
     items = request.session.items
     later = items[items.index(request.node) + 1 :]
@@ -138,8 +141,8 @@ def device(pytestconfig) -> str:
 
 @pytest.fixture(scope="session")
 def seconds(pytestconfig) -> float:
-    """What a case may spend on timed rounds."""
-    return selection.SECONDS_A_CASE[pytestconfig.getoption("size")]
+    """Seconds of timed rounds per case."""
+    return selection.SECONDS_PER_CASE[pytestconfig.getoption("size")]
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +158,7 @@ def flush(device):
 
 @pytest.fixture
 def prepare(device, flush):
-    """prepare(case, provider): a checked and warmed-up call, or a skip that says why there is none."""
+    """prepare(case, provider): a checked and warmed-up call. Skips with a reason if there is none."""
 
     def prepare_(case: Case, provider, inputs=None) -> tuple[Call, dict, float]:
         reason = provider.unavailable(device)
@@ -168,7 +171,7 @@ def prepare(device, flush):
         except torch.OutOfMemoryError:
             pytest.skip(f"{provider.name} needs more memory than this GPU has")
 
-    torch._dynamo.reset()  # else the ninth shape falls back to eager, and the second becomes dynamic
+    torch._dynamo.reset()  # otherwise the second shape is compiled as dynamic, and the ninth not at all
     try:
         yield prepare_
     finally:
@@ -204,7 +207,7 @@ def pytest_benchmark_generate_machine_info(config):
 
 
 def pytest_benchmark_update_json(config, output_json):
-    """Adds what was measured once a run and drops what a reader of the file has no use for."""
+    """Adds what is measured once per run and drops what no reader of the file needs."""
     copier = config.stash.get(_COPIER, None)
     output_json["bandwidth_gbps"] = copier.gbps if copier else {}
     output_json["digests"] = sources.digests(config.stash[_DEVICE])
@@ -221,7 +224,7 @@ def pytest_benchmark_update_json(config, output_json):
             bench.pop(name)
 
 
-TIME_SPENT = 9  # no exit status of pytest's own
+TIME_SPENT = 9  # not an exit status of pytest
 
 _DEVICE = pytest.StashKey[str]()
 _RESULTS = pytest.StashKey[ResultFile | None]()

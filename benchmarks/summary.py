@@ -29,7 +29,7 @@ def page(folder: Path) -> str:
     parts = [f"# {folder.name}\n"]
     for title, section in sections.items():
         text = section(folder)
-        parts.append(f"## {title}\n\n{text or 'No output.'}\n")
+        parts.append(f"## {title}\n\n{text or 'Nothing yet.'}\n")
     return "\n".join(parts)
 
 

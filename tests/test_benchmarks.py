@@ -16,7 +16,7 @@ TINY = Case("loss", "both", "tiny", 2, "fp32", "nchw")
 
 
 def test_bytes_of_retinanet_are_those_of_its_tensors():
-    """Counted by hand: 22,400 + 5 smaller maps' locations; 4 C + 3 F with C = 64.5 MB, F = 22.9 MB."""
+    """Counted by hand: the locations of 5 levels; 4 C + 3 F with C = 64.5 MB, F = 22.9 MB."""
     case = Case("loss", "both", "retinanet-800x1344", 1, "fp32", "nchw")
     locations = 100 * 168 + 50 * 84 + 25 * 42 + 13 * 21 + 7 * 11
     assert case.logit_bytes == locations * 720 * 4
@@ -35,7 +35,7 @@ def test_bytes_moved_are_at_least_arguments_and_results(op, dtype):
     again = sum(t.nbytes for t in inputs.teacher_logits) if op == "loss" else 0
     assert case.bytes_moved == arguments + case.result_bytes + again
     grads = sum(t.nbytes for t in inputs.leaves)
-    assert case.result_bytes == (case.map_bytes if op == "mask" else grads)
+    assert case.result_bytes == (case.mask_bytes if op == "mask" else grads)
 
 
 def test_a_backward_has_no_byte_count():
