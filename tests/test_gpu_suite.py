@@ -152,7 +152,7 @@ def test_killed_in_every_stage_and_continued(suite):
     text = (suite.folder / "summary.md").read_text()
     for wanted in (
         "ended: gpu_check 16", "passed", "ERROR SUMMARY: 0 errors", "tiny, B=1, fp32", "Side by side",
-        "quick race: done before",
+        "quick race: already done",
     ):  # fmt: skip
         assert wanted in text, text
 
