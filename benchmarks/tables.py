@@ -109,8 +109,8 @@ def bandwidth(run: Run) -> str:
 
 
 def gpu_details(run: Run) -> str:
-    """Launches, host time and wall time of a run on a GPU, and what events show where the host is behind."""
-    heads = ["", "provider", "launches", "host us", "wall ms", "events, host behind, ms", "device ms"]
+    """Launches, host time and wall time of a run on a GPU, and device time if the host is not ahead."""
+    heads = ["", "provider", "launches", "host us", "wall ms", "host not ahead, ms", "device ms"]
     rows = [
         [f"{r.case.op}: {name(r.case)}", r.provider, str(r.extra["launches"] or "-"),
          f"{r.extra['host_us']:.0f}", f"{r.extra['wall_ms']:.3g}", f"{r.extra['host_behind_ms']:.3g}",
