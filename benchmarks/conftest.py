@@ -41,7 +41,7 @@ def pytest_configure(config):
 
 def pytest_report_header(config):
     changed = sources.uncommitted(config.stash[_DEVICE])
-    return f"no page will be made of these results, uncommitted are {', '.join(changed)}" if changed else None
+    return f"uncommitted kernels, so these results get no page: {', '.join(changed)}" if changed else None
 
 
 def pytest_generate_tests(metafunc):
