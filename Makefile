@@ -1,12 +1,12 @@
-# `make demo` and `make test` from a fresh clone, on Linux with Python >= 3.10 and a C++ compiler: each sets up
-# all it needs in .venv. A CUDA GPU and nvcc are used where they are. FRS_BUILD etc.: see setup.py.
+# `make demo` and `make test` work in a fresh clone, on Linux with Python >= 3.10 and a C++ compiler. Each installs
+# what it needs in .venv. A CUDA GPU and nvcc are used if present. setup.py explains FRS_BUILD and other variables.
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 CPP := $(shell find csrc tests/cpp benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-# All cores, and one thread in each process: the tensors of tests are small.
+# One process per core with one thread each, because the tensors in tests are small.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-slow lint format bench wheel abi-check clean
@@ -21,7 +21,7 @@ test: lint .venv/integrations
 test-slow: .venv/built .venv/integrations
 	$(PYTEST) -m "slow and not gpu"
 	TRITON_INTERPRET=1 $(PYTEST) -m slow tests/test_*.py
-	$(BIN)/pytest -m "slow and gpu"  # one at a time: each takes most of the GPU's memory
+	$(BIN)/pytest -m "slow and gpu"  # one at a time, as each takes most of the GPU's memory
 
 lint: .venv/built
 	$(BIN)/ruff check .
@@ -39,7 +39,7 @@ bench: .venv/built
 wheel: .venv/built
 	$(BIN)/python -m build --wheel --no-isolation
 
-abi-check: wheel  # one build, loaded by several releases of torch (gigabytes of downloads)
+abi-check: wheel  # one build, run with several releases of torch (downloads gigabytes)
 	$(BIN)/python tests/abi_check.py
 
 .venv/built: .venv/installed setup.py pyproject.toml $(shell find csrc -type f -not -name '*.pyc')

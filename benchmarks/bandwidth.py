@@ -1,4 +1,4 @@
-"""The memory roof, measured in the same run as what is compared with it."""
+"""The machine's memory bandwidth, measured in the same run as the results that are compared with it."""
 
 import ctypes
 import statistics
@@ -9,16 +9,18 @@ import torch
 
 from benchmarks.timers import clock, timed
 
-BUFFER = {"cpu": 256 << 20, "cuda": 1 << 30}  # bytes: far beyond any cache
+BUFFER = {"cpu": 256 << 20, "cuda": 1 << 30}  # bytes: much larger than any cache
 _ROUNDS = 9
 
 
 class Copier:
-    """Copies a buffer as fast as this machine can, as far as torch and the C library know how.
+    """Copies a buffer by the faster one of torch's copy and the C library's memcpy.
 
     Attributes:
-        bytes_moved: by one copy, counting bytes read plus bytes written.
-        gbps: GB/s of each way tried, medians; and of reading alone and writing alone.
+        bytes_moved: bytes read plus bytes written by one copy.
+        gbps: median GB/s of each kind of copy, of reading and of writing.
+        best: GB/s of the faster copy.
+        run: the faster copy.
     """
 
     def __init__(self, device: str):
@@ -45,7 +47,7 @@ class Copier:
         self._target.copy_(self._source)
 
     def _by_libc(self) -> None:
-        """memcpy by every thread at once: its stores bypass the cache, as torch's own copy does not."""
+        """memcpy in all threads: it uses non-temporal stores, which torch's copy does not."""
         memcpy = ctypes.CDLL(None).memcpy
         memcpy.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
         threads = torch.get_num_threads()
@@ -58,7 +60,7 @@ class Copier:
 
 
 def cache_bytes(device: str) -> int:
-    """The last cache level's size."""
+    """The size of the last-level cache."""
     if device == "cuda":
         return torch.cuda.get_device_properties(0).L2_cache_size
     try:
@@ -69,6 +71,6 @@ def cache_bytes(device: str) -> int:
 
 
 def flusher(device: str) -> Callable:
-    """A function that leaves nothing of the inputs in the last cache level."""
+    """A function that evicts the inputs from the last-level cache: it writes a buffer of twice its size."""
     buffer = torch.empty(2 * cache_bytes(device), dtype=torch.uint8, device=device)
     return lambda: buffer.fill_(1)

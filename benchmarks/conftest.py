@@ -1,4 +1,4 @@
-"""The suite's options, its clock, its order, and what goes into the JSON beside the times."""
+"""The benchmarks' options, clock and order, and what the JSON holds besides the times."""
 
 import time
 from pathlib import Path
@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmarks import bandwidth, machine, selection, sources, timers
-from benchmarks.keep import Keeper
 from benchmarks.measure import Call, rounds_for
 from benchmarks.providers import PROVIDERS
+from benchmarks.result_file import ResultFile
 from benchmarks.workloads import Case, make_inputs
 
 
@@ -18,15 +18,15 @@ def pytest_addoption(parser):
         "--size",
         choices=selection.SIZES,
         default="small",
-        help="how much to measure: small proves that the suite runs (2 minutes), standard is what the "
-        "committed results hold (15 minutes on a CPU, 10 on a GPU), full is everything; quick is the first "
-        "look at a GPU",
+        help="how much to measure: quick is a first look at a GPU, small shows that the suite runs "
+        "(2 minutes), standard makes the committed results (15 minutes on a CPU, 10 on a GPU), full is "
+        "everything",
     )
     parser.addoption(
         "--into",
         type=Path,
-        help="a JSON file that every benchmark is added to as soon as it is measured; what the file holds "
-        f"already is not measured again; the exit status is {TIME_SPENT} where the time did not suffice",
+        help="a JSON file to which every benchmark is added as soon as it is measured; those that the file "
+        f"already holds are skipped; the exit status is {TIME_SPENT} if the time was too short for all",
     )
 
 
@@ -34,9 +34,14 @@ def pytest_configure(config):
     config.stash[_DEVICE] = machine.default_device()
     config.stash[_STARTED] = time.monotonic()
     file, size = config.getoption("into"), config.getoption("size")
-    config.stash[_KEEPER] = Keeper(config, file, config.stash[_DEVICE], size) if file else None
+    config.stash[_RESULTS] = ResultFile(config, file, config.stash[_DEVICE], size) if file else None
     config.stash[_SKIPPED] = False
     config.option.benchmark_columns = config.option.benchmark_columns or ["min", "median", "iqr", "rounds"]
+
+
+def pytest_report_header(config):
+    changed = sources.uncommitted(config.stash[_DEVICE])
+    return f"uncommitted kernels, so these results get no page: {', '.join(changed)}" if changed else None
 
 
 def pytest_generate_tests(metafunc):
@@ -53,7 +58,10 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    """The most telling first; what changes the allocator for good last. Every item gets clock and group."""
+    """Sorts the most important files first, and last what changes malloc for the rest of the process.
+
+    Gives every item its clock and its group.
+    """
 
     files = list(selection.SHARES)
 
@@ -73,7 +81,7 @@ def _parameter(item, name: str):
 
 
 def _minutes(item) -> float:
-    """What this size has for the files of the session, up to this item's kind."""
+    """Minutes from the start of the session after which an item no longer starts."""
     minutes = selection.BUDGET[item.config.stash[_DEVICE], item.config.getoption("size")]
     minutes *= sum(selection.SHARES[name] for name in {other.path.stem for other in item.session.items})
     if _parameter(item.session.items[-1], "allocator") == "warm" != _parameter(item, "allocator"):
@@ -86,16 +94,16 @@ def _seconds_left(item) -> float:
 
 
 def _is_measured(item) -> bool:
-    keeper = item.config.stash[_KEEPER]
-    return keeper is not None and item.nodeid in keeper.measured
+    results = item.config.stash[_RESULTS]
+    return results is not None and item.nodeid in results.measured
 
 
 def pytest_runtest_setup(item):
     if _is_measured(item):
-        pytest.skip("measured before")
+        pytest.skip("already measured")
     if _seconds_left(item) < 0:
         item.config.stash[_SKIPPED] = True
-        pytest.skip(f"the {_minutes(item):.1f} minutes that this size has for these files are spent")
+        pytest.skip(f"the {_minutes(item):.1f} minutes of this size for these files are over")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -103,21 +111,21 @@ def pytest_runtest_protocol(item):
     try:
         return (yield)
     finally:
-        if item.config.stash[_KEEPER]:
-            item.config.stash[_KEEPER].write()
+        if item.config.stash[_RESULTS]:
+            item.config.stash[_RESULTS].write()
 
 
 def pytest_sessionfinish(session, exitstatus):
-    spent = session.config.stash[_SKIPPED] and session.config.stash[_KEEPER]
+    spent = session.config.stash[_SKIPPED] and session.config.stash[_RESULTS]
     if spent and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = TIME_SPENT
 
 
 @pytest.fixture
 def share(request) -> float:
-    """Seconds for this test: what is left for its file, less a little for each of those still to come.
+    """Seconds for this test: the remaining time less the shortest time of each later test of its file.
 
-    The first ones are the most telling and get all they need; the last ones get at least an equal share.
+    So the first, most important ones get all they need. Every test gets at least an equal share.
     """
     items = request.session.items
     later = items[items.index(request.node) + 1 :]
@@ -133,8 +141,8 @@ def device(pytestconfig) -> str:
 
 @pytest.fixture(scope="session")
 def seconds(pytestconfig) -> float:
-    """What a case may spend on timed rounds."""
-    return selection.SECONDS_A_CASE[pytestconfig.getoption("size")]
+    """Seconds of timed rounds per case."""
+    return selection.SECONDS_PER_CASE[pytestconfig.getoption("size")]
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +158,7 @@ def flush(device):
 
 @pytest.fixture
 def prepare(device, flush):
-    """prepare(case, provider): a checked and warmed-up call, or a skip that says why there is none."""
+    """prepare(case, provider): a checked and warmed-up call. Skips with a reason if there is none."""
 
     def prepare_(case: Case, provider, inputs=None) -> tuple[Call, dict, float]:
         reason = provider.unavailable(device)
@@ -163,7 +171,7 @@ def prepare(device, flush):
         except torch.OutOfMemoryError:
             pytest.skip(f"{provider.name} needs more memory than this GPU has")
 
-    torch._dynamo.reset()  # else the ninth shape falls back to eager, and the second becomes dynamic
+    torch._dynamo.reset()  # otherwise the second shape is compiled as dynamic, and the ninth not at all
     try:
         yield prepare_
     finally:
@@ -199,12 +207,16 @@ def pytest_benchmark_generate_machine_info(config):
 
 
 def pytest_benchmark_update_json(config, output_json):
-    """Adds what was measured once a run and drops what a reader of the file has no use for."""
+    """Adds what is measured once per run and drops what no reader of the file needs."""
     copier = config.stash.get(_COPIER, None)
     output_json["bandwidth_gbps"] = copier.gbps if copier else {}
     output_json["digests"] = sources.digests(config.stash[_DEVICE])
     output_json["size"] = config.getoption("size")
-    output_json["commit_info"] = {k: output_json["commit_info"].get(k) for k in ("id", "dirty")}
+    output_json["commit_info"] = {
+        "id": output_json["commit_info"].get("id"),
+        "dirty": output_json["commit_info"].get("dirty"),
+        "uncommitted_kernels": sources.uncommitted(config.stash[_DEVICE]),
+    }
     for bench in output_json["benchmarks"]:
         bench["extra_info"]["size"] = output_json["size"]
         bench["stats"].pop("data", None)
@@ -212,10 +224,10 @@ def pytest_benchmark_update_json(config, output_json):
             bench.pop(name)
 
 
-TIME_SPENT = 9  # no exit status of pytest's own
+TIME_SPENT = 9  # not an exit status of pytest
 
 _DEVICE = pytest.StashKey[str]()
-_KEEPER = pytest.StashKey[Keeper | None]()
+_RESULTS = pytest.StashKey[ResultFile | None]()
 _SKIPPED = pytest.StashKey[bool]()
 _STARTED = pytest.StashKey[float]()
 _COPIER = pytest.StashKey[bandwidth.Copier]()

@@ -1,4 +1,4 @@
-// The clock of benchmarks/gpu_check.cu, and how fast the device's memory is.
+// The clock of benchmarks/gpu_check.cu, and the bandwidth of the device's memory.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,7 +11,7 @@
 
 #include "gpu_truth.cuh"  // CHECK
 
-// Device memory that is freed with the object.
+// Device memory, freed with the object.
 class Memory {
  public:
   void* take(size_t bytes) {
@@ -28,7 +28,7 @@ class Memory {
   std::vector<void*> taken_;
 };
 
-// Median seconds of a call; all rounds are queued before the first has ended, so no host time is in them.
+// Median seconds of a call. All rounds are queued before the first ends, so that they contain no host time.
 inline double seconds(const std::function<void()>& run, int rounds = 15) {
   std::vector<cudaEvent_t> starts(rounds), ends(rounds);
   run();
@@ -55,7 +55,7 @@ __global__ void copy_kernel(const uint4* from, uint4* to, size_t count) {
   if (i < count) __stcs(to + i, __ldcs(from + i));
 }
 
-// As the loss does: two tensors in, one out.
+// Two tensors in, one out, as in the loss.
 __global__ void sum_kernel(const uint4* a, const uint4* b, uint4* to, size_t count) {
   const size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= count) return;
@@ -74,7 +74,7 @@ __global__ void read_kernel(const uint4* from, size_t count, unsigned* never) {
   if (bits == 0) *never = bits;  // the buffer holds ones
 }
 
-inline double copy_rate = 0;  // bytes a second, read plus written
+inline double copy_rate = 0;  // bytes per second, read plus written
 
 inline void measure_roofs(int multiprocessors) {
   Memory memory;

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command, on any machine that has one:
+# Runs all tests and benchmarks that need a GPU, on any machine that has one:
 #
 #     benchmarks/gpu_suite.sh OUTDIR [PLAN or STAGE...]
 #
-# Plans (without any named: first second standard full):
-#     first      6 minutes at most: does it load, is it right, what does it cost: check build quick tests
-#     second     5 minutes at most: tests sanitize counters huge race
+# Plans (default: first second standard full):
+#     first      at most 6 minutes, do the kernels load, how right and fast are they: check build quick tests
+#     second     at most 5 minutes: tests sanitize counters huge race
 # Stages:
 #     check      the native kernels without torch: errors against float64, microseconds of each kernel
-#     build      the native extensions, unless they load already (a prebuilt tree)
+#     build      the native extensions, unless they already load (a prebuilt tree)
 #     tests      the tests marked gpu
-#     sanitize   compute-sanitizer on every kernel, at small ragged shapes
+#     sanitize   compute-sanitizer on every kernel, with small ragged shapes
 #     counters   hardware counters of the large kernels, by Nsight Compute
-#     huge       tensors beyond 2^31 elements
+#     huge       tensors of more than 2^31 elements
 #     quick small standard full    the benchmarks: about 2, 2, 10 and 30 minutes
-#     race       the races of standard, then those of full, which has torch.compile's max-autotune
-#     report     the summary of whatever is in OUTDIR; needs no GPU
+#     race       the races of standard, then those of full, which include torch.compile's max-autotune
+#     report     the summary of what is in OUTDIR; needs no GPU
 #
-# Everything lands in one folder of OUTDIR, named after the GPU and the kernels' sources: log.txt, check.txt,
-# tests.txt, sanitize.txt, counters.txt, benchmarks.json, summary.md and done.txt. It may be cut off at any
-# second and started again: what has been measured stays, what is done is not repeated, a stage that fails or
-# takes too long does not keep the later ones from running.
+# The output is one folder in OUTDIR, named after the GPU and the digest of the kernels: log.txt, check.txt,
+# tests.txt, sanitize.txt, counters.txt, benchmarks.json, summary.md and done.txt. The suite can be killed at
+# any time and started again: measurements are kept, finished stages are not repeated. The later stages run
+# even if one fails or takes too long.
 set -uo pipefail
 
 usage() { sed -n '2,25s/^# \?//p' "$0"; exit 2; }
@@ -38,7 +38,7 @@ stop() { echo "gpu_suite.sh: $*" >&2; exit 1; }
 say() { echo "[$(date -u +%H:%M:%S)] $*" | tee -a "$out/log.txt"; }
 trap '[ -z "$child" ] || kill -TERM "$child"; exit 143' INT TERM HUP
 
-# within SECONDS COMMAND...: ends the command, and all it has started, when these or the plan's are over.
+# within SECONDS COMMAND...: ends the command and all its processes after SECONDS or at the plan's end.
 within() {
   local limit=$1 left=$((until - SECONDS)) code
   shift
@@ -52,19 +52,19 @@ within() {
   return $code
 }
 
-# once NAME COMMAND...: runs the command unless it has succeeded in this folder; its output goes to the log.
+# once NAME COMMAND...: runs the command unless it has succeeded in this folder. Its output goes to the log.
 once() {
   local name=$1 began=$SECONDS code
   shift
-  if grep -qxF "$name" "$out/done.txt" 2>/dev/null; then say "$name: done before"; return; fi
+  if grep -qxF "$name" "$out/done.txt" 2>/dev/null; then say "$name: already done"; return; fi
   say "$name ..."
   "$@" >>"$out/log.txt" 2>&1
   code=$?
   case $code in
     0) echo "$name" >>"$out/done.txt"; say "$name: ok, $((SECONDS - began)) s"; return ;;
     5) say "$name: nothing to run here: $(grep ^SKIPPED "$out/log.txt" | tail -1)"; return ;;
-    9) say "$name: its time is spent, start again for the rest" ;;
-    124 | 137) say "$name: cut off after $((SECONDS - began)) s, what it had is kept" ;;
+    9) say "$name: out of time, start again for the rest" ;;
+    124 | 137) say "$name: cut off after $((SECONDS - began)) s, its results so far are kept" ;;
     *) say "$name: FAILED (status $code) after $((SECONDS - began)) s" ;;
   esac
   failed+=("$name")
@@ -79,26 +79,26 @@ check() {
   return $code
 }
 
-ready() { "$python" -m benchmarks.ready; }
+preflight() { "$python" -m benchmarks.preflight; }
 
 build() {
   case $has in *native*) return 0 ;; esac
   FRS_BUILD=cuda TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability} \
     within 600 "$python" setup.py build_ext --inplace || return
-  has=$(ready) && case $has in *native*) return 0 ;; *) return 1 ;; esac
+  has=$(preflight) && case $has in *native*) return 0 ;; *) return 1 ;; esac
 }
 
-# pytests FILE LEAST SECONDS COMMAND...: the output is added to FILE; fewer passed than LEAST is a failure.
+# pytests FILE LEAST SECONDS COMMAND...: appends the output to FILE. Fails if fewer than LEAST tests pass.
 pytests() {
   local file=$out/$1 least=$2 limit=$3 before code passed
   shift 3
-  echo >>"$file"  # what was cut off before may end within a line
+  echo >>"$file"  # an earlier run may have been cut off within a line
   before=$(wc -l <"$file")
   within "$limit" "$@" -v -ra -p no:cacheprovider >>"$file" 2>&1
   code=$?
   passed=$(tail -n +$((before + 1)) "$file" | grep -c PASSED)
   echo "$passed passed, at least $least wanted"
-  [ $code -ne 5 ] || code=1  # none was found
+  [ $code -ne 5 ] || code=1  # no test was collected
   [ $code -ne 0 ] || [ "$passed" -ge "$least" ] || code=1
   return $code
 }
@@ -133,7 +133,7 @@ sanitize_tests() {
     "$python" -m pytest tests/test_triton_gpu.py tests/test_cuda.py -m sanitize --timeout 80
 }
 
-# profile COMMAND...: ncu's status is that of a program that it has killed, so what it has found counts.
+# profile COMMAND...: succeeds if ncu has written a duration. Its status is that of the program that it kills.
 profile() {
   local file=$out/counters.txt before code
   echo >>"$file"
@@ -178,7 +178,7 @@ report() {
   done
 }
 
-# plan SECONDS STAGE...: the stages, all of them together within the time.
+# plan SECONDS STAGE...: runs the stages, which share the time.
 plan() {
   until=$((SECONDS + $1))
   shift
@@ -188,7 +188,10 @@ plan() {
 }
 
 stage() {
-  case $1 in first | second | check | report) ;; *) [ -n "${has-}" ] || has=$(ready) || stop "$has" ;; esac
+  case $1 in
+    first | second | check | report) ;;
+    *) [ -n "${has-}" ] || has=$(preflight) || stop "$has" ;;
+  esac
   case $1 in
     first) plan 345 check build quick tests ;;  # 15 seconds are for the report
     second) plan 285 tests sanitize counters huge race ;;
@@ -204,7 +207,7 @@ stage() {
     full) benchmarks full 1500 ;;
     race) for size in standard full; do once "$size race" measure $size 500 race; done ;;
     report) ;;
-    *) echo "no stage is called $1" >&2; usage ;;
+    *) echo "there is no stage $1" >&2; usage ;;
   esac
 }
 
@@ -212,12 +215,12 @@ if [ "$*" = report ]; then report; exit; fi
 gpu=$(nvidia-smi --query-gpu=name,compute_cap,memory.total --format=csv,noheader,nounits | head -1) ||
   stop "nvidia-smi finds no GPU"
 IFS=, read -r name capability memory <<<"${gpu//, /,}"
-[[ $memory =~ ^[0-9]+$ ]] || memory=16000  # a GPU that shares the host's memory does not say
+[[ $memory =~ ^[0-9]+$ ]] || memory=16000  # a GPU that shares the host's memory reports none
 slug=$(tr '[:upper:]' '[:lower:]' <<<"$name" | tr -cs 'a-z0-9\n' - | sed 's/^-*//; s/-*$//')
 sources=$("$python" -m benchmarks.sources cuda) || stop "$python does not run"
 out=$out_dir/$slug-$sources
 mkdir -p "$out"
-echo >>"$out/log.txt"  # what was cut off before may end within a line
+echo >>"$out/log.txt"  # an earlier run may have been cut off within a line
 clocks=$(nvidia-smi --query-gpu=driver_version,clocks.sm,clocks.max.sm --format=csv,noheader | head -1)
 say "$name, $clocks: $*"
 "$python" -m benchmarks.prebuild unpack "$capability" 2>&1 | tee -a "$out/log.txt"

@@ -1,4 +1,4 @@
-// Inputs of benchmarks/gpu_check.cu, and the truth in float64 that its kernels are compared with.
+// Inputs of benchmarks/gpu_check.cu, and the float64 results that its kernels are compared with.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,7 +24,7 @@ __device__ uint32_t hashed(uint64_t x) {
   return static_cast<uint32_t>((x ^ (x >> 31)) >> 16);
 }
 
-// Normally distributed numbers.
+// Fills a tensor with normally distributed numbers.
 template <class T>
 __global__ void fill(T* out, size_t count, float mean, float spread, uint64_t seed) {
   const size_t stride = size_t{gridDim.x} * blockDim.x;
@@ -43,12 +43,12 @@ __device__ double widened(T x) {
 template <class T>
 struct Truth {
   const T *x, *y, *s, *t;  // student and teacher features, student and teacher logits of a level
-  const T *dx, *ds;        // the gradients to check
+  const T *dx, *ds;        // the gradients to compare
   int batch, feat_channels, logit_channels, locations;
   bool location_major;
-  double pending[2];  // what dx and ds lack
-  double* weight;     // [batch * locations], out: S
-  double* sums;       // out: sum of S, of S * squared errors, of S * entropies; then see gradient_errors
+  double pending[2];  // the pending factors of dx and ds
+  double* weight;     // [batch * locations], out: the mask S
+  double* sums;       // out: sums of S, S * squared error, S * cross-entropy; then those of gradient_errors
 
   __device__ double at(const T* data, int channels, int index, int channel) const {
     const size_t b = index / locations, l = index % locations;
@@ -79,7 +79,8 @@ __global__ void true_sums(Truth<T> v) {
   atomicAdd(v.sums + 2, weight * entropy);
 }
 
-// sums[3..6]: |dx - truth|^2, |truth|^2, |ds - truth|^2, |truth|^2. NaN stays: what nobody wrote is NaN.
+// sums[3..6]: |dx - truth|^2, |truth|^2, |ds - truth|^2, |truth|^2. Gradients are NaN before a kernel runs:
+// an element that it leaves out makes the sum NaN.
 template <class T>
 __global__ void gradient_errors(Truth<T> v) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;

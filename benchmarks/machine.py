@@ -1,6 +1,6 @@
-"""What it ran on: the machine, the software and the build.
+"""Describes the machine, the software and the build that results were measured with.
 
-``python -m benchmarks.machine`` prints the file name that this machine's results go by.
+``python -m benchmarks.machine`` prints the name of this machine's results, without ".json".
 """
 
 import json
@@ -15,7 +15,7 @@ from benchmarks.sources import ROOT
 
 
 def describe(device: str) -> dict:
-    """The machine and the software, without its name in a network or any path."""
+    """The facts about machine and software that a result needs; no host name and no path."""
     info = {
         "device": device,
         "name": _cuda_name() if device == "cuda" else _cpu_name() + _limit(),
@@ -35,7 +35,7 @@ def describe(device: str) -> dict:
 
 
 def slug(device: str) -> str:
-    """The file name of this machine's results: device and, for a CPU, its cores."""
+    """The name of this machine's results: the device, its model and, of a CPU, the number of cores."""
     info = describe(device)
     cores = "" if device == "cuda" else f" {info['cores']} cores"
     return re.sub(r"[^a-z0-9]+", "-", f"{device} {info['name']}{cores}".lower()).strip("-")
@@ -64,7 +64,7 @@ def _cuda() -> dict:
 
 
 def _cpu_name() -> str:
-    """The model; where a hypervisor hides its number, with the family, which stands for a generation."""
+    """The model, and the CPU family, which tells the generation, where a hypervisor hides the number."""
     first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     info = dict(re.findall(r"^(.*?)\s*:[ ]?(.*)$", first, re.MULTILINE))
     name = info.get("model name", platform.machine()).strip()
@@ -73,7 +73,7 @@ def _cpu_name() -> str:
 
 
 def _limit() -> str:
-    """What ATEN_CPU_CAPABILITY takes away from the CPU: torch's kernels, its compiler and ours obey it."""
+    """A suffix where ATEN_CPU_CAPABILITY limits the instruction set of torch and of our kernels."""
     limit = os.environ.get("ATEN_CPU_CAPABILITY")
     return f" limited to {limit}" if limit else ""
 
@@ -85,7 +85,7 @@ def _instruction_sets() -> list[str]:
 
 
 def _setting(file: str) -> str:
-    """The chosen one of a kernel setting such as "always [madvise] never"."""
+    """The value in brackets of a Linux kernel setting such as "always [madvise] never"."""
     try:
         return Path(file).read_text().split("[")[1].split("]")[0]
     except (OSError, IndexError):

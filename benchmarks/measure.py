@@ -1,20 +1,20 @@
-"""One provider on one case: prepared, checked against float64, and measured."""
+"""One provider on one case: the call to time, its check against float64 and its measurements."""
 
 import statistics
 from collections.abc import Callable
 
 import torch
 
-from benchmarks import memory, timers, truth
+from benchmarks import accuracy, memory, timers
 from benchmarks.providers import Provider
 from benchmarks.workloads import Case, Inputs
 
-# The gradient that flows into the loss. float16 is trained with a loss scaler, whose factor this is.
+# The gradient of the loss. float16 is trained with gradient scaling: this is the scaler's factor.
 INCOMING = {"fp32": 1.0, "bf16": 1.0, "fp16": 1024.0}
 
 
 class Call:
-    """A provider on a case: ``setup()`` untimed, then ``run()``, as often as wanted."""
+    """A provider on a case: ``setup()``, which is not timed, then ``run()``, any number of times."""
 
     def __init__(self, case: Case, provider: Provider, inputs: Inputs, device: str, flush: Callable):
         self.case, self.provider, self.inputs, self.device = case, provider, inputs, device
@@ -24,13 +24,13 @@ class Call:
         self._loss = None
 
     def setup(self) -> None:
-        """What comes before the timed part, and a sleeping GPU, so that the host is ahead of it."""
+        """``prepare()``, then puts the GPU to sleep so that the host can queue the timed part."""
         self.prepare()
         if self.device == "cuda":
             timers.let_host_run_ahead()
 
     def prepare(self) -> None:
-        """What comes before the timed part: the forward of a backward, and a cold cache."""
+        """What precedes the timed part: the forward of a backward, and flushing the caches."""
         torch.compiler.cudagraph_mark_step_begin()
         if self.case.mode == "backward":
             self._loss = self._forward()
@@ -38,7 +38,7 @@ class Call:
             self._flush()
 
     def run(self) -> None:
-        """The timed part. Results are freed in it, as a training step frees them."""
+        """The timed part. It includes freeing the results, as a training step does."""
         self._results()
 
     def check(self) -> dict[str, float]:
@@ -46,15 +46,16 @@ class Call:
         self.prepare()
         outcome = self._results()
         incoming = self._incoming.item()
-        found = truth.errors(self.case, outcome, truth.truth(self.case, self.device), incoming)
-        limit = truth.TOLERANCE["fused" if self.provider.is_fused else "eager"][self.case.dtype]
+        expected = accuracy.expected_outcome(self.case, self.device)
+        errors = accuracy.relative_errors(self.case, outcome, expected, incoming)
+        limit = accuracy.TOLERANCE["fused" if self.provider.is_fused else "eager"][self.case.dtype]
         who = f"{self.provider.name}, {self.case}"
-        for what, error in found.items():
+        for what, error in errors.items():
             assert error <= limit, f"{who}: {what} are off by {error:.1e}, more than {limit:.0e}"
-        return found
+        return errors
 
     def warm_up(self, rounds: int = 2) -> float:
-        """Runs it a few times; seconds of the last, by the clock that will time it."""
+        """Runs the call a few times. Returns the seconds of the last one, by the clock that will time it."""
         now = timers.clock(self.device)
         for _ in range(rounds):
             self.prepare()
@@ -62,21 +63,22 @@ class Call:
         return seconds
 
     def peak_memory(self) -> int | None:
-        """Bytes added at the peak of forward and backward; None where it cannot be told."""
+        """Bytes that forward and backward add at their peak; None where that cannot be measured."""
         replays_graph = self.provider.compile_mode == "max-autotune" and self.device == "cuda"
         if self.case.mode == "backward" or replays_graph:  # a graph's private pool escapes the count
             return None
         return memory.peak_added(self.run, self.device)
 
     def gpu_details(self) -> dict:
-        """Launches, host time until the call returns, wall time until its work is done.
+        """Launches, host time until the call returns, and wall time until its work on the GPU is done.
 
-        And the time between two events when the host is not ahead: what is above the median is idle GPU.
+        ``host_behind_ms`` is the time between two events when the host has queued nothing in advance; what
+        exceeds the device time is time in which the GPU waited for the host.
         """
         self.prepare()
         launched = timers.launches(self.run)
-        few = launched if self.provider.is_fused else []  # an eager call has hundreds
-        kernels = [{"name": name[:80], "us": microseconds} for name, microseconds in few]
+        listed = launched if self.provider.is_fused else []  # an eager call has hundreds
+        kernels = [{"name": name[:80], "us": microseconds} for name, microseconds in listed]
         host, wall = timers.host_and_wall(self.prepare, self.run)
         behind = statistics.median(self._seconds_host_behind() for _ in range(9))
         return {
@@ -91,16 +93,16 @@ class Call:
     def _forward(self):
         return self._function(*self.inputs.lists)
 
-    def _results(self) -> truth.Outcome:
+    def _results(self) -> accuracy.Outcome:
         if self.case.mode == "forward":
             with torch.no_grad():
                 values = self._forward()
-            return truth.Outcome(values if self.case.op == "mask" else [values], [])
+            return accuracy.Outcome(values if self.case.op == "mask" else [values], [])
         loss, self._loss = self._loss if self.case.mode == "backward" else self._forward(), None
         grads = torch.autograd.grad(loss, self.inputs.leaves, self._incoming.to(loss.dtype))
-        return truth.Outcome([loss.detach()], list(grads))
+        return accuracy.Outcome([loss.detach()], list(grads))
 
 
 def rounds_for(seconds: float, budget: float) -> int:
-    """How often to time something that takes ``seconds``, within a budget of seconds."""
+    """How many rounds of ``seconds`` each fit into a budget of seconds: from 5 to 60."""
     return int(min(60, max(5, budget / max(seconds, 1e-7))))

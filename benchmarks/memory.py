@@ -1,4 +1,4 @@
-"""Peak memory of one call above what was there before it, and the C allocator's two habits on a CPU."""
+"""The memory that one call adds at its peak, and control of glibc's malloc on a CPU."""
 
 import ctypes
 import gc
@@ -14,22 +14,23 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's mallopt
 
 
 def peak_added(run: Callable, device: str) -> int | None:
-    """Bytes that a call adds at its peak; None where the system does not tell. Call it once before.
+    """Bytes that a call adds at its peak; None where the system does not report it. Warm the call up first.
 
-    On a GPU the caching allocator's count. On a CPU the kernel's high-water mark of resident memory: it
-    sees whatever touches memory, torch's tensors and a native kernel's own buffers alike.
+    On a GPU this is the caching allocator's count. On a CPU it is Linux's high-water mark of resident memory,
+    which includes torch's tensors and the buffers of native kernels.
     """
     return _peak_cuda(run) if device == "cuda" else _peak_resident(run)
 
 
 class Shortage:
-    """``with Shortage() as short:`` leaves the block where a GPU's memory is too small: ``short.happened``.
+    """A context manager that leaves its block when a GPU's memory is too small, and sets ``happened``.
 
-    What the block held is free for others only after it: an exception keeps the frames it came through.
+    The tensors of the block can be freed after it, but not in an ``except`` clause: there the exception holds
+    the frames that it was raised through.
     """
 
-    # How PyTorch, cuDNN and cuBLAS say it. cuDNN finds no engine where none gets its workspace.
-    SIGNS = ("out of memory", "ALLOC_FAILED", "unable to find an engine")
+    # Messages of PyTorch and cuBLAS, and of cuDNN, which finds no engine if none gets its workspace.
+    MESSAGES = ("out of memory", "ALLOC_FAILED", "unable to find an engine")
 
     def __init__(self):
         self.happened = False
@@ -38,12 +39,12 @@ class Shortage:
         return self
 
     def __exit__(self, kind, error, traceback) -> bool:
-        self.happened = isinstance(error, RuntimeError) and any(sign in str(error) for sign in self.SIGNS)
+        self.happened = isinstance(error, RuntimeError) and any(text in str(error) for text in self.MESSAGES)
         return self.happened
 
 
 def release() -> None:
-    """Gives the GPU what no tensor uses any more."""
+    """Returns the GPU memory that no tensor uses to the driver."""
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -75,7 +76,7 @@ def _status(field: str) -> int:
 
 
 def _release_kept_memory() -> None:
-    """Gives back what malloc and the native kernels keep, so that the next call shows all it takes."""
+    """Frees what malloc and the native kernels keep between calls, so that it counts as the next call's."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
@@ -85,10 +86,10 @@ def _release_kept_memory() -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Makes malloc keep what is freed for the rest of the process; False where it is not glibc's.
+    """Makes malloc keep freed memory for the rest of the process. Returns False where malloc is not glibc's.
 
-    By default glibc returns large blocks to the system, and a fresh gradient costs a page fault for every
-    4 KB, every step. With memory kept, as caching allocators and malloc's tunables keep it, it costs none.
+    By default glibc returns large blocks to the system, and a new gradient costs one page fault per 4 KB in
+    every step. A malloc that keeps them, as caching allocators and glibc's tunables do, avoids the faults.
     """
     libc = _glibc()
     return libc is not None and bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, -1))

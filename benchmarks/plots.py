@@ -1,4 +1,4 @@
-"""Plots of a run: time side by side, memory, roofline, scaling with the batch. One PNG each."""
+"""Plots of a run: times of the races, memory, bandwidth reached, scaling with the batch. One PNG each."""
 
 import textwrap
 from pathlib import Path
@@ -22,7 +22,7 @@ _COLOURS = dict(
 
 
 def draw(run: Run, folder: Path, titles: dict[str, str]) -> None:
-    """Writes RUN-KIND.png for each of the kinds in ``titles`` that the run has numbers for."""
+    """Writes RUN-KIND.png for each kind in ``titles`` that the run has measurements of."""
     for kind, title in titles.items():
         figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
         file = folder / f"{run.file.stem}-{kind}.png"
@@ -76,7 +76,7 @@ def _peak(record) -> float | None:
     return None if peak is None else peak / 1e6
 
 
-def _roofline(run: Run, axes) -> bool:
+def _bandwidth(run: Run, axes) -> bool:
     for name in FUSED:
         records = [r for r in run.singles if r.provider == name and "gbps" in r.extra and r.case.shapes.cold]
         if records:
@@ -87,7 +87,7 @@ def _roofline(run: Run, axes) -> bool:
         axes.axhline(gbps, linewidth=0.8, color="#666666")
         axes.annotate(name, (1.0, gbps), xycoords=("axes fraction", "data"), fontsize=7)
     axes.set_xscale("log")
-    axes.set_xlabel("MB moved by a call (log)")
+    axes.set_xlabel("MB moved per call (log)")
     axes.set_ylabel("GB/s")
     if axes.collections:
         axes.legend(fontsize=7)
@@ -106,11 +106,11 @@ def _scaling(run: Run, axes) -> bool:
         if len(points) > 1:
             axes.plot(*zip(*points, strict=True), marker="o", label=name, color=_COLOURS[name])
     axes.set_xlabel(f"images in the batch ({dtype}, NCHW)")
-    axes.set_ylabel("ms an image (log)")
+    axes.set_ylabel("ms per image (log)")
     axes.set_yscale("log")
     if axes.lines:
         axes.legend(fontsize=7)
     return bool(axes.lines)
 
 
-_KINDS = {"time": _time, "memory": _memory, "bandwidth": _roofline, "scaling": _scaling}
+_KINDS = {"time": _time, "memory": _memory, "bandwidth": _bandwidth, "scaling": _scaling}

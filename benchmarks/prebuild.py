@@ -1,10 +1,11 @@
-"""Builds on one machine what the GPU suite needs on another, into one file to carry: prebuilt.tar.xz.
+"""Builds everything the GPU suite needs on another machine and packs it into prebuilt.tar.xz.
 
-    python -m benchmarks.prebuild make 9.0    # compute capability of the GPU; needs nvcc and no GPU
+    python -m benchmarks.prebuild make 9.0    # compute capability of the GPU; needs nvcc but no GPU
 
-It holds the native libraries, the check program and the compiled Triton kernels of the tests and benchmarks.
-benchmarks/gpu_suite.sh unpacks it where it finds it in the root of the same sources. Python, torch and Triton
-should be the same there: what does not fit is compiled again.
+The archive holds the native libraries, the check program and the compiled Triton kernels of the tests and
+benchmarks. Copy it into the root of the same sources on the other machine, where benchmarks/gpu_suite.sh
+unpacks it. Python, torch and Triton should have the same versions there; what does not match is
+compiled again.
 """
 
 import argparse
@@ -16,35 +17,37 @@ import subprocess
 import sys
 import tarfile
 
-from benchmarks import ready
+from benchmarks import preflight
 from benchmarks.sources import ROOT, digest, digest_of
 
 sys.path.insert(0, str(ROOT / "csrc"))
 import toolchain  # noqa: E402
 
 ARCHIVE = ROOT / "prebuilt.tar.xz"
-LABEL = "prebuilt.json"  # in the archive: for which sources and which GPUs it is
+LABEL = "prebuilt.json"  # a member of the archive: which sources and which GPUs it is for
 LIBRARIES = ("frs_kernels/_native_cpu.so", "frs_kernels/_native_cuda.so", "frs_kernels/build_info.json")
 CHECK = "build/gpu_check"
 CHECK_LABEL = f"{CHECK}.json"
-TRITON_CACHE = "build/triton"  # a relative path, as Triton writes the paths of its files into some of them
-CARRIED = (*LIBRARIES, CHECK, CHECK_LABEL, TRITON_CACHE)
+TRITON_CACHE = "build/triton"  # relative, because Triton writes the paths of its files into some of them
+MEMBERS = (*LIBRARIES, CHECK, CHECK_LABEL, TRITON_CACHE)
 
 
 def make(capability: str) -> None:
-    """The libraries, the check program and the Triton kernels, one after another, and the archive of them."""
-    if lacking := ready.lacking():
-        sys.exit(f"prebuild: {lacking}")
+    """Builds the libraries, the check program and the Triton kernels, and packs the archive."""
+    if missing := preflight.missing_packages():
+        sys.exit(f"prebuild: {missing}")
     environment = {**os.environ, "FRS_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": capability}
     _run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", env=environment)
     check(capability)
     triton_kernels(capability)
     pack(capability)
-    print(f"{ARCHIVE.name}: {ARCHIVE.stat().st_size / 2**20:.0f} MiB for the root of these sources elsewhere")
+    print(
+        f"{ARCHIVE.name}: {ARCHIVE.stat().st_size / 2**20:.0f} MiB, for the root of these sources elsewhere"
+    )
 
 
 def check(capability: str) -> None:
-    """Compiles the check program (benchmarks/gpu_check.cu), unless it is there and of these sources."""
+    """Compiles the check program (benchmarks/gpu_check.cu), unless there is one of these sources."""
     label = ROOT / CHECK_LABEL
     if (ROOT / CHECK).exists() and label.exists() and label.read_text() == _label(capability):
         return
@@ -61,7 +64,7 @@ def check(capability: str) -> None:
 
 
 def triton_kernels(capability: str) -> None:
-    """Compiles into TRITON_CACHE, in as many processes as there are cores."""
+    """Compiles the Triton kernels into TRITON_CACHE, in one process per core."""
     environment = {**os.environ, "TRITON_CACHE_DIR": TRITON_CACHE}
     shards = len(os.sched_getaffinity(0))
     command = [sys.executable, "-m", "benchmarks.triton_stub", capability]
@@ -80,27 +83,27 @@ def pack(capability: str) -> None:
         text = _label(capability).encode()
         label.size = len(text)
         archive.addfile(label, io.BytesIO(text))
-        for name in CARRIED:
+        for name in MEMBERS:
             archive.add(ROOT / name, name)
     part.replace(ARCHIVE)
 
 
 def unpack(capability: str) -> None:
-    """Puts what the archive holds in its place, if it is there, of these sources and for this GPU."""
+    """Unpacks the archive if there is one and it is of these sources and for this GPU."""
     if not ARCHIVE.exists():
         return
     try:
         with tarfile.open(ARCHIVE) as archive:
             label = archive.extractfile(LABEL).read().decode()
             if label != _label(capability):
-                print(f"{ARCHIVE.name} is not used: it is of {label}, wanted is {_label(capability)}")
+                print(f"{ARCHIVE.name} is not used: it is for {label}, needed is {_label(capability)}")
                 return
-            members = [member for member in archive if member.name != LABEL]  # the whole file is read for it
-            options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in Python < 3.11.4
+            members = [member for member in archive if member.name != LABEL]  # reads the whole file
+            options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python >= 3.11.4
             archive.extractall(ROOT, members, **options)
     except (tarfile.TarError, lzma.LZMAError, KeyError, EOFError) as error:
-        sys.exit(f"{ARCHIVE.name} is not used, it cannot be read: {error}")
-    print(f"{ARCHIVE.name} is unpacked")
+        sys.exit(f"{ARCHIVE.name} cannot be read: {error}")
+    print(f"unpacked {ARCHIVE.name}")
 
 
 def _label(capability: str) -> str:
@@ -127,7 +130,7 @@ def main() -> None:
 def _capability(text: str) -> str:
     major, _, minor = text.partition(".")
     if not (major.isdigit() and minor.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no compute capability: MAJOR.MINOR, such as 9.0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a compute capability: MAJOR.MINOR, such as 9.0")
     return text
 
 

@@ -1,8 +1,8 @@
-"""Who computes it: the eager formulations, torch.compile of them, and the fused backends.
+"""The competitors: eager formulations, torch.compile of them, and the fused backends.
 
-Every provider turns an operation's name into a function of the five lists of :class:`workloads.Inputs`
-that returns the maps ("mask") or a 0-d loss. The eager formulations are not the project's reference: one is
-what the FRS authors published, the other the fastest that plain PyTorch gives.
+A provider turns the name of an operation into a function of the five lists of :class:`workloads.Inputs` that
+returns the masks ("mask") or a 0-d loss. Neither eager formulation is the project's reference: one is what
+the FRS authors published, the other the fastest in plain PyTorch.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from frs_kernels.inputs import LossInputs
 
 
 class Official:
-    """The published code's formulation: BCE of probabilities, every channel weighted before one sum.
+    """The published formulation: BCE of probabilities; every channel is multiplied by the mask, then summed.
 
-    Source: the distillation loop of the FRS authors' detectors (arXiv 2111.00674). float16 is widened
-    first, as mmdetection's force_fp32 does: its sums overflow otherwise.
+    Source: the distillation loop of the FRS authors' detectors (arXiv 2111.00674). float16 becomes float32
+    first, as with mmdetection's force_fp32: float16 sums overflow.
     """
 
     @staticmethod
@@ -31,7 +31,7 @@ class Official:
     def imitation(student, teacher, masks):
         total = 0.0
         for x, y, m in zip(student, teacher, masks, strict=True):
-            x, y = _widened(x), _widened(y)
+            x, y = _without_float16(x), _without_float16(y)
             m = m.to(x.dtype)
             total = total + (torch.pow(y - x, 2) * m[:, None]).sum() / m.sum()
         return total
@@ -40,7 +40,7 @@ class Official:
     def head(student, teacher, masks):
         total = 0.0
         for s, t, m in zip(student, teacher, masks, strict=True):
-            p, q = _widened(s).sigmoid(), _widened(t).sigmoid()
+            p, q = _without_float16(s).sigmoid(), _without_float16(t).sigmoid()
             m = m.to(p.dtype)
             total = total + (F.binary_cross_entropy(p, q, reduction="none") * m[:, None]).sum() / m.sum()
         return total
@@ -49,7 +49,12 @@ class Official:
     def loss(student_feats, teacher_feats, student_logits, teacher_logits):
         feature = head = 0.0
         for x, y, s, t in zip(student_feats, teacher_feats, student_logits, teacher_logits, strict=True):
-            x, y, p, q = _widened(x), _widened(y), _widened(s).sigmoid(), _widened(t).sigmoid()
+            x, y, p, q = (
+                _without_float16(x),
+                _without_float16(y),
+                _without_float16(s).sigmoid(),
+                _without_float16(t).sigmoid(),
+            )
             m = q.max(dim=1).values.detach()
             squared = torch.pow(y - x, 2)
             entropy = F.binary_cross_entropy(p, q, reduction="none")
@@ -59,7 +64,7 @@ class Official:
 
 
 class Best:
-    """The leanest eager formulation: logits form, summed over channels before it is weighted."""
+    """The leanest eager formulation: BCE of logits; channels are summed before the mask is applied."""
 
     @staticmethod
     def mask(teacher_logits):
@@ -87,7 +92,7 @@ class Best:
         return feature + Best.head(student_logits, teacher_logits, masks)
 
 
-def _widened(tensor):
+def _without_float16(tensor):
     return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
@@ -112,7 +117,7 @@ class Fused:
 
 
 def _over_lists(formulation, op: str) -> Callable:
-    """The operation as a function of all five lists, whichever of them it needs."""
+    """The operation as a function of all five lists, some of which it may not need."""
 
     def call(x, y, s, t, m):
         if op == "mask":
@@ -135,7 +140,7 @@ class Provider:
     """A column of the tables.
 
     Attributes:
-        compile_mode: torch.compile's mode, or None for a provider that is not compiled.
+        compile_mode: the mode of torch.compile; None for a provider that is not compiled.
     """
 
     name: str
@@ -147,7 +152,7 @@ class Provider:
         return isinstance(self.formulation, Fused)
 
     def build(self, op: str) -> Callable:
-        """The function to time. Compiling happens at its first call."""
+        """The function to time. Its first call compiles it, if it is compiled."""
         function = _over_lists(self.formulation, op)
         if self.compile_mode is None:
             return function

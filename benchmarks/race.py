@@ -1,4 +1,4 @@
-"""Providers taking turns: who takes part, whose turn it is, and who is missing and why."""
+"""A race: several providers are timed in turns, and one that fails is left out with the reason."""
 
 from collections.abc import Callable
 
@@ -9,18 +9,24 @@ from benchmarks.measure import Call
 
 
 class Race:
-    """Providers made ready one by one, then timed in turns, as far as they get."""
+    """Providers that are prepared one after another and then timed in turns.
+
+    Attributes:
+        calls, errors, turns: what is timed, relative errors and seconds of the providers that take part.
+        missing: for each other provider, the reason.
+        once: seconds of one round.
+    """
 
     def __init__(self, device: str, copy: Callable):
         self.calls: dict[str, Call] = {}
         self.errors: dict[str, dict] = {}
         self.missing: dict[str, str] = {}
         self.turns: dict[str, list[float]] = {"copy": []}
-        self.once = 0.0  # seconds of a round
+        self.once = 0.0
         self._now, self._copy = timers.clock(device), copy
 
     def admit(self, name: str, prepare: Callable) -> None:
-        """Takes a provider in, or says why not. ``prepare()`` gives call, errors and seconds of a run."""
+        """Adds a provider or the reason why it is missing. ``prepare()`` gives call, errors and seconds."""
         try:
             self.calls[name], self.errors[name], seconds = prepare()
         except pytest.skip.Exception as reason:
@@ -32,7 +38,7 @@ class Race:
             self.turns[name] = []
 
     def others_turns(self, first: str) -> None:
-        """A round of all but the first, which is set up at the end."""
+        """Times a round of all providers but the first, which it only sets up: pytest-benchmark times it."""
         for name in [name for name in self.calls if name != first]:
             try:
                 self.calls[name].prepare()
@@ -43,7 +49,7 @@ class Race:
         self.calls[first].setup()
 
     def _exclude(self, name: str, error: Exception) -> None:
-        words = str(error).partition("\n")[0][:300]
-        self.missing[name] = f"{type(error).__name__}: {words}"
-        for kept in (self.calls, self.errors, self.turns):
-            kept.pop(name, None)
+        line = str(error).partition("\n")[0][:300]
+        self.missing[name] = f"{type(error).__name__}: {line}"
+        for of_providers in (self.calls, self.errors, self.turns):
+            of_providers.pop(name, None)

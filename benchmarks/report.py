@@ -1,8 +1,8 @@
-"""From benchmarks/results/*.json to docs/results/ and the README's headline table.
+"""Writes docs/results/ and the table in the README from benchmarks/results/*.json.
 
 python -m benchmarks.report                     write the pages, the plots and the README's table
-python -m benchmarks.report check               fail if a page is not what the JSON and the sources give now
-python -m benchmarks.report summary FILE        print a run's tables
+python -m benchmarks.report check               fail if a page is not what the JSON and the sources give
+python -m benchmarks.report summary FILE        print the tables of a run
 """
 
 import argparse
@@ -27,13 +27,13 @@ def tables_of(run: Run) -> str:
     """All tables of a run, as the sections of its page."""
     sections = []
     if run.races:
-        sections += ["## Side by side\n", _SIDE_BY_SIDE, tables.races(run)]
+        sections += ["## Side by side\n", _RACES, tables.races(run)]
     if run.steps:
         parts = tables.step_parts(run)
         sections += ["## Training step\n", tables.steps(run), *([parts] if parts else [])]
     for op in OPS:
         if run.cases(lambda case, op=op: case.op == op):
-            sections += [f"## {op}, each provider by itself\n", tables.singles(run, op)]
+            sections += [f"## {op}, each provider on its own\n", tables.singles(run, op)]
     if run.singles:
         sections += ["## Bandwidth\n", _bandwidth_line(run), tables.bandwidth(run)]
         details = tables.gpu_details(run)
@@ -42,22 +42,22 @@ def tables_of(run: Run) -> str:
     return "\n".join(sections)
 
 
-_SIDE_BY_SIDE = """\
-The providers take turns, so that whatever else the machine does meets all alike. Medians; in brackets, how
-many times slower than ours. `malloc`: "default" is what a process has, "warm" keeps freed memory, as caching
-allocators do. GB/s counts what has to move at least; "share" is that over a copy's GB/s, whose turn came in
-every round too.
+_RACES = """\
+The providers take turns, so that other load on the machine slows all of them alike. Times are medians; in
+brackets, the time divided by ours. `malloc`: "default" is glibc as it comes, "warm" keeps freed memory as
+caching allocators do. GB/s is the least number of bytes that has to move, divided by our time; "share" is
+that divided by the rate of a plain copy, which takes its turn in every round.
 """
-_ACCURACY = "||out - truth|| / ||truth|| against float64, checked before anything is timed.\n"
+_ACCURACY = "||out - expected|| / ||expected|| against float64, checked before anything is timed.\n"
 
 
 def _bandwidth_line(run: Run) -> str:
     rates = ", ".join(f"{name} {gbps:.1f}" for name, gbps in run.bandwidth.items())
-    return f"Measured in the same run, GB/s: {rates}. A copy counts what it reads and what it writes.\n"
+    return f"Measured in the same run, GB/s: {rates}. Copies count the bytes read plus the bytes written.\n"
 
 
 def page(run: Run, folder: Path) -> str:
-    """The page of a run, with the plots that lie in the folder."""
+    """The page of a run, with those of its plots that are in the folder."""
     parts = [f"# {run.machine['name']}\n", _banner(run), _machine(run), tables_of(run)]
     for kind, title in TITLES.items():
         file = folder / f"{run.file.stem}-{kind}.png"
@@ -69,16 +69,19 @@ def page(run: Run, folder: Path) -> str:
 def _banner(run: Run) -> str:
     if not run.stale:
         return ""
-    changed = ", ".join(f"`{name}` (measured {then}, now {now})" for name, (then, now) in run.stale.items())
-    return f"> **Stale.** The kernel sources have changed since these numbers were measured: {changed}.\n"
+    changed = ", ".join(
+        f"`{name}` (measured {measured}, present {present})"
+        for name, (measured, present) in run.stale.items()
+    )
+    return f"> **Stale.** The kernel sources have changed since the measurement: {changed}.\n"
 
 
 def _machine(run: Run) -> str:
     info, commit = run.machine, run.content["commit_info"]
-    dirty = " with local changes" if commit.get("dirty") else ""
+    dirty = " with uncommitted changes outside the kernels" if commit.get("dirty") else ""
     lines = [
         f"- [{run.file.name}](../../benchmarks/results/{run.file.name}), size {run.content['size']}, "
-        f"{run.content['datetime'][:10]}, commit {str(commit.get('id'))[:12]}{dirty}",
+        f"{run.content['datetime'][:10]}, commit {(commit.get('id') or 'unknown')[:12]}{dirty}",
         "- " + _listed({key: value for key, value in info.items() if key != "build"}),
         *(["- build: " + _listed(info["build"])] if info["build"] else []),
     ]
@@ -91,17 +94,17 @@ def _listed(facts: dict) -> str:
 
 
 def index(runs: list[Run], others: list[Path]) -> str:
-    """The list of pages: of the runs, and the other pages (trainings) by their titles."""
+    """The list of pages: those of the runs, and all others (of trainings) with their titles."""
     lines = [
         "# Results\n",
-        "Kernels, from `benchmarks/results/` by `python -m benchmarks.report`:\n",
+        "Kernels, written by `python -m benchmarks.report` from `benchmarks/results/`:\n",
     ]
     for run in runs:
         state = "**stale**" if run.stale else "current"
-        counts = f"{len(run.races)} comparisons, {len(run.singles)} single benchmarks"
+        counts = f"{len(run.races)} races, {len(run.singles)} single benchmarks"
         link = f"[{run.machine['name']}]({run.file.stem}.md)"
         lines.append(f"- {link}, {run.content['datetime'][:10]}: {counts}; {state}")
-    lines += [] if runs else ["No kernel is measured yet."]
+    lines += [] if runs else ["No kernel has been measured."]
     lines += ["\nTrainings:\n"] if others else []
     titles = {file.name: file.read_text().partition("\n")[0].lstrip("# ") for file in others}
     lines += [f"- [{title}]({name})" for name, title in titles.items()]
@@ -109,7 +112,7 @@ def index(runs: list[Run], others: list[Path]) -> str:
 
 
 def with_headline(readme: str, runs: list[Run]) -> str:
-    """The README with the text between its markers replaced. ValueError if it has none."""
+    """The README with the table between its markers replaced. ValueError if it has no markers."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -119,10 +122,20 @@ def with_headline(readme: str, runs: list[Run]) -> str:
 
 
 def write(root: Path = ROOT, check: bool = False) -> list[str]:
-    """Writes the pages, and the plots unless ``check``; returns the texts that were not up to date."""
+    """Writes the pages and the plots; returns the texts that were out of date. ``check`` writes nothing.
+
+    ValueError, before anything is written, if no commit holds the kernels of a run: nobody could repeat it.
+    """
     folder = root / "docs" / "results"
-    folder.mkdir(parents=True, exist_ok=True)
+    if not check:
+        folder.mkdir(parents=True, exist_ok=True)
     runs = [Run.read(file, root) for file in sorted((root / "benchmarks" / "results").glob("*.json"))]
+    for run in runs:
+        if run.uncommitted:
+            raise ValueError(
+                f"{run.file.relative_to(root)} was measured with uncommitted changes of {run.uncommitted}. "
+                "Commit the kernels, build and measure them again."
+            )
     own = {"README.md", *(f"{run.file.stem}.md" for run in runs)}
     others = [file for file in sorted(folder.glob("*.md")) if file.name not in own]
     texts = {folder / "README.md": index(runs, others)}
@@ -139,24 +152,29 @@ def write(root: Path = ROOT, check: bool = False) -> list[str]:
 
 
 def _draw(run: Run, folder: Path) -> None:
-    from benchmarks.plots import draw  # matplotlib: only here is it needed
+    from benchmarks.plots import draw  # imports matplotlib, which nothing else here needs
 
     draw(run, folder, TITLES)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="Pages from results.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description="Writes pages from results."
+    )
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("check", help="fail if a page is out of date")
-    commands.add_parser("summary", help="print a run's tables").add_argument("file", type=Path)
+    commands.add_parser("summary", help="print the tables of a run").add_argument("file", type=Path)
     given = parser.parse_args(arguments)
     if given.command == "summary":
         print(tables_of(Run.read(given.file)))
-    else:
+        return 0
+    try:
         changed = write(check=given.command == "check")
-        print("\n".join(changed) or "nothing changed")
-        return 1 if changed and given.command == "check" else 0
-    return 0
+    except ValueError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(changed) or "nothing changed")
+    return 1 if changed and given.command == "check" else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The JSON of a run as objects, for tables and plots; and how two runs on one machine become one file."""
+"""Reads the JSON of a run into objects for tables and plots, and merges two runs on one machine."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -13,11 +13,11 @@ from benchmarks.workloads import Case
 
 @dataclass
 class Record:
-    """One provider on one case, by itself.
+    """The measurement of one provider on one case.
 
     Attributes:
-        seconds: the median; of device time on a GPU.
-        extra: what the suite measured beside it, see benchmarks/README.md.
+        seconds: median time; on a GPU, device time.
+        extra: the other measurements, see "What the JSON holds" in benchmarks/README.md.
     """
 
     case: Case
@@ -28,19 +28,26 @@ class Record:
 
 @dataclass
 class Race:
-    """Several providers on one case, taking turns: each one's median, quartiles and rounds."""
+    """The measurement of several providers that take turns on one case.
+
+    Attributes:
+        turns: for each provider that finished, the median, the quartiles and the minimum of its times in
+            seconds, and their number.
+        missing: for each provider that did not, the reason.
+    """
 
     case: Case
     allocator: str
     turns: dict[str, dict[str, float]]
     copy_gbps: float
-    missing: dict[str, str] = field(default_factory=dict)  # provider -> why it has no turns
+    missing: dict[str, str] = field(default_factory=dict)
 
     def seconds(self, provider: str) -> float:
         return self.turns[provider]["median"]
 
     @property
     def ours(self) -> str:
+        """The faster one of the fused backends."""
         return min((name for name in FUSED if name in self.turns), key=self.seconds)
 
     @property
@@ -50,7 +57,7 @@ class Race:
         )
 
     def speedup(self, provider: str) -> float:
-        """How many times slower than ours a provider is that took part."""
+        """The time of a provider, divided by ours."""
         return self.seconds(provider) / self.seconds(self.ours)
 
     @property
@@ -59,28 +66,38 @@ class Race:
 
 
 class Run:
-    """One committed file: a machine, and what was measured on it."""
+    """One results file: a machine and what was measured on it.
+
+    Attributes:
+        digests: of the kernel sources that were measured, by provider.
+        stale: (measured digest, present digest) of the providers whose sources have changed since.
+        singles, races, steps: the benchmarks, by kind.
+    """
 
     def __init__(self, file: Path, content: dict, root: Path = ROOT):
         self.file, self.content = file, content
         self.machine = content["machine_info"]
         self.bandwidth = content["bandwidth_gbps"]
         self.digests = content["digests"]
-        now = digests(self.machine["device"], root)
-        self.stale = {name: (then, now[name]) for name, then in self.digests.items() if now.get(name) != then}
+        present = digests(self.machine["device"], root)
+        self.stale = {
+            name: (measured, present[name])
+            for name, measured in self.digests.items()
+            if present[name] != measured
+        }
         self.singles: list[Record] = []
         self.races: list[Race] = []
         self.steps: list[dict] = []
         for bench in content["benchmarks"]:
-            self._sort(bench)
+            self._add(bench)
 
     @classmethod
     def read(cls, file: Path, root: Path = ROOT) -> "Run":
         return cls(file, json.loads(file.read_text()), root)
 
-    def _sort(self, bench: dict) -> None:
+    def _add(self, bench: dict) -> None:
         extra = bench["extra_info"]
-        if not _is_described(bench):
+        if not _is_complete(bench):
             return
         if "step" in extra:
             self.steps.append(extra)
@@ -95,32 +112,41 @@ class Run:
 
     @property
     def source(self) -> str:
-        """The line under every table and plot: where its numbers come from, and whether they still hold."""
+        """The line under every table and plot: where its numbers come from, and whether they are stale."""
         info = self.machine
         kernels = ", ".join(f"{name} {digest}" for name, digest in self.digests.items())
         versions = f"torch {info['torch']}" + (f", CUDA {info['cuda']}" if "cuda" in info else "")
-        mark = f"STALE: the sources of {', '.join(self.stale)} have changed since. " if self.stale else ""
+        mark = f"STALE: the sources of {' and '.join(self.stale)} have changed. " if self.stale else ""
         return f"{mark}{self.file.name}: {info['name']}, {versions}, kernel sources {kernels}"
 
+    @property
+    def uncommitted(self) -> str | None:
+        """Which kernel sources no commit holds as they were measured, in words, or None."""
+        changed = self.content["commit_info"].get("uncommitted_kernels")
+        build = self.machine["build"].get("commit") or ""
+        if changed is None and build.endswith("-dirty"):
+            return f"the tree that was built, {build}"
+        return ", ".join(changed or []) or None
+
     def cases(self, wanted: Callable[[Case], bool]) -> dict[Case, dict[str, Record]]:
-        """The single records of the cases wanted, in file order: case -> provider -> record."""
-        found: dict[Case, dict[str, Record]] = {}
+        """The records of the cases wanted, by case and provider, in the order of the file."""
+        records: dict[Case, dict[str, Record]] = {}
         for record in self.singles:
             if wanted(record.case):
-                found.setdefault(record.case, {})[record.provider] = record
-        return found
+                records.setdefault(record.case, {})[record.provider] = record
+        return records
 
 
 def providers_in(rows: Iterable[Iterable[str]]) -> list[str]:
-    """The providers that occur, in the suite's order."""
+    """The providers that occur in the rows, in the order of PROVIDERS."""
     present = {name for row in rows for name in row}
     return [name for name in PROVIDERS if name in present]
 
 
 def may_share_a_file(one: dict, other: dict) -> bool:
-    """Whether two runs measured the same kernels on the same kind of machine, with the same torch.
+    """Whether two runs measured the same kernels on the same kind of machine with the same torch.
 
-    A GPU's numbers do not depend on the CPU beside it, nor any on when the kernels were built.
+    The host's CPU makes no difference to a GPU's results, nor does the time of the build to any.
     """
 
     def key(run: dict) -> tuple:
@@ -132,34 +158,37 @@ def may_share_a_file(one: dict, other: dict) -> bool:
     return key(one) == key(other)
 
 
-def _is_described(bench: dict) -> bool:
-    """Whether it says what was timed; it does not if its test failed between the timing and the end."""
+def _is_complete(bench: dict) -> bool:
+    """False for a benchmark whose test failed after the timing: it does not say what was timed."""
     return not {"case", "step"}.isdisjoint(bench["extra_info"])
 
 
 def is_finished(bench: dict, size: str) -> bool:
-    """Whether a benchmark need not be measured again for a size."""
+    """Whether a benchmark has all that a run of a size measures, so that the run can leave it out."""
     extra = bench["extra_info"]
     return (
-        _is_described(bench)
+        _is_complete(bench)
         and not extra.get("unfinished")
         and SIZES.index(extra.get("size", SIZES[0])) >= SIZES.index(size)
     )
 
 
 def merge(older: dict | None, newer: dict) -> dict:
-    """Two runs that may share a file as one. The newer numbers count, unless a larger size made the older."""
+    """One run of two that may share a file.
+
+    Of a benchmark in both the newer one stays, unless the older one is of a larger size or alone is finished.
+    """
     if older is None:
         return newer
-    found = {bench["fullname"]: bench for bench in older["benchmarks"]}
+    merged = {bench["fullname"]: bench for bench in older["benchmarks"]}
     for bench in newer["benchmarks"]:
         name = bench["fullname"]
-        older_size = found[name]["extra_info"].get("size", SIZES[0]) if name in found else SIZES[0]
-        if name not in found or is_finished(bench, older_size) or not is_finished(found[name], SIZES[0]):
-            found[name] = bench
+        older_size = merged[name]["extra_info"].get("size", SIZES[0]) if name in merged else SIZES[0]
+        if name not in merged or is_finished(bench, older_size) or not is_finished(merged[name], SIZES[0]):
+            merged[name] = bench
     return {
         **newer,
         "size": max(older["size"], newer["size"], key=SIZES.index),
         "bandwidth_gbps": newer["bandwidth_gbps"] or older["bandwidth_gbps"],
-        "benchmarks": list(found.values()),
+        "benchmarks": list(merged.values()),
     }

@@ -1,4 +1,4 @@
-"""Which cases and providers each size of the suite runs, most telling first, and in how much time."""
+"""The cases and providers of each size of the suite, the most important first, and the time each size has."""
 
 import itertools
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from benchmarks.providers import COMPILED, EAGER, FUSED, MAX_AUTOTUNE
 from benchmarks.workloads import LAYOUTS, MODES, Case
 
 SIZES = ("quick", "small", "standard", "full")
-# Minutes after which what is left is skipped.
+# Minutes after which the remaining benchmarks are skipped.
 BUDGET = {
     ("cpu", "quick"): 1, ("cpu", "small"): 3, ("cpu", "standard"): 14, ("cpu", "full"): 90,
     ("cuda", "quick"): 2, ("cuda", "small"): 2, ("cuda", "standard"): 10, ("cuda", "full"): 30,
 }  # fmt: skip
-# Of that, the share of each file, so that a session of some of them knows its time.
+# The share of each file in them, for sessions of some of the files.
 SHARES = {
     "test_race": 0.35, "test_loss": 0.35, "test_step": 0.1, "test_head": 0.07, "test_imitation": 0.07,
     "test_mask": 0.06,
 }  # fmt: skip
-RESERVED = 0.2  # of the minutes: for the races with another allocator, which must come last
-SHORTEST_RACE = 10.0  # seconds of a race on a GPU without anything compiled
-SECONDS_A_CASE = {"quick": 0.2, "small": 0.3, "standard": 2.0, "full": 3.0}  # of timed rounds
+RESERVED = 0.2  # share of the minutes for the races with a warm malloc, which have to come last
+SHORTEST_RACE = 10.0  # seconds of a race on a GPU in which nothing is compiled
+SECONDS_PER_CASE = {"quick": 0.2, "small": 0.3, "standard": 2.0, "full": 3.0}  # of timed rounds
 
 RETINANET, SMALL = "retinanet-800x1344", "retinanet-256x256"
-# The fused backends first: they must not go without a number because the compilers took the time.
+# The fused backends first: compiling the others must not take the time they need.
 _ALL = (*FUSED, *EAGER, *COMPILED, *MAX_AUTOTUNE)
-_CPU = (*FUSED, *EAGER, *COMPILED)  # a CPU has nothing for max-autotune to choose from in these graphs
+_CPU = (*FUSED, *EAGER, *COMPILED)  # max-autotune changes nothing in these graphs on a CPU
 _PLAIN = (*FUSED, *EAGER)
 _LEAN = (*FUSED, *EAGER, "compile-best")
 _HALF = ("bf16", "fp16")
@@ -35,7 +35,7 @@ _HEADS = ("fcos-800x1344", "gfl-800x1344", "rpn-800x1344", *_YOLO)
 
 @dataclass(frozen=True)
 class Plan:
-    """The product of its fields."""
+    """Benchmarks of one operation: all combinations of the fields."""
 
     op: str
     modes: tuple[str, ...]
@@ -137,18 +137,18 @@ PLANS = {
 def pairs(ops: tuple[str, ...], size: str, device: str) -> list[tuple[Case, str]]:
     """(case, provider) of every benchmark of the operations, each once.
 
-    On a GPU what is compiled comes after all else: it takes as long as a dozen of the others.
+    On a GPU the compiled providers come last: one takes as long as a dozen of the others.
     """
     plans = [plan for plan in PLANS[device, size] if plan.op in ops]
-    found = [(case, name) for plan in plans for case in plan.cases() for name in plan.providers]
+    selected = [(case, name) for plan in plans for case in plan.cases() for name in plan.providers]
     if device == "cuda":
         ranks = {name: rank for rank, names in enumerate((COMPILED, MAX_AUTOTUNE), 1) for name in names}
-        found.sort(key=lambda pair: ranks.get(pair[1], 0))
-    return list(dict.fromkeys(found))
+        selected.sort(key=lambda pair: ranks.get(pair[1], 0))
+    return list(dict.fromkeys(selected))
 
 
 def races(size: str, device: str) -> list[tuple[Case, str]]:
-    """(case, allocator) of every comparison in which the providers take turns."""
+    """(case, allocator) of every race."""
     if device == "cuda":
         return [(case, "default") for case in _gpu_races(size)]
     if size == "quick":
@@ -163,7 +163,7 @@ def races(size: str, device: str) -> list[tuple[Case, str]]:
 
 
 def _gpu_races(size: str) -> list[Case]:
-    """bfloat16 before float32: it is what a GPU is used with, and a race may have no time left."""
+    """bfloat16 before float32: it is what GPUs train with, and time may run out before the last races."""
     if size == "small":
         return Plan("loss", _BOTH, (SMALL,), (1,), ("bf16",)).cases()
     if size == "quick":
@@ -176,9 +176,9 @@ def _gpu_races(size: str) -> list[Case]:
 
 
 def rivals(size: str, device: str) -> tuple[str, ...]:
-    """Who takes turns with the fused backends in a race, in the order in which they are made ready."""
+    """The providers that race against the fused backends, in the order in which they are prepared."""
     if device == "cpu":
         return EAGER if size in ("quick", "small") else (*EAGER, *reversed(COMPILED))
-    if size != "full":  # compiling takes most of a race's time: the best one only
+    if size != "full":  # compiling takes most of a race's time, so only the best one is compiled
         return (*EAGER, "compile-best")
     return (*EAGER, "compile-best-max", "compile-best", "compile-official-max", "compile-official")

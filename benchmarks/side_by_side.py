@@ -1,10 +1,11 @@
-"""What a change to the CPU kernels is worth on this machine: this tree and another one in turns.
+"""Compares the CPU kernels of this tree and of another one on this machine.
 
 python -m benchmarks.side_by_side OTHER_TREE
 
-Both trees have to be built in place (`python setup.py build_ext --inplace`), their operators have to take the
-same arguments. Every round starts one process a tree; the table has the median over the rounds of this tree's
-time divided by the other's: the whole loss on RetinaNet's shapes, the operator without the Python around it.
+Both trees have to be built in place (`python setup.py build_ext --inplace`), and their operators have to take
+the same arguments. A round runs one process per tree. The table shows the median over the rounds of this
+tree's time divided by the other's. What is timed is the operator of the whole loss, without the Python around
+it, on RetinaNet's shapes.
 """
 
 import argparse
@@ -31,22 +32,23 @@ def library_of(tree: Path) -> Path:
 
 
 def medians(workload: str) -> list[list[float]]:
-    """Seconds of the operator that is loaded: with and without gradients, a list over KINDS each."""
+    """Seconds of the loaded operator with and without gradients, each a list over KINDS."""
     scalars = (0, 1.0, None, 1.0, None, 1.0, None, 0.0)
-    found = [[], []]
+    seconds = [[], []]
     for dtype, layout in KINDS:
         x, y, s, t, _ = make_inputs(Case("loss", "both", workload, 1, dtype, layout), "cpu").lists
-        for grads, row in zip((True, False), found, strict=True):
+        for grads, row in zip((True, False), seconds, strict=True):
             arguments = (x, y, s, t, [], [], *scalars, grads, grads)
 
             def call(arguments=arguments):
                 torch.ops.frs_kernels.loss(*arguments)
 
             row.append(statistics.median(timed(clock("cpu"), call) for _ in range(CALLS)))
-    return found
+    return seconds
 
 
 def measured(tree: Path, isa: str) -> list[list[float]]:
+    """:func:`medians` of a tree, in a process of its own, with ATEN_CPU_CAPABILITY set."""
     command = [sys.executable, "-m", "benchmarks.side_by_side", "--measure", str(tree)]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": isa}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)

@@ -1,6 +1,6 @@
-"""What a folder of the GPU suite holds, as one page: ``python -m benchmarks.summary FOLDER``.
+"""Prints one page about a folder of the GPU suite: ``python -m benchmarks.summary FOLDER``.
 
-Reads whatever is there, after any cut: see gpu_suite.sh for the files.
+Reads the files that are there, complete or not; gpu_suite.sh says what they are.
 """
 
 import re
@@ -13,9 +13,9 @@ from benchmarks.results import Run
 
 # As pytest -v prints them: "tests/a.py::b PASSED [ 5%]", and with xdist "[gw0] [ 5%] PASSED tests/a.py::b".
 _OUTCOME = r"(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)"
-_ALONE = re.compile(rf"^(tests/\S+::.*?) {_OUTCOME}\b")
+_PLAIN = re.compile(rf"^(tests/\S+::.*?) {_OUTCOME}\b")
 _XDIST = re.compile(rf"^\[gw\d+\] \[ *\d+%\] {_OUTCOME} (tests/.*?)\s*$")
-_FOUND = re.compile(r"(ERROR|RACECHECK) SUMMARY|========= (Invalid|Error|Race|Barrier|Target)")
+_FAULT = re.compile(r"(ERROR|RACECHECK) SUMMARY|========= (Invalid|Error|Race|Barrier|Target)")
 _COUNTER = re.compile(
     r"^  \S.*\(\d+, \d+, \d+\)|Duration|Throughput|SM Busy|Issue|Achieved|Memory Config|Registers|Stall"
 )
@@ -50,31 +50,31 @@ def _check(folder: Path) -> str:
 
 
 def outcomes(lines: list[str]) -> dict[str, str]:
-    """The last outcome of every test that a log of pytest -v names."""
-    found = {}
+    """The last outcome of every test in a log of pytest -v, which may hold several sessions."""
+    last = {}
     for line in lines:
-        if alone := _ALONE.match(line):
-            found[alone[1]] = alone[2]
+        if plain := _PLAIN.match(line):
+            last[plain[1]] = plain[2]
         elif xdist := _XDIST.match(line):
-            found[xdist[2]] = xdist[1]
-    return found
+            last[xdist[2]] = xdist[1]
+    return last
 
 
 def _tests(folder: Path) -> str:
     lines = _lines(folder / "tests.txt")
-    found = outcomes(lines)
-    if not found:
+    tests = outcomes(lines)
+    if not tests:
         return _block(lines[-15:])
-    counts = ", ".join(f"{count} {name.lower()}" for name, count in Counter(found.values()).most_common())
+    counts = ", ".join(f"{count} {name.lower()}" for name, count in Counter(tests.values()).most_common())
     reasons = {line for line in lines if re.match(r"(FAILED|ERROR) tests/", line)}
-    bad = [name for name, outcome in found.items() if outcome in ("FAILED", "ERROR")]
-    shown = [next((line for line in sorted(reasons) if f" {name}" in line), name) for name in bad]
+    failed = [name for name, outcome in tests.items() if outcome in ("FAILED", "ERROR")]
+    shown = [next((line for line in sorted(reasons) if f" {name}" in line), name) for name in failed]
     return counts + "\n" + _block([line[:300] for line in shown])
 
 
 def _sanitizers(folder: Path) -> str:
     lines = _lines(folder / "sanitize.txt")
-    return _block([line for line in lines if line.startswith("== ") or _FOUND.search(line)][:200])
+    return _block([line for line in lines if line.startswith("== ") or _FAULT.search(line)][:200])
 
 
 def _counters(folder: Path) -> str:

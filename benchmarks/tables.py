@@ -1,4 +1,4 @@
-"""Markdown tables of a run. Every table ends in the line that says where its numbers come from."""
+"""Markdown tables of a run. Under each of them a line says where its numbers come from."""
 
 from benchmarks.providers import FUSED
 from benchmarks.results import Race, Record, Run, providers_in
@@ -12,7 +12,7 @@ def table(heads: list[str], rows: list[list[str]], source: str) -> str:
 
 
 def name(case: Case) -> str:
-    """A case in words, without its operation."""
+    """A case in words, without the operation."""
     layout = "NCHW" if case.layout == "nchw" else "channels_last"
     mode = {"both": "forward + backward"}.get(case.mode, case.mode)
     return f"{case.workload}, B={case.batch}, {case.dtype}, {layout}, {mode}"
@@ -28,7 +28,7 @@ def megabytes(count: int | None) -> str:
 
 
 def headline(run: Run) -> str:
-    """What the README shows: RetinaNet at 800x1344, the whole loss with gradients, side by side."""
+    """The README's table: races of the whole loss with gradients on RetinaNet at 800x1344."""
     wanted = ("retinanet-800x1344", "both", "default")
     races = [race for race in run.races if (race.case.workload, race.case.mode, race.allocator) == wanted]
     rows = [_headline_row(run, race) for race in races]
@@ -56,7 +56,7 @@ def _headline_row(run: Run, race: Race) -> list[str]:
 
 
 def races(run: Run) -> str:
-    """The comparisons in which the providers took turns."""
+    """The races: each row a case on which the providers took turns."""
     names = providers_in(race.turns for race in run.races)
     warm = any(race.allocator == "warm" for race in run.races)
     heads = ["whole loss", *(["malloc"] if warm else []), *names, "GB/s", "copy GB/s", "share"]
@@ -81,7 +81,7 @@ def _turn(race: Race, provider: str) -> str:
 
 
 def singles(run: Run, op: str) -> str:
-    """Each provider by itself on an operation's cases: time, and memory added at the peak."""
+    """Each provider on its own, on an operation's cases: time, and memory added at the peak."""
     cases = run.cases(lambda case: case.op == op)
     names = providers_in(cases.values())
     rows = [
@@ -99,7 +99,7 @@ def _time_and_memory(record: Record | None) -> str:
 
 
 def bandwidth(run: Run) -> str:
-    """How close the fused backends come to this machine's memory bandwidth."""
+    """The share of this machine's memory bandwidth that the fused backends reach."""
     rows = [
         [f"{r.case.op}: {name(r.case)}", r.provider, megabytes(r.case.bytes_moved), f"{r.extra['gbps']:.1f}",
          f"{r.extra['copy_share']:.0%}"]
@@ -109,8 +109,8 @@ def bandwidth(run: Run) -> str:
 
 
 def gpu_details(run: Run) -> str:
-    """Launches, host time and wall time, where a GPU was measured, and what events alone would say."""
-    heads = ["", "provider", "launches", "host us", "wall ms", "events, host behind, ms", "device ms"]
+    """Launches, host time and wall time of a run on a GPU, and device time if the host is not ahead."""
+    heads = ["", "provider", "launches", "host us", "wall ms", "host not ahead, ms", "device ms"]
     rows = [
         [f"{r.case.op}: {name(r.case)}", r.provider, str(r.extra["launches"] or "-"),
          f"{r.extra['host_us']:.0f}", f"{r.extra['wall_ms']:.3g}", f"{r.extra['host_behind_ms']:.3g}",
@@ -121,7 +121,7 @@ def gpu_details(run: Run) -> str:
 
 
 def gpu_kernels(run: Run) -> str:
-    """Every launch of the fused backends' calls with its device time, of one profiled call."""
+    """The launches of a profiled call of each fused backend, with their device times."""
     rows = [
         [f"{r.case.op}: {name(r.case)}", r.provider, "; ".join(f"{k['name']} {k['us']:.0f}" for k in kernels)]
         for r in run.singles if (kernels := r.extra.get("kernels"))
@@ -130,21 +130,21 @@ def gpu_kernels(run: Run) -> str:
 
 
 def accuracy(run: Run) -> str:
-    """Largest relative error against float64 that each provider showed before it was timed."""
+    """The largest relative error against float64 of each provider, over the cases it was timed on."""
     worst: dict[str, dict[str, float]] = {}
     for record in run.singles:
-        row = worst.setdefault(record.provider, {})
+        errors = worst.setdefault(record.provider, {})
         for what, error in record.extra["errors"].items():
             key = f"{what}, {record.case.dtype}"
-            row[key] = max(row.get(key, 0.0), error)
-    keys = sorted({key for row in worst.values() for key in row})
+            errors[key] = max(errors.get(key, 0.0), error)
+    keys = sorted({key for errors in worst.values() for key in errors})
     rows = [[p, *(f"{worst[p][key]:.1e}" if key in worst[p] else "-" for key in keys)]
             for p in providers_in([worst])]  # fmt: skip
     return table(["largest error", *keys], rows, run.source)
 
 
 def steps(run: Run) -> str:
-    """Whole training steps, taking turns; and the ways that the GPU's memory was too small for."""
+    """Whole training steps, and the ways for which the GPU's memory was too small."""
     rows = []
     for extra in run.steps:
         ours = extra["turns"]["ours"]["median"]
@@ -161,7 +161,7 @@ def steps(run: Run) -> str:
 
 
 def step_parts(run: Run) -> str:
-    """What our training steps consist of."""
+    """The parts of our training steps."""
     rows = []
     for extra in run.steps:
         parts = extra.get("parts", {})

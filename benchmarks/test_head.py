@@ -1,4 +1,4 @@
-"""The head loss: binary cross-entropy between logits, weighted by a map."""
+"""The head loss: binary cross-entropy between logits, multiplied by a mask."""
 
 OPS = ("head",)
 

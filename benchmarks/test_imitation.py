@@ -1,4 +1,4 @@
-"""The imitation loss: squared error between features, weighted by a map."""
+"""The imitation loss: squared error between features, multiplied by a mask."""
 
 OPS = ("imitation",)
 

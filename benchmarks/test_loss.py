@@ -1,4 +1,4 @@
-"""The whole loss, each provider by itself; "loss-masks" is given the maps. See test_race for ratios."""
+"""The whole loss, each provider on its own; "loss-masks" gets the masks as arguments. Ratios: test_race."""
 
 OPS = ("loss", "loss-masks")
 

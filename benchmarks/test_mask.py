@@ -1,4 +1,4 @@
-"""The richness map of the teacher's logits."""
+"""The FRS mask of the teacher's logits."""
 
 OPS = ("mask",)
 

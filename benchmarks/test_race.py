@@ -1,9 +1,9 @@
-"""The whole loss with the providers taking turns: what any claim of "so many times faster" rests on.
+"""Races: the whole loss by providers that take turns. Every claim of "so many times faster" rests on them.
 
-Every round times each provider once, the machine's fastest copy too, so that whatever else the machine
-does meets all of them alike. pytest-benchmark times the first fused backend; the others' rounds run in its
-untimed setup, by the same clock, and stand in ``extra_info["turns"]``. Who cannot take part, for want of
-memory or time or because it fails, stands in ``extra_info["missing"]`` with the reason.
+A round times each provider and the machine's fastest copy once, so that other load slows all of them alike.
+pytest-benchmark times the first fused backend. The others run in its setup, which it does not time, by the
+same clock; their times are in ``extra_info["turns"]``. ``extra_info["missing"]`` has the providers that fail
+or need more memory or time than there is, with the reason.
 """
 
 import statistics
@@ -25,14 +25,14 @@ def test_race(case, allocator, prepare, benchmark, copier, device, pytestconfig,
     if not fused:
         pytest.skip("no fused backend runs here: " + str(PROVIDERS[FUSED[0]].unavailable(device)))
     if allocator == "warm" and not memory.keep_freed_memory():
-        pytest.skip("the C library is not glibc: its malloc cannot be told to keep memory")
+        pytest.skip("the C library is not glibc: its malloc cannot be made to keep freed memory")
     inputs = make_inputs(case, device)
     race = Race(device, copier.run)
     for name in (*fused, *selection.rivals(size, device)):
         if name in fused or time.monotonic() - started < share:
             race.admit(name, lambda name=name: prepare(case, PROVIDERS[name], inputs))
         else:
-            race.missing[name] = f"the {share:.0f} seconds that this race had were spent"
+            race.missing[name] = f"no time left of the {share:.0f} seconds of this race"
             benchmark.extra_info["unfinished"] = True
     failed = {name: race.missing[name] for name in fused if name in race.missing}
     if failed:
@@ -48,4 +48,4 @@ def test_race(case, allocator, prepare, benchmark, copier, device, pytestconfig,
         errors=race.errors, missing=race.missing,
         copy_gbps=copier.bytes_moved / statistics.median(race.turns["copy"]) / 1e9,
     )  # fmt: skip
-    assert not failed, f"recorded, but without {failed}"
+    assert not failed, f"the race is recorded without {failed}"

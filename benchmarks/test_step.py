@@ -1,9 +1,9 @@
-"""A whole training step: this project's way, the official way, and the student without a teacher, in turns.
+"""Races of a whole training step: this project's way, the official way, and the student without a teacher.
 
-The official way, as the FRS authors' detectors do it: the student's head runs a second time for the
+The official way is that of the FRS authors' detectors: the student's head runs a second time for the
 distillation, the frozen teacher runs in float32 with its box branch, and the losses are eager. Ours is what
-``frs-train`` does, with the teacher in the student's precision; in mixed precision the official way is also
-measured with such a teacher, so that precision alone makes no difference.
+``frs-train`` does, with the teacher in the student's precision. In mixed precision the official way is also
+measured with such a teacher, so that the effect of the precision is visible.
 """
 
 import itertools
@@ -33,7 +33,7 @@ PARTS = ("teacher", "student", "adapters", "loss", "backward", "optimizer")  # o
 
 @dataclass(frozen=True)
 class Step:
-    """RetinaNet from a deeper teacher, 80 classes, SGD; ``amp`` as in TrainConfig."""
+    """A RetinaNet that learns from a deeper one, 80 classes, SGD; ``amp`` as in TrainConfig."""
 
     teacher: str
     student: str
@@ -69,11 +69,11 @@ STEPS = {
 
 
 class OfficialLearner(Learner):
-    """forward(images, targets, size) -> losses, the official way."""
+    """forward(images, targets, size) -> losses, computed the official way."""
 
     def __init__(self, student, teacher, teacher_amp: str):
         super().__init__(student)
-        self.teacher = [teacher.requires_grad_(False)]  # no submodule: neither saved nor trained
+        self.teacher = [teacher.requires_grad_(False)]  # in a list: no submodule, so not trained
         self.teacher_amp = teacher_amp
         self.adapter = FeatureAdapter(student.feat_channels, teacher.feat_channels, len(student.strides))
 
@@ -98,15 +98,17 @@ class OfficialLearner(Learner):
 
 
 class Training:
-    """A way's training on one random batch: each call is a step. Before the first one there are no gradients
-    and no momentum."""
+    """A way's training on one random batch. Each call is a step.
+
+    Gradients and momentum are allocated in the first one.
+    """
 
     def __init__(self, step: Step, way: str, device: str):
         self.step = step
         self.images, self.targets = _data(step, device)
         self.learner = _learner(step, way, torch.device(device)).to(device).train()
         trained = [p for p in self.learner.parameters() if p.requires_grad]
-        # A rate of 0: the same work, and no number of rounds on one random batch lets a detector diverge.
+        # A learning rate of 0 is the same work, and a detector cannot diverge on its one random batch.
         self.optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
 
     def __call__(self) -> None:
@@ -121,7 +123,7 @@ def test_step(step, benchmark, device, seconds):
     now = timers.clock(device)
     trainings, peaks = _that_fit(step, device)
     if "ours" not in trainings:
-        pytest.skip(f"ours needs more memory than this GPU has: {step}")
+        pytest.skip(f"our way needs more memory than this GPU has: {step}")
     turns = {way: [] for way in trainings}
     once = sum(timers.timed(now, training) for training in trainings.values())
 
@@ -130,12 +132,12 @@ def test_step(step, benchmark, device, seconds):
             if way != "ours":
                 turns[way].append(timers.timed(now, training))
         if device == "cuda":
-            timers.let_host_run_ahead()  # of our way too
+            timers.let_host_run_ahead()  # pytest-benchmark times our way next
 
     benchmark.pedantic(trainings["ours"], setup=others_turns, rounds=rounds_for(once, 8 * seconds))
     turns["ours"] = list(benchmark.stats.stats.data)
     parts = _parts(trainings["ours"], device, rounds=rounds_for(once, 2 * seconds))
-    trainings.clear()  # which frees their memory
+    trainings.clear()  # frees their memory
     benchmark.extra_info.update(
         step=str(step), turns={way: timers.spread(values) for way, values in turns.items()}, parts=parts,
         peak_bytes=peaks, largest_batch={way: _largest_batch(step, way, device)
@@ -144,14 +146,14 @@ def test_step(step, benchmark, device, seconds):
 
 
 def _that_fit(step: Step, device: str) -> tuple[dict[str, Training], dict[str, int | None]]:
-    """The trainings that the GPU has the memory for side by side, and the bytes each adds at its peak."""
+    """The trainings that fit into the GPU's memory together, and the bytes that each adds at its peak."""
     trainings, peaks = {}, {}
     for way in step.ways:
         with memory.Shortage() as short:
             trainings[way], peaks[way] = _started(step, way, device)
         if short.happened:
             memory.release()
-    for way in list(trainings):  # once more, now that gradients and momentum of all of them are there
+    for way in list(trainings):  # once more, with the gradients and the momentum of all of them allocated
         with memory.Shortage() as short:
             trainings[way]()
         if short.happened:
@@ -161,14 +163,14 @@ def _that_fit(step: Step, device: str) -> tuple[dict[str, Training], dict[str, i
 
 
 def _started(step: Step, way: str, device: str) -> tuple[Training, int | None]:
-    """A training after two steps, and the bytes they added at their peak."""
-    Training(step, way, device)()  # thrown away: what is made at first use must not count as a way's memory
+    """A training after two steps, and the bytes that these added at their peak."""
+    Training(step, way, device)()  # discarded: what libraries allocate on first use is not this way's memory
     training = Training(step, way, device)
     return training, memory.peak_added(lambda: (training(), training()), device)
 
 
 def _largest_batch(step: Step, way: str, device: str) -> int:
-    """How many images fit, by halving; 0 if not even one does."""
+    """The first batch that fits when the step's is halved repeatedly; 0 if not even one image does."""
     batch = step.batch // 2
     while batch:
         with memory.Shortage() as short:
@@ -181,16 +183,16 @@ def _largest_batch(step: Step, way: str, device: str) -> int:
 
 
 def _parts(training: Training, device: str, rounds: int) -> dict[str, dict[str, float | int | None]]:
-    """Seconds of each part of our step, and the bytes above what the step found that it comes to hold.
+    """Seconds of each part of our step, and the bytes by which it exceeds those allocated before the step.
 
-    The loss's gradients are computed in its forward, so "loss" holds both; the adapters' are in "backward".
+    "loss" includes the gradients that the loss computes in its forward, "backward" those of the adapters.
     """
     spent = [
         [end - begin for begin, end in itertools.pairwise(stamps)]
         for stamps in _noted(training, timers.clock(device), device, rounds)
     ]
     peaks = [None] * len(PARTS)
-    if device == "cuda":  # in a step of its own: to ask for these numbers takes the host a while
+    if device == "cuda":  # in a step of its own, because reading the counters takes host time
         ((_, held), *ends) = list(_noted(training, _highest_and_held, device, 1))[0]
         peaks = [highest - held for highest, _ in ends]
     return {
@@ -200,7 +202,7 @@ def _parts(training: Training, device: str, rounds: int) -> dict[str, dict[str, 
 
 
 def _noted(training: Training, note: Callable, device: str, rounds: int) -> Iterator[list]:
-    """Runs our steps, and yields what ``note()`` says at the start of each and at the ends of its parts."""
+    """Runs our steps. Yields, for each, what ``note()`` returns at its start and at the ends of its parts."""
     learner, optimizer, notes = training.learner, training.optimizer, []
     ends = (
         learner.teacher.module.register_forward_hook, learner.student.register_forward_hook,
@@ -221,9 +223,9 @@ def _noted(training: Training, note: Callable, device: str, rounds: int) -> Iter
 
 def _highest_and_held() -> tuple[int, int]:
     """The most bytes allocated since the last call, and the bytes allocated now."""
-    found = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+    highest, held = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    return found
+    return highest, held
 
 
 def _learner(step: Step, way: str, device: torch.device) -> nn.Module:

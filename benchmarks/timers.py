@@ -1,4 +1,4 @@
-"""Clocks for pytest-benchmark's ``timer=``, and the time a call costs the host."""
+"""Clocks for pytest-benchmark's ``timer=``, and the host time of a call."""
 
 import statistics
 import time
@@ -6,21 +6,21 @@ from collections.abc import Callable
 
 import torch
 
-# Clock cycles that the GPU sleeps before a timed call, about 3 ms: more than the Python of one call takes.
+# Clock cycles that the GPU sleeps before a timed call: about 3 ms, longer than the host takes for one call.
 AHEAD_CYCLES = 6_000_000
 
 
 def let_host_run_ahead() -> None:
-    """Keeps the GPU asleep while the host queues what is to be timed.
+    """Puts the GPU to sleep while the host queues the call to be timed.
 
-    The start event fires when the sleep is over. By then the whole call waits behind it, so that the time
-    between the events holds no time in which the GPU waits for Python.
+    The start event is recorded after the sleep. By then the whole call is queued behind it, so that the time
+    between the events contains no time in which the GPU waits for Python.
     """
     torch.cuda._sleep(AHEAD_CYCLES)
 
 
 class CudaStamp:
-    """A point on the current CUDA stream; subtracting two gives the seconds of device time between them."""
+    """A point on the current CUDA stream. The difference of two is the device time in between, in seconds."""
 
     def __init__(self):
         self.event = torch.cuda.Event(enable_timing=True)
@@ -36,14 +36,14 @@ def cuda_clock() -> CudaStamp:
 
 
 def clock(device: str) -> Callable:
-    """The clock that measures work on the device: device events on a GPU, perf_counter on a CPU."""
+    """The clock for work on the device: CUDA events for a GPU, perf_counter for a CPU."""
     return cuda_clock if device == "cuda" else time.perf_counter
 
 
 def timed(now: Callable, run: Callable, host_ahead: bool = True) -> float:
     """Seconds of one run by the clock ``now``, as pytest-benchmark takes them.
 
-    Without ``host_ahead`` a GPU's time holds what the host takes until its first launch.
+    Without ``host_ahead`` a GPU's time includes the host's time until its first launch.
     """
     if host_ahead and now is cuda_clock:
         let_host_run_ahead()
@@ -53,13 +53,13 @@ def timed(now: Callable, run: Callable, host_ahead: bool = True) -> float:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """What is kept of the rounds of a benchmark that pytest-benchmark does not time itself."""
+    """The statistics of rounds that pytest-benchmark did not time itself."""
     low, middle, high = statistics.quantiles(values, n=4)
     return {"median": middle, "q1": low, "q3": high, "min": min(values), "rounds": len(values)}
 
 
 def host_and_wall(setup: Callable, run: Callable, rounds: int = 20) -> tuple[float, float]:
-    """Median seconds until a call returns, and until its work on the GPU is done, from an idle GPU."""
+    """Median seconds until a call on an idle GPU returns, and until its work on the GPU is done."""
     host, wall = [], []
     for _ in range(rounds):
         setup()
@@ -73,9 +73,9 @@ def host_and_wall(setup: Callable, run: Callable, rounds: int = 20) -> tuple[flo
 
 
 def launches(run: Callable) -> list[tuple[str, float]]:
-    """(name, microseconds) of the kernels, copies and fills that one call puts on the GPU, in their order.
+    """(name, microseconds) of the kernels, copies and fills that one call launches, in order.
 
-    Empty if the profiler sees no device. The times are of a single call that is being profiled.
+    Empty if the profiler sees no device. The times are those of one call under the profiler.
     """
     from torch.profiler import ProfilerActivity, profile
 

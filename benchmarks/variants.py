@@ -1,6 +1,6 @@
-"""What several builds of the kernels took on one GPU, as a page: ``python -m benchmarks.variants FOLDER``.
+"""Prints a page with the times of several builds of the kernels: ``python -m benchmarks.variants FOLDER``.
 
-Reads variants-*.txt of the folder, outputs of build/gpu_check under lines "=== BUILD BATCH", and triton.json.
+It reads variants-*.txt, outputs of build/gpu_check after lines "=== BUILD BATCH", and triton.json.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.tables import table
 
 CASES = [f"{dtype} {layout}" for dtype in ("bf16", "fp32") for layout in ("nchw", "channels_last")]
-# What gpu_check calls it, and what it is.
+# What gpu_check measures, by the words it prints.
 PARTS = {
     "whole": "the whole loss with gradients",
     "mask": "its score kernel",
@@ -22,36 +22,36 @@ _CASE = re.compile(r"(\S+ \S+) B=\d+: right")
 _TIME = re.compile(rf"  ({'|'.join(PARTS)}), .*? ([\d.]+) us")
 _HEAD = """# Variants of the kernels on one GPU
 
-RetinaNet 800x1344, median us. A run that ended before it came to a number has none. Written by
+RetinaNet 800x1344, median us. "-": the run ended before this measurement. Written by
 `python -m benchmarks.variants FOLDER > FOLDER/variants.md`.
 """
 
 
 def runs(text: str) -> list[tuple[str, str, dict[tuple[str, str], str]]]:
-    """(build, batch, (case, one of PARTS) -> us) of each run of gpu_check, in the order of the file."""
-    found, case = [], None
+    """(build, batch, times) of each run of gpu_check in a file; times: (case, one of PARTS) -> us."""
+    builds, case = [], None
     for line in text.splitlines():
         if build := _BUILD.match(line):
-            found.append((*build.groups(), {}))
+            builds.append((*build.groups(), {}))
         elif right := _CASE.match(line):
             case = right[1]
         elif taken := _TIME.match(line):
-            found[-1][2][case, taken[1]] = taken[2]
-    return found
+            builds[-1][2][case, taken[1]] = taken[2]
+    return builds
 
 
 def page(folder: Path) -> str:
     sections = [_HEAD]
     for file in sorted(folder.glob("variants-*.txt")):
-        found = runs(file.read_text())
-        parts = [part for part in PARTS if any((case, part) in us for *_, us in found for case in CASES)]
+        builds = runs(file.read_text())
+        parts = [part for part in PARTS if any((case, part) in us for *_, us in builds for case in CASES)]
         rows = [
             [build, batch, *(" / ".join(us.get((case, part), "-") for part in parts) for case in CASES)]
-            for build, batch, us in found
+            for build, batch, us in builds
         ]
         sections += [f"## {' / '.join(PARTS[part] for part in parts)}\n"]
         sections += [table(["build", "B", *CASES], rows, file.name)]
-    return "\n".join([*sections, "## Triton, the launches of a call\n", _triton(folder / "triton.json")])
+    return "\n".join([*sections, "## Triton: the launches of a call\n", _triton(folder / "triton.json")])
 
 
 def _triton(file: Path) -> str:

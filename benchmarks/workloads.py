@@ -1,6 +1,6 @@
-"""What is timed: detector heads by name, one benchmark case, its bytes and its tensors.
+"""The benchmark cases: shapes of detectors by name, and the tensors and byte counts of one case.
 
-Everything here is arithmetic on shapes except :func:`make_inputs`.
+Everything but :func:`make_inputs` is arithmetic on shapes.
 """
 
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ MODES = ("forward", "backward", "both")
 
 @dataclass(frozen=True)
 class Workload:
-    """The shapes a detector gives the loss for one image.
+    """The shapes of a detector's features and logits for one image.
 
     Attributes:
         sizes: (H, W) of each level, finest first.
-        feat_channels: D of each level, after adaptation to the teacher's.
+        feat_channels: D of each level: the teacher's, to which the adapter maps the student's.
         logit_channels: K, anchors x classes.
-        cold: whether the caches are emptied before every timed run.
+        cold: whether the caches are flushed before every timed call.
     """
 
     name: str
@@ -49,7 +49,7 @@ def _fpn(name: str, sizes, feat_channels: int, logit_channels: int) -> Workload:
 
 
 def _yolo26(scale: str, *feat_channels: int) -> Workload:
-    """The three inputs of Ultralytics' Detect head at 640 x 640 for each scale of yolo26.yaml; 80 classes."""
+    """The inputs of Ultralytics' Detect head at 640 x 640 for a scale of yolo26.yaml; 80 classes."""
     return Workload(f"yolo26{scale}-640", ((80, 80), (40, 40), (20, 20)), feat_channels, 80)
 
 
@@ -70,14 +70,15 @@ WORKLOADS = {
         _yolo26("x", 384, 768, 768),
         _fpn("retinanet-256x256", ((32, 32), (16, 16), (8, 8), (4, 4), (2, 2)), 256, 720),
         _fpn("ragged", ((97, 131), (49, 67), (23, 31), (11, 17), (5, 9)), 100, 91),
-        # Its time is the overhead of a call, in a process that does little else.
+        # So small that its time is the overhead of a call.
         Workload("tiny", ((4, 4), (2, 2), (1, 1)), (8, 8, 8), 8, cold=False),
     )
 }
 
-# Bytes of one call as multiples of (C, F, M): a logit tensor, a feature tensor, a float32 map, each over
-# all levels. What an implementation has to move at least: arguments once, results once, and T twice where
-# gradients need N before T's second use. A backward alone has no such count: the fused one moves nothing.
+# Bytes of one call as multiples of (C, F, M): a logit tensor, a feature tensor and a float32 mask, each over
+# all levels. It is the least that an implementation has to move: arguments once, results once, and T twice
+# where gradients need the sum of the mask before T is used again. A backward alone has no such count, because
+# the fused one moves nothing.
 _TRAFFIC = {
     ("mask", "forward"): (1, 0, 1),
     ("imitation", "forward"): (0, 2, 1),
@@ -93,7 +94,7 @@ _TRAFFIC = {
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time, whoever computes it."""
+    """What a provider computes when it is timed."""
 
     op: str
     mode: str
@@ -118,23 +119,23 @@ class Case:
         return self.batch * self.shapes.feat_elements * DTYPES[self.dtype].itemsize
 
     @property
-    def map_bytes(self) -> int:
+    def mask_bytes(self) -> int:
         return self.batch * self.shapes.locations * 4
 
     @property
     def bytes_moved(self) -> int | None:
-        """Bytes that have to move; None where the count means nothing."""
+        """The least number of bytes that have to move; None for a backward alone."""
         factors = _TRAFFIC.get((self.op, self.mode))
         if factors is None:
             return None
-        sizes = (self.logit_bytes, self.feat_bytes, self.map_bytes)
+        sizes = (self.logit_bytes, self.feat_bytes, self.mask_bytes)
         return sum(factor * size for factor, size in zip(factors, sizes, strict=True))
 
     @property
     def result_bytes(self) -> int:
-        """Bytes of what a call returns: the gradients, or the maps."""
+        """Bytes of what a call returns: the gradients or the masks."""
         if self.op == "mask":
-            return self.map_bytes
+            return self.mask_bytes
         if self.mode == "forward":
             return 0
         wants_feats, wants_logits = self.op != "head", self.op != "imitation"
@@ -143,7 +144,7 @@ class Case:
 
 @dataclass
 class Inputs:
-    """The tensors of one case, a list over levels each; empty where the operation does not take them."""
+    """The tensors of one case, each field a list over levels; empty if the operation does not take it."""
 
     student_feats: list[Tensor] = field(default_factory=list)
     teacher_feats: list[Tensor] = field(default_factory=list)
@@ -162,20 +163,20 @@ class Inputs:
 
 
 def make_inputs(case: Case, device: str, seed: int = 0) -> Inputs:
-    """Random tensors of the case; logits spread as a detector's are: most classes improbable, some sure."""
+    """Random tensors of the case. Logits are distributed as a detector's: most classes are improbable."""
     generator = torch.Generator(device).manual_seed(seed)
     shapes = case.shapes
 
-    def random(channels: int, size, mean: float, spread: float) -> Tensor:
+    def normal(channels: int, size, mean: float, deviation: float) -> Tensor:
         values = torch.randn((case.batch, channels, *size), generator=generator, device=device)
-        values = values.mul_(spread).add_(mean).to(DTYPES[case.dtype])
+        values = values.mul_(deviation).add_(mean).to(DTYPES[case.dtype])
         return values.contiguous(memory_format=torch.channels_last) if case.layout == "nhwc" else values
 
     def logits() -> list[Tensor]:
-        return [random(shapes.logit_channels, size, -4.0, 2.0) for size in shapes.sizes]
+        return [normal(shapes.logit_channels, size, -4.0, 2.0) for size in shapes.sizes]
 
     def feats() -> list[Tensor]:
-        return [random(d, size, 0.0, 1.0) for size, d in zip(shapes.sizes, shapes.feat_channels, strict=True)]
+        return [normal(d, size, 0.0, 1.0) for size, d in zip(shapes.sizes, shapes.feat_channels, strict=True)]
 
     inputs = Inputs()
     if case.op in ("imitation", "loss", "loss-masks"):
@@ -185,8 +186,8 @@ def make_inputs(case: Case, device: str, seed: int = 0) -> Inputs:
     if case.op != "imitation":
         inputs.teacher_logits = logits()
     if case.op in ("imitation", "head", "loss-masks"):
-        maps = [torch.randn((case.batch, *s), generator=generator, device=device) for s in shapes.sizes]
-        inputs.masks = [values.sub_(2.0).sigmoid_() for values in maps]
+        masks = [torch.randn((case.batch, *s), generator=generator, device=device) for s in shapes.sizes]
+        inputs.masks = [values.sub_(2.0).sigmoid_() for values in masks]
     for leaf in inputs.leaves:
         leaf.requires_grad_(case.mode != "forward")
     return inputs

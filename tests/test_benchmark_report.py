@@ -1,5 +1,6 @@
-"""The benchmark report: tables and plots from a small run, staleness, and how runs are merged."""
+"""The benchmark report: tables and plots of a small run, stale results, and merging of runs."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -83,26 +84,29 @@ def test_numbers_are_stale_once_a_kernel_source_has_changed(root):
 
 
 @pytest.mark.parametrize(
-    ("name", "before", "same", "other"),
+    ("uncommitted", "build", "named"),
     [
-        ("k.h", 'a = "//";  // one', '/* two\n lines */\n\na = "//";', 'a = "/";'),
-        ("k.h", "c = '\"';  // \"\nd;", "c = '\"';\nd;", "c = '\"';"),
-        ("k.py", 'a = "#"  # one', '"""Two\n# lines."""\n\na = "#"', 'a = "# 3"'),
-        (
-            "k.py",
-            "def f():\n    return 1",
-            'def f():\n    """Why."""\n    return 1',
-            "def f():\n    return 2",
-        ),
-        ("k.py", 'a = """text"""', 'a = """text"""  # why', 'a = """other text"""'),
+        (["csrc/cpu/mask.cpp"], "abc", "csrc/cpu/mask.cpp"),
+        (["csrc/cpu/mask.cpp"], "abc-dirty", "csrc/cpu/mask.cpp"),
+        (None, "abc-dirty", "abc-dirty"),
+        (None, "abc", None),
+        ([], "abc-dirty", None),  # what was committed before the measurement, or is no kernel
+        (None, None, None),  # sources without git
     ],
 )
-def test_a_digest_is_of_the_code_and_not_of_comments(tmp_path, name, before, same, other):
-    def digest(text):
-        (tmp_path / name).write_text(text)
-        return sources.digest_of(tmp_path, ("*",))
-
-    assert digest(before) == digest(same) != digest(other)
+def test_uncommitted_kernels_get_no_page(root, capsys, monkeypatch, uncommitted, build, named):
+    monkeypatch.setattr(report, "write", functools.partial(report.write, root))
+    file = root / "benchmarks/results/cpu-some.json"
+    content = json.loads(file.read_text())
+    content["commit_info"]["uncommitted_kernels"] = uncommitted
+    content["machine_info"]["build"]["commit"] = build
+    file.write_text(json.dumps(content))
+    assert report.main([]) == (0 if named is None else 1)
+    assert (root / "docs/results/cpu-some.md").exists() == (named is None)
+    if named:
+        error = capsys.readouterr().err
+        assert "benchmarks/results/cpu-some.json was measured with uncommitted changes" in error
+        assert named in error
 
 
 def test_cuda_sources_leave_cpu_numbers_current(root):
@@ -135,7 +139,7 @@ def test_a_gpu_page_has_launches_and_host_time(root):
     assert "| native | score_kernel 172; loss_kernel 702 |" in page
 
 
-def test_who_is_missing_from_a_race_stands_under_its_table(root):
+def test_providers_missing_from_a_race_are_listed_under_its_table(root):
     file = root / "benchmarks/results/cpu-some.json"
     content = json.loads(file.read_text())
     extra = content["benchmarks"][0]["extra_info"]
@@ -151,12 +155,12 @@ def test_who_is_missing_from_a_race_stands_under_its_table(root):
     assert "| - | 15.0x slower |" in (root / "README.md").read_text()
 
 
-def test_the_page_of_variants_is_what_its_files_give():
+def test_the_page_of_variants_is_up_to_date():
     folder = sources.ROOT / "benchmarks/results/nvidia-h200"
     assert variants.page(folder) == (folder / "variants.md").read_text()
 
 
-def test_a_build_that_ended_early_has_the_numbers_it_came_to():
+def test_a_run_of_a_variant_that_ended_early_keeps_its_measurements():
     text = (
         "=== one 16\nbf16 nchw B=16: right, errors\n  whole, 4C + 3F   739.5 us\n  level 0: whole   1.0 us\n"
         "  mask, C   131.1 us\nfp32 nchw B=16: right, errors\nCUDA error\n=== two 1\n"
@@ -176,7 +180,7 @@ def test_without_results_the_headline_says_so():
     assert "Not measured yet." in text
 
 
-def test_merge_keeps_what_the_newer_run_lacks(tmp_path):
+def test_merge_keeps_benchmarks_that_only_the_older_run_has(tmp_path):
     older, newer = _run(tmp_path, "d1"), _run(tmp_path, "d1")
     newer["benchmarks"] = [_bench("official", newer["benchmarks"][1]["extra_info"], 0.5)]
     merged = merge(older, newer)["benchmarks"]
@@ -186,7 +190,7 @@ def test_merge_keeps_what_the_newer_run_lacks(tmp_path):
 
 
 def test_runs_share_a_file_if_kernels_machine_and_torch_are_the_same(tmp_path):
-    """When it was built, and what CPU is beside a GPU, is no reason to lose what was measured before."""
+    """Neither the time of the build nor the CPU of a machine with a GPU keeps results apart."""
     older = _run(tmp_path, "d1")
     older["machine_info"] = {
         "device": "cuda",

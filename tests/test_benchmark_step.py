@@ -1,4 +1,4 @@
-"""The benchmark of whole training steps: ways that do not fit, what each way trains, and the tables."""
+"""The benchmark of training steps: ways that do not fit into memory, what each way trains, the tables."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ TINY = steps.Step("resnet18", "resnet10", 4, 64, 64, "bf16", feat_width=64)
         RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
 )
-def test_a_shortage_of_memory_is_told(error):
+def test_a_shortage_of_memory_is_recognised(error):
     with memory.Shortage() as short:
         raise error
     assert short.happened

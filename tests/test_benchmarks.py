@@ -1,11 +1,11 @@
-"""The benchmark suite itself: byte counts, who computes what, the clock and the memory."""
+"""The benchmark suite: byte counts, the selection of cases, accuracy, the clocks and the memory."""
 
 import itertools
 
 import pytest
 import torch
 
-from benchmarks import cpu_arithmetic, memory, selection, side_by_side, sources, timers, truth
+from benchmarks import accuracy, cpu_arithmetic, memory, selection, side_by_side, sources, timers
 from benchmarks.measure import Call
 from benchmarks.providers import COMPILED, EAGER, FUSED, MAX_AUTOTUNE, PROVIDERS
 from benchmarks.race import Race
@@ -16,7 +16,7 @@ TINY = Case("loss", "both", "tiny", 2, "fp32", "nchw")
 
 
 def test_bytes_of_retinanet_are_those_of_its_tensors():
-    """Counted by hand: 22,400 + 5 smaller maps' locations; 4 C + 3 F with C = 64.5 MB, F = 22.9 MB."""
+    """Counted by hand: 5 levels, 4 C + 3 F with C = 64.5 MB and F = 22.9 MB."""
     case = Case("loss", "both", "retinanet-800x1344", 1, "fp32", "nchw")
     locations = 100 * 168 + 50 * 84 + 25 * 42 + 13 * 21 + 7 * 11
     assert case.logit_bytes == locations * 720 * 4
@@ -28,21 +28,21 @@ def test_bytes_of_retinanet_are_those_of_its_tensors():
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bytes_moved_are_at_least_arguments_and_results(op, dtype):
-    """Each argument once and each result once; T a second time only where the loss needs N first."""
+    """Each argument once and each result once; T a second time only where the loss needs the mask's sum."""
     case = Case(op, "forward" if op == "mask" else "both", "ragged", 2, dtype, "nchw")
     inputs = make_inputs(case, "cpu")
     arguments = sum(t.nbytes for levels in inputs.lists for t in levels)
     again = sum(t.nbytes for t in inputs.teacher_logits) if op == "loss" else 0
     assert case.bytes_moved == arguments + case.result_bytes + again
     grads = sum(t.nbytes for t in inputs.leaves)
-    assert case.result_bytes == (case.map_bytes if op == "mask" else grads)
+    assert case.result_bytes == (case.mask_bytes if op == "mask" else grads)
 
 
 def test_a_backward_has_no_byte_count():
     assert Case("loss", "backward", "tiny", 1, "fp32", "nchw").bytes_moved is None
 
 
-def test_yolo_levels_are_thirds_of_the_image_grid():
+def test_yolo_levels_have_strides_8_16_and_32():
     for scale in "nsmlx":
         assert WORKLOADS[f"yolo26{scale}-640"].locations == 80 * 80 + 40 * 40 + 20 * 20
 
@@ -66,8 +66,8 @@ def test_every_selected_benchmark_is_known_and_selected_once(device, size):
 
 
 @pytest.mark.parametrize("device, size", selection.PLANS)
-def test_no_case_waits_for_a_compiler_before_the_fused_backends(device, size):
-    """On a GPU nothing of the size does; bfloat16 comes first there."""
+def test_fused_backends_come_before_compiled_providers(device, size):
+    """On a GPU those of all cases do, and bfloat16 comes first."""
     pairs = selection.pairs(("loss",), size, device)
     compiled = [PROVIDERS[name].compile_mode is not None for _, name in pairs]
     assert pairs[0][1] in FUSED
@@ -93,7 +93,7 @@ def test_gpu_races_are_of_both_batches_and_max_autotune_is_in_full_alone():
 def test_a_rival_that_fails_is_left_out_with_its_reason():
     race = Race("cpu", copy=lambda: None)
 
-    def ready(name):
+    def prepared(name):
         call = _call(TINY, name)
         return call, call.check(), call.warm_up()
 
@@ -103,10 +103,10 @@ def test_a_rival_that_fails_is_left_out_with_its_reason():
     def wrong():
         raise AssertionError("values are off\nby far")
 
-    race.admit("best-eager", lambda: ready("best-eager"))
+    race.admit("best-eager", lambda: prepared("best-eager"))
     race.admit("official", out_of_memory)
     race.admit("compile-best", wrong)
-    race.admit("compile-official", lambda: ready("best-eager"))
+    race.admit("compile-official", lambda: prepared("best-eager"))
     race.calls["compile-official"].run = wrong
     for _ in range(2):
         race.others_turns("best-eager")
@@ -139,13 +139,13 @@ CASES = [
 def test_eager_and_native_agree_with_float64(case):
     names = [name for name in (*EAGER, "native") if PROVIDERS[name].unavailable("cpu") is None]
     for name in names:
-        found = _call(case, name).check()
-        assert set(found) == ({"values"} if case.mode == "forward" else {"values", "grads"})
+        errors = _call(case, name).check()
+        assert set(errors) == ({"values"} if case.mode == "forward" else {"values", "grads"})
 
 
-def test_the_truth_does_not_depend_on_how_it_is_cut_into_images():
-    """Against the published formulation on the whole batch, in float64 itself."""
-    expected = truth.truth(TINY, "cpu")
+def test_the_expected_outcome_of_single_images_is_that_of_the_batch():
+    """It equals the published formulation on the whole batch in float64."""
+    expected = accuracy.expected_outcome(TINY, "cpu")
     inputs = make_inputs(TINY, "cpu")
     students = [t.detach().double().requires_grad_() for t in inputs.leaves]
     x, s = students[:3], students[3:]
@@ -176,7 +176,7 @@ def test_triton_is_not_timed_in_its_interpreter():
 
 
 def test_peak_memory_sees_torch_and_c_allocations_alike():
-    """Some 48 MB that torch allocates, and as much by malloc behind its back; both freed in the call."""
+    """48 MiB are allocated by torch, and as many by malloc; the call frees both."""
     import ctypes
 
     libc = ctypes.CDLL(None)
@@ -210,7 +210,7 @@ def test_peak_memory_of_native_counts_gradients_it_keeps_between_calls():
 
 
 class _FakeGpu:
-    """A stream on which work starts when it is queued or when what is before it is done, in milliseconds."""
+    """A CUDA stream in milliseconds: work starts when it is queued, but not before earlier work is done."""
 
     def __init__(self, monkeypatch):
         self.host = self.free_at = 0.0
@@ -240,7 +240,7 @@ class _FakeGpu:
         self.kernel(25.0)
 
 
-def test_device_time_holds_no_host_time(monkeypatch):
+def test_device_time_contains_no_host_time(monkeypatch):
     gpu = _FakeGpu(monkeypatch)
     now = timers.clock("cuda")
     assert timers.timed(now, gpu.call) == pytest.approx(0.025)
@@ -277,9 +277,9 @@ def test_side_by_side_times_every_kind(monkeypatch):
     monkeypatch.setattr(side_by_side, "CALLS", 3)
     if load_native("cpu") is not None:
         pytest.skip("the CPU kernels are not built")
-    found = side_by_side.medians("tiny")
-    assert [len(row) for row in found] == [len(side_by_side.KINDS)] * 2
-    assert all(0 < seconds < 1 for row in found for seconds in row)
+    medians = side_by_side.medians("tiny")
+    assert [len(row) for row in medians] == [len(side_by_side.KINDS)] * 2
+    assert all(0 < seconds < 1 for row in medians for seconds in row)
 
 
 def test_side_by_side_names_a_tree_that_is_not_built(monkeypatch, tmp_path, capsys):

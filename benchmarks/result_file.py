@@ -1,4 +1,4 @@
-"""Results written benchmark by benchmark: a run that is cut off keeps them, and the next one goes on."""
+"""The JSON file of ``--into``, written after every benchmark so that a run can be cut off and continued."""
 
 import json
 import os
@@ -8,11 +8,11 @@ from benchmarks import machine, sources
 from benchmarks.results import is_finished, may_share_a_file, merge
 
 
-class Keeper:
-    """The JSON of a run while it is made.
+class ResultFile:
+    """The results of a session of pytest and of the sessions before it.
 
     Attributes:
-        measured: the names of the benchmarks that the file holds already, at this size or a larger one.
+        measured: names of the benchmarks that the file already holds, at this size or a larger one.
     """
 
     def __init__(self, config, file: Path, device: str, size: str):
@@ -20,12 +20,12 @@ class Keeper:
         self._machine = machine.describe(device)
         self._commit = None
         self._written = 0
-        self._content = self._older({"machine_info": self._machine, "digests": sources.digests(device)})
+        self._content = self._read({"machine_info": self._machine, "digests": sources.digests(device)})
         older = self._content["benchmarks"] if self._content else []
         self.measured = {bench["fullname"] for bench in older if is_finished(bench, size)}
 
-    def _older(self, header: dict) -> dict | None:
-        """What the file holds. Numbers of other kernels or machines are set aside under another name."""
+    def _read(self, header: dict) -> dict | None:
+        """The content of the file. A file of other kernels or another machine is renamed and kept."""
         if not self._file.exists():
             return None
         content = json.loads(self._file.read_text())
@@ -39,7 +39,7 @@ class Keeper:
         """Adds what pytest-benchmark has measured since the last call."""
         measured = self._config._benchmarksession.benchmarks
         fresh, self._written = measured[self._written :], len(measured)
-        if not any(not bench.has_error for bench in fresh):
+        if all(bench.has_error for bench in fresh):
             return
         hook, common = self._config.hook, {"config": self._config, "benchmarks": fresh}
         self._commit = self._commit or hook.pytest_benchmark_generate_commit_info(config=self._config)
@@ -48,6 +48,6 @@ class Keeper:
         )
         hook.pytest_benchmark_update_json(output_json=newer, **common)
         self._content = merge(self._content, newer)
-        unfinished = self._file.with_suffix(".part")
-        unfinished.write_text(json.dumps(self._content, indent=1) + "\n")
-        os.replace(unfinished, self._file)
+        part = self._file.with_suffix(".part")
+        part.write_text(json.dumps(self._content, indent=1) + "\n")
+        os.replace(part, self._file)
