@@ -1,4 +1,4 @@
-"""What is built of frs_kernels, and why. Everything else about the package stands in pyproject.toml.
+"""What is built of frs_kernels, and why. Everything else about the package is in pyproject.toml.
 
 FRS_BUILD says which native libraries are built (without any, the backends eager and Triton remain):
     auto  (default) the CPU kernels, and the CUDA kernels where nvcc and a CUDA build of torch are present

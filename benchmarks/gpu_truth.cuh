@@ -34,9 +34,9 @@ __global__ void fill(T* out, size_t count, float mean, float spread, uint64_t se
   }
 }
 
-__device__ double widened(double x) { return x; }
+__device__ double as_double(double x) { return x; }
 template <class T>
-__device__ double widened(T x) {
+__device__ double as_double(T x) {
   return static_cast<float>(x);
 }
 
@@ -52,8 +52,8 @@ struct Truth {
 
   __device__ double at(const T* data, int channels, int index, int channel) const {
     const size_t b = index / locations, l = index % locations;
-    return widened(data[location_major ? (b * channels + channel) * locations + l
-                                       : (b * locations + l) * channels + channel]);
+    return as_double(data[location_major ? (b * channels + channel) * locations + l
+                                         : (b * locations + l) * channels + channel]);
   }
 };
 

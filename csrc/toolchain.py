@@ -62,7 +62,7 @@ def lacks_for_cuda(torch):
 
 
 def cuda_archs(torch):
-    """TORCH_CUDA_ARCH_LIST, else the GPUs of this machine, else all of ARCHS that this nvcc knows."""
+    """TORCH_CUDA_ARCH_LIST, else the GPUs of this machine, else all of ARCHS that this nvcc supports."""
     if given := os.environ.get("TORCH_CUDA_ARCH_LIST"):
         return given.replace(";", " ").split()
     if gpus := torch.cuda.device_count():

@@ -16,7 +16,7 @@ Normalizer = str | float | Tensor
 
 
 def frs_mask(teacher_logits: Levels, *, backend: str = "auto") -> Tensor | list[Tensor]:
-    """The feature-richness score of every location: the largest class probability of the teacher.
+    """The FRS mask: the teacher's largest class probability at every location.
 
     ``S = max_k sigmoid(T_k)``, a constant: no gradient flows to the teacher. Call it for a level as soon as
     the teacher's head has produced that level, while the logits are still in the cache, and pass the masks to

@@ -147,7 +147,7 @@ struct Codec<DType::f16> : Codec16<Float16> {
 };
 
 // float32, bfloat16 or float16, chosen at run time, for calls whose lists differ in type. The branches do not
-// diverge. A vector has 8 elements whatever the type, so that the tensors of a term advance in lockstep.
+// diverge. A vector has 8 elements of every type, so that the tensors of a term advance in lockstep.
 struct AnyCodec {
   using Acc = float;
   using F32 = Codec<DType::f32>;
