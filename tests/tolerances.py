@@ -12,8 +12,8 @@ def assert_as_accurate(actual, eager, exact, what="", operands=0.0):
 
     A few roundings in the dtype of the output and in the accumulation dtype (relative to the largest value)
     are allowed on top, since eager may be exact by luck. Where the values are differences of two rounded
-    quantities, ``operands`` is the sum of their magnitudes. Each quantity has an error of about one rounding of
-    its own size, which the difference keeps, however small it is: twice that is allowed.
+    quantities, ``operands`` is the sum of their magnitudes. The error of each, about one rounding of its own
+    size, remains in the difference, however small that is: twice the sum of both is allowed.
     """
     assert actual.shape == exact.shape, f"{what}: shape {list(actual.shape)}, expected {list(exact.shape)}"
     assert actual.dtype == eager.dtype, f"{what}: dtype {actual.dtype}, expected {eager.dtype}"
