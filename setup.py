@@ -64,12 +64,12 @@ class BuildNative(build_ext):
 
     def decide(self):
         self.torch, self.cxx = toolchain.need("torch"), toolchain.find_cxx()
-        lacks = toolchain.lacks_for_cuda(self.torch)
-        if MODE == "cuda" and lacks:
-            toolchain.stop(f"FRS_BUILD=cuda, but {lacks}.", "FRS_BUILD=cpu builds the CPU kernels alone.")
-        self.archs = [] if MODE == "cpu" or lacks else toolchain.cuda_archs(self.torch)
+        missing = toolchain.missing_for_cuda(self.torch)
+        if MODE == "cuda" and missing:
+            toolchain.stop(f"FRS_BUILD=cuda, but {missing}.", "FRS_BUILD=cpu builds the CPU kernels alone.")
+        self.archs = [] if MODE == "cpu" or missing else toolchain.cuda_archs(self.torch)
         what = f"CPU and CUDA kernels ({';'.join(self.archs)})" if self.archs else "CPU kernels only"
-        why = f", {lacks}" if MODE == "auto" and lacks else ""
+        why = f", {missing}" if MODE == "auto" and missing else ""
         print(f"frs-kernels: FRS_BUILD={MODE}, torch {self.torch.__version__}: {what}{why}", flush=True)
         skipped = [] if self.archs else [LIBRARIES[1]]
         if not Path(sysconfig.get_path("include"), "Python.h").exists():

@@ -52,8 +52,8 @@ def find_nvcc():
     return next(filter(None, map(shutil.which, places)), None)
 
 
-def lacks_for_cuda(torch):
-    """Why the CUDA kernels cannot be built here, or nothing. No GPU is looked for."""
+def missing_for_cuda(torch):
+    """Why the CUDA kernels cannot be built here, or nothing. No GPU is needed."""
     reasons = {
         "nvcc was not found (CUDA_HOME, PATH, /usr/local/cuda)": not find_nvcc(),
         f"torch {torch.__version__} is a build without CUDA": not torch.version.cuda,

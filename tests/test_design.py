@@ -55,7 +55,7 @@ def test_the_arrows_of_the_diagram_are_imports():
 
 
 def test_the_files_of_the_two_journeys_exist():
-    journeys = "".join(re.findall(r"^## The way of .*?(?=^## )", TEXT, flags=re.DOTALL | re.MULTILINE))
+    journeys = "".join(re.findall(r"^## The path of .*?(?=^## )", TEXT, flags=re.DOTALL | re.MULTILINE))
     names = re.findall(r"`([\w/]+(?:\.py|/\w+))`", journeys)
     assert len(names) >= 7
     folders = (imports.ROOT, imports.ROOT / "frs_kernels", imports.ROOT / "frs_train")

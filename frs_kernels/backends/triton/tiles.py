@@ -153,7 +153,7 @@ def load_block(
 
 @triton.jit
 def load_mask(table, level, image, location, nonzero_z, config: tl.constexpr):
-    """S [BLOCK_L]; 0 behind the last location, and everywhere in a level whose normalizer is 0."""
+    """S [BLOCK_L]; 0 past the last location, and everywhere in a level whose normalizer is 0."""
     pointer = table_entry(table, MASK, level, config.LEVELS).to(tl.pointer_type(config.ACC))
     locations = table_entry(table, LOCATIONS, level, config.LEVELS)
     pointer += image * locations + location
