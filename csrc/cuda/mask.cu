@@ -1,5 +1,5 @@
-// The mask pass: S of every location, and its sum over every tile of locations. Where the caller gives S: the
-// sums.
+// The mask pass: S of every location, and its sum over every tile of locations. Where the caller gives S, only
+// the sums.
 #include "launch.cuh"
 #include "logit_tile.cuh"
 #include "plan.h"
