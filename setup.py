@@ -90,7 +90,7 @@ class BuildNative(build_ext):
     def plan(self, ninja, targets):
         """Which file is compiled how, and which library it goes into."""
         base = Path(self.torch.__file__).parent
-        standard = "-std=c++20" if self.torch.__version__ >= (2, 13) else "-std=c++17"  # its headers' wish
+        standard = "-std=c++20" if self.torch.__version__ >= (2, 13) else "-std=c++17"  # its headers need it
         stable = ["-isystem", f"{base}/include", f"-DTORCH_TARGET_VERSION={TARGET_ABI}", standard]
         plain = [*CXX_FLAGS, "-std=c++17", *shlex.split(os.environ.get("CXXFLAGS", ""))]
 

@@ -1,4 +1,4 @@
-"""With what setup.py builds: the compilers, and the messages when one is missing. Standard library only."""
+"""What setup.py builds with: the compilers, and the messages when one is missing. Standard library only."""
 
 import fcntl
 import glob

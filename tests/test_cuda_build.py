@@ -178,7 +178,7 @@ def test_library_needs_only_the_stable_interface(library):
 
 
 def test_library_loads_without_a_gpu(library):
-    """In a process of its own, because this one may have loaded a library already."""
+    """In a separate process, because this one may have loaded a library already."""
     if torch.version.cuda is None:
         pytest.skip(f"torch {torch.__version__} is a build without CUDA")
     assert programs.output("load_cuda_library.py", library) == "True\n"

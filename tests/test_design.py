@@ -29,7 +29,7 @@ def arrows() -> list[tuple[str, str]]:
 
 
 def imports_of(package: str, importing: list[str], imported: list[str]) -> set[str]:
-    """What modules of some files and folders import of others, all within one package."""
+    """The modules that files and folders of a package import from others of the same package."""
     files = imports.modules(package)
 
     def inside(names):
