@@ -25,7 +25,7 @@ class FRSLossOutput(NamedTuple):
 
 
 def frs_mask(teacher_logits):
-    """S = max_k sigmoid(T_k) = sigmoid(max_k T_k): how rich each location is, a constant in [0, 1]."""
+    """S = max_k sigmoid(T_k) = sigmoid(max_k T_k), each location's largest class probability, a constant."""
     if not isinstance(teacher_logits, Tensor):
         return [frs_mask(logits) for logits in teacher_logits]
     logits = _constant(teacher_logits)
