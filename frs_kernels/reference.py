@@ -65,7 +65,7 @@ def frs_loss(
     student_feats, teacher_feats, teacher_logits, student_logits=None, *, masks=None,
     feat_weight=1.0, head_weight=1.0, normalizer="mask",
 ):  # fmt: skip
-    """The FRS loss: the imitation term and the head term, both weighted with the FRS mask."""
+    """The FRS loss: the imitation term and the head term, both weighted by the FRS mask."""
     masks = frs_mask(teacher_logits) if masks is None else masks
     feature = head = _zero_like(masks)
     if student_feats is not None:
