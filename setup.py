@@ -1,4 +1,4 @@
-"""What is built of frs_kernels, and why. Everything else about the package stands in pyproject.toml.
+"""What is built of frs_kernels, and why. Everything else about the package is in pyproject.toml.
 
 FRS_BUILD says which native libraries are built (without any, the backends eager and Triton remain):
     auto  (default) the CPU kernels, and the CUDA kernels where nvcc and a CUDA build of torch are present
@@ -64,12 +64,12 @@ class BuildNative(build_ext):
 
     def decide(self):
         self.torch, self.cxx = toolchain.need("torch"), toolchain.find_cxx()
-        lacks = toolchain.lacks_for_cuda(self.torch)
-        if MODE == "cuda" and lacks:
-            toolchain.stop(f"FRS_BUILD=cuda, but {lacks}.", "FRS_BUILD=cpu builds the CPU kernels alone.")
-        self.archs = [] if MODE == "cpu" or lacks else toolchain.cuda_archs(self.torch)
+        missing = toolchain.missing_for_cuda(self.torch)
+        if MODE == "cuda" and missing:
+            toolchain.stop(f"FRS_BUILD=cuda, but {missing}.", "FRS_BUILD=cpu builds the CPU kernels alone.")
+        self.archs = [] if MODE == "cpu" or missing else toolchain.cuda_archs(self.torch)
         what = f"CPU and CUDA kernels ({';'.join(self.archs)})" if self.archs else "CPU kernels only"
-        why = f", {lacks}" if MODE == "auto" and lacks else ""
+        why = f", {missing}" if MODE == "auto" and missing else ""
         print(f"frs-kernels: FRS_BUILD={MODE}, torch {self.torch.__version__}: {what}{why}", flush=True)
         skipped = [] if self.archs else [LIBRARIES[1]]
         if not Path(sysconfig.get_path("include"), "Python.h").exists():
@@ -90,7 +90,7 @@ class BuildNative(build_ext):
     def plan(self, ninja, targets):
         """Which file is compiled how, and which library it goes into."""
         base = Path(self.torch.__file__).parent
-        standard = "-std=c++20" if self.torch.__version__ >= (2, 13) else "-std=c++17"  # its headers' wish
+        standard = "-std=c++20" if self.torch.__version__ >= (2, 13) else "-std=c++17"  # its headers need it
         stable = ["-isystem", f"{base}/include", f"-DTORCH_TARGET_VERSION={TARGET_ABI}", standard]
         plain = [*CXX_FLAGS, "-std=c++17", *shlex.split(os.environ.get("CXXFLAGS", ""))]
 

@@ -34,9 +34,9 @@ __global__ void fill(T* out, size_t count, float mean, float spread, uint64_t se
   }
 }
 
-__device__ double widened(double x) { return x; }
+__device__ double as_double(double x) { return x; }
 template <class T>
-__device__ double widened(T x) {
+__device__ double as_double(T x) {
   return static_cast<float>(x);
 }
 
@@ -47,13 +47,13 @@ struct Truth {
   int batch, feat_channels, logit_channels, locations;
   bool location_major;
   double pending[2];  // the pending factors of dx and ds
-  double* weight;     // [batch * locations], out: the mask S
+  double* mask;       // [batch * locations], out: S
   double* sums;       // out: sums of S, S * squared error, S * cross-entropy; then those of gradient_errors
 
   __device__ double at(const T* data, int channels, int index, int channel) const {
     const size_t b = index / locations, l = index % locations;
-    return widened(data[location_major ? (b * channels + channel) * locations + l
-                                       : (b * locations + l) * channels + channel]);
+    return as_double(data[location_major ? (b * channels + channel) * locations + l
+                                         : (b * locations + l) * channels + channel]);
   }
 };
 
@@ -73,10 +73,10 @@ __global__ void true_sums(Truth<T> v) {
     const double difference = v.at(v.x, v.feat_channels, i, d) - v.at(v.y, v.feat_channels, i, d);
     squares += difference * difference;
   }
-  const double weight = v.weight[i] = probability(largest);
-  atomicAdd(v.sums, weight);
-  atomicAdd(v.sums + 1, weight * squares);
-  atomicAdd(v.sums + 2, weight * entropy);
+  const double mask = v.mask[i] = probability(largest);
+  atomicAdd(v.sums, mask);
+  atomicAdd(v.sums + 1, mask * squares);
+  atomicAdd(v.sums + 2, mask * entropy);
 }
 
 // sums[3..6]: |dx - truth|^2, |truth|^2, |ds - truth|^2, |truth|^2. Gradients are NaN before a kernel runs:
@@ -85,7 +85,7 @@ template <class T>
 __global__ void gradient_errors(Truth<T> v) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= v.batch * v.locations) return;
-  const double factor = v.weight[i] / v.sums[0];
+  const double factor = v.mask[i] / v.sums[0];
   double norms[4] = {};
   for (int d = 0; d < v.feat_channels; ++d) {
     const double difference = v.at(v.x, v.feat_channels, i, d) - v.at(v.y, v.feat_channels, i, d);

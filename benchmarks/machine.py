@@ -64,7 +64,7 @@ def _cuda() -> dict:
 
 
 def _cpu_name() -> str:
-    """The model, and the CPU family, which tells the generation, where a hypervisor hides the number."""
+    """The model, and the CPU family, which identifies the generation where a hypervisor hides the number."""
     first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     info = dict(re.findall(r"^(.*?)\s*:[ ]?(.*)$", first, re.MULTILINE))
     name = info.get("model name", platform.machine()).strip()

@@ -28,7 +28,7 @@ LABEL = "prebuilt.json"  # a member of the archive: which sources and which GPUs
 LIBRARIES = ("frs_kernels/_native_cpu.so", "frs_kernels/_native_cuda.so", "frs_kernels/build_info.json")
 CHECK = "build/gpu_check"
 CHECK_LABEL = f"{CHECK}.json"
-TRITON_CACHE = "build/triton"  # relative, because Triton writes the paths of its files into some of them
+TRITON_CACHE = "build/triton"  # relative, because some of Triton's files contain the paths of others
 MEMBERS = (*LIBRARIES, CHECK, CHECK_LABEL, TRITON_CACHE)
 
 

@@ -124,7 +124,7 @@ def with_headline(readme: str, runs: list[Run]) -> str:
 def write(root: Path = ROOT, check: bool = False) -> list[str]:
     """Writes the pages and the plots; returns the texts that were out of date. ``check`` writes nothing.
 
-    ValueError, before anything is written, if no commit holds the kernels of a run: nobody could repeat it.
+    ValueError, before anything is written, if the kernels of a run are in no commit: no one could repeat it.
     """
     folder = root / "docs" / "results"
     if not check:

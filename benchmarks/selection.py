@@ -12,7 +12,7 @@ BUDGET = {
     ("cpu", "quick"): 1, ("cpu", "small"): 3, ("cpu", "standard"): 14, ("cpu", "full"): 90,
     ("cuda", "quick"): 2, ("cuda", "small"): 2, ("cuda", "standard"): 10, ("cuda", "full"): 30,
 }  # fmt: skip
-# The share of each file in them, for sessions of some of the files.
+# The share of each test file in these minutes: a session of a few files gets the sum of theirs.
 SHARES = {
     "test_race": 0.35, "test_loss": 0.35, "test_step": 0.1, "test_head": 0.07, "test_imitation": 0.07,
     "test_mask": 0.06,

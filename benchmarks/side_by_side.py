@@ -48,7 +48,7 @@ def medians(workload: str) -> list[list[float]]:
 
 
 def measured(tree: Path, isa: str) -> list[list[float]]:
-    """:func:`medians` of a tree, in a process of its own, with ATEN_CPU_CAPABILITY set."""
+    """:func:`medians` of a tree, in a separate process, with ATEN_CPU_CAPABILITY set."""
     command = [sys.executable, "-m", "benchmarks.side_by_side", "--measure", str(tree)]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": isa}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)

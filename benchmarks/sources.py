@@ -1,4 +1,4 @@
-"""The source files of the kernels, and digests of their code. Imports no torch, so that it starts at once.
+"""The source files of the kernels, and digests of their code. Imports no torch, so that it starts quickly.
 
 A digest leaves out what no compiler sees: comments, docstrings and white space between tokens. A better
 comment or another line break makes no measurement stale, a change of code does.
@@ -83,7 +83,7 @@ def code_of(text: str, python: bool) -> str:
 
 
 def _cpp_code(text: str) -> list[str]:
-    """Tokens. A line break counts where it ends a preprocessor directive: an empty token stands for it."""
+    """Tokens. A line break that ends a preprocessor directive counts, as an empty token."""
     code, in_directive = [], False
     for match in _CPP.finditer(text):
         if token := match["token"]:

@@ -1,4 +1,4 @@
-"""The head loss: binary cross-entropy between logits, multiplied by a mask."""
+"""The head term: binary cross-entropy between logits, multiplied by a mask."""
 
 OPS = ("head",)
 

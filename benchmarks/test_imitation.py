@@ -1,4 +1,4 @@
-"""The imitation loss: squared error between features, multiplied by a mask."""
+"""The imitation term: squared error between features, multiplied by a mask."""
 
 OPS = ("imitation",)
 

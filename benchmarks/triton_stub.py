@@ -140,8 +140,8 @@ class _Generator:
 
 def benchmark_cases() -> list[Case]:
     """The cases in which the GPU suite measures Triton kernels."""
-    found = [case for case, name in pairs(OPS, "quick", "cuda") if name == "triton"]
-    return list(dict.fromkeys([*found, *(case for case, _ in races("standard", "cuda"))]))
+    of_ops = [case for case, name in pairs(OPS, "quick", "cuda") if name == "triton"]
+    return list(dict.fromkeys([*of_ops, *(case for case, _ in races("standard", "cuda"))]))
 
 
 def run_benchmarks(cases: list[Case]) -> None:

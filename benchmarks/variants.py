@@ -11,10 +11,10 @@ from pathlib import Path
 from benchmarks.tables import table
 
 CASES = [f"{dtype} {layout}" for dtype in ("bf16", "fp32") for layout in ("nchw", "channels_last")]
-# What gpu_check measures, by the words it prints.
+# What gpu_check measures, by the words it prints. ("divisor known": only in files of earlier builds.)
 PARTS = {
     "whole": "the whole loss with gradients",
-    "mask": "its score kernel",
+    "mask": "its mask kernel",
     "divisor known": "the whole loss where Z is known before S",
 }
 _BUILD = re.compile(r"=== (\S+) (\d+)$")

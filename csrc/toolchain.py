@@ -1,4 +1,4 @@
-"""With what setup.py builds: the compilers, and the messages when one is missing. Standard library only."""
+"""What setup.py builds with: the compilers, and the messages when one is missing. Standard library only."""
 
 import fcntl
 import glob
@@ -52,8 +52,8 @@ def find_nvcc():
     return next(filter(None, map(shutil.which, places)), None)
 
 
-def lacks_for_cuda(torch):
-    """Why the CUDA kernels cannot be built here, or nothing. No GPU is looked for."""
+def missing_for_cuda(torch):
+    """Why the CUDA kernels cannot be built here, or nothing. No GPU is needed."""
     reasons = {
         "nvcc was not found (CUDA_HOME, PATH, /usr/local/cuda)": not find_nvcc(),
         f"torch {torch.__version__} is a build without CUDA": not torch.version.cuda,
@@ -62,7 +62,7 @@ def lacks_for_cuda(torch):
 
 
 def cuda_archs(torch):
-    """TORCH_CUDA_ARCH_LIST, else the GPUs of this machine, else all of ARCHS that this nvcc knows."""
+    """TORCH_CUDA_ARCH_LIST, else the GPUs of this machine, else all of ARCHS that this nvcc supports."""
     if given := os.environ.get("TORCH_CUDA_ARCH_LIST"):
         return given.replace(";", " ").split()
     if gpus := torch.cuda.device_count():

@@ -5,8 +5,8 @@
 
 Steps of the two alternate, so that clock speeds and other load on the machine affect both alike. Times are
 medians with quartiles, on a GPU between two events. Memory is the peak above what is allocated between steps:
-counted by the CUDA allocator, or on a CPU, where PyTorch does not count it, by the Linux kernel for a process
-of its own. Both networks have random weights, and the learning rate is 0; neither changes time or memory.
+counted by the CUDA allocator, or on a CPU, where PyTorch does not count it, by the Linux kernel in a process
+for each loss. Both networks have random weights, and the learning rate is 0; neither changes time or memory.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from frs_kernels.integrations.ultralytics import use_frs_kernels
 
-# For glibc's malloc: return freed memory to the system at once, so that a process holds only what it uses.
+# For glibc's malloc: return freed memory to the system immediately, so that only memory in use is counted.
 RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 KINDS = {"ultralytics": contextlib.nullcontext, "frs_kernels": use_frs_kernels}
 OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "unable to find an engine")  # PyTorch, cuBLAS, cuDNN
@@ -156,7 +156,7 @@ def largest(fit: Callable[[int], bool], start: int) -> int:
 
 
 def peaks_of_processes(options: argparse.Namespace) -> dict[str, int]:
-    """For each kind, the peak bytes of a step above the memory before it, in a process of its own."""
+    """For each kind, the peak bytes of a step above the memory before it, in a separate process."""
     os.environ.update(RETURN_FREED_MEMORY)
     context = multiprocessing.get_context("spawn")
     peaks = {}

@@ -1,7 +1,7 @@
 """The one autograd.Function, for the operators of any fused backend.
 
-The losses are linear in the incoming gradient, so the operator computes the gradients of ``losses[2]`` in the
-forward. The backward multiplies them by the incoming gradient, in place and without a synchronisation.
+Gradients are linear in the incoming gradient, so the operator computes those of ``losses[2]`` in the forward.
+The backward multiplies them by the incoming gradient, in place and without a synchronisation.
 """
 
 import torch

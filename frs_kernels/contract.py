@@ -1,13 +1,13 @@
 """The contract between Python and the kernels: names, codes, limits and the schemas of the operators.
 
-Whatever two sides have to agree on stands here once for Python, and once for C++ in
+What both sides have to agree on is defined once for Python, here, and once for C++, in
 ``csrc/include/frs/contract.h``. This module imports nothing else of the package.
 """
 
 import torch
 from torch import Tensor
 
-# Ways to choose the normalizer Z_l. The position of a name is its code; the last stands for a number or a
+# Ways to choose the normalizer Z_l. The position of a name is its code; the last means a number or a
 # 0-d tensor that the caller gives.
 NORMALIZERS = ("mask", "mask_channels", "batch", "numel", "value")
 NORMALIZER_EPSILON = 1e-9  # added to Z_l by "mask_channels", as Ultralytics does

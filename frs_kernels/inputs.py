@@ -55,7 +55,7 @@ class LossInputs:
         elif not self.masks:
             notes += _layout_copies("teacher_logits", self.teacher_logits, self.teacher_logits)
         if self.dtype == torch.float64 and any(t.dtype != torch.float64 for t in self.tensors):
-            notes.append("float64 beside other dtypes: everything is converted to float64")
+            notes.append("float64 mixed with other dtypes: everything is converted to float64")
         return notes
 
     def canonical(self) -> "LossInputs":

@@ -16,7 +16,7 @@ Normalizer = str | float | Tensor
 
 
 def frs_mask(teacher_logits: Levels, *, backend: str = "auto") -> Tensor | list[Tensor]:
-    """The feature-richness score of every location: the largest class probability of the teacher.
+    """The FRS mask: the teacher's largest class probability at every location.
 
     ``S = max_k sigmoid(T_k)``, a constant: no gradient flows to the teacher. Call it for a level as soon as
     the teacher's head has produced that level, while the logits are still in the cache, and pass the masks to
@@ -56,7 +56,7 @@ def weighted_mse(
     scale: Scalar | Sequence[Scalar] = 1.0,
     backend: str = "auto",
 ) -> Tensor:
-    """Squared error between features, weighted with a mask: the imitation term.
+    """Squared error between features, weighted by a mask: the imitation term.
 
     ``scale * sum_l 1/Z_l sum_bhw S sum_d c_d (x_d - y_d)^2``. Gradients flow to ``student`` only.
 
@@ -104,7 +104,7 @@ def weighted_bce(
     scale: Scalar | Sequence[Scalar] = 1.0,
     backend: str = "auto",
 ) -> Tensor:
-    """Binary cross-entropy between class probabilities, weighted with a mask: the head term.
+    """Binary cross-entropy between class probabilities, weighted by a mask: the head term.
 
     ``scale * sum_l 1/Z_l sum_bhw S sum_k |p_k - q_k|^beta [softplus(s_k) - q_k s_k]`` with
     ``p = sigmoid(s)``, ``q = sigmoid(T)``; exact for saturated logits. Gradients flow to ``student_logits``

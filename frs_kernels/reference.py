@@ -25,7 +25,7 @@ class FRSLossOutput(NamedTuple):
 
 
 def frs_mask(teacher_logits):
-    """S = max_k sigmoid(T_k) = sigmoid(max_k T_k): how rich each location is, a constant in [0, 1]."""
+    """S = max_k sigmoid(T_k) = sigmoid(max_k T_k), each location's largest class probability, a constant."""
     if not isinstance(teacher_logits, Tensor):
         return [frs_mask(logits) for logits in teacher_logits]
     logits = _constant(teacher_logits)
@@ -65,7 +65,7 @@ def frs_loss(
     student_feats, teacher_feats, teacher_logits, student_logits=None, *, masks=None,
     feat_weight=1.0, head_weight=1.0, normalizer="mask",
 ):  # fmt: skip
-    """The FRS loss: the imitation term and the head term, both weighted with the FRS mask."""
+    """The FRS loss: the imitation term and the head term, both weighted by the FRS mask."""
     masks = frs_mask(teacher_logits) if masks is None else masks
     feature = head = _zero_like(masks)
     if student_feats is not None:

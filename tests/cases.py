@@ -101,28 +101,28 @@ def compare(function, target: Target, arguments: dict, wrt: tuple[str, ...], ups
     exact, exact_grads = evaluate(function, doubled, wrt, upstream, backend="eager", **doubled_options)
     for index, results in enumerate(zip(actual, eager, exact, strict=True)):
         assert_as_accurate(*results, what=f"result {index}")
-    terms = subtracted(doubled, wrt, exact_grads, options.get("beta", 0.0))
+    operands = operand_magnitudes(doubled, wrt, exact_grads, options.get("beta", 0.0))
     for index, grads in enumerate(zip(actual_grads, eager_grads, exact_grads, strict=True)):
-        assert_as_accurate(*grads, what=f"gradient {index}", terms=terms[index])
+        assert_as_accurate(*grads, what=f"gradient {index}", operands=operands[index])
     return actual, actual_grads
 
 
-def subtracted(arguments: dict, wrt: tuple[str, ...], grads: list[Tensor], beta: float) -> list:
-    """For each gradient p + q in units of it, where it follows from p - q, a difference of two sigmoids.
+def operand_magnitudes(arguments: dict, wrt: tuple[str, ...], grads: list[Tensor], beta: float) -> list:
+    """For each gradient that is a multiple of p - q, two sigmoids, the same multiple of p + q; 0 for others.
 
-    The gradient in a student's logit is S (p - q) / Z, so p + q times that of one unit of p - q. The focal
-    form has a power of the difference up to 1 + beta, which multiplies its relative error by as much.
+    The gradient in a student's logit is S / Z (p - q), hence S / Z (p + q). The focal form has a power of the
+    difference up to 1 + beta, which multiplies its relative error by as much.
     """
-    terms = []
+    magnitudes = []
     for name in wrt:
         for level, student in enumerate(_list(arguments[name])):
             magnitude = 0.0
             if name == "student_logits":
                 p, q = student.sigmoid(), _list(arguments["teacher_logits"])[level].sigmoid()
-                unit = (grads[len(terms)] / (p - q)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-                magnitude = (1 + beta) * unit.abs() * (p + q)
-            terms.append(magnitude)
-    return terms
+                multiple = (grads[len(magnitudes)] / (p - q)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+                magnitude = (1 + beta) * multiple.abs() * (p + q)
+            magnitudes.append(magnitude)
+    return magnitudes
 
 
 def _list(value) -> list:

@@ -3,8 +3,8 @@
 With TRITON_INTERPRET=1 only the tests that take a `target` run, on Triton's interpreter.
 
 Modules that tests import: cases (inputs, comparison with the reference), loss_cases, gpu_cases and cpu_calls
-(the same for some files), tolerances, emulated (the CUDA kernels on the CPU), programs (processes of their
-own).
+(inputs that fewer files share), tolerances, emulated (the CUDA kernels on the CPU), programs (processes of
+their own), imports (which modules import which).
 """
 
 import math

@@ -190,7 +190,7 @@ def test_merge_keeps_benchmarks_that_only_the_older_run_has(tmp_path):
 
 
 def test_runs_share_a_file_if_kernels_machine_and_torch_are_the_same(tmp_path):
-    """Neither the time of the build nor the CPU of a machine with a GPU keeps results apart."""
+    """Neither the time of the build nor the CPU of a machine with a GPU counts."""
     older = _run(tmp_path, "d1")
     older["machine_info"] = {
         "device": "cuda",

@@ -25,10 +25,10 @@ CODECS = {"f32": r"CodecILNS_5DTypeE0", "bf16": r"CodecILNS_5DTypeE1", "f16": r"
 
 def find(tool: str) -> str | None:
     """A tool of the CUDA toolkit. The Triton package has the disassemblers that slim toolkits lack."""
-    found = shutil.which(tool) or shutil.which(f"/usr/local/cuda/bin/{tool}")
-    if found is None and (spec := sys.modules.get("triton") or _triton()):
-        found = shutil.which(str(Path(spec.__file__).parent / "backends" / "nvidia" / "bin" / tool))
-    return found
+    path = shutil.which(tool) or shutil.which(f"/usr/local/cuda/bin/{tool}")
+    if path is None and (spec := sys.modules.get("triton") or _triton()):
+        path = shutil.which(str(Path(spec.__file__).parent / "backends" / "nvidia" / "bin" / tool))
+    return path
 
 
 def _triton():
@@ -74,14 +74,14 @@ def code(library) -> dict[str, list[tuple[int, str]]]:
     if (cuobjdump := find("cuobjdump")) is None:
         pytest.skip("needs cuobjdump (of the CUDA toolkit, or of the Triton package)")
     tools = {"PATH": f"{Path(cuobjdump).parent}{os.pathsep}{os.environ['PATH']}"}  # cuobjdump calls nvdisasm
-    found, name = {}, None
+    lines, name = {}, None
     for line in output(cuobjdump, "-sass", "-arch", "sm_90", str(library), **tools).splitlines():
         if match := re.search(r"Function : (\S+)", line):
             name = match[1]
-            found[name] = []
+            lines[name] = []
         elif name and (match := re.match(r"\s+/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+ )?\s*([A-Z].*?);", line)):
-            found[name].append((int(match[1], 16), match[2]))
-    return found
+            lines[name].append((int(match[1], 16), match[2]))
+    return lines
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,10 @@ def copying_loops(lines: list[tuple[int, str]]) -> list[list[str]]:
     """The innermost loops with asynchronous copies, from the target of a backward branch to the branch."""
     copies = [at for at, text in lines if text.startswith("LDGSTS")]
     jumps = [(int(m[1], 16), at) for at, text in lines if (m := re.match(r"BRA.*?0x([0-9a-f]+)", text))]
-    found = [(start, end) for start, end in jumps if any(start <= at <= end for at in copies)]
+    loops = [(start, end) for start, end in jumps if any(start <= at <= end for at in copies)]
     inner = [
-        (start, end) for start, end in found
-        if not any(start <= a and b <= end for a, b in found if (a, b) != (start, end))
+        (start, end) for start, end in loops
+        if not any(start <= a and b <= end for a, b in loops if (a, b) != (start, end))
     ]  # fmt: skip
     return [[text.split()[0] for at, text in lines if start <= at <= end] for start, end in inner]
 
@@ -119,14 +119,14 @@ def test_no_kernel_uses_local_memory(kernels):
         name: sorted({i for i in instructions if i.startswith(("LDL", "STL"))})
         for name, instructions in kernels.items()
     }
-    assert not {name: found for name, found in spilling.items() if found}
+    assert not {name: spills for name, spills in spilling.items() if spills}
 
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("kernel", ["mask", "loss", "single_pass"])
 def test_tensors_are_read_and_written_16_bytes_at_a_time(kernels, kernel, codec):
     (instructions,) = (
-        found for name, found in kernels.items() if f"{kernel}_kernel" in name and CODECS[codec] in name
+        body for name, body in kernels.items() if f"{kernel}_kernel" in name and CODECS[codec] in name
     )
     assert [i for i in instructions if i.startswith("LDGSTS") and i.endswith(".128")], "no 16-byte copies"
     if kernel == "loss":
@@ -144,7 +144,7 @@ def test_head_term_needs_three_special_function_calls_an_element(kernels):
     """Two exponentials and one shared reciprocal, no division, and one logarithm for many elements."""
     for codec, width in (("f32", 4), ("bf16", 8), ("f16", 8)):
         (instructions,) = (
-            found for name, found in kernels.items() if "loss_kernel" in name and CODECS[codec] in name
+            body for name, body in kernels.items() if "loss_kernel" in name and CODECS[codec] in name
         )
         bodies = 4  # of loops: location- and channel-major, with 16-byte accesses and by single elements
         assert instructions.count("MUFU.EX2") == 2 * width * bodies
@@ -178,7 +178,7 @@ def test_library_needs_only_the_stable_interface(library):
 
 
 def test_library_loads_without_a_gpu(library):
-    """In a process of its own, because this one may have loaded a library already."""
+    """In a separate process, because this one may have loaded a library already."""
     if torch.version.cuda is None:
         pytest.skip(f"torch {torch.__version__} is a build without CUDA")
     assert programs.output("load_cuda_library.py", library) == "True\n"

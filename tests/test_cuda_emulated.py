@@ -36,8 +36,8 @@ def target(monkeypatch) -> Target:
 
 
 def _tests_of(module):
-    found = {name: staticmethod(value) for name, value in vars(module).items() if name.startswith("test_")}
-    return type(module.__name__, (), found)
+    tests = {name: staticmethod(value) for name, value in vars(module).items() if name.startswith("test_")}
+    return type(module.__name__, (), tests)
 
 
 TestMask = _tests_of(test_mask)
@@ -173,16 +173,16 @@ def test_the_logarithm_of_a_location_is_right_for_every_input():
     """Including the documented error of lg2.approx: 2^-22, absolute below lg2(2) and relative above."""
     steps = torch.arange(0, 0x7F800000 - 0x20000000, 97, dtype=torch.int32) + 0x20000000  # 1e-19 to 3e38
     q = steps.view(torch.float32)
-    found = torch.empty_like(q)
+    actual = torch.empty_like(q)
     emulated.load().emulated_log1p_nonnegative(
-        ctypes.c_void_p(q.data_ptr()), ctypes.c_void_p(found.data_ptr()), ctypes.c_int64(len(q))
+        ctypes.c_void_p(q.data_ptr()), ctypes.c_void_p(actual.data_ptr()), ctypes.c_int64(len(q))
     )
     exact = q.double().log1p()
     hardware = torch.where(q < 0.25, 0.0, exact.clamp(min=math.log(2)) * 2.0**-22)
-    assert ((found.double() - exact).abs() + hardware <= 1.1e-6 * exact).all()
+    assert ((actual.double() - exact).abs() + hardware <= 1.1e-6 * exact).all()
     special = torch.tensor([0.0, float("inf"), float("nan")])
-    found = torch.empty_like(special)
+    actual = torch.empty_like(special)
     emulated.load().emulated_log1p_nonnegative(
-        ctypes.c_void_p(special.data_ptr()), ctypes.c_void_p(found.data_ptr()), ctypes.c_int64(3)
+        ctypes.c_void_p(special.data_ptr()), ctypes.c_void_p(actual.data_ptr()), ctypes.c_int64(3)
     )
-    assert torch.equal(found.nan_to_num(nan=-1.0), special.nan_to_num(nan=-1.0))
+    assert torch.equal(actual.nan_to_num(nan=-1.0), special.nan_to_num(nan=-1.0))

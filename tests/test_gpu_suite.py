@@ -116,15 +116,15 @@ def _wait_until(condition) -> None:
 
 def _alive(leader: int) -> list[int]:
     """The processes of a session that have not ended."""
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
             if os.getsid(int(entry.name)) == leader and state not in "ZX":
-                found.append(int(entry.name))
+                pids.append(int(entry.name))
         except (ProcessLookupError, FileNotFoundError):
             pass  # it has ended in the meantime
-    return found
+    return pids
 
 
 @pytest.fixture

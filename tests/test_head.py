@@ -122,8 +122,8 @@ def test_infinite_logits_in_numbers(target, student, teacher, loss, slope):
         "mask": torch.ones(1, 1, 1, device=target.device),
     }
     for backend in (target.backend, "eager"):
-        (found,), (grad,) = evaluate(frs.weighted_bce, base, WRT, backend=backend)
-        assert found.item() == pytest.approx(loss, nan_ok=True)
+        (actual,), (grad,) = evaluate(frs.weighted_bce, base, WRT, backend=backend)
+        assert actual.item() == pytest.approx(loss, nan_ok=True)
         assert grad.item() == pytest.approx(slope)
 
 

@@ -135,11 +135,11 @@ def test_a_mask_whose_normalizer_is_0_adds_nothing_to_others(target, normalizer,
     (expected,), grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
     base["mask"] = [base["mask"], [size * w for w in random_masks(device=target.device, seed=8)]]
     for backend in (target.backend, "eager"):
-        (loss,), found = evaluate(
+        (loss,), actual_grads = evaluate(
             frs.weighted_mse, base, WRT, normalizer=["mask", normalizer], backend=backend
         )
         torch.testing.assert_close(loss, expected)
-        torch.testing.assert_close(found, grads)
+        torch.testing.assert_close(actual_grads, grads)
 
 
 def test_several_masks_for_one_tensor(target):

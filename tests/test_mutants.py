@@ -134,9 +134,9 @@ def test_one_that_survives_makes_the_exit_status_1(monkeypatch, capsys):
             return mutant.name == "killed"
 
     monkeypatch.setattr("mutants.__main__.Copy", Pretended)
-    some = {name: Mutant(name, "f", "", "", ("t",)) for name in ("killed", "alive", "broken")}
-    assert try_all([some["killed"]]) == 0
-    assert try_all(list(some.values())) == 1
+    mutants = {name: Mutant(name, "f", "", "", ("t",)) for name in ("killed", "alive", "broken")}
+    assert try_all([mutants["killed"]]) == 0
+    assert try_all(list(mutants.values())) == 1
     printed = capsys.readouterr().out
     assert "[2/3] alive (f): SURVIVED t" in printed
     assert printed.endswith("1 of 3 planted faults killed\n  survived: alive\n  broken: broken\n")

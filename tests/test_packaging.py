@@ -72,10 +72,10 @@ def test_cuda_is_decided_on_toolkit_and_torch(monkeypatch):
         for cuda in ("13.0", None)
     )
     monkeypatch.setattr(toolchain, "find_nvcc", lambda: "/opt/cuda/bin/nvcc")
-    assert toolchain.lacks_for_cuda(with_cuda) == ""
-    assert toolchain.lacks_for_cuda(without) == "torch 2.11.0 is a build without CUDA"
+    assert toolchain.missing_for_cuda(with_cuda) == ""
+    assert toolchain.missing_for_cuda(without) == "torch 2.11.0 is a build without CUDA"
     monkeypatch.setattr(toolchain, "find_nvcc", lambda: None)
-    assert toolchain.lacks_for_cuda(without).count("nvcc was not found") == 1
+    assert toolchain.missing_for_cuda(without).count("nvcc was not found") == 1
 
 
 def test_architectures(monkeypatch):
@@ -163,7 +163,7 @@ def test_cpu_library_needs_the_stable_abi_alone():
 
 
 def test_no_instruction_set_leaks():
-    """Of inline functions with one name the linker keeps one, from whichever instruction set comes first."""
+    """The linker keeps one of several inline functions with the same name, of any instruction set."""
     objects = sorted((ROOT / "build").glob(f"*{sys.implementation.cache_tag}/csrc/cpu/isa/*.x86_64_v*.o"))
     if not objects:
         pytest.skip("no objects of an x86-64 build under build/")

@@ -1,4 +1,4 @@
-"""What is built for the GPU suite on another machine: packed, carried, and found again."""
+"""What is built for the GPU suite on another machine: packed, unpacked there, and used."""
 
 import os
 import shutil
@@ -40,8 +40,8 @@ def elsewhere(tree: Path, monkeypatch) -> Path:
 
 
 def files(folder: Path) -> dict[str, str]:
-    found = [file for file in folder.rglob("*") if file.is_file() and file.name != "prebuilt.tar.xz"]
-    return {str(file.relative_to(folder)): file.read_text() for file in found}
+    members = [file for file in folder.rglob("*") if file.is_file() and file.name != "prebuilt.tar.xz"]
+    return {str(file.relative_to(folder)): file.read_text() for file in members}
 
 
 def test_unpacks_what_was_packed(tree, monkeypatch, capsys):

@@ -42,13 +42,13 @@ def official(student_feats, teacher_feats, teacher_logits, student_logits):
     return feature, head
 
 
-def scored_squared_error(student, teacher, scores):
-    """Ultralytics' loss of one level in other words: squared error times score, over the scores' sum.
+def masked_squared_error(student, teacher, logits):
+    """Ultralytics' loss of one level in other words: squared error times mask, over the mask's sum.
 
-    student, teacher [B, C, L]; scores [B, nc, L] logits.
+    student, teacher [B, C, L]; logits [B, nc, L].
     """
-    score = scores.sigmoid().amax(dim=1, keepdim=True)
-    return ((student - teacher) ** 2 * score).sum() / (score.sum() * student.shape[1] + 1e-9)
+    mask = logits.sigmoid().amax(dim=1, keepdim=True)
+    return ((student - teacher) ** 2 * mask).sum() / (mask.sum() * student.shape[1] + 1e-9)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -71,11 +71,11 @@ def test_agrees_with_ultralytics(backend, dtype):
     arguments = inputs(dtype)
     lengths = [t[0, 0].numel() for t in arguments["teacher_logits"]]
     flat = torch.cat([t.flatten(2) for t in arguments["teacher_logits"]], dim=2)  # [B, nc, sum L]
-    scores = flat.split(lengths, dim=2)  # not contiguous
+    logits = flat.split(lengths, dim=2)  # not contiguous
     students = [x.requires_grad_() for x in arguments["student_feats"]]
-    for x, y, score in zip(students, arguments["teacher_feats"], scores, strict=True):
-        expected = scored_squared_error(x.flatten(2), y.flatten(2), score)
-        actual = frs.frs_loss(x, y, score, normalizer="mask_channels", backend=backend).feature
+    for x, y, t in zip(students, arguments["teacher_feats"], logits, strict=True):
+        expected = masked_squared_error(x.flatten(2), y.flatten(2), t)
+        actual = frs.frs_loss(x, y, t, normalizer="mask_channels", backend=backend).feature
         torch.testing.assert_close(actual, expected)
         torch.testing.assert_close(torch.autograd.grad(actual, x), torch.autograd.grad(expected, x))
 

@@ -29,8 +29,8 @@ def functions(backend, device):
 def dual(function, x, tangent):
     """The derivative carried by a dual tensor; 0 where the result has none."""
     with forward_ad.dual_level():
-        found = forward_ad.unpack_dual(function(forward_ad.make_dual(x, tangent))).tangent
-    return torch.zeros(()) if found is None else found
+        derivative = forward_ad.unpack_dual(function(forward_ad.make_dual(x, tangent))).tangent
+    return torch.zeros(()) if derivative is None else derivative
 
 
 DERIVATIVES = {
@@ -55,9 +55,9 @@ def test_a_fused_backend_refuses_and_auto_takes_eager(target, name, transform):
         leaf = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(fused(leaf), leaf)
         expected = (gradient * v).sum()
-    found = DERIVATIVES[transform](auto, x, v)
+    actual = DERIVATIVES[transform](auto, x, v)
     torch.testing.assert_close(
-        found, expected, check_dtype=False, check_device=False
+        actual, expected, check_dtype=False, check_device=False
     )  # torch makes it float64
     if (name, transform) != ("mask", "dual"):  # nothing to differentiate: the values are all there is
         with pytest.raises(RuntimeError, match=f"'{target.backend}' cannot run: only eager"):

@@ -7,13 +7,13 @@ the same inputs is neither.
 import torch
 
 
-def assert_as_accurate(actual, eager, exact, what="", terms=0.0):
+def assert_as_accurate(actual, eager, exact, what="", operands=0.0):
     """Asserts that the error of ``actual`` is at most twice that of ``eager``, both against ``exact``.
 
     A few roundings in the dtype of the output and in the accumulation dtype (relative to the largest value)
     are allowed on top, since eager may be exact by luck. Where the values are differences of two rounded
-    quantities, ``terms`` is the sum of their magnitudes. Each quantity has an error of about one rounding of
-    its own size, which the difference keeps, however small it is: twice that is allowed.
+    quantities, ``operands`` is the sum of their magnitudes. The error of each, about one rounding of its own
+    size, remains in the difference, however small that is: twice the sum of both is allowed.
     """
     assert actual.shape == exact.shape, f"{what}: shape {list(actual.shape)}, expected {list(exact.shape)}"
     assert actual.dtype == eager.dtype, f"{what}: dtype {actual.dtype}, expected {eager.dtype}"
@@ -24,7 +24,7 @@ def assert_as_accurate(actual, eager, exact, what="", terms=0.0):
     finite = exact.isfinite()
     assert torch.equal(actual.isnan(), exact.isnan()), f"{what}: NaN in other places than in the reference"
     assert torch.equal(actual.isfinite(), finite), f"{what}: not finite in other places than the reference"
-    terms = terms[finite] if isinstance(terms, torch.Tensor) else terms
+    operands = operands[finite] if isinstance(operands, torch.Tensor) else operands
     exact, actual, eager_value = exact[finite], actual[finite], eager_value[finite]
     if exact.numel() == 0:
         return
@@ -34,7 +34,7 @@ def assert_as_accurate(actual, eager, exact, what="", terms=0.0):
     tiny = torch.finfo(eager.dtype).smallest_normal * output_eps
     eager_error = (eager_value - exact).abs().nan_to_num(nan=0.0, posinf=0.0).max()
     bound = 2 * eager_error + 2 * output_eps * exact.abs() + 8 * sum_eps * exact.abs().max() + tiny
-    bound += 2 * sum_eps * terms
+    bound += 2 * sum_eps * operands
     excess = (actual - exact).abs() - bound
     worst = excess.argmax()
     assert excess[worst] <= 0, (

@@ -1,4 +1,4 @@
-"""How far the tests that train are from their bounds, whatever the seed and the processor's instructions.
+"""How far the tests that train are from their bounds, for many seeds and several instruction sets.
 
     python -m tests.training_margins [--seeds 10] [--setting NAME]... [TESTS OR OTHER OPTIONS OF PYTEST]
 
@@ -46,10 +46,10 @@ def measure(setting: str, seeds: int, options: list[str]) -> tuple[int, Margins]
 
 def read(report: ElementTree.ElementTree) -> Margins:
     """The smallest margins in a JUnit report; a test that failed before any bound has margin 0."""
-    found: Margins = {}
+    smallest: Margins = {}
 
     def note(name: str, margin: float) -> None:
-        found[name] = min(margin, found.get(name, margin))
+        smallest[name] = min(margin, smallest.get(name, margin))
 
     for case in report.iter("testcase"):
         test = f"{case.get('classname').rpartition('.')[2]}::{re.sub(r'seed[0-9]+-?', '', case.get('name'))}"
@@ -58,7 +58,7 @@ def read(report: ElementTree.ElementTree) -> Margins:
             note(f"{test}: {entry.get('name')}", float(entry.get("value")))
         if case.find("failure") is not None or case.find("error") is not None:
             note(f"{test}: fails", 0.0)
-    return found
+    return smallest
 
 
 def capability(setting: str) -> str:

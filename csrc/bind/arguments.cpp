@@ -3,7 +3,7 @@
 namespace frs::bind {
 namespace {
 
-// One list of an operator. `given` is false where the call does not read it, whatever it holds.
+// One list of an operator. `given` is false where the call does not read it, empty or not.
 struct List {
   const Tensors& tensors;
   const char* name;

@@ -1,8 +1,8 @@
 // The arguments of the operators as the kernels take them (frs/contract.h), with the outputs allocated.
 // Shared by the CPU and the CUDA binding.
 //
-// Python (frs_kernels/levels.py, ops.py) has brought the arguments into this form, and words the errors that
-// a user should see. The checks here only keep a wrong caller from reading wrong memory.
+// Python (frs_kernels/checks.py, inputs.py) has brought the arguments into this form, and words the errors
+// that a user should see. The checks here only keep a wrong caller from reading wrong memory.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -7,7 +7,7 @@
 namespace frs::cpu {
 namespace {
 
-// Fewer elements are faster in one thread than waking up others.
+// With fewer elements, one thread is faster than waking the others.
 constexpr int64_t kSerialElements = 1 << 15;
 
 // If all gradients together are larger, they have left the caches before the optimizer reads them.

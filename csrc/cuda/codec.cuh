@@ -26,13 +26,14 @@ FRS_DEVICE void store_quad(void* p, const uint32_t* words) {
 // A codec handles vectors of kWidth elements of one type, held as kWords 32-bit words.
 //   bytes()                    size of one element
 //   quads()                    16-byte accesses per vector
-//   neutral(words)             sets all elements to -2^15, for those outside the tensor: as logits, they have
-//   a
-//                              sigmoid of 0 and no loss; as features of student and teacher, no difference
-//   load_vector(words, p)      16-byte loads, evict-first: what the kernel overwrites; p is aligned to 16
-//   bytes load_element(words, j, p)  loads element j alone unpack(words, v)           converts to the
-//   accumulation dtype store_vector(p, v)         converts, 16-byte stores, evict-first; p is aligned to 16
-//   bytes store_element(p, v)        converts and stores one element, evict-first
+//   neutral(words)             sets all elements to -2^15, for those outside the tensor: a logit of sigmoid 0
+//                              and loss 0, and a feature without a difference of student and teacher
+//   load_vector(words, p)      16-byte loads, evict-first: of what the kernel overwrites
+//   load_element(words, j, p)  loads element j alone
+//   unpack(words, v)           converts to the accumulation dtype
+//   store_vector(p, v)         converts; 16-byte stores, evict-first
+//   store_element(p, v)        converts and stores one element, evict-first
+// In load_vector and store_vector, p is aligned to 16 bytes.
 template <DType kType>
 struct Codec;
 
@@ -147,7 +148,7 @@ struct Codec<DType::f16> : Codec16<Float16> {
 };
 
 // float32, bfloat16 or float16, chosen at run time, for calls whose lists differ in type. The branches do not
-// diverge. A vector has 8 elements whatever the type, so that the tensors of a term advance in lockstep.
+// diverge. A vector has 8 elements of every type, so that the tensors of a term advance in lockstep.
 struct AnyCodec {
   using Acc = float;
   using F32 = Codec<DType::f32>;

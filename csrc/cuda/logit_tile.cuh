@@ -16,9 +16,8 @@ struct LogitVectors {
   uint32_t s[C::kWords], t[C::kWords];
 };
 
-// The running maximum of the teacher's logits and the running head term of the locations in a lane's vector:
-// one for each element (kLocations == kWidth) where columns are locations, else one for all (kLocations ==
-// 1).
+// The running maximum of the teacher's logits and the running head term of each location in a lane's vector:
+// kWidth locations where columns are locations, else one.
 template <class HeadLoss, class C, int kLocations>
 struct LogitSums {
   using Acc = typename C::Acc;

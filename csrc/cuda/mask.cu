@@ -1,5 +1,5 @@
-// The mask pass: S of every location, and its sum over every tile of locations. Where the caller gives S: the
-// sums.
+// The mask pass: S of every location, and the sum of S over every tile of locations. Given masks are only
+// summed.
 #include "launch.cuh"
 #include "logit_tile.cuh"
 #include "plan.h"

@@ -64,8 +64,7 @@ __device__ __forceinline__ T block_sum_of(const T* values, uint32_t count) {
 __device__ __forceinline__ bool arrives_last(unsigned* counter) {
   __shared__ bool last;
   if (threadIdx.x == 0) {
-    __threadfence();  // fences of the other threads are not needed: only this one has written for the last
-                      // block
+    __threadfence();  // by this thread alone: no other has written what the last block reads
     last = atomicAdd(counter, 1u) == gridDim.x - 1;
     __threadfence();
   }

@@ -8,7 +8,7 @@ namespace {
 
 using tiles::kThreads;
 constexpr int kMaxGrads = kMaxTerms;  // in one launch
-// Several for every multiprocessor, and few enough to end at once where all products are 1.
+// Several per multiprocessor, yet few enough that a launch is short where all products are 1.
 constexpr uint32_t kMaxBlocks = 1024;
 
 struct ScaleTable {

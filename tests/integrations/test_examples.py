@@ -48,9 +48,9 @@ def test_the_largest_batch_is_found_to_a_64th(most, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     module = importlib.import_module("ultralytics_measure_step")
     tried = []
-    found = module.largest(lambda images: tried.append(images) or images <= most, start=16)
+    largest = module.largest(lambda images: tried.append(images) or images <= most, start=16)
     limit = min(most, module.MAX_IMAGES)
-    assert limit * 63 / 64 - 1 < found <= limit and max(tried) <= module.MAX_IMAGES and len(tried) < 16
+    assert limit * 63 / 64 - 1 < largest <= limit and max(tried) <= module.MAX_IMAGES and len(tried) < 16
 
 
 @pytest.mark.parametrize("name", ["ultralytics", "torchdistill", "mmrazor"])

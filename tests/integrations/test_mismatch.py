@@ -31,8 +31,8 @@ def test_the_whole_loss_over_other_channels_and_sizes(kind, sizes):
     expected = 0.0
     for layer, x, y, t in zip(criterion.adapter.layers, student, teacher, logits, strict=True):
         adapted = F.interpolate(layer(x), size=y.shape[-2:], mode="bilinear", align_corners=False)
-        richness = t.sigmoid().amax(dim=1, keepdim=True)
-        expected = expected + ((adapted - y) ** 2 * richness).sum() / richness.sum()
+        mask = t.sigmoid().amax(dim=1, keepdim=True)
+        expected = expected + ((adapted - y) ** 2 * mask).sum() / mask.sum()
     torch.testing.assert_close(loss.total, expected)
     assert loss.head == 0
     assert all(p.grad.abs().sum() > 0 for p in criterion.adapter.parameters())

@@ -151,10 +151,10 @@ def test_each_loss_is_the_term_of_frs_loss_that_it_is_named_after(distiller, ima
         feat_weight=0.005,
         head_weight=0.02,
     )
-    terms = frs.reference.frs_loss(distiller.connectors["to_teacher"](student["feats"]), *arguments)
+    expected = frs.reference.frs_loss(distiller.connectors["to_teacher"](student["feats"]), *arguments)
     torch.testing.assert_close(losses["distill.loss_frs"], whole.total)
-    torch.testing.assert_close(losses["distill.loss_feature"], 0.5 * terms.feature)
-    torch.testing.assert_close(losses["distill.loss_head"], 0.25 * terms.head)
+    torch.testing.assert_close(losses["distill.loss_feature"], 0.5 * expected.feature)
+    torch.testing.assert_close(losses["distill.loss_head"], 0.25 * expected.head)
 
 
 def test_losses_of_single_levels_add_up_to_that_of_all(images):

@@ -47,11 +47,11 @@ def official(student_head, teacher_head, adapted, teacher_feats, feat_weight, he
     for level, student_scores in enumerate(student_head()[0]):
         student_prob = torch.sigmoid(student_scores)
         teacher_prob = torch.sigmoid(teacher_head()[0][level])
-        richness = teacher_prob.max(dim=1, keepdim=True).values.detach()
+        mask = teacher_prob.max(dim=1, keepdim=True).values.detach()
         squares = (teacher_feats[level] - adapted[level]) ** 2
         entropy = F.binary_cross_entropy(student_prob, teacher_prob, reduction="none")
-        feature = feature + (squares * richness).sum() / richness.sum()
-        head = head + (entropy * richness).sum() / richness.sum()
+        feature = feature + (squares * mask).sum() / mask.sum()
+        head = head + (entropy * mask).sum() / mask.sum()
     return warmup * feat_weight * feature, warmup * head_weight * head
 
 

@@ -1,44 +1,17 @@
-"""The table of other losses in docs/integrations.md, row by row.
-
-The call exactly as written there, and the function of examples/other_losses.py if there is one, are compared
-with the arithmetic of the method's own code (of the paper, where the row says so), written here in eager
-PyTorch from its description.
-"""
+"""The rows of features in the table of other losses (published_losses.py), and the whole table."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import other_losses as recipes
 import pytest
 import torch
 import torch.nn.functional as F
+from published_losses import CALLS, SIZES, levels, pairs, row, same
 from torch import Tensor
 
-import frs_kernels as frs
-
-DOCS = Path(__file__).parents[2] / "docs" / "integrations.md"
-SIZES = [(8, 10), (4, 5), (2, 3)]
 IMAGE = (64, 80)
 BOXES = [torch.tensor([[4.0, 8, 36, 40], [50, 20, 78, 60]]), torch.tensor([[16.0, 0, 48, 30]])]
-
-CALLS = dict(re.findall(r"^\| ([^|]+) \| `(\w+\(.+\))` \|", DOCS.read_text(), flags=re.MULTILINE))
-TESTED = set()
-
-
-def row(method: str) -> Callable:
-    """Parametrises a test with the documented call of a method, as a function of the names in it."""
-    code = compile(CALLS[method], f"{DOCS}: {method}", "eval")
-    functions = {name: getattr(frs, name) for name in ("frs_loss", "weighted_mse", "weighted_bce")}
-    TESTED.add(method)
-    return pytest.mark.parametrize(
-        "call", [lambda **names: eval(code, functions | names)], ids=["documented"]
-    )
-
-
-def levels(seed: int, channels: int = 12) -> list[Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    return [torch.randn(2, channels, *size, generator=random, dtype=torch.float64) for size in SIZES]
 
 
 @pytest.fixture
@@ -56,20 +29,11 @@ def foreground() -> list[Tensor]:
     return [m.double() for m in recipes.box_masks(BOXES, SIZES, IMAGE)]
 
 
-def pairs(*lists):
-    return zip(*lists, strict=True)
-
-
-def same(ours: Tensor, theirs: Tensor, student: list[Tensor], rtol: float = 1e-12) -> None:
-    """Equal values, and equal gradients for the student."""
-    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0)
-    grads = [torch.autograd.grad(loss, student, retain_graph=True) for loss in (ours, theirs)]
-    torch.testing.assert_close(*grads, rtol=rtol, atol=1e-13)
-
-
 def test_every_row_of_the_table_that_has_a_call_is_tested():
     assert len(CALLS) == 11
-    assert set(CALLS) == TESTED
+    files = Path(__file__).parent.glob("test_published_*.py")
+    tested = [re.findall(r'^@row\("(.+)"\)$', file.read_text(), flags=re.MULTILINE) for file in files]
+    assert sorted(CALLS) == sorted(sum(tested, []))
     starred = {method for method in CALLS if method.endswith("*")}
     public = {name for name in vars(recipes) if callable(getattr(recipes, name)) and name[0].islower()}
     helpers = {"box_masks", "fgd_attention", "pgd_attention", "main"}
@@ -96,10 +60,10 @@ def test_frs(call, student, teacher):
     logits, teacher_logits = [s.requires_grad_() for s in levels(2, 6)], levels(3, 6)
     theirs = 0.0
     for x, y, s, t in pairs(student, teacher, logits, teacher_logits):
-        q, richness = t.sigmoid(), t.sigmoid().amax(dim=1, keepdim=True)
-        error = ((x - y) ** 2 * richness).sum()
-        entropy = (F.binary_cross_entropy(s.sigmoid(), q, reduction="none") * richness).sum()
-        theirs = theirs + (error + entropy) / richness.sum()
+        q, mask = t.sigmoid(), t.sigmoid().amax(dim=1, keepdim=True)
+        error = ((x - y) ** 2 * mask).sum()
+        entropy = (F.binary_cross_entropy(s.sigmoid(), q, reduction="none") * mask).sum()
+        theirs = theirs + (error + entropy) / mask.sum()
     ours = sum(
         call(x=x, y=y, s=s, T=t).total for x, y, s, t in pairs(student, teacher, logits, teacher_logits)
     )
@@ -202,12 +166,12 @@ def test_fgd(call, student, teacher):
     for x, y, fg, bg in pairs(student, teacher, fore, back):
         channels, locations = y.shape[1], y.shape[2] * y.shape[3]
         space = over_space(y, temperature)
-        weights = channels * torch.softmax(y.abs().sum((2, 3)) / locations / temperature, 1)
+        channel_weight = channels * torch.softmax(y.abs().sum((2, 3)) / locations / temperature, 1)
         for image in range(len(x)):
-            error = (x[image] - y[image]) ** 2 * weights[image][:, None, None] * space[image]
+            error = (x[image] - y[image]) ** 2 * channel_weight[image][:, None, None] * space[image]
             share = alpha * (fg[image] * error).sum() + beta * (bg[image] * error).sum()
             theirs = theirs + share / len(x)
-        ours = ours + call(x=x, y=y, fg=fg, bg=bg, S=space, c=weights, a=alpha, b=beta)
+        ours = ours + call(x=x, y=y, fg=fg, bg=bg, S=space, c=channel_weight, a=alpha, b=beta)
     same(ours, theirs, student)
     same(recipes.fgd(student, teacher, fore, back, alpha, beta), theirs, student)
 
@@ -268,52 +232,6 @@ def test_pkd(call, student, teacher):
         call(x=x, y=y, normed=normed, ones=torch.ones_like(x[:, 0])) for x, y in pairs(student, teacher)
     )
     same(ours, theirs, student)
-
-
-@row("CrossKD, BCKD, class part *")
-def test_prediction_mimicking(call, student, teacher):
-    """-|sigma - y|^beta ((1 - y) log(1 - sigma) + y log sigma), where y is the teacher's probability.
-
-    It is weighted per location, and divided by the number of positives of all levels.
-    """
-    weights = [(level[:, 0] > -0.8).double() for level in levels(4)]
-    theirs = {1.0: 0.0, 2.0: 0.0}
-    for beta in theirs:
-        for s, t, weight in pairs(student, teacher, weights):
-            sigma, y = s.sigmoid(), t.sigmoid()
-            entropy = -((1 - y) * (1 - sigma).log() + y * sigma.log())
-            by_location = ((sigma - y).abs() ** beta * entropy).sum(dim=1)
-            theirs[beta] = theirs[beta] + (by_location * weight).sum() / 11.0
-        same(recipes.quality_focal(student, teacher, beta, 11.0, weights), theirs[beta], student)
-    ours = sum(
-        call(s=s, T=t, label_weights=weight, positives=11.0)
-        for s, t, weight in pairs(student, teacher, weights)
-    )
-    same(ours, theirs[1.0], student)
-
-
-def test_prediction_mimicking_with_a_weight_for_each_anchor(student, teacher):
-    """Anchors [B H W A, K], as dense heads flatten them, compared with the view that the docs name."""
-    theirs, ours, anchors = 0.0, 0.0, 3
-    for s, t in pairs(student, teacher):
-        s_rows, t_rows = (z.permute(0, 2, 3, 1).reshape(-1, 4) for z in (s, t))
-        weight = (torch.arange(len(s_rows)) % 7 > 0).double()
-        entropy = F.binary_cross_entropy_with_logits(s_rows, t_rows.sigmoid(), reduction="none")
-        factor = (s_rows.sigmoid() - t_rows.sigmoid()).abs()
-        theirs = theirs + (entropy * factor * weight[:, None]).sum() / 11.0
-        s_view, t_view = (z.unflatten(1, (anchors, 4)).flatten(0, 1) for z in (s, t))
-        masks = weight.reshape(2, *s.shape[2:], anchors).permute(0, 3, 1, 2).flatten(0, 1)
-        ours = ours + frs.weighted_bce(s_view, t_view, masks, beta=1.0, normalizer=11.0)
-    same(ours, theirs, student)
-
-
-def test_without_label_weights_every_location_counts(student, teacher):
-    ones = [torch.ones_like(x[:, 0]) for x in student]
-    same(
-        recipes.quality_focal(student, teacher, normalizer=11.0),
-        recipes.quality_focal(student, teacher, normalizer=11.0, label_weights=ones),
-        student,
-    )
 
 
 def test_images_without_objects_have_no_loss(student, teacher):

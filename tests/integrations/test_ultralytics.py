@@ -111,7 +111,7 @@ def test_head_term_needs_a_teacher_with_the_students_classes(folder, tmp_path):
     other = str(write_teacher(tmp_path / "other.pt", classes=5))
     trainer = prepared(DetectionTrainer(overrides=settings(folder, distill_model=other)))
     batch = batches(trainer)[0]
-    losses_and_gradients(trainer.model, batch)  # features alone do not mind
+    losses_and_gradients(trainer.model, batch)  # the imitation term alone compares no classes
     with (
         use_frs_kernels(head_weight=0.5),
         pytest.raises(ValueError, match="head_weight=0.5 needs a teacher with the student's classes"),

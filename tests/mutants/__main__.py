@@ -3,7 +3,7 @@
     python -m tests.mutants [NAME ...]     # all of them, or those named
     python -m tests.mutants --list
 
-The tests named beside a mutant must pass in the unchanged copy. Then the fault is planted (and the CPU
+The tests that a mutant names must pass in the unchanged copy. Then the fault is planted (and the CPU
 library compiled, if the file is in csrc/), and one of these tests must fail. The exit status is 1 if a fault
 survives or cannot be tried.
 """

@@ -1,7 +1,7 @@
 """Compares the CPU kernels with float64, on the instruction set ISA: check_instruction_set.py ISA.
 
-ISA is the name that PyTorch gives it. ATEN_CPU_CAPABILITY=ISA has to stand in the environment: it is an error
-if the kernels run on another instruction set.
+ISA is the name that PyTorch gives it. ATEN_CPU_CAPABILITY=ISA has to be set in the environment: it is an
+error if the kernels run on another instruction set.
 """
 
 import sys

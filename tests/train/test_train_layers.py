@@ -1,37 +1,19 @@
 """The layers of frs_train, as its docstring lists them: no import upwards and no circle."""
 
-import ast
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
+import imports
 import pytest
 
 import frs_train
 
-ROOT = Path(frs_train.__file__).parent
 LAYERS = [line.split() for line in frs_train.__doc__.splitlines() if line.startswith("    ")]
 FLOOR = {name: floor for floor, names in enumerate(LAYERS) for name in names}
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+MODULES = imports.modules("frs_train")
 
 
 def imported(module: str) -> set[str]:
-    """The modules of the package that a module imports, in functions and under TYPE_CHECKING too."""
-    found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} has a relative import"
-            inside = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
-            found |= inside or {node.module}
-    return found & MODULES.keys()
+    return imports.imported(MODULES[module], MODULES.keys())
 
 
 def floor(module: str) -> int:

@@ -24,7 +24,7 @@ FRS_HOST_DEVICE uint32_t rows_between(uint32_t row, uint32_t row_end, uint32_t s
   return row < row_end ? (row_end - row + step - 1) / step : 0;
 }
 
-// The columns of one lane's vector: first + j * kStep for j < width, as far as they are below `count`.
+// The columns of one lane's vector: those of first + j * kStep, j < width, that are below `count`.
 //   kStep == 1      Adjacent columns, accessed 16 bytes at a time, aligned. All of them exist or none.
 //   kStep == kWarp  Single elements, where rows are not aligned to 16 bytes. Adjacent lanes have adjacent
 //                   columns, so that their accesses coalesce all the same.

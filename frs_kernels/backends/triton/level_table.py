@@ -34,7 +34,7 @@ class Level(NamedTuple):
     teacher_stride: int
 
 
-# Columns of the level table; the strides of a tensor stand in the two columns after its address.
+# Columns of the level table; the strides of a tensor are in the two columns after its address.
 (
     FIRST_TILE, LOCATIONS, CHANNELS, FLAGS, MASK, CHANNEL_WEIGHT, GRAD, STUDENT, _, _, TEACHER, _, _,
 ) = (tl.constexpr(i) for i in range(len(Level._fields)))  # fmt: skip
@@ -74,7 +74,7 @@ def table_entry(table, column: tl.constexpr, level, LEVELS: tl.constexpr, COLUMN
 
 @triton.jit
 def level_of_tile(table, tile, LEVELS: tl.constexpr, COLUMNS: tl.constexpr = COLUMNS):
-    """The level that ``tile`` belongs to: the last whose first tile (column 0) is not behind it."""
+    """The level that ``tile`` belongs to: the last whose first tile (column 0) is at most ``tile``."""
     level = 0
     for i in tl.static_range(1, LEVELS):
         level += (tile >= (table[i * COLUMNS] >> 1) - _BIAS).to(tl.int32)

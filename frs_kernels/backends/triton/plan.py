@@ -83,7 +83,7 @@ def _block_shape(layout: int, channels: int, elements: int, block_c: int) -> Blo
 
 def _elements(count: int, acc: torch.dtype) -> int:
     """Elements of a block: half in float64, where each takes two registers; eight times as many in the
-    interpreter, where a program takes milliseconds whatever its size."""
+    interpreter, where a program of any size takes milliseconds."""
     if acc == torch.float64:
         count //= 2
     return 8 * count if triton.knobs.runtime.interpret else count

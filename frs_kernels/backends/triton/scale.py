@@ -8,7 +8,7 @@ import triton.language as tl
 
 from frs_kernels.backends.triton.level_table import level_of_tile, table_entry
 
-MAX_PROGRAMS = 2048  # fills any GPU, and costs little where all factors are 1 and the programs end at once
+MAX_PROGRAMS = 2048  # fills any GPU, and costs little where all factors are 1 and programs return early
 BLOCK = tl.constexpr(2048)  # elements per iteration of a program
 # Columns: the first block of a gradient, its address, its number of elements, its position in ``pending``.
 FIRST_BLOCK, ADDRESS, ELEMENTS, PENDING = (tl.constexpr(i) for i in range(4))

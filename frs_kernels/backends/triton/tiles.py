@@ -1,11 +1,11 @@
 """Tiles and blocks: which part of a level a program processes, and the addresses of its elements.
 
 A program processes one *tile*: ``channel_blocks`` blocks of one image's channels at BLOCK_L locations. The
-loops over a tile take one *block* of BLOCK_C channels x BLOCK_L locations per iteration, whatever the layout:
+loops over a tile take one *block* of BLOCK_C channels x BLOCK_L locations per iteration, in every layout:
 only the strides differ, so one function serves all layouts.
 
 The encoded integers of the level table prove no alignment to the compiler. ``VECTORIZED`` code promises it
-(``VEC``) and gets 16-byte accesses; it runs only for levels that the host has found to be aligned.
+(``VEC``) and gets 16-byte accesses; it runs only for levels whose alignment the host has checked.
 """
 
 from typing import Any, NamedTuple
@@ -143,7 +143,7 @@ def load_block(
 ):  # fmt: skip
     """A block [BLOCK_C, BLOCK_L] that is read for the last time: the L2 cache may evict it first.
 
-    PADDING stands for channels from ``channels`` on and for locations that are not ``readable`` [1, BLOCK_L].
+    Channels from ``channels`` on, and locations that are not ``readable`` [1, BLOCK_L], are PADDING.
     """
     BLOCK_C: tl.constexpr = config.BLOCK_C if VECTORIZED else config.UNALIGNED_BLOCK_C
     inside = (channel + tl.arange(0, BLOCK_C) < channels)[:, None] & readable
@@ -153,7 +153,7 @@ def load_block(
 
 @triton.jit
 def load_mask(table, level, image, location, nonzero_z, config: tl.constexpr):
-    """S [BLOCK_L]; 0 behind the last location, and everywhere in a level whose normalizer is 0."""
+    """S [BLOCK_L]; 0 past the last location, and everywhere in a level whose normalizer is 0."""
     pointer = table_entry(table, MASK, level, config.LEVELS).to(tl.pointer_type(config.ACC))
     locations = table_entry(table, LOCATIONS, level, config.LEVELS)
     pointer += image * locations + location
