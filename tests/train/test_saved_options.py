@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_runs import run_config
 
-from frs_train.cli.main import parse
+from frs_train.cli.main import main, parse
 from frs_train.config import DistillConfig, RunConfig
 from frs_train.demo import TEACHER
 from frs_train.errors import UserError
 from frs_train.options import from_dict, to_dict
 from frs_train.recipes import RECIPES
+from frs_train.training.checkpoint import checkpoints
 
 
 def test_a_saved_option_out_of_range_is_named_as_it_is_typed(digits, tmp_path):
@@ -45,6 +46,26 @@ def test_a_saved_configuration_of_another_version(digits, tmp_path):
         from_dict(RunConfig, saved)
     with pytest.raises(UserError, match="--out is missing"):
         from_dict(RunConfig, {})
+
+
+@pytest.mark.parametrize("command", ["distill", "eval"])
+def test_a_checkpoint_with_an_unknown_value_is_named(digits, teacher, tmp_path, capsys, command):
+    """A value that this version does not have: the message names file, option, value, and allowed values."""
+    source = checkpoints(teacher)[0]
+    content = torch.load(source, weights_only=True)
+    content["config"]["distill"] = to_dict(DistillConfig(teacher="t")) | {"normalizer": "weight"}
+    torch.save(content, tmp_path / source.name)
+    files = f"--val-annotations {digits}/val.json --val-images {digits}/images --workers 0 --device cpu"
+    line = {
+        "distill": f"--train-annotations {digits}/train.json --train-images {digits}/images {files} "
+        f"--out {tmp_path} --resume",
+        "eval": f"{tmp_path} {files.replace('--val-', '--')}",
+    }
+    assert main([command, *line[command].split()]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"frs-train: The configuration in {tmp_path / source.name} does not fit this version: "
+        "--normalizer is 'weight'. It must be 'mask', 'mask_channels', 'batch' or 'numel'."
+    )
 
 
 def test_the_configuration_of_the_shipped_teacher_is_read():

@@ -97,5 +97,5 @@ def test_configuration_survives_json(digits, tmp_path):
 
 def test_a_configuration_of_another_version_is_refused(digits, tmp_path):
     saved = {"config": {**to_dict(run_config(digits, tmp_path)), "novelty": 1}, "classes": ["a"]}
-    with pytest.raises(UserError, match="^The checkpoint's configuration .*: There is no option 'novelty'"):
+    with pytest.raises(UserError, match="^The configuration in the .*: There is no option 'novelty'"):
         checkpoint.config_of(saved)
