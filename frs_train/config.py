@@ -2,7 +2,8 @@
 
 A command line, a recipe, a test and a saved file all create the same `RunConfig`; a value out of range is
 refused everywhere. Sizes are in pixels, one iteration is one optimiser step, and probabilities are fractions.
-The docstrings of the options are the help texts of `frs-train COMMAND --help`.
+The docstrings of the options are the help texts of `frs-train COMMAND --help`, which wraps them itself: one
+line each.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ class DetectorConfig(Options):
     backbone_width: real(0.125, 8) = 1.0
     """Factor for the number of channels in the backbone (64 to 512 in resnet18); a layer has at least 8."""
     trainable_layers: whole(0, 5) = 5
-    """Number of backbone stages that are trained, the deepest first. 5 trains all; 3, torchvision's default,
-    freezes the stem and stage 1."""
+    """Backbone stages to train, the deepest first; 5 trains all, 3 freezes the stem and stage 1."""
     fpn_width: whole(8, 4096) = 256
     """Channels of each FPN level and of the convolutions in the head."""
     head_convs: whole(0, 4) = 4
@@ -117,8 +117,7 @@ class TrainConfig(Options):
     lr: Amount = 0.01
     """Peak learning rate."""
     lr_batch: whole(0, 10**6) = 0
-    """Batch size that `--lr` is meant for: the rate is multiplied by batch_size / lr_batch. 0 uses `--lr`
-    unchanged."""
+    """Batch size that `--lr` is meant for; the rate scales with batch_size / lr_batch. 0: no scaling."""
     momentum: Decay = 0.9
     """Momentum of SGD."""
     weight_decay: Amount = 1e-4
@@ -128,8 +127,8 @@ class TrainConfig(Options):
     lr_steps: several(Fraction, 0) = (8 / 12, 11 / 12)
     """Fractions of the run at which the schedule `steps` divides the learning rate by 10."""
     lr_warmup: Count = 500
-    """Warm-up iterations of the learning rate, at most a quarter of the run: linear from lr / 1000
-    (`steps`), or along a cosine from lr / 25 (`one-cycle`)."""
+    """Iterations of learning-rate warm-up, at most a quarter of the run."""
+    # steps: linear from lr / 1000; one-cycle: along a cosine from lr / 25
     clip: Amount = 0.0
     """Maximum norm of the gradient; 0 turns clipping off."""
     amp: Precision = "none"
@@ -137,8 +136,7 @@ class TrainConfig(Options):
     channels_last: bool = False
     """Store the student's weights and features in channels_last layout."""
     ema: Decay = 0.0
-    """Decay of an exponential moving average of the weights, which is evaluated in place of the weights
-    themselves; 0 is off."""
+    """Decay of an exponential moving average of the weights, which is then evaluated; 0 is off."""
     seed: Seed = 0
     """Seed of everything random: initial weights, order of the images, augmentation."""
     deterministic: bool = True
@@ -173,8 +171,7 @@ class DistillConfig(Options):
     teacher: str | None = None
     """Run folder or checkpoint of the teacher, or `torchvision:NAME` for torchvision's COCO weights."""
     method: Method = "frs"
-    """The paper's loss (frs), one of its terms (frs-feature, frs-head), or a baseline: no distillation
-    (none), the feature loss at every location (whole-map) or in ground-truth boxes (gt-box)."""
+    """The paper's loss (frs), one of its two terms, or a baseline; see "Baselines" in docs/recipes.md."""
     feat_weight: Amount = 0.005
     """Weight of the feature loss relative to the detector's own losses."""
     head_weight: Amount = 0.02
@@ -184,11 +181,9 @@ class DistillConfig(Options):
     adapter: Literal["conv3x3", "conv1x1", "mlp1x1", "identity"] = "conv3x3"
     """Trained layer that maps the student's features to the teacher's channels, one per level."""
     normalizer: Literal["mask", "mask_channels", "batch", "numel"] = "mask"
-    """Divisor of both losses: sum of the mask, that sum times the channels, number of images, or number of
-    elements."""
+    """Divisor of both losses: sum of the mask, this sum times channels, number of images or elements."""
     inherit_head: bool = True
-    """Copy the teacher's head to the student before training, if detector, anchors and classes agree; also
-    with `--method none`, if `--teacher` is given."""
+    """Copy the teacher's head to the student before training, if the two fit; also with method none."""
     teacher_amp: Precision = "none"
     """Autocast precision of the teacher; none is float32."""
     teacher_channels_last: bool = False

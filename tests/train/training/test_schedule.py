@@ -11,10 +11,11 @@ from frs_train.training.schedule import learning_rate, shorten_warmups, warmup_w
 
 
 @pytest.mark.parametrize(
-    ("asked", "total", "taken"), [(500, 154, 38), (500, 2000, 500), (500, 1999, 499), (0, 154, 0), (5, 3, 0)]
+    ("requested", "total", "taken"),
+    [(500, 154, 38), (500, 2000, 500), (500, 1999, 499), (0, 154, 0), (5, 3, 0)],
 )
-def test_a_warmup_takes_a_quarter_of_the_run_at_most(asked, total, taken):
-    assert warmup_within(total, asked) == taken
+def test_a_warmup_takes_a_quarter_of_the_run_at_most(requested, total, taken):
+    assert warmup_within(total, requested) == taken
 
 
 @pytest.mark.parametrize("schedule", ["steps", "one-cycle"])
