@@ -86,9 +86,9 @@ def evaluate_teacher(data: DataConfig, log: Log) -> dict[str, Any]:
     device = distributed.pick_device("auto")
     detector, classes = read_detector(str(TEACHER), log)
     validation = open_eval(data.val_annotations, data.val_images, classes, "the teacher", log)
-    found = evaluate(detector.to(device), validation, device)
+    scores = evaluate(detector.to(device), validation, device)
     return {
-        **found,
+        **scores,
         "parameters": sum(p.numel() for p in detector.parameters()),
         "seconds_per_iteration": None,
     }
@@ -98,7 +98,7 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfi
     """Writes the table (results.md, results.json), curves, pictures of masks and the report; prints the table
     and the comparison."""
     verdict = compare(results)
-    rows = [[name, *cells(found)] for name, found in results.items()]
+    rows = [[name, *cells(result)] for name, result in results.items()]
     log.console.print(as_table(rows))
     log.say(verdict)
     head = ["", *COLUMNS]
@@ -118,13 +118,13 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfi
 COLUMNS = ("mAP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "parameters", "s/iteration")
 
 
-def cells(found: dict[str, Any]) -> list[str]:
+def cells(result: dict[str, Any]) -> list[str]:
     """A result as texts in the order of `COLUMNS`; AP in per cent."""
-    scores = [found[name] for name in list(METRICS)[:6]]
-    seconds = found["seconds_per_iteration"]
+    scores = [result[name] for name in list(METRICS)[:6]]
+    seconds = result["seconds_per_iteration"]
     return [
         *("-" if score is None else f"{100 * score:.1f}" for score in scores),
-        f"{found['parameters']:,}",
+        f"{result['parameters']:,}",
         "-" if seconds is None else f"{seconds:.3f}",
     ]
 

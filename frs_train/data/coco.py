@@ -109,10 +109,10 @@ class CocoFile:
         owners = np.repeat(self.images.ids, np.diff(a.starts))
         columns = (owners, a.category, a.bbox, a.area, (~a.learnt).astype(int))
         names = ("image_id", "category_id", "bbox", "area", "iscrowd")
-        found = defaultdict(list)
+        by_image = defaultdict(list)
         for row, values in enumerate(zip(*(c.tolist() for c in columns), strict=True), start=1):
-            found[values[0]].append({"id": row, **dict(zip(names, values, strict=True))})
-        return dict(found)
+            by_image[values[0]].append({"id": row, **dict(zip(names, values, strict=True))})
+        return dict(by_image)
 
     def summary(self) -> str:
         """One line for the log: the content of the file and what was left out."""

@@ -64,16 +64,16 @@ def read_image(path: Path, width: int, height: int) -> tv_tensors.Image:
 
 def _decoded(path: Path, file: Image.Image, wanted: tuple[int, int]) -> Image.Image:
     """The image, upright and in RGB. An image that has another size in both orientations is not decoded."""
-    found, turned = file.size, ""
-    if sorted(found) == sorted(wanted):
+    size, turned = file.size, ""
+    if sorted(size) == sorted(wanted):
         upright = ImageOps.exif_transpose(file)
         if upright.size == wanted:
             return _rgb(path, upright)
-        if upright.size != found:
-            turned = f" once it is turned as its EXIF orientation says ({found[0]} x {found[1]} before that)"
-        found = upright.size
+        if upright.size != size:
+            turned = f" once it is turned as its EXIF orientation says ({size[0]} x {size[1]} before that)"
+        size = upright.size
     raise UserError(
-        f"Image {path} is {found[0]} x {found[1]} pixels{turned}, but its record says {wanted[0]} x "
+        f"Image {path} is {size[0]} x {size[1]} pixels{turned}, but its record says {wanted[0]} x "
         f"{wanted[1]}. Its boxes would be wrong: correct the record or the file."
     )
 

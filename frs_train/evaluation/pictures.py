@@ -59,7 +59,7 @@ class View:
     image: np.ndarray
     """[H, W, 3] in 0..1."""
     heats: list[Heat]
-    found: dict[str, Tensor]
+    detections: dict[str, Tensor]
     """Detections: boxes [N, 4] xyxy, scores, labels."""
 
 
@@ -75,8 +75,8 @@ def look(detector: Detector, image: Tensor) -> View:
         Heat(stride, mask[0].float().cpu().numpy(), (stride * across, stride * down))
         for stride, mask in zip(detector.strides, outputs.masks, strict=True)
     ]
-    found = {key: value.cpu() for key, value in detector.detect([image])[0].items()}
-    return View(image.permute(1, 2, 0).cpu().numpy(), heats, found)
+    detections = {key: value.cpu() for key, value in detector.detect([image])[0].items()}
+    return View(image.permute(1, 2, 0).cpu().numpy(), heats, detections)
 
 
 def draw(
@@ -95,8 +95,8 @@ def draw(
     figure = Figure((columns * PANEL + 1.0, rows * tall + 0.2), dpi=DOTS, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     show_boxes(axes[0], view.image, target, classes, "ground truth")
-    keep = view.found["scores"] >= score
-    kept = {key: value[keep] for key, value in view.found.items()}
+    keep = view.detections["scores"] >= score
+    kept = {key: value[keep] for key, value in view.detections.items()}
     show_boxes(axes[1], view.image, kept, classes, f"detections with score ≥ {score:g}")
     scale = Normalize(0, max(float(heat.values.max(initial=0)) for heat in view.heats) or 1)
     show_heat(axes[2], view.image, richest(view), scale, "all levels: highest S")

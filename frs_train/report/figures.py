@@ -116,10 +116,10 @@ def _mask_rows(
     figure = Figure((7.5, len(seen) * (tall + 0.3)), dpi=140, layout="constrained")
     strength = Normalize(0, max(float(richest(view).max()) for _, view in seen) or 1)
     for row, (run, view) in zip(figure.subplots(len(seen), 3, squeeze=False), seen, strict=True):
-        keep = view.found["scores"] >= 0.3
-        found = {key: value[keep] for key, value in view.found.items()}
+        keep = view.detections["scores"] >= 0.3
+        shown = {key: value[keep] for key, value in view.detections.items()}
         show_boxes(row[0], view.image, target, classes, "ground truth")
-        show_boxes(row[1], view.image, found, classes, f"{run.name}: detections, score ≥ 0.3")
+        show_boxes(row[1], view.image, shown, classes, f"{run.name}: detections, score ≥ 0.3")
         heat = richest(view)
         show_heat(row[2], view.image, heat, strength, f"{run.name}: highest S, at most {heat.max():.2f}")
         for axis in row:

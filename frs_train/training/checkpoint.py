@@ -74,9 +74,9 @@ def save(folder: Path, iteration: int, content: dict[str, Any], keep: int) -> Pa
     torch.save({"format": FORMAT, "iteration": iteration, **content}, buffer)
     path = path_of(folder, iteration)
     write_atomically(path, buffer.getbuffer())
-    found = checkpoints(folder)
-    first = found.index(path)
-    for other in found[:first] + found[first + max(keep, 1) :]:
+    existing = checkpoints(folder)
+    first = existing.index(path)
+    for other in existing[:first] + existing[first + max(keep, 1) :]:
         remove(other)
     return path
 
@@ -138,15 +138,15 @@ def newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
 
     Raises `UserError` if there are checkpoints and none is readable.
     """
-    found = checkpoints(folder)
-    for path in found:
+    existing = checkpoints(folder)
+    for path in existing:
         try:
             return load(path)
         except UserError as error:
             warn(f"{error} Trying the one before.")
-    if found:
+    if existing:
         raise UserError(
-            f"None of the {len(found)} checkpoints in {folder} is readable. Remove them to start from "
+            f"None of the {len(existing)} checkpoints in {folder} is readable. Remove them to start from "
             "the beginning."
         )
     return None

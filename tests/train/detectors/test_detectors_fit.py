@@ -85,7 +85,7 @@ def test_different_heads_leave_the_feature_loss(teacher, student, why):
 def test_class_names_decide_if_channels_agree():
     assert "different classes" in compatibility(tiny(), tiny(), same_classes=False).message
     rpn = tiny("faster-rcnn"), tiny("faster-rcnn", num_classes=7)
-    assert compatibility(*rpn, same_classes=False).head_loss, "objectness knows no classes"
+    assert compatibility(*rpn, same_classes=False).head_loss, "objectness has no classes"
 
 
 def test_pyramids_share_their_common_strides():

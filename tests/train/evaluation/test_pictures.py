@@ -41,7 +41,7 @@ def test_heats_are_the_masks_of_the_logits(family):
     assert [heat.stride for heat in view.heats] == list(detector.strides)
     for heat, level in zip(view.heats, logits, strict=True):
         np.testing.assert_allclose(heat.values, reference.frs_mask(level)[0].detach().numpy(), rtol=1e-5)
-    assert set(view.found) == {"boxes", "scores", "labels"}
+    assert set(view.detections) == {"boxes", "scores", "labels"}
     assert not detector.training
 
 

@@ -31,14 +31,14 @@ def test_shortened_warmups_are_reported(tmp_path):
         tmp_path, tmp_path, lr_warmup=10, distill=DistillConfig(teacher="t", warmup_iters=500)
     )
     alone = run_config(tmp_path, tmp_path, lr_warmup=10, distill=DistillConfig(method="none"))
-    told = []
-    assert shorten_warmups(plain, 154, told.append) == replace(
+    messages = []
+    assert shorten_warmups(plain, 154, messages.append) == replace(
         plain, train=replace(plain.train, lr_warmup=38)
     )
-    assert shorten_warmups(taught, 154, told.append) == replace(
+    assert shorten_warmups(taught, 154, messages.append) == replace(
         taught, distill=replace(taught.distill, warmup_iters=38)
     )
-    assert told == [
+    assert messages == [
         "A warm-up takes a quarter of the run at most. Of 154 iterations: --lr-warmup 500 becomes 38.",
         "A warm-up takes a quarter of the run at most. Of 154 iterations: --warmup-iters 500 becomes 38.",
     ]
