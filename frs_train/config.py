@@ -75,8 +75,8 @@ class DetectorConfig(Options):
     def check(self) -> None:
         if self.max_size < max(self.min_size):
             raise UserError(
-                f"--max-size is {self.max_size}, less than --min-size {max(self.min_size)}. Raise the one or "
-                "lower the other."
+                f"--max-size is {self.max_size}, less than --min-size {max(self.min_size)}. Raise "
+                "--max-size or lower --min-size."
             )
 
 
@@ -160,7 +160,7 @@ class TrainConfig(Options):
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"--batch-size {self.batch_size} cannot be split into --accumulate {self.accumulate} equal "
-                "parts. Choose a multiple of it."
+                "micro-batches. Choose a multiple of --accumulate."
             )
 
 

@@ -43,7 +43,7 @@ def pick_device(name: str) -> torch.device:
     device does not exist."""
     if name != "auto":
         if name not in devices():
-            raise UserError(f"--device is {name}. There is auto, {', '.join(devices())}.")
+            raise UserError(f"--device is {name}. Available are auto, {', '.join(devices())}.")
         try:
             return torch.empty(0, device=name).device  # with its index
         except RuntimeError as error:

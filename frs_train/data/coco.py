@@ -176,7 +176,7 @@ def _places(path: Path, records: list[dict], what: str) -> dict[int, int]:
         if first != position:
             raise UserError(
                 f"{path}: two {what} records, {first} and {position}, have the id {record['id']}. Give each "
-                "its own."
+                "record a unique id."
             )
     return places
 
@@ -196,7 +196,7 @@ def _named(path: Path, content: dict) -> tuple[list[CategoryRecord], tuple[str, 
         if category["id"] in used:
             raise UserError(
                 f"{path}: the categories {first['id']} and {category['id']} are both called "
-                f"{category['name']!r} and both have annotations. Give each its own name, or one id to all."
+                f"{category['name']!r} and both have annotations. Give each a unique name, or both one id."
             )
         unused.append(f"category {category['id']} ({category['name']!r})")
     return sorted(kept.values(), key=lambda c: c["id"]), tuple(unused)

@@ -36,8 +36,8 @@ def compatibility(teacher: Detector, student: Detector, *, same_classes: bool = 
     ]
     if not levels:
         raise UserError(
-            f"Teacher and student do not fit together: the {teacher.family} teacher's levels lie at strides "
-            f"{_listed(teacher.strides)}, the {student.family} student's at {_listed(student.strides)}, and "
+            f"Teacher and student do not fit together: the {teacher.family} teacher has levels at strides "
+            f"{_listed(teacher.strides)}, the {student.family} student at {_listed(student.strides)}, and "
             "none is shared. Use detectors whose pyramids overlap."
         )
     why = _head_difference(teacher, student, same_classes)

@@ -53,7 +53,7 @@ def from_torchvision(name: str) -> Detector:
         UserError: the name is unknown, or the weights cannot be downloaded.
     """
     if name not in CATALOGUE:
-        raise UserError(f"torchvision:{name} is unknown here; choose one of {', '.join(CATALOGUE)}.")
+        raise UserError(f"torchvision:{name} is unknown; choose one of {', '.join(CATALOGUE)}.")
     detector = build_detector(CATALOGUE[name], len(_coco_ids()))
     load_weights(detector)
     return detector
@@ -137,8 +137,8 @@ def _fetch(weights: WeightsEnum) -> dict[str, Tensor]:
         return weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         raise UserError(
-            f"{weights} cannot be fetched from {weights.url} ({error}). On a machine without network, put "
-            f"that file into {torch.hub.get_dir()}/checkpoints, or name a checkpoint of your own."
+            f"{weights} cannot be downloaded from {weights.url} ({error}). Without a network connection, put "
+            f"that file into {torch.hub.get_dir()}/checkpoints, or use another checkpoint."
         ) from None
 
 
@@ -146,7 +146,7 @@ def _check(name: str, missing: list[str], unexpected: list[str]) -> None:
     if missing or unexpected:
         raise UserError(
             f"{name}: the weights do not fit this detector: missing {missing[:3]}, "
-            f"left over {unexpected[:3]}."
+            f"unexpected {unexpected[:3]}."
         )
 
 

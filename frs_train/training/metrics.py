@@ -87,7 +87,7 @@ class Metrics:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(
-                f"{self.path} cannot be written: {error.strerror}. Free some space, then "
+                f"{self.path} cannot be written: {error.strerror}. Free some space, and "
                 "continue with --resume."
             ) from None
 

@@ -18,13 +18,13 @@ def two_gpus(monkeypatch):
 
 @pytest.mark.parametrize("name", ["meta", "nonsense", "cuda:99", "cuda:-1", "", "cpu:0", "CPU", "cuda "])
 def test_missing_device_is_an_error(name):
-    with pytest.raises(UserError, match=rf"^--device is {name}\. There is auto, cpu"):
+    with pytest.raises(UserError, match=rf"^--device is {name}\. Available are auto, cpu"):
         distributed.pick_device(name)
 
 
 def test_existing_devices_are_listed(two_gpus):
     assert distributed.devices() == ["cpu", "cuda", "cuda:0", "cuda:1"]
-    with pytest.raises(UserError, match="There is auto, cpu, cuda, cuda:0, cuda:1"):
+    with pytest.raises(UserError, match="Available are auto, cpu, cuda, cuda:0, cuda:1"):
         distributed.pick_device("cuda:2")
     assert distributed.pick_device("cpu") == torch.device("cpu")
 

@@ -38,5 +38,5 @@ def test_different_seeds_give_different_orders():
 
 
 def test_uneven_batches_are_refused():
-    with pytest.raises(UserError, match="4 images cannot be dealt evenly to 3"):
+    with pytest.raises(UserError, match="4 images cannot be split evenly over 3"):
         order(world=3)
