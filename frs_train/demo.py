@@ -141,7 +141,7 @@ def compare(results: dict[str, dict[str, Any]]) -> str:
     """The comparison of the two students in one sentence."""
     alone, taught = (100 * results[name]["AP"] for name in ARMS)
     gain = taught - alone
-    word = "helped" if gain >= 0.5 else "hurt" if gain <= -0.5 else "made no clear difference"
+    word = "helped" if gain >= 0.5 else "hurt" if gain <= -0.5 else "made almost no difference"
     return f"With FRS {taught:.1f} mAP, without {alone:.1f} ({gain:+.1f}): on this run FRS {word}."
 
 
