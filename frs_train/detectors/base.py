@@ -78,7 +78,7 @@ class Detector(nn.Module):
     ) -> Outputs:
         """Losses (if targets are given), pyramid and classification logits of a batch. The head runs once.
 
-        Without targets, only what a teacher is needed for is computed: no box branch, no second stage.
+        Without targets, only what distillation needs is computed: no box branch, no second stage.
 
         Args:
             images: tensors [3, h, w] in 0..1; their sizes may differ.
