@@ -1,10 +1,10 @@
-"""`python -m frs_train` is `frs-train`."""
+"""The entry point of `python -m frs_train` and `frs-train`."""
 
 from frs_train import interrupt
 
 
 def main() -> int:
-    """Runs the command line of this process; returns the exit status. Imports wait until Ctrl-C is heard."""
+    """Installs the signal handlers, then imports and runs the command line; returns the exit status."""
     interrupt.listen(interrupt.leave)
     from frs_train.cli import main as command_line
 

@@ -1,9 +1,9 @@
-"""The one typed configuration of a run. It is saved as `config.json` beside the results and inside every
-checkpoint.
+"""The typed configuration of a run, saved as `config.json` in the run folder and inside every checkpoint.
 
-A command line, a recipe, a test and a saved file all create the same `RunConfig`, and none can create one
-with a value out of range. Sizes are pixels, rates are per iteration (one optimiser step), probabilities are
-fractions.
+A command line, a recipe, a test and a saved file all create the same `RunConfig`; a value out of range is
+refused everywhere. Sizes are in pixels, one iteration is one optimiser step, and probabilities are fractions.
+The docstrings of the options are the help texts of `frs-train COMMAND --help`, which wraps them itself: one
+line each.
 """
 
 from __future__ import annotations
@@ -35,181 +35,176 @@ Amount = real(0, 1e30)  # float32 holds its product with a batch size
 
 @dataclass(frozen=True)
 class DetectorConfig(Options):
-    """What a detector is. `build_detector(config, num_classes)` needs nothing else.
+    """Architecture and post-processing of the detector."""
 
-    A detector resizes its images itself: in evaluation to `min_size[-1]`; in training to one `size` that the
-    trainer draws from `min_size` each step and passes to `Detector.forward(images, targets, size=size)`, so
-    that teacher and student see the same pixels.
-    """
+    # A detector resizes its images itself: to min_size[-1] in evaluation. In training, the trainer draws one
+    # size of min_size for each step and passes it to Detector.forward(images, targets, size=size), so that
+    # teacher and student see the same pixels.
 
     family: Annotated[Family, tyro.conf.arg(name="detector")] = "retinanet"
-    """Detector to train: three of torchvision's, and GFL."""
+    """Detector family: retinanet, fcos and faster-rcnn are torchvision's; gfl is part of this package."""
     backbone: Backbone = "resnet18"
-    """Network below the FPN; resnet10 has one block a stage."""
+    """Backbone below the FPN. resnet10 has one residual block per stage."""
     weights: Literal["coco", "imagenet"] | None = None
-    """`coco` (whole detector), `imagenet` (backbone) or nothing: from scratch."""
+    """Published weights to start from: `coco` (whole detector), `imagenet` (backbone) or None (random)."""
     backbone_width: real(0.125, 8) = 1.0
-    """Multiplies the backbone's channels (64..512 for resnet18; no layer has fewer than 8)."""
+    """Factor for the number of channels in the backbone (64 to 512 in resnet18); a layer has at least 8."""
     trainable_layers: whole(0, 5) = 5
-    """Backbone stages that train, counted from the top; 5 is all of them, torchvision's 3 keeps stem and
-    stage 1."""
+    """Backbone stages to train, the deepest first; 5 trains all, 3 freezes the stem and stage 1."""
     fpn_width: whole(8, 4096) = 256
-    """Channels of the FPN's levels, and of the heads' convolutions."""
+    """Channels of each FPN level and of the convolutions in the head."""
     head_convs: whole(0, 4) = 4
-    """Convolutions in each tower of the head."""
+    """Number of convolutions in each tower of the head."""
     backbone_norm: Literal["frozen", "batch", "group"] = "batch"
-    """Normalisation in the backbone; `frozen` keeps the statistics of the published weights."""
+    """Normalization layers of the backbone. `frozen` is batch norm with constant statistics and weights."""
     head_norm: Literal["none", "group"] = "none"
-    """Normalisation in RetinaNet's towers; FCOS's and GFL's own always have group norm."""
+    """Normalization layers in the towers of RetinaNet. FCOS and GFL always use group norm."""
     anchor_size: whole(4, 4096) = 32
-    """Anchor side at the finest level (stride 8; 4 for Faster R-CNN); doubles with every level."""
+    """Anchor side in pixels at the finest level (stride 8; 4 in Faster R-CNN); it doubles at each level."""
     min_size: several(Side, 1) = (800,)
-    """Shorter image sides to draw from in training; the last is evaluation's."""
+    """Shorter image sides: each training step draws one at random, evaluation uses the last."""
     max_size: Side = 1333
-    """Longer image side at most; an image that would be longer is made smaller."""
+    """Upper limit of the longer image side; a longer image is scaled down further."""
     score_threshold: Fraction = 0.05
-    """Detections of a lower score are dropped."""
+    """Detections with a lower score are dropped."""
     nms_threshold: Fraction = 0.5
-    """Of two boxes of one class that overlap by more (IoU), the one of lower score is dropped."""
+    """IoU above which, of two boxes of the same class, the one with the lower score is dropped."""
     detections_per_image: whole(1, 10**5) = 100
-    """Detections of an image that are kept, best first."""
+    """Maximum number of detections per image; those with the highest scores are kept."""
 
     def check(self) -> None:
         if self.max_size < max(self.min_size):
             raise UserError(
-                f"--max-size is {self.max_size}, less than --min-size {max(self.min_size)}. Raise the one or "
-                "lower the other."
+                f"--max-size is {self.max_size}, less than --min-size {max(self.min_size)}. Raise "
+                "--max-size or lower --min-size."
             )
 
 
 @dataclass(frozen=True)
 class DataConfig(Options):
-    """COCO-format files: an annotation JSON and the folder its `file_name`s are relative to."""
+    """Training and validation set in COCO format."""
 
     train_annotations: Path | None = None
-    """Annotation file of the training set."""
+    """Annotation file of the training set (COCO JSON)."""
     train_images: Path | None = None
-    """Image folder of the training set."""
+    """Folder of the training images; each `file_name` is relative to it."""
     val_annotations: Path | None = None
-    """Annotation file of the validation set."""
+    """Annotation file of the validation set (COCO JSON)."""
     val_images: Path | None = None
-    """Image folder of the validation set."""
+    """Folder of the validation images; each `file_name` is relative to it."""
     workers: Processes = 2
-    """Loader processes of each training process; 0 loads in the training process."""
+    """Data loader processes per training process; 0 loads images in the training process."""
     flip: Fraction = 0.5
-    """Probability of a horizontal flip in training (0 for digits and text)."""
+    """Probability of a horizontal flip in training. Choose 0 for digits and text."""
     jitter: Fraction = 0.0
-    """Strength of brightness, contrast and saturation jitter in training."""
+    """Strength of the random changes of brightness, contrast and saturation in training; 0 is off."""
 
 
 @dataclass(frozen=True)
 class TrainConfig(Options):
-    """The optimisation."""
+    """Length, optimiser, precision, device, logging and checkpoints of the training."""
 
     epochs: real(0, 1e6, above=True) = 12.0
-    """Passes over the training images; 12 is the schedule called 1x. `iterations` overrides it."""
+    """Passes over the training images (12 is the "1x" schedule). `--iterations` overrides it."""
     iterations: Count = 0
-    """Optimiser steps of the run; 0 takes `epochs`."""
+    """Number of optimiser steps; 0 derives it from `--epochs`."""
     batch_size: Images = 16
-    """Images of one optimiser step: over all processes and all accumulated parts."""
+    """Images per optimiser step, summed over all processes and micro-batches."""
     accumulate: Images = 1
-    """Parts that each process's share of the batch is split into."""
+    """Micro-batches per optimiser step; their gradients are accumulated, which saves memory."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """What takes the steps."""
+    """Optimiser."""
     lr: Amount = 0.01
-    """Highest learning rate of the run."""
+    """Peak learning rate."""
     lr_batch: whole(0, 10**6) = 0
-    """Batch size that `lr` is meant for: the rate is scaled by batch_size / lr_batch. 0 takes `lr` as it
-    is."""
+    """Batch size that `--lr` is meant for; the rate scales with batch_size / lr_batch. 0: no scaling."""
     momentum: Decay = 0.9
     """Momentum of SGD."""
     weight_decay: Amount = 1e-4
-    """Pull of the weights to zero: SGD adds it to the gradient, AdamW takes it from the weight."""
+    """Weight decay: part of the gradient in SGD, decoupled from it in AdamW."""
     schedule: Literal["steps", "one-cycle"] = "steps"
-    """How the rate falls: at `lr_steps`, or along a cosine to lr / 1000."""
+    """How the learning rate decreases: in steps at `--lr-steps`, or along a cosine to lr / 1000."""
     lr_steps: several(Fraction, 0) = (8 / 12, 11 / 12)
-    """Fractions of the run after which `steps` divides the rate by 10."""
+    """Fractions of the run at which the schedule `steps` divides the learning rate by 10."""
     lr_warmup: Count = 500
-    """Iterations of rising rate, a quarter of the run at most: linear from lr / 1000 (`steps`), or a cosine
-    from lr / 25 (`one-cycle`)."""
+    """Iterations of learning-rate warm-up, at most a quarter of the run."""
+    # steps: linear from lr / 1000; one-cycle: along a cosine from lr / 25
     clip: Amount = 0.0
-    """Largest gradient norm; 0 does not clip."""
+    """Maximum norm of the gradient; 0 turns clipping off."""
     amp: Precision = "none"
-    """Half precision of the student's passes (autocast)."""
+    """Autocast precision of the student; none is float32."""
     channels_last: bool = False
-    """Keep the student's weights and features with channels last in memory."""
+    """Store the student's weights and features in channels_last layout."""
     ema: Decay = 0.0
-    """Decay of an exponential moving average of the weights, which is then what is evaluated; 0 keeps
-    none."""
+    """Decay of an exponential moving average of the weights, which is then evaluated; 0 is off."""
     seed: Seed = 0
-    """Of every random draw: weights, order of the images, augmentation."""
+    """Seed of everything random: initial weights, order of the images, augmentation."""
     deterministic: bool = True
-    """Deterministic kernels, so that a resumed run ends in the weights of an uninterrupted one."""
+    """Use deterministic kernels, so that a resumed run ends with the weights of an uninterrupted one."""
     device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1` and so on; `auto` takes this process's GPU if there is one."""
+    """`cpu`, `cuda` or `cuda:INDEX`; `auto` uses the GPU of this process if there is one."""
     threads: Processes = 0
-    """CPU threads of torch; 0 leaves torch's choice."""
+    """CPU threads of PyTorch; 0 keeps PyTorch's default."""
     log_every: Period = 20
-    """Iterations between lines of metrics."""
+    """Iterations between two lines of metrics."""
     eval_every: Count = 0
-    """Iterations between evaluations; 0 evaluates at the end only."""
+    """Iterations between two evaluations; 0 evaluates only at the end."""
     checkpoint_every: Count = 500
-    """Iterations between checkpoints; 0 saves at the end only, or when the run is stopped."""
+    """Iterations between two checkpoints; 0 saves only before evaluations and when the run stops."""
     keep: Period = 2
-    """Checkpoints kept."""
+    """Number of checkpoints to keep, the newest first."""
     tensorboard: bool = False
-    """Also write TensorBoard's files."""
+    """Also write TensorBoard logs to the run folder."""
 
     def check(self) -> None:
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"--batch-size {self.batch_size} cannot be split into --accumulate {self.accumulate} equal "
-                "parts. Choose a multiple of it."
+                "micro-batches. Choose a multiple of --accumulate."
             )
 
 
 @dataclass(frozen=True)
 class DistillConfig(Options):
-    """The teacher, and what is learnt from it."""
+    """Teacher and distillation losses."""
 
     teacher: str | None = None
     """Run folder or checkpoint of the teacher, or `torchvision:NAME` for torchvision's COCO weights."""
     method: Method = "frs"
-    """The paper's loss, its two halves, or a baseline: nothing, every location alike, ground-truth boxes."""
+    """The paper's loss (frs), one of its two terms, or a baseline; see "Baselines" in docs/recipes.md."""
     feat_weight: Amount = 0.005
-    """Amount of the feature loss beside the detector's own."""
+    """Weight of the feature loss relative to the detector's own losses."""
     head_weight: Amount = 0.02
-    """Amount of the head loss (classification logits) beside the detector's own."""
+    """Weight of the head loss (classification logits) relative to the detector's own losses."""
     warmup_iters: Count = 500
-    """Iterations of linear rise of both weights, a quarter of the run at most."""
+    """Iterations over which both weights rise linearly from 0, at most a quarter of the run."""
     adapter: Literal["conv3x3", "conv1x1", "mlp1x1", "identity"] = "conv3x3"
-    """What the student's features pass through before they are compared with the teacher's."""
+    """Trained layer that maps the student's features to the teacher's channels, one per level."""
     normalizer: Literal["mask", "mask_channels", "batch", "numel"] = "mask"
-    """What both losses are divided by: the mask's sum, that times the channels, the number of images, or that
-    of elements."""
+    """Divisor of both losses: sum of the mask, this sum times channels, number of images or elements."""
     inherit_head: bool = True
-    """Start the student's head from the teacher's wherever name and shape agree, with `--method none` too."""
+    """Copy the teacher's head to the student before training, if the two fit; also with method none."""
     teacher_amp: Precision = "none"
-    """Half precision of the teacher's pass (autocast)."""
+    """Autocast precision of the teacher; none is float32."""
     teacher_channels_last: bool = False
-    """Keep the teacher's weights and features with channels last in memory."""
+    """Store the teacher's weights and features in channels_last layout."""
     teacher_compile: bool = False
     """Compile the teacher with torch.compile."""
     backend: str = "auto"
-    """Backend of frs_kernels; `auto` takes the fastest that can run."""
+    """Backend of frs_kernels; `auto` uses the fastest one available."""
 
 
 @dataclass(frozen=True)
 class RunConfig(Options):
-    """Everything a run is made from."""
+    """The complete configuration of a run."""
 
     out: Path
-    """Folder of the run."""
+    """Run folder: configuration, metrics, checkpoints and result."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     distill: DistillConfig | None = None
     recipe: str | None = None
-    """Preset whose values the other options start from; see docs/recipes.md."""
+    """Preset that supplies the defaults of the other options; see docs/recipes.md."""
     resume: bool = False
-    """Go on from the newest readable checkpoint in `out`, if there is one."""
+    """Continue from the newest readable checkpoint in `--out`, if there is one."""

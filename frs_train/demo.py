@@ -1,11 +1,9 @@
-"""`frs-train demo`: does distilling by feature richness help, here, today? Two students, one teacher, one
-table.
+"""The demo `frs-train demo`: trains two small students, one without and one with FRS, and compares them.
 
-The teacher ships with the package (`digits_teacher.pt`, its weights in fp16), for a detector that learns from
-scratch needs longer than a demo may take. `python -m frs_train.demo OUT` makes it anew: the digits, the
-training, the file. Both students start from the same weights and the teacher's head, see the same images in
-the same order for the same number of iterations; one of them also learns from the teacher's features and
-head.
+Both students start from the same weights with the teacher's head, and see the same images in the same order
+for the same number of iterations; one of them also learns from the teacher's features and logits. The teacher
+ships with the package (`digits_teacher.pt`, weights in float16), because training it takes longer than a demo
+should. `python -m frs_train.demo OUT` makes the data set, trains the teacher, and writes the file.
 """
 
 from __future__ import annotations
@@ -74,7 +72,7 @@ def demo(out: Path, iterations: int, seed: int, log: Log) -> dict[str, dict[str,
 
 
 def digits(folder: Path, train: int, val: int, seed: int, log: Log) -> DataConfig:
-    """The digits data set, made if it does not exist."""
+    """The digits data set in `folder`, created if it does not exist."""
     if not (folder / "val.json").exists():
         log.say(f"Making {train} + {val} images of real digit scans in composed scenes in {folder}.")
         make_digits(folder, train, val, SIZE, seed)
@@ -88,19 +86,19 @@ def evaluate_teacher(data: DataConfig, log: Log) -> dict[str, Any]:
     device = distributed.pick_device("auto")
     detector, classes = read_detector(str(TEACHER), log)
     validation = open_eval(data.val_annotations, data.val_images, classes, "the teacher", log)
-    found = evaluate(detector.to(device), validation, device)
+    scores = evaluate(detector.to(device), validation, device)
     return {
-        **found,
+        **scores,
         "parameters": sum(p.numel() for p in detector.parameters()),
         "seconds_per_iteration": None,
     }
 
 
 def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfig, log: Log) -> None:
-    """Writes the table (results.md, results.json), curves, mask pictures and the report, and prints who
-    won."""
+    """Writes the table (results.md, results.json), curves, pictures of masks and the report; prints the table
+    and the comparison."""
     verdict = compare(results)
-    rows = [[name, *cells(found)] for name, found in results.items()]
+    rows = [[name, *cells(result)] for name, result in results.items()]
     log.console.print(as_table(rows))
     log.say(verdict)
     head = ["", *COLUMNS]
@@ -120,19 +118,19 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfi
 COLUMNS = ("mAP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "parameters", "s/iteration")
 
 
-def cells(found: dict[str, Any]) -> list[str]:
-    """A result as text in the order of `COLUMNS`; AP in per cent."""
-    scores = [found[name] for name in list(METRICS)[:6]]
-    seconds = found["seconds_per_iteration"]
+def cells(result: dict[str, Any]) -> list[str]:
+    """A result as texts in the order of `COLUMNS`; AP in per cent."""
+    scores = [result[name] for name in list(METRICS)[:6]]
+    seconds = result["seconds_per_iteration"]
     return [
         *("-" if score is None else f"{100 * score:.1f}" for score in scores),
-        f"{found['parameters']:,}",
+        f"{result['parameters']:,}",
         "-" if seconds is None else f"{seconds:.3f}",
     ]
 
 
 def as_table(rows: list[list[str]]) -> Table:
-    """The rows for a terminal."""
+    """The rows as a table for the terminal."""
     table = Table(Column("", no_wrap=True), *COLUMNS, padding=(0, 0))
     for line in rows:
         table.add_row(*line)
@@ -140,22 +138,22 @@ def as_table(rows: list[list[str]]) -> Table:
 
 
 def compare(results: dict[str, dict[str, Any]]) -> str:
-    """Who won, in a sentence."""
+    """The comparison of the two students in one sentence."""
     alone, taught = (100 * results[name]["AP"] for name in ARMS)
     gain = taught - alone
-    word = "helped" if gain >= 0.5 else "hurt" if gain <= -0.5 else "made no difference to speak of"
+    word = "helped" if gain >= 0.5 else "hurt" if gain <= -0.5 else "made almost no difference"
     return f"With FRS {taught:.1f} mAP, without {alone:.1f} ({gain:+.1f}): on this run FRS {word}."
 
 
 def make_teacher(out: Path, log: Log) -> Path:
-    """Makes the shipped teacher: digits, training, and `digits_teacher.pt` in the folder `out`."""
+    """Trains the shipped teacher on a new digits data set; returns the path of its `digits_teacher.pt`."""
     data = digits(out / "digits", train=6000, val=300, seed=0, log=log)
     fit(RunConfig(out / "run", TEACHER_DETECTOR, data, TEACHER_TRAIN, resume=True), log)
     return pack(out / "run", out / TEACHER.name, log)
 
 
 def pack(run: Path, path: Path, log: Log) -> Path:
-    """Writes a checkpoint without the content that only resuming needs, weights in fp16."""
+    """Writes the newest checkpoint of a run for detection only: weights in float16, nothing for resuming."""
     content = checkpoint.read(run, log.warn)
     model = {k: v.half() if v.is_floating_point() else v for k, v in content["model"].items()}
     config = {**content["config"], "out": "", "data": DataConfig().__dict__}

@@ -1,4 +1,4 @@
-"""One process or several (torchrun): the few collectives that training needs; no-ops in a single process."""
+"""Processes and devices: the collectives that training needs, which do nothing in a single process."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def group(device: torch.device) -> Iterator[None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name; `auto` is this process's GPU if there is one. Raises `UserError` if the device
-    does not exist."""
+    """The device with this name; `auto` is the GPU of this process if there is one. Raises `UserError` if the
+    device does not exist."""
     if name != "auto":
         if name not in devices():
-            raise UserError(f"--device is {name}. There is auto, {', '.join(devices())}.")
+            raise UserError(f"--device is {name}. Available are auto, {', '.join(devices())}.")
         try:
             return torch.empty(0, device=name).device  # with its index
         except RuntimeError as error:
@@ -63,7 +63,7 @@ def devices() -> list[str]:
 
 
 def any_of(flag: int) -> int:
-    """The largest of the processes' flags."""
+    """The largest flag of all processes."""
     if world() == 1:
         return flag
     flags = torch.tensor(flag)
@@ -72,19 +72,19 @@ def any_of(flag: int) -> int:
 
 
 def add(values: Tensor) -> Tensor:
-    """The sum of the processes' tensors, in place."""
+    """The sum of a tensor over all processes, in place."""
     if world() > 1:
         dist.all_reduce(values)
     return values
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean of the processes' tensors."""
+    """The mean of a tensor over all processes."""
     return add(values) / world()
 
 
 def gather(value: Any) -> list[Any]:
-    """The processes' objects, in the order of their ranks."""
+    """The objects of all processes, in the order of their ranks."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()

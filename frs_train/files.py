@@ -16,9 +16,9 @@ from frs_train.text import printable
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Creates the folder of a run and locks it (.lock) for all processes of the run while the block lasts.
+    """Creates the folder of a run and locks it (.lock) for all processes of the run during the block.
 
-    The kernel holds the lock on an open file, and releases it when the process ends, however it ends.
+    The kernel holds the lock on an open file, and releases it when the process ends, even if it is killed.
 
     Raises:
         UserError: another run holds it, or the folder cannot be written.
@@ -43,8 +43,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces the content of a file. At any moment the path holds either the old content or the new,
-    complete.
+    """Replaces the content of a file. The path always has either the whole old content or the whole
+    new one.
 
     Raises `UserError` if the content cannot be written (a full disk, no permission).
     """
@@ -66,7 +66,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file if that is possible."""
+    """Removes a file if possible."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -85,8 +85,8 @@ LONGEST = 200  # bytes of a file name without its suffix; file systems allow 255
 
 
 def picture_names(files: Sequence[str]) -> list[str]:
-    """A PNG name per image file, unique within one folder: the image's name with _ for /, and a number where
-    that name is taken. Names that differ only in case count as equal, as on case-insensitive file systems."""
+    """A PNG name for each image file, unique within a folder: the name with _ for /, and a number if that
+    name is taken. Names that differ only in case count as equal, as on case-insensitive file systems."""
     taken: set[str] = set()
     names = []
     for file in files:

@@ -1,7 +1,6 @@
-"""How Ctrl-C (SIGINT) and SIGTERM end a command, from its first moment on: one line, and 128 plus the
-signal's number as the exit status.
+"""The handlers of SIGINT (Ctrl-C) and SIGTERM: a command ends with one line and exit status 128 + signal.
 
-Imports nothing heavy, so that the handlers are installed before the heavy imports.
+This module imports nothing heavy, so that the handlers are installed before the heavy imports.
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ def leave(number: int, _: FrameType | None = None) -> None:
 
 
 def unwind(number: int, frame: FrameType | None) -> None:
-    """Raises `KeyboardInterrupt(number)`, so that open resources are closed. During an import it leaves
-    instead: C code would swallow the exception or replace it. A second signal makes the process leave at
-    once."""
+    """Raises `KeyboardInterrupt(number)`, so that open resources are closed. During an import the process
+    ends at once, because C code could swallow or replace the exception. A second signal also does so."""
     if _importing(frame):
         leave(number)
     listen(leave)
@@ -47,7 +45,7 @@ def listen(handler) -> None:
 
 @contextlib.contextmanager
 def unwinding() -> Iterator[None]:
-    """While the block lasts, signals unwind the command (`unwind`) instead of ending it (`leave`)."""
+    """In this block, signals raise an exception (`unwind`) instead of ending the process (`leave`)."""
     if leave not in map(signal.getsignal, SIGNALS):  # the caller, a test for example, handles signals itself
         yield
         return

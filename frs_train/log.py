@@ -1,4 +1,4 @@
-"""Lines and progress bars on the terminal, from process 0."""
+"""The log of a command: lines and progress bars on the terminal, from process 0."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from frs_train import distributed
 
 
 class Log:
-    """Prints for a command, in process 0 only."""
+    """Prints lines and progress bars; only process 0 prints."""
 
     def __init__(self, quiet: bool = False):
         self.console = Console(
@@ -34,20 +34,19 @@ class Log:
         )
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Prints one line."""
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """One line that stands out."""
+        """Prints one line as a warning."""
         self.console.print(f"warning: {text}", markup=False, style="yellow")
 
     @contextlib.contextmanager
     def progress(self, total: int, done: int, what: str) -> Iterator[Callable[..., None]]:
-        """A progress bar while the block lasts, below the bar of an enclosing block: name, count, rate, time
-        left.
+        """Shows a progress bar during the block, below the bar of an enclosing block.
 
-        Yields a function that takes `advance` or `completed` (counts), and `text` and `rate` (shown as they
-        are). Nothing is drawn into a file or a pipe, where `Metrics` prints lines instead.
+        Yields a function that takes `advance` or `completed` (counts), and `text` and `rate` (shown
+        unchanged). Nothing is drawn into a file or a pipe, where `Metrics` prints lines instead.
         """
         with contextlib.ExitStack() as stack:
             if not self.bar.live.is_started:

@@ -1,7 +1,7 @@
-"""Options with ranges: an instance with a value out of range cannot be created.
+"""Options with ranges: base class, types, and conversion to and from JSON.
 
-The range of an option is part of its type, made by `whole`, `real` or `several`. It is checked from there,
-shown by `--help`, and named in the error message.
+The range of an option is part of its type, which `whole`, `real` or `several` makes. Creating an instance
+checks the range, `--help` shows it, and the error message names it.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ OptionSet = TypeVar("OptionSet", bound="Options")
 
 
 class Range(str):
-    """The values that an option takes, in words."""
+    """The allowed values of an option, in words."""
 
 
 def whole(low: int, high: int) -> Any:
-    """The type of an option that is an integer from `low` to `high`."""
+    """The type of an integer option from `low` to `high`, both included."""
     return _within(Annotated[int, Field(ge=low, le=high)], f"{low} to {high}")
 
 
 def real(low: float, high: float, *, above: bool = False, below: bool = False) -> Any:
-    """The type of an option that is a number from `low` to `high`; `above` and `below` exclude that end."""
+    """The type of a float option from `low` to `high`; `above` excludes `low`, `below` excludes `high`."""
     bounds = {"gt" if above else "ge": low, "lt" if below else "le": high}
     text = f"{'above ' * above}{low:g} to {'below ' * below}{high:g}"
     return _within(Annotated[float, Field(**bounds, allow_inf_nan=False)], text)
 
 
 def several(kind: Any, least: int) -> Any:
-    """The type of an option that takes `least` or more values, each of a type made by `whole` or `real`."""
+    """The type of an option with `least` or more values, each of a type made by `whole` or `real`."""
     text = f"{least} or more numbers, each {_range(kind)}"
     return _within(Annotated[tuple[kind, ...], Field(min_length=least)], text)
 
@@ -55,8 +55,10 @@ def _metadata(kind: Any) -> tuple[Any, ...]:
 
 
 class Options:
-    """Base of the dataclasses that hold options. Converts each value to the type of its field where that
-    loses nothing (a list to a tuple, a string to a path).
+    """Base class of the dataclasses of options.
+
+    Converts each value to the type of its field where nothing is lost (a list to a tuple, a string to a
+    path).
 
     Raises:
         UserError: a value is out of its range, or contradicts another option.
@@ -67,7 +69,7 @@ class Options:
     def __post_init__(self) -> None:
         for name, kind in _hints(type(self)).items():
             value = getattr(self, name)
-            if value is tyro.MISSING:  # still to come from the command line
+            if value is tyro.MISSING:  # the command line sets it later
                 continue
             try:
                 object.__setattr__(self, name, _adapter(kind).validate_python(value))
@@ -76,7 +78,7 @@ class Options:
         self.check()
 
     def check(self) -> None:
-        """Raises `UserError` where options contradict each other."""
+        """Raises `UserError` if options contradict each other."""
 
 
 def to_dict(options: Options) -> dict[str, Any]:
@@ -85,10 +87,10 @@ def to_dict(options: Options) -> dict[str, Any]:
 
 
 def from_dict(kind: type[OptionSet], values: dict[str, Any]) -> OptionSet:
-    """The inverse of `to_dict`. Missing options take their defaults.
+    """The inverse of `to_dict`. A missing option takes its default.
 
     Raises:
-        UserError: an option is unknown to this version, is missing without a default, or is out of its range.
+        UserError: an option does not exist, has no default and is missing, or is out of its range.
     """
     try:
         return _adapter(kind).validate_python(values)
@@ -108,7 +110,7 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 
 def _refusal(kind: type, error: ValidationError, inside: tuple[str, ...] = ()) -> UserError:
-    """The first error in one paragraph: the option as it is typed, its value, its range."""
+    """The first error as one paragraph: option as on the command line, value, allowed values."""
     wrong = error.errors(include_url=False)[0]
     path = (*inside, *wrong["loc"])
     hint, name = _find(kind, path)
@@ -117,7 +119,10 @@ def _refusal(kind: type, error: ValidationError, inside: tuple[str, ...] = ()) -
     if wrong["type"] == "missing":
         return UserError(f"{name} is missing.")
     allowed = _range(hint)
-    reason = f"Its range is {allowed}" if allowed else wrong["msg"]
+    if wrong["type"] == "literal_error":
+        reason = f"It must be {wrong['ctx']['expected']}"
+    else:
+        reason = f"Its range is {allowed}" if allowed else wrong["msg"]
     return UserError(f"{name} is {shortened(repr(wrong['input']))}. {reason}.")
 
 

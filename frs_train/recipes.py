@@ -1,9 +1,9 @@
-"""The paper's pairs as presets: `frs-train train --recipe NAME` trains the teacher, `distill --recipe NAME`
-the student.
+"""The recipes: presets of options for the pairs of teacher and student in the paper.
 
-Schedules and augmentation are those of the mmdetection configurations that the official code starts from;
-loss weights and warm-up are the paper's. Every other option of the command line still applies on top, and the
-learning rate is scaled linearly with the batch size. The mAP in `published` is the paper's, not ours.
+`frs-train train --recipe NAME` trains the teacher, `distill --recipe NAME` the student. Schedules and
+augmentation follow the mmdetection configurations of the official code; loss weights and warm-up are those of
+the paper. Options on the command line override those of the recipe, and the learning rate scales linearly
+with the batch size. `published` is the mAP in the paper; it has not been reproduced with this package.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from frs_train.errors import UserError
 
 @dataclass(frozen=True)
 class Recipe:
-    """A teacher, a student, and how the student learns."""
+    """The options of a teacher and a student, and the name of the preset."""
 
     name: str
     teacher: DetectorConfig
@@ -33,13 +33,13 @@ RANGE_480 = tuple(range(480, 801, 32))
 
 
 def _pair(base: DetectorConfig) -> dict[str, DetectorConfig]:
-    """ResNet-101 and ResNet-50 from ImageNet, stem and first stage frozen, batch norm frozen."""
+    """ResNet-101 and ResNet-50 with ImageNet weights; stem, first stage and batch norm are frozen."""
     base = replace(base, weights="imagenet", trainable_layers=3, backbone_norm="frozen")
     return {"teacher": replace(base, backbone="resnet101"), "student": replace(base, backbone="resnet50")}
 
 
 def _schedule(epochs: float, lr: float = 0.01, clip: float = 0.0) -> TrainConfig:
-    """1x is 12 epochs and 2x 24; the rate is for a batch of 16 and falls after 8/12 and 11/12 of the run."""
+    """12 epochs (1x) or 24 (2x). `lr` is for a batch of 16, and is divided by 10 after 8/12 and 11/12."""
     return TrainConfig(epochs=epochs, batch_size=16, lr=lr, lr_batch=16, lr_warmup=500, clip=clip)
 
 
@@ -93,7 +93,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of a name. Raises `UserError` listing the names there are."""
+    """The recipe with this name. Raises `UserError`, which lists the names, if there is none."""
     if name not in RECIPES:
         raise UserError(f"There is no recipe {name!r}. Choose one of {', '.join(RECIPES)}.")
     return RECIPES[name]

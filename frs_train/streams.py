@@ -1,7 +1,7 @@
-"""The random streams of a run: every draw is a function of the run's seed and of where it is made.
+"""The random streams of a run: each draw is a function of the run's seed and the place of the draw.
 
-So no generator state is saved, and a draw does not depend on the number of processes or on an interruption.
-(The digits data set has a generator of its own, see `data.digits`.)
+No generator state has to be saved, and a draw does not depend on the number of processes or on interruptions.
+The digits data set does not use these streams (see `data.digits`).
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from enum import IntEnum
 
 
 class Stream(IntEnum):
-    """What is drawn, and which numbers say where. The values are part of every run's reproducibility."""
+    """The kinds of draws, and the numbers that identify a place. Other values would change all runs."""
 
     WEIGHTS = 0
-    """The initial weights of student and adapters."""
+    """Initial weights of student and adapters."""
     AUGMENTATION = 1
-    """Flip and jitter of an image; its position in the sequence of all epochs."""
+    """Flip and jitter of an image. Place: its position in the sequence of all epochs."""
     ORDER = 2
-    """The order of the images; the epoch."""
+    """Order of the images. Place: the epoch."""
     STEP = 3
-    """Draws within an optimiser step (sampling of proposals); iteration and process."""
+    """Draws within an optimiser step (sampling of proposals). Place: iteration and process."""
     SIZE = 4
-    """The image size of a step; the iteration."""
+    """Image size of a step. Place: the iteration."""
 
 
 def seed_of(seed: int, stream: Stream, *place: int) -> int:
-    """The seed of a stream at a place, for a run's seed."""
+    """The seed of a draw, for the seed of the run."""
     return mix(seed, stream, *place)
 
 

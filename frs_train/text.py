@@ -1,15 +1,13 @@
-"""Text that may contain anything (names of classes, files and runs), made fit to be drawn, printed and
-stored."""
+"""Functions that make any text (names of classes, files and runs) safe to print and draw."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """The text with control characters and lone surrogates, which neither fonts nor UTF-8 have, as
-    escapes."""
+    """The text with unprintable characters (control characters, lone surrogates) replaced by escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shortened(text: str, most: int = 60) -> str:
-    """The beginning of a text that may be too long for a message."""
+    """The text, cut after `most` characters."""
     return text if len(text) <= most else f"{text[:most]}..."

@@ -1,6 +1,6 @@
-"""The subcommands: what each does, the type of its configuration, and the function that runs it.
+"""The subcommands: description, options and function of each.
 
-Heavy imports wait until a command runs.
+The functions import torch and the rest of the package themselves, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ class Command:
     """A subcommand."""
 
     description: str
-    """What `--help` says it does."""
+    """The text in `--help`."""
     configuration: type[Options]
-    """Its options; no two commands have the same type."""
+    """The type of its options; each command has its own, by which the parser identifies the command."""
     run: Callable[[Any, Log], None]
-    """Called with an instance of `configuration`."""
+    """Runs the command, given an instance of `configuration`."""
     default: Callable[[Recipe], Options] | None = None
-    """The values that a recipe gives its options."""
+    """The default options under a recipe."""
 
 
 @dataclass(frozen=True)
 class PlainRunConfig(RunConfig):
-    """A run as `train` shows it: without the options of a distillation."""
+    """Options of `train`: those of a run without distillation."""
 
     distill: tyro.conf.Suppress[None] = None
 
 
 @dataclass(frozen=True)
 class DistilledRunConfig(RunConfig):
-    """A run as `distill` shows it: with the options of a distillation."""
+    """Options of `distill`: those of a run with distillation."""
 
     distill: DistillConfig = field(default_factory=DistillConfig)
 
@@ -56,17 +56,17 @@ class EvalConfig(Options):
     """Options of `eval`."""
 
     checkpoint: Positional[str]
-    """Run folder (its newest checkpoint), checkpoint file, or torchvision:NAME."""
+    """Run folder (the newest checkpoint is used), checkpoint file, or torchvision:NAME."""
     annotations: Path
-    """COCO-format annotation file."""
+    """Annotation file (COCO JSON)."""
     images: Path
-    """Folder that its file names are relative to."""
+    """Folder of the images; each `file_name` is relative to it."""
     batch_size: Images = 8
-    """Images that are detected at once."""
+    """Images per forward pass."""
     workers: Processes = 2
-    """Loader processes; 0 loads in this one."""
+    """Data loader processes; 0 loads images in the main process."""
     device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1` and so on; `auto` takes a GPU if there is one."""
+    """`cpu`, `cuda` or `cuda:INDEX`; `auto` uses a GPU if there is one."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,19 @@ class VisualizeConfig(Options):
     """Options of `visualize`."""
 
     checkpoint: Positional[str]
-    """Run folder (its newest checkpoint), checkpoint file, or torchvision:NAME."""
+    """Run folder (the newest checkpoint is used), checkpoint file, or torchvision:NAME."""
     annotations: Path
-    """COCO-format annotation file."""
+    """Annotation file (COCO JSON)."""
     images: Path
-    """Folder that its file names are relative to."""
+    """Folder of the images; each `file_name` is relative to it."""
     out: Path
-    """Folder of the PNGs."""
+    """Folder to write the PNG files to."""
     limit: Count = 16
-    """Images to draw, from the first on; 0 draws all."""
+    """Number of images to draw, from the start of the file; 0 draws all."""
     score: Fraction = 0.3
-    """Least score of a detection that is drawn."""
+    """Minimum score of the detections that are drawn."""
     device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1` and so on; `auto` takes a GPU if there is one."""
+    """`cpu`, `cuda` or `cuda:INDEX`; `auto` uses a GPU if there is one."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class ReportConfig(Options):
     """Options of `report`."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run folders."""
+    """Run folders to compare."""
     out: Path = Path("report.html")
-    """File to write."""
+    """HTML file to write."""
     images: Count = 2
-    """Validation images whose masks are drawn; 0 draws none."""
+    """Number of validation images whose masks are drawn."""
 
     def check(self) -> None:
         if not self.runs:
@@ -110,9 +110,9 @@ class ExportConfig(Options):
     """Options of `export`."""
 
     checkpoint: Positional[str]
-    """Run folder (its newest checkpoint), checkpoint file, or torchvision:NAME."""
+    """Run folder (the newest checkpoint is used), checkpoint file, or torchvision:NAME."""
     out: Path
-    """File to write; FILE.json beside it names the classes in the order of their labels."""
+    """File to write. OUT.json lists the class names in the order of their labels."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ class DemoConfig(Options):
     """Options of `demo`."""
 
     out: Path = Path("runs/demo")
-    """Folder of the data set, both runs and the results."""
+    """Folder for the data set, both runs and the results."""
     iterations: Period = 1000
-    """Of each student."""
+    """Training iterations of each student."""
     seed: Seed = 0
-    """Of the data set and of both students."""
+    """Seed of the data set and of both students."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +132,15 @@ class MakeDigitsConfig(Options):
     """Options of `make-digits`."""
 
     out: Positional[Path]
-    """Folder of the data set."""
+    """Folder to write the data set to."""
     train: Images = 400
-    """Training images."""
+    """Number of training images."""
     val: Images = 100
-    """Validation images."""
+    """Number of validation images."""
     size: whole(32, 4096) = 128
-    """Side of an image in pixels."""
+    """Side of the square images in pixels."""
     seed: Seed = 0
-    """Of every random draw."""
+    """Seed of the random generator."""
 
 
 def train(config: RunConfig, log: Log) -> None:
@@ -234,42 +234,42 @@ def student_of(recipe: Recipe) -> DistilledRunConfig:
 
 COMMANDS = {
     "train": Command(
-        "Train a plain detector (a teacher, or a student that learns alone).",
+        "Train a detector without distillation (a teacher, or a student as baseline).",
         PlainRunConfig,
         train,
         teacher_of,
     ),
     "distill": Command(
-        "Train a student with a teacher, by FRS or by one of the baselines (--method).",
+        "Train a student with a teacher, by FRS or by a baseline (--method).",
         DistilledRunConfig,
         train,
         student_of,
     ),
     "eval": Command(
-        "Evaluate a run or a checkpoint with pycocotools; the metrics are printed as JSON.",
+        "Evaluate a run or a checkpoint with pycocotools and print the metrics as JSON.",
         EvalConfig,
         evaluate,
     ),
     "visualize": Command(
-        "Draw what a detector finds rich: its FRS masks level by level, beside boxes and detections, a PNG "
-        "an image.",
+        "Draw the FRS masks of a detector, one PNG file per image: ground truth, detections, and the mask of "
+        "each FPN level.",
         VisualizeConfig,
         visualize,
     ),
-    "report": Command("Render runs side by side as one self-contained HTML page.", ReportConfig, report),
+    "report": Command("Compare runs in one self-contained HTML page.", ReportConfig, report),
     "export": Command(
-        "Write the student alone, as a state dict that torchvision's own model loads with strict=True.",
+        "Write a detector as a state dict that torchvision's model of the same architecture loads.",
         ExportConfig,
         export,
     ),
     "demo": Command(
-        "Distil a small detector here and now: digits, teacher, student without and with FRS, and what came "
-        "of it.",
+        "Train two small students on digits, without and with FRS, and compare their results. The teacher is "
+        "included.",
         DemoConfig,
         demo,
     ),
     "make-digits": Command(
-        "Make the digits data set: real scans of handwritten digits in composed scenes on real photographs.",
+        "Create the digits data set: scans of handwritten digits, composed into scenes on photographs.",
         MakeDigitsConfig,
         make_digits,
     ),

@@ -1,4 +1,7 @@
-"""The command line: `frs-train COMMAND`. What the user can put right is one paragraph and exit code 2."""
+"""The command line `frs-train COMMAND`: parses it, runs the command, and turns exceptions into exit codes.
+
+An error that the user can correct prints one paragraph, without a traceback, and exits with code 2.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,12 @@ from frs_train.log import Log
 from frs_train.options import Options
 from frs_train.recipes import find_recipe
 
+DESCRIPTION = "Train object detectors with or without feature-richness distillation, and evaluate them."
+
 
 def parse(arguments: Sequence[str]) -> tuple[Command, Options]:
-    """The command of a command line and its configuration. `--recipe` gives `train` and `distill` other
-    defaults."""
+    """The command of a command line and its configuration. `--recipe` changes the defaults of `train` and
+    `distill`."""
     recipe = find_recipe(name) if (name := _option(arguments, "--recipe")) else None
     union: Any = None
     for name, command in COMMANDS.items():
@@ -29,13 +34,13 @@ def parse(arguments: Sequence[str]) -> tuple[Command, Options]:
         kind = Annotated[command.configuration, subcommand]
         union = kind if union is None else union | kind
     configuration = tyro.cli(
-        tyro.conf.OmitArgPrefixes[union], prog="frs-train", args=list(arguments), description=__doc__
+        tyro.conf.OmitArgPrefixes[union], prog="frs-train", args=list(arguments), description=DESCRIPTION
     )
     return next(c for c in COMMANDS.values() if c.configuration is type(configuration)), configuration
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The value of an option before the real parsing, `--name VALUE` or `--name=VALUE`."""
+    """The value of an option, `--name VALUE` or `--name=VALUE`, before the whole line is parsed."""
     for position, argument in enumerate(arguments):
         if argument == name and position + 1 < len(arguments):
             return arguments[position + 1]
@@ -52,18 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with unwinding():
                 command.run(configuration, Log())
         finally:
-            sys.stdout.flush()  # here, where a reader that has left can be met, and not when Python ends
+            sys.stdout.flush()  # here, so that BrokenPipeError is caught below
     except UserError as error:
         print(f"frs-train: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever reads the output, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of the output, `head` for example, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         print(f"frs-train: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        print(f"frs-train: {stopped} Go on with --resume.", file=sys.stderr)
+        print(f"frs-train: {stopped} Continue with --resume.", file=sys.stderr)
         return stopped.code
     except KeyboardInterrupt as interrupted:
         print(MESSAGE, file=sys.stderr)

@@ -110,8 +110,8 @@ def read_content(path: Path) -> Content:
         content = READER.validate_json(data)
         _release_free_memory()
         return content
-    except ValidationError as found:
-        error = found.errors(include_url=False, include_input=False)[0]
+    except ValidationError as invalid:
+        error = invalid.errors(include_url=False, include_input=False)[0]
     if error["type"] == "json_invalid":
         raise UserError(
             f"Annotation file {path} is not valid JSON: {error['ctx']['error']}. It may be cut off; write or "
@@ -164,8 +164,8 @@ def _complaint(place: tuple, content: Any) -> str:
         return f": {noun} {position} is {_shown(record)}, not an object."
     name = f": {noun} {position} (id {_shown(record.get('id'))})"
     expected = TypeAdapter(fields).json_schema()["properties"][field]["description"]
-    found = f'has "{field}": {_shown(record[field])}' if field in record else f'has no "{field}"'
-    return f"{name} {found}. It must be {expected}. Correct the record."
+    actual = f'has "{field}": {_shown(record[field])}' if field in record else f'has no "{field}"'
+    return f"{name} {actual}. It must be {expected}. Correct the record."
 
 
 def _shown(value: Any) -> str:

@@ -109,10 +109,10 @@ class CocoFile:
         owners = np.repeat(self.images.ids, np.diff(a.starts))
         columns = (owners, a.category, a.bbox, a.area, (~a.learnt).astype(int))
         names = ("image_id", "category_id", "bbox", "area", "iscrowd")
-        found = defaultdict(list)
+        by_image = defaultdict(list)
         for row, values in enumerate(zip(*(c.tolist() for c in columns), strict=True), start=1):
-            found[values[0]].append({"id": row, **dict(zip(names, values, strict=True))})
-        return dict(found)
+            by_image[values[0]].append({"id": row, **dict(zip(names, values, strict=True))})
+        return dict(by_image)
 
     def summary(self) -> str:
         """One line for the log: the content of the file and what was left out."""
@@ -176,7 +176,7 @@ def _places(path: Path, records: list[dict], what: str) -> dict[int, int]:
         if first != position:
             raise UserError(
                 f"{path}: two {what} records, {first} and {position}, have the id {record['id']}. Give each "
-                "its own."
+                "record a unique id."
             )
     return places
 
@@ -196,7 +196,7 @@ def _named(path: Path, content: dict) -> tuple[list[CategoryRecord], tuple[str, 
         if category["id"] in used:
             raise UserError(
                 f"{path}: the categories {first['id']} and {category['id']} are both called "
-                f"{category['name']!r} and both have annotations. Give each its own name, or one id to all."
+                f"{category['name']!r} and both have annotations. Give each a unique name, or both one id."
             )
         unused.append(f"category {category['id']} ({category['name']!r})")
     return sorted(kept.values(), key=lambda c: c["id"]), tuple(unused)

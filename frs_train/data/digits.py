@@ -1,14 +1,14 @@
-"""make-digits: a small detection data set in COCO format, made offline from real scans and photographs.
+"""The digits data set of `frs-train make-digits`: detection in COCO format, made without a network.
 
-Every object is one of scikit-learn's 1,797 scanned handwritten digits (8x8 grey levels, UCI optdigits),
-enlarged, rotated and drawn onto a crop of a photograph that ships with scikit-learn or scikit-image, among
-random pen strokes: *real scans in composed scenes*. The shapes of the digits and the backgrounds are real,
-the arrangement is not.
+Every object is one of the 1,797 scans of handwritten digits in scikit-learn (8x8 grey levels, UCI optdigits).
+It is enlarged, rotated, and drawn onto a crop of a photograph from scikit-learn or scikit-image, among random
+pen strokes. The digits and the backgrounds are real; their arrangement is synthetic.
 
-No digit scan and no photograph is in both splits. The scans are split by position in the collection, not at
-random: neighbours are often by the same writer, so validation mostly shows unseen hands. The same arguments
-give the same bytes, and image i of a split depends on (seed, size, i) alone: a larger set extends a smaller
-one. Boxes enclose the whole digit, also where another digit lies over part of it.
+No scan and no photograph is in both splits. The scans are split by their position in the collection and not
+at random: neighbours are often by the same writer, so that most digits of the validation set are by writers
+who are not in the training set. The same arguments give the same bytes. Image i of a split depends only on
+(seed, size, i), so a larger set extends a smaller one. A box encloses the whole digit, including the part
+that another digit covers.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ PHOTOGRAPHS = {
 }
 FOLDERS = {"sklearn": ("sklearn.datasets", "images"), "skimage": ("skimage", "data")}
 SCANS = {"train": slice(0, 1437), "val": slice(1437, 1797)}
-TRIES = (5, 9)  # digits tried per image, inclusive; a digit that would cover another too much is skipped
-SIDES = (0.28, 0.56)  # a digit's side over the image's: 27 to 54 pixels at 96
-MAX_TURN = 25.0  # degrees; a 6 stays a 6
-MIN_VISIBLE = 0.85  # share of a digit's ink that must stay visible under later ones
+TRIES = (5, 9)  # fewest and most candidates per image; one that would cover another digit too much is skipped
+SIDES = (0.28, 0.56)  # side of a digit / side of the image: 27 to 54 pixels at 96
+MAX_TURN = 25.0  # degrees; small enough that a 6 does not become a 9
+MIN_VISIBLE = 0.85  # fraction of a digit's ink that later digits must leave visible
 MAX_OVERLAP = 0.2  # intersection over union of two digits' boxes
-CONTRAST = 110.0  # grey levels between ink and the mean of what lies below
+CONTRAST = 110.0  # grey levels between the ink and the mean of the pixels that it covers
 
 
 class Digit(NamedTuple):
@@ -64,16 +64,16 @@ class Digit(NamedTuple):
 
 
 def make_digits(out: Path | str, train: int, val: int, size: int = 128, seed: int = 0) -> dict[str, Path]:
-    """Writes `out`/images/*.png, then `out`/train.json and `out`/val.json, so an annotation file implies its
-    images.
+    """Writes `out`/images/*.png, then `out`/train.json and `out`/val.json, so that an
+    annotation file exists only if its images do.
 
     Args:
-        train, val: images of each split.
+        train, val: number of images of each split.
         size: side of the square images, in pixels (at least 32).
         seed: any non-negative integer.
 
     Returns:
-        the two annotation files by split; an image record also names its photograph, an annotation its scan.
+        the two annotation files by split. Image records also have `photograph`, annotations have `scan`.
 
     Raises:
         ValueError: counts below zero or a size below 32.
@@ -100,7 +100,7 @@ def make_digits(out: Path | str, train: int, val: int, size: int = 128, seed: in
 
 
 def add_image(record: dict, name: str, source: str, digits: list[Digit]) -> None:
-    """Appends an image and its digits to a COCO record."""
+    """Appends an image and its digits to the content of an annotation file."""
     size = record["info"]["size"]
     number = len(record["images"]) + 1
     image = {"id": number, "file_name": name, "width": size, "height": size, "photograph": source}
@@ -112,7 +112,7 @@ def add_image(record: dict, name: str, source: str, digits: list[Digit]) -> None
 
 
 def coco_header(split: str, size: int, seed: int) -> dict:
-    """A COCO record without images; category ids are the digit plus one."""
+    """The content of an annotation file without images. The category id of a digit is the digit plus one."""
     what = "Real scans in composed scenes: scikit-learn's handwritten digits on crops of real photographs"
     return {
         "info": {"description": f"{what} ({split} split)", "size": size, "seed": seed},
@@ -123,7 +123,7 @@ def coco_header(split: str, size: int, seed: int) -> dict:
 
 
 def compose(split: str, index: int, size: int, seed: int) -> tuple[Image.Image, str, list[Digit]]:
-    """Image `index` of a split: (RGB image, photograph's name, digits in drawing order)."""
+    """Image `index` of a split: (RGB image, name of the photograph, digits in the order of drawing)."""
     rng = np.random.default_rng([seed, size, ("train", "val").index(split), index])
     name = PHOTOGRAPHS[split][rng.integers(len(PHOTOGRAPHS[split]))]
     canvas = np.asarray(draw_strokes(background(name, size, rng), rng), dtype=np.float32)
@@ -144,7 +144,7 @@ def compose(split: str, index: int, size: int, seed: int) -> tuple[Image.Image, 
 
 @cache
 def photograph(name: str) -> Image.Image:
-    """A photograph by its name in `PHOTOGRAPHS`, RGB; read from the installed package, never fetched."""
+    """A photograph by its name in `PHOTOGRAPHS`, RGB, read from the installed package."""
     package, file = name.split("/")
     root, folder = FOLDERS[package]
     with Image.open(str(files(root) / folder / file)) as image:
@@ -161,7 +161,7 @@ def scans() -> tuple[np.ndarray, np.ndarray]:
 
 
 def background(name: str, size: int, rng: np.random.Generator) -> Image.Image:
-    """A random square crop of a photograph, enlarged only where it is smaller than `size`."""
+    """A random square crop of a photograph, resized to `size`; enlarged only if the photograph is smaller."""
     image = photograph(name)
     shorter = min(image.size)
     side = int(rng.integers(min(size, shorter), shorter + 1))
@@ -170,7 +170,7 @@ def background(name: str, size: int, rng: np.random.Generator) -> Image.Image:
 
 
 def draw_strokes(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Draws two to five curved pen strokes that are no digit, as thick as a digit's."""
+    """Draws two to five curved pen strokes, as thick as those of a digit, as distractors."""
     size = image.width
     pen = ImageDraw.Draw(image)
     t = np.linspace(0, 1, 24)[:, None]
@@ -185,7 +185,7 @@ def draw_strokes(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def candidates(split: str, size: int, rng: np.random.Generator) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Digits to place: (scan, digit, ink [size, size] in 0..1), the ink wholly inside the image."""
+    """Digits to place: (scan, digit, ink [size, size] in 0..1), with the ink entirely inside the image."""
     inks, labels = scans()
     first, last = SCANS[split].start, SCANS[split].stop
     for _ in range(int(rng.integers(TRIES[0], TRIES[1] + 1))):

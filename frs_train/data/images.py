@@ -57,23 +57,23 @@ def read_image(path: Path, width: int, height: int) -> tv_tensors.Image:
     except Exception as error:  # Pillow's decoders raise anything on a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"Image {path} cannot be read: {reason}. The file is missing, damaged, too large or no image; "
-            "replace it or remove its record, then continue with --resume."
+            f"Image {path} cannot be read: {reason}. The file is missing, damaged, too large or not an "
+            "image: replace it or remove its record, then continue with --resume."
         ) from None
 
 
 def _decoded(path: Path, file: Image.Image, wanted: tuple[int, int]) -> Image.Image:
     """The image, upright and in RGB. An image that has another size in both orientations is not decoded."""
-    found, turned = file.size, ""
-    if sorted(found) == sorted(wanted):
+    size, turned = file.size, ""
+    if sorted(size) == sorted(wanted):
         upright = ImageOps.exif_transpose(file)
         if upright.size == wanted:
             return _rgb(path, upright)
-        if upright.size != found:
-            turned = f" once it is turned as its EXIF orientation says ({found[0]} x {found[1]} before that)"
-        found = upright.size
+        if upright.size != size:
+            turned = f" after rotation by its EXIF orientation ({size[0]} x {size[1]} before)"
+        size = upright.size
     raise UserError(
-        f"Image {path} is {found[0]} x {found[1]} pixels{turned}, but its record says {wanted[0]} x "
+        f"Image {path} is {size[0]} x {size[1]} pixels{turned}, but its record says {wanted[0]} x "
         f"{wanted[1]}. Its boxes would be wrong: correct the record or the file."
     )
 
@@ -82,10 +82,10 @@ def _rgb(path: Path, image: Image.Image) -> Image.Image:
     """The image in RGB. Pillow would clip 16-bit grey at 255; 32-bit integers and floats have no defined
     white."""
     if image.mode in ("I", "F"):
-        kind = "a whole number of 32 bits" if image.mode == "I" else "a floating point number"
+        kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
         raise UserError(
-            f"Image {path} holds {kind} a pixel (Pillow's mode {image.mode}), and nothing says which is "
-            "white. Save it with 8 or 16 bits."
+            f"Image {path} has {kind} as pixels (mode {image.mode} of Pillow), and does not define which "
+            "value is white. Save it with 8 or 16 bits."
         )
     if image.mode.startswith("I;16"):
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))

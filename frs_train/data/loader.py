@@ -97,8 +97,8 @@ def _death_reported() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"A loader process has died: {str(error).splitlines()[0]} The system ends processes when memory "
-            "is short: give fewer --workers, or none (0), and continue with --resume."
+            f"A loader process has died: {str(error).splitlines()[0]} The system kills processes when memory "
+            "is low: use fewer --workers, or 0, and continue with --resume."
         ) from None
 
 

@@ -39,8 +39,8 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
     ):
         if batch_size % (world * parts):
             raise UserError(
-                f"A batch of {batch_size} images cannot be dealt evenly to {world} processes x {parts} "
-                "accumulated parts. Choose --batch-size as a multiple of their product."
+                f"A batch of {batch_size} images cannot be split evenly over {world} processes x {parts} "
+                "micro-batches. Choose a --batch-size that is a multiple of their product."
             )
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.start, self.stop, self.rank, self.parts = start, stop, rank, parts

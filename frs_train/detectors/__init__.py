@@ -1,8 +1,9 @@
-"""Detectors, each usable as teacher and as student.
+"""The detectors, each of which can be a teacher or a student.
 
-Start with `base` (what every family offers), then a family's own file; `build_detector(config, num_classes)`
-makes one, `load_weights` and `from_torchvision` give it published weights, `compatibility` says what a
-student can learn from a teacher, `torchvision_state_dict` turns one back into plain torchvision.
+Start with `base`, the interface of all families, then read the file of a family. `build_detector(config,
+num_classes)` builds a detector; `load_weights` and `from_torchvision` load published weights; `compatibility`
+says which losses a student and a teacher can share; `torchvision_state_dict` converts a detector to plain
+torchvision.
 """
 
 from frs_train.detectors.base import Detector, Outputs, Target

@@ -1,4 +1,4 @@
-"""ResNet and MobileNetV3 with a feature pyramid, at any width, built from torchvision's own parts."""
+"""Backbones: ResNet and MobileNetV3 of any width with a feature pyramid, built from torchvision's parts."""
 
 from __future__ import annotations
 
@@ -17,36 +17,29 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from frs_train.config import DetectorConfig
 
 RESNETS = {
-    "resnet10": (
-        BasicBlock,
-        [1, 1, 1, 1],
-    ),  # half of ResNet-18: for students that train on a CPU; no published weights
+    "resnet10": (BasicBlock, [1, 1, 1, 1]),  # for students that are trained on a CPU; no published weights
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
     "resnet34": (BasicBlock, [3, 4, 6, 3]),
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
     "resnet101": (Bottleneck, [3, 4, 23, 3]),
 }
 MOBILENET = "mobilenet-v3"
-MOBILENET_STAGES = {
-    2: "2",
-    3: "4",
-    4: "7",
-    5: "16",
-}  # feature level -> the block that ends it, as torchvision counts
+# pyramid level -> the last block of its stage, in torchvision's numbering
+MOBILENET_STAGES = {2: "2", 3: "4", 4: "7", 5: "16"}
 
 
 class Trunk(NamedTuple):
-    """A classification network cut open: its stages, their channels, and its layers in order of depth."""
+    """A classification network as a backbone: its stages, their channels, and its layers by depth."""
 
     body: nn.Module
     stages: dict[int, str]  # pyramid level (log2 of the stride) -> name of the layer that yields it
     channels: dict[int, int]
-    layers: list[str]  # deepest first: what `trainable_layers` counts
+    layers: list[str]  # deepest first, as `trainable_layers` counts them
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with torchvision's 32 groups for 256 channels, and groups of 8 channels in a narrow network:
-    on a level with a single location, a group of one channel would always be normalized to zero."""
+    """GroupNorm with 32 groups as in torchvision, or fewer in a narrow network, so that a group has at least
+    8 channels: a group with one channel at a single location would always be normalized to zero."""
     return nn.GroupNorm(math.gcd(32, max(1, channels // 8), channels), channels)
 
 
@@ -66,7 +59,7 @@ def _resnet(name: str, width: float, norm: Callable[[int], nn.Module]) -> Trunk:
 
 
 class _NarrowResNet(ResNet):
-    """torchvision's ResNet with `width` times its channels in every layer (at least 8 in the first stage)."""
+    """torchvision's ResNet with `width` times the channels in every layer (at least 8 in the first stage)."""
 
     def __init__(self, block, depths, width: float, norm: Callable[[int], nn.Module]):
         super().__init__(block, [1, 1, 1, 1], norm_layer=norm, num_classes=1)
@@ -91,7 +84,7 @@ def _mobilenet(width: float, norm: Callable[[int], nn.Module]) -> Trunk:
 
 
 def _freeze(trunk: Trunk, name: str, trainable_layers: int) -> None:
-    """Freezes all but the `trainable_layers` deepest stages (0..5; 5: all), as torchvision does."""
+    """Freezes all except the `trainable_layers` deepest stages (0..5; 5 freezes none), like torchvision."""
     if trainable_layers == 5:
         return
     if name == MOBILENET:
@@ -105,14 +98,12 @@ def _freeze(trunk: Trunk, name: str, trainable_layers: int) -> None:
 
 
 def build_backbone(config: DetectorConfig, *, first_level: int = 3, extra: str = "p5") -> BackboneWithFPN:
-    """A trunk and its five-level pyramid: P3..P7, or P2..P6 (first_level=2) as two-stage detectors have it.
-
-    Weights are random.
+    """A backbone with random weights and its pyramid of five levels.
 
     Args:
-        config: `backbone`, `backbone_width` (multiplies the trunk's channels), `backbone_norm`, `fpn_width`,
-            `trainable_layers`.
-        extra: what P6 is computed from when first_level is 3: "p5", or "c5" as in the first RetinaNet.
+        config: `backbone`, `backbone_width`, `backbone_norm`, `fpn_width` and `trainable_layers` are used.
+        first_level: 3 for P3 to P7, 2 for P2 to P6 as in two-stage detectors.
+        extra: the input of P6 if `first_level` is 3: "p5", or "c5" as in the RetinaNet paper.
 
     Returns:
         torchvision's BackboneWithFPN: images [B, 3, H, W] -> OrderedDict of five [B, fpn_width, H/s, W/s].

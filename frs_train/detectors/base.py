@@ -1,8 +1,8 @@
-"""`Detector`: one interface for all families, so that training and evaluation do not depend on the family.
+"""The interface `Detector` of all families, through which training and evaluation use a detector.
 
-A detector wraps a plain torchvision model (`.model`, whose weights `export` writes) and runs its parts one by
-one, because distillation needs intermediate results that torchvision does not return: the pyramid, and the
-classification logits of the same run of the head that gives the losses.
+A detector wraps a torchvision model (`.model`, whose weights `export` writes) and runs its parts one by one,
+because distillation needs intermediate results that torchvision does not return: the feature pyramid, and the
+classification logits from the same run of the head that gives the losses.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Outputs:
     losses: dict[str, Tensor] = field(default_factory=dict)
     """0-d detection losses by name; empty without targets."""
     masks: list[Tensor] = field(default_factory=list)
-    """[B, H, W]: FRS masks of `cls_logits`; only if requested."""
+    """[B, H, W]: FRS masks of `cls_logits`; empty unless requested."""
     image_sizes: list[tuple[int, int]] = field(default_factory=list)
     """(height, width) of each image after resizing, before padding."""
     padded_size: tuple[int, int] = (0, 0)
-    """(height, width) of the batch that the levels' H, W belong to."""
+    """(height, width) of the padded batch, from which H and W of each level follow."""
 
 
 class Detector(nn.Module):
-    """A torchvision-style detector; the subclasses in this package are its families.
+    """A detector around a torchvision model; each family is a subclass.
 
     Attributes:
         family: "retinanet", "fcos", "faster-rcnn" or "gfl".
@@ -76,15 +76,15 @@ class Detector(nn.Module):
         size: int | None = None,
         masks: bool = False,
     ) -> Outputs:
-        """Losses (given targets), pyramid and classification logits of a batch. The head runs once.
+        """Losses (if targets are given), pyramid and classification logits of a batch. The head runs once.
 
-        Without targets only what distillation needs is computed: no box branch, no second stage.
+        Without targets, only what distillation needs is computed: no box branch, no second stage.
 
         Args:
-            images: tensors [3, h, w] in 0..1, sizes may differ.
-            targets: one dict per image: `boxes` and `labels` (see `Target`); positive width and height.
-            size: shorter image side to resize to; the configuration's last `min_size` if not given.
-            masks: also compute the FRS mask of each level, as soon as the head has emitted that level.
+            images: tensors [3, h, w] in 0..1; their sizes may differ.
+            targets: one dictionary per image (see `Target`); boxes have positive width and height.
+            size: shorter image side after resizing; None is the last `min_size` of the configuration.
+            masks: also compute the FRS mask of each level, right after the head has computed the level.
         """
         batch, resized = self.prepare(images, targets, size)
         feats = self.features(batch)
@@ -104,7 +104,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """Detections of each image [3, h, w] in its own pixels: boxes [N, 4] xyxy, scores, labels 1..K.
+        """Detections of each image [3, h, w]: boxes [N, 4] xyxy in pixels of the image, scores, labels 1..K.
 
         Raises:
             RuntimeError: the detector is in training mode.
@@ -112,20 +112,20 @@ class Detector(nn.Module):
         if self.training:
             raise RuntimeError("detect() needs evaluation mode: call .eval() first")
         batch, _ = self.prepare(images, None, None)
-        found = self.postprocess(batch, self.features(batch))
+        detections = self.postprocess(batch, self.features(batch))
         return self.model.transform.postprocess(
-            found, batch.image_sizes, [tuple(i.shape[-2:]) for i in images]
+            detections, batch.image_sizes, [tuple(i.shape[-2:]) for i in images]
         )
 
     def prepare(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None, size: int | None
     ) -> tuple[ImageList, list[Target] | None]:
-        """Normalises, resizes and pads a batch with torchvision's transform; boxes follow the images."""
+        """Normalizes, resizes and pads a batch with torchvision's transform; boxes are scaled likewise."""
         transform: GeneralizedRCNNTransform = self.model.transform
         transform.min_size = (size or self.config.min_size[-1],)
-        thick = [_thick(image, transform.min_size[0], transform.max_size) for image in images]
+        thick = [_thick_enough(image, transform.min_size[0], transform.max_size) for image in images]
         if targets is not None:
-            targets = [_follow(*each) for each in zip(targets, images, thick, strict=True)]
+            targets = [_stretched_target(*each) for each in zip(targets, images, thick, strict=True)]
         return transform(thick, targets)
 
     def features(self, batch: ImageList) -> list[Tensor]:
@@ -133,13 +133,13 @@ class Detector(nn.Module):
         return list(self.model.backbone(batch.tensors).values())
 
     def classify(self, feat: Tensor) -> Tensor:
-        """Classification logits [B, A*K, H, W] of one level, channel-major like the views of training."""
+        """Classification logits [B, A*K, H, W] of one level, strided like those of training."""
         raise NotImplementedError
 
     def train_step(
         self, batch: ImageList, feats: list[Tensor], targets: list[Target]
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Runs the head once: classification logits per level and detection losses."""
+        """Runs the head once; returns the classification logits per level and the detection losses."""
         raise NotImplementedError
 
     def postprocess(self, batch: ImageList, feats: list[Tensor]) -> list[dict[str, Tensor]]:
@@ -147,7 +147,7 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def head_signature(self) -> tuple:
-        """Two detectors' logits mean the same, channel by channel, if this is equal."""
+        """A key: the logits of two detectors mean the same, channel by channel, if their keys are equal."""
         anchors = self.anchor_generator
         return self.family, self.num_classes, tuple(anchors.sizes), tuple(anchors.aspect_ratios)
 
@@ -157,7 +157,7 @@ class Detector(nn.Module):
 
 
 class DenseDetector(Detector):
-    """One-stage families: the head is a module feats -> {"cls_logits": [B, sum(H*W*A), K], ...}."""
+    """A one-stage detector: its head is a module feats -> {"cls_logits": [B, sum(H*W*A), K], ...}."""
 
     def classify(self, feat: Tensor) -> Tensor:
         head = self.model.head.classification_head
@@ -176,31 +176,31 @@ class DenseDetector(Detector):
             name: list(value.float().split(counts, dim=1)) for name, value in self.run_head(feats).items()
         }
         anchors = [list(a.split(counts)) for a in anchors_of(self.anchor_generator, batch, feats)]
-        found = self.model.postprocess_detections(head, anchors, batch.image_sizes)
-        return [{**image, "labels": image["labels"] + 1} for image in found]
+        detections = self.model.postprocess_detections(head, anchors, batch.image_sizes)
+        return [{**image, "labels": image["labels"] + 1} for image in detections]
 
     def run_head(self, feats: list[Tensor]) -> dict[str, Tensor]:
-        """The head's outputs; boxes in float32 even under autocast: bfloat16 loses whole pixels."""
+        """The outputs of the head. Boxes are float32 also under autocast: bfloat16 loses whole pixels."""
         head = self.model.head(feats)
         return {name: value if name == "cls_logits" else value.float() for name, value in head.items()}
 
     def losses(
         self, targets: list[Target], head: dict[str, Tensor], anchors: list[Tensor], sizes
     ) -> dict[str, Tensor]:
-        """Detection losses; labels are 0..K-1 here."""
+        """The detection losses. The labels of `targets` are 0..K-1 here."""
         return self.model.compute_loss(targets, head, anchors)
 
 
 def anchors_of(generator: nn.Module, batch: ImageList, feats: list[Tensor]) -> list[Tensor]:
-    """Each image's anchors [sum(H*W*A), 4], in float32 whatever autocast made of the features: the generator
-    takes the dtype of what it is given, and bfloat16 rounds a coordinate of 800 to a multiple of 4."""
+    """The anchors of each image [sum(H*W*A), 4] in float32, also under autocast: the generator uses the dtype
+    of the features, and bfloat16 rounds a coordinate of 800 to a multiple of 4."""
     shapes = [feat.new_empty((), dtype=torch.float32).expand(feat.shape) for feat in feats]
     return generator(batch, shapes)
 
 
-def _thick(image: Tensor, size: int, longest: int) -> Tensor:
-    """The image, stretched if it is so thin that resizing, which keeps proportions, would round its shorter
-    side to 0."""
+def _thick_enough(image: Tensor, size: int, longest: int) -> Tensor:
+    """The image, stretched if it is so thin that resizing, which keeps the aspect ratio, would round its
+    shorter side to 0."""
     height, width = image.shape[-2:]
     least = math.ceil(1.001 / min(size / min(height, width), longest / max(height, width)))
     if min(height, width) >= least:
@@ -208,8 +208,8 @@ def _thick(image: Tensor, size: int, longest: int) -> Tensor:
     return nn.functional.interpolate(image[None], (max(height, least), max(width, least)))[0]
 
 
-def _follow(target: Target, image: Tensor, stretched: Tensor) -> Target:
-    """The target of an image, for its stretched copy."""
+def _stretched_target(target: Target, image: Tensor, stretched: Tensor) -> Target:
+    """The target of an image, with boxes scaled to its stretched copy."""
     if stretched is image:
         return target
     down, across = (new / old for new, old in zip(stretched.shape[-2:], image.shape[-2:], strict=True))

@@ -1,4 +1,4 @@
-"""Which losses a student and a teacher can have together."""
+"""The compatibility of a student and a teacher: which losses they can share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from frs_train.errors import UserError
 
 @dataclass(frozen=True)
 class Compatibility:
-    """How two detectors fit together."""
+    """The result of `compatibility`."""
 
     levels: list[tuple[int, int]]
-    """(student level, teacher level) of every stride that both pyramids have, finest first."""
+    """(student level, teacher level) of each stride that both pyramids have, finest first."""
     head_loss: bool
     """Whether their classification logits mean the same, channel by channel."""
     message: str | None
@@ -21,13 +21,13 @@ class Compatibility:
 
 
 def compatibility(teacher: Detector, student: Detector, *, same_classes: bool = True) -> Compatibility:
-    """Which losses can tie a student to a teacher. Backbone, widths and channels may always differ.
+    """Which losses a student and a teacher can share. Backbones, widths and channels may always differ.
 
     Args:
         same_classes: whether both have the same class names in the same order; detectors do not store names.
 
     Raises:
-        UserError: the pyramids have no stride in common, so that not even features can be compared.
+        UserError: the pyramids have no stride in common, so that not even the features can be compared.
     """
     levels = [
         (student.strides.index(stride), teacher.strides.index(stride))
@@ -36,8 +36,8 @@ def compatibility(teacher: Detector, student: Detector, *, same_classes: bool = 
     ]
     if not levels:
         raise UserError(
-            f"Teacher and student do not fit together: the {teacher.family} teacher's levels lie at strides "
-            f"{_listed(teacher.strides)}, the {student.family} student's at {_listed(student.strides)}, and "
+            f"Teacher and student do not fit together: the {teacher.family} teacher has levels at strides "
+            f"{_listed(teacher.strides)}, the {student.family} student at {_listed(student.strides)}, and "
             "none is shared. Use detectors whose pyramids overlap."
         )
     why = _head_difference(teacher, student, same_classes)

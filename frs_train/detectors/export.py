@@ -1,7 +1,8 @@
-"""From a detector to the plain torchvision model that it wraps.
+"""The conversion of a detector to a plain torchvision model.
 
-The dense families here have one logit an object class and no background; torchvision numbers its labels from
-1 and keeps a row 0 for the background. Exported weights have that row, with a logit that never fires.
+A one-stage detector of this package has one logit per object class and none for the background. torchvision
+counts object classes from 1 and reserves row 0 of the classification layer for the background. Exported
+weights have this row, with a logit so low that it is never detected.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ CLASS_LAYER = "head.classification_head.cls_logits"
 
 
 def torchvision_state_dict(detector: Detector) -> dict[str, Tensor]:
-    """Weights that torchvision's constructor of the same architecture loads with `strict=True`.
+    """The weights, for torchvision's model of the same architecture; it loads them with `strict=True`.
 
-    For example, a RetinaNet on ResNet-50 of K classes at full width fits
-    `retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=K + 1)`; its labels are then
-    1..K.
+    For example, those of a RetinaNet with ResNet-50 at full width and K classes fit
+    `retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=K + 1)`, whose labels are 1..K.
 
     Raises:
-        ValueError: torchvision has no such family (gfl).
+        ValueError: torchvision does not have the family (gfl).
     """
     if detector.family == "gfl":
         raise ValueError(
@@ -38,14 +38,14 @@ def torchvision_state_dict(detector: Detector) -> dict[str, Tensor]:
             key = f"{CLASS_LAYER}.{part}"
             state[key] = pick_rows(state[key], detector.num_anchors, rows, blank)
     for name, module in detector.model.named_modules():
-        if isinstance(module, FrozenBatchNorm2d):  # which BatchNorm2d must be able to load
+        if isinstance(module, FrozenBatchNorm2d):  # so that BatchNorm2d can load the state
             state[f"{name}.num_batches_tracked"] = torch.tensor(0)
     return {key: value.detach().clone() for key, value in state.items()}
 
 
 def torchvision_model(detector: Detector) -> nn.Module:
-    """A plain torchvision model, in evaluation mode on the CPU, with the same detections."""
-    background = 1 if isinstance(detector, DenseDetector) else 0  # Faster R-CNN adds its own
+    """A plain torchvision model with the same detections, in evaluation mode on the CPU."""
+    background = 1 if isinstance(detector, DenseDetector) else 0  # Faster R-CNN counts it itself
     model = build_detector(detector.config, detector.num_classes + background).model
     model.load_state_dict(torchvision_state_dict(detector), strict=True)
     model.transform.min_size = (detector.config.min_size[-1],)
@@ -53,8 +53,8 @@ def torchvision_model(detector: Detector) -> nn.Module:
 
 
 def pick_rows(rows: Tensor, groups: int, index: list[int], blank: float = 0.0) -> Tensor:
-    """Rows `index` of each group: [groups * K, ...] -> [groups * len(index), ...]; -1 makes a row of
-    `blank`."""
+    """Rows `index` of each group: [groups * K, ...] -> [groups * len(index), ...]. Index -1 gives a row
+    filled with `blank`."""
     grouped = rows.unflatten(0, (groups, -1))
     empty = torch.full_like(grouped[:, :1], blank)
     picked = [grouped[:, i : i + 1] if i >= 0 else empty for i in index]

@@ -1,5 +1,4 @@
-"""Faster R-CNN: torchvision's, with any of the backbones. The logits that are distilled are the RPN's
-objectness."""
+"""Faster R-CNN of torchvision with any of the backbones. The objectness of the RPN is what is distilled."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ class FasterRCNNDetector(Detector):
 
     @property
     def logit_channels(self) -> int:
-        return self.num_anchors  # objectness: one logit per anchor, whatever the classes
+        return self.num_anchors  # objectness: one logit per anchor, independent of the classes
 
     @property
     def anchor_generator(self):
@@ -47,16 +46,16 @@ class FasterRCNNDetector(Detector):
         return objectness, losses | box_losses
 
     def postprocess(self, batch, feats):
-        with torch.autocast(feats[0].device.type, enabled=False):  # boxes would be rounded to bfloat16
+        with torch.autocast(feats[0].device.type, enabled=False):  # bfloat16 would round the boxes
             feats = [feat.float() for feat in feats]
             _, proposals, _ = self.propose(batch, feats, None)
-            found, _ = self.model.roi_heads(self.named(feats), proposals, batch.image_sizes)
-        return found
+            detections, _ = self.model.roi_heads(self.named(feats), proposals, batch.image_sizes)
+        return detections
 
     def propose(
         self, batch, feats: list[Tensor], targets: list[Target] | None
     ) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
-        """The RPN on one run of its head: (objectness [B, A, H, W] per level, boxes per image, losses).
+        """Runs the RPN, its head once: objectness [B, A, H, W] per level, boxes per image, and losses.
 
         The steps are those of `RegionProposalNetwork.forward`, which does not return the objectness.
         """
@@ -77,13 +76,13 @@ class FasterRCNNDetector(Detector):
         return objectness, proposals, dict(zip(names, losses, strict=True))
 
     def named(self, feats: list[Tensor]) -> OrderedDict[str, Tensor]:
-        """The pyramid under the level names that the region pooling expects."""
+        """The pyramid under the level names that region pooling expects."""
         return OrderedDict(zip([*REGION_LEVELS, "pool"], feats, strict=True))
 
 
 def build(config: DetectorConfig, num_classes: int) -> FasterRCNNDetector:
-    """A Faster R-CNN with random weights: RPN of one convolution, box head of two layers 4 * fpn_width wide
-    (torchvision's 1024 at 256); `head_convs` and `head_norm` do not apply."""
+    """A Faster R-CNN with random weights. The RPN has one convolution, the box head two layers of width 4 *
+    fpn_width (1024 for 256, as in torchvision); `head_convs` and `head_norm` do not apply."""
     backbone = build_backbone(config, first_level=2)
     sizes = tuple((config.anchor_size * p,) for p in (1, 2, 4, 8, 16))
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))

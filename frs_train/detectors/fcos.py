@@ -1,4 +1,4 @@
-"""FCOS: torchvision's, with any of the backbones, and with towers of any depth and width."""
+"""FCOS of torchvision with any of the backbones and towers of any depth and width."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FCOSDetector(DenseDetector):
 
 
 class Head(FCOSHead):
-    """torchvision's head over towers of any depth and width."""
+    """torchvision's head with towers of any depth and width."""
 
     def __init__(self, channels: int, num_classes: int, num_convs: int):
         nn.Module.__init__(self)
@@ -34,8 +34,8 @@ class Head(FCOSHead):
         self.regression_head = FCOSRegressionHead(channels, 1, num_convs, norm_layer=group_norm)
 
     def compute_loss(self, targets, head_outputs, anchors, matched_idxs):
-        """torchvision's losses, normalized by the mean number of positive locations over all processes
-        instead of this one's, so that several processes train as one would on the whole batch."""
+        """torchvision's losses, divided by the mean number of positive locations over all processes instead
+        of the number in this one, so that several processes train like one with the whole batch."""
         losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
         count = torch.stack([(matched >= 0).sum() for matched in matched_idxs]).sum().float()
         factor = count.clamp(min=1) / distributed.mean(count.clone()).clamp(min=1)
@@ -43,10 +43,10 @@ class Head(FCOSHead):
 
 
 def build(config: DetectorConfig, num_classes: int) -> FCOSDetector:
-    """An FCOS with random weights. A level is assigned objects of 1 to 2 times its anchor side: up to 64
-    pixels at stride 8 for the default `anchor_size`, as in the paper."""
+    """An FCOS with random weights. A level learns objects of 1 to 2 times its anchor side: up to 64 pixels at
+    stride 8 for the default `anchor_size`, as in the paper."""
     backbone = build_backbone(config)
-    cells = tuple((config.anchor_size // 4 * p,) for p in (1, 2, 4, 8, 16))  # torchvision: the level's stride
+    cells = tuple((config.anchor_size // 4 * p,) for p in (1, 2, 4, 8, 16))  # torchvision: the strides
     model = FCOS(
         backbone,
         num_classes,

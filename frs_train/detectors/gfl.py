@@ -1,7 +1,7 @@
-"""GFL: a one-stage detector whose class score is its box's quality and whose box sides are distributions.
+"""GFL, a one-stage detector whose class scores predict the IoU of the box, and box sides are distributions.
 
-A small head of our own beside torchvision's RetinaNet, which lends backbone handling and post-processing. The
-maths is in `gfl_loss`.
+The head is implemented here; torchvision's RetinaNet supplies the backbone handling and the post-processing.
+The losses and the assignment of boxes to locations are in `gfl_loss`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from frs_train.detectors.backbone import build_backbone, group_norm
 from frs_train.detectors.base import DenseDetector, Target
 
 MAX_DISTANCE = 16  # R: box sides are distributions over 0..R strides from the location
-STRIDES_PER_ANCHOR = 8  # an anchor's side in strides; anchors only serve to assign objects
+STRIDES_PER_ANCHOR = 8  # side of an anchor in strides; anchors serve only to assign objects to locations
 BOX_WEIGHT = 2.0
 DISTRIBUTION_WEIGHT = 0.25
 
@@ -33,7 +33,7 @@ class GFLDetector(DenseDetector):
 
 
 class DistributionCoder:
-    """Boxes from distributions of distances; what RetinaNet's post-processing calls a box coder."""
+    """The box coder of RetinaNet's post-processing, for distributions of distances."""
 
     def decode_single(self, logits: Tensor, anchors: Tensor) -> Tensor:
         """Distribution logits [N, 4 * (R + 1)] at anchors [N, 4] -> boxes [N, 4] xyxy."""
@@ -42,20 +42,20 @@ class DistributionCoder:
         return torch.cat([centres - distances[:, :2], centres + distances[:, 2:]], dim=1)
 
     def encode_single(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Left, top, right, bottom distances [N, 4] of boxes from their anchors' centres, in strides within
-        0..R."""
+        """Distances [N, 4] (left, top, right, bottom) of the sides of boxes from the centres of their
+        anchors, in strides, clamped to 0..R."""
         centres = (anchors[:, :2] + anchors[:, 2:]) / 2
         distances = torch.cat([centres - boxes[:, :2], boxes[:, 2:] - centres], dim=1)
         return (distances / self.unit(anchors)).clamp(0, MAX_DISTANCE)
 
     @staticmethod
     def unit(anchors: Tensor) -> Tensor:
-        """Pixels of one step of distance at each anchor: [N, 1]."""
+        """The stride at each anchor in pixels: [N, 1]."""
         return (anchors[:, 2:3] - anchors[:, 0:1]) / STRIDES_PER_ANCHOR
 
 
 class DistributionHead(nn.Module):
-    """Regression tower: for each location the logits of four distances, scaled by one learnt factor per
+    """The regression tower: logits of four distances at each location, multiplied by a learnt factor per
     level."""
 
     def __init__(self, channels: int, num_convs: int, num_levels: int):
@@ -80,7 +80,7 @@ class DistributionHead(nn.Module):
 
 
 class GFLHead(nn.Module):
-    """Both towers; outputs have the names and shapes of torchvision's heads."""
+    """Both towers; the outputs have the names and shapes of torchvision's heads."""
 
     def __init__(self, channels: int, num_classes: int, num_convs: int, num_levels: int):
         super().__init__()
@@ -99,11 +99,12 @@ class GFL(RetinaNet):
     def compute_loss(
         self, targets: list[Target], head: dict[str, Tensor], anchors: list[Tensor], counts: list[int]
     ) -> dict[str, Tensor]:
-        """Quality focal, GIoU and distribution focal loss of a batch (labels 0..K-1).
+        """Quality focal loss, GIoU loss and distribution focal loss of a batch (labels 0..K-1).
 
-        The first is divided by the number of positive locations. The box losses weigh each positive by its
-        own highest class score, and are divided by the sum of those weights. Both divisors are means over all
-        processes, so that several of them train as one would on the whole batch.
+        The quality focal loss is divided by the number of positive locations. In the box losses, the weight
+        of a positive location is its highest class score, and they are divided by the sum of these weights.
+        Both divisors are means over all processes, so that several processes train like one with the whole
+        batch.
         """
         logits = head["cls_logits"].float()
         owners = [
@@ -133,8 +134,8 @@ class GFL(RetinaNet):
 
 
 def build(config: DetectorConfig, num_classes: int) -> GFLDetector:
-    """A GFL with random weights. Anchors are squares of twice `anchor_size`: 8 strides by default, as in the
-    paper."""
+    """A GFL with random weights. Anchors are squares with sides of twice `anchor_size`: 8 strides by default,
+    as in the paper."""
     backbone = build_backbone(config)
     sizes = tuple((2 * config.anchor_size * p,) for p in (1, 2, 4, 8, 16))
     model = GFL(

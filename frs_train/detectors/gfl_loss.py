@@ -1,4 +1,4 @@
-"""The losses and the assignment of GFL, as plain functions.
+"""The losses of GFL and its assignment of boxes to locations, as functions.
 
 Sources: Li et al., "Generalized Focal Loss", NeurIPS 2020, arXiv 2006.04388 (quality and distribution focal
 loss); Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection", CVPR 2020, arXiv
@@ -16,21 +16,21 @@ from torchvision.ops import box_iou
 
 
 def quality_focal_loss(logits: Tensor, quality: Tensor, beta: float = 2.0) -> Tensor:
-    """|sigmoid(z) - y|^beta * BCE(sigmoid(z), y), elementwise; y is the box's IoU at its class and 0
-    elsewhere."""
+    """|sigmoid(z) - y|^beta * BCE(sigmoid(z), y), elementwise. The quality y is the IoU of the predicted box
+    in the channel of its class, and 0 elsewhere."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
     return (logits.sigmoid() - quality).abs().pow(beta) * cross_entropy
 
 
 def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy with the two integers that enclose the target, weighted by nearness.
+    """Cross entropy with the two integers around the target, each weighted by its nearness to the target.
 
     Args:
         logits: [..., R + 1] over the distances 0..R.
-        target: [...] distance in 0..R.
+        target: [...] distances in 0..R.
     """
     lower = target.floor().long().clamp(0, logits.shape[-1] - 2)
-    share = target - lower  # of the upper neighbour
+    share = target - lower  # weight of the upper integer
     log_p = logits.log_softmax(-1)
     at_lower = log_p.gather(-1, lower.unsqueeze(-1)).squeeze(-1)
     at_upper = log_p.gather(-1, lower.unsqueeze(-1) + 1).squeeze(-1)
@@ -40,7 +40,7 @@ def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 def expected_distance(logits: Tensor) -> Tensor:
     """Mean of the distribution softmax(logits) over the distances 0..R: [..., R + 1] -> [...]."""
     distances = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
-    return (logits.softmax(-1) * distances).sum(-1)  # a product would run in bfloat16 under autocast
+    return (logits.softmax(-1) * distances).sum(-1)  # a matrix product would run in bfloat16 under autocast
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -51,15 +51,16 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def atss_assign(anchors: Tensor, counts: Sequence[int], boxes: Tensor, per_level: int = 9) -> Tensor:
-    """Adaptive training sample selection: which ground-truth box each anchor learns.
+    """Adaptive training sample selection (ATSS): the ground-truth box that each anchor learns.
 
-    Candidates of a box are, on each level, the `per_level` anchors whose centres are nearest to its own.
-    Those whose IoU reaches the mean plus the standard deviation of all candidates' IoU, and whose centre lies
-    inside the box, are positive. An anchor claimed by several boxes goes to the one of highest IoU.
+    The candidates of a box are, on each level, the `per_level` anchors whose centres are nearest to the
+    centre of the box. A candidate is positive if its centre is inside the box and its IoU is at least the
+    mean plus the standard deviation of the IoUs of all candidates. An anchor that is positive for several
+    boxes learns the one with the highest IoU.
 
     Args:
-        anchors: [N, 4] xyxy, level after level.
-        counts: anchors of each level.
+        anchors: [N, 4] xyxy, all anchors of a level before those of the next.
+        counts: number of anchors per level.
         boxes: [M, 4] xyxy.
 
     Returns:

@@ -1,5 +1,4 @@
-"""torchvision's published weights, by name. The only module of this package that downloads, and only on
-request."""
+"""Published weights of torchvision. No other module of this package downloads anything."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from frs_train.detectors.build import build_detector
 from frs_train.detectors.export import CLASS_LAYER, pick_rows
 from frs_train.errors import UserError
 
-CATALOGUE = {  # torchvision's name -> what it is here
+CATALOGUE = {  # name in torchvision -> configuration of the same detector
     "retinanet_resnet50_fpn": DetectorConfig(
         family="retinanet", backbone="resnet50", weights="coco", backbone_norm="frozen"
     ),
@@ -29,7 +28,7 @@ CATALOGUE = {  # torchvision's name -> what it is here
         family="faster-rcnn", backbone="resnet50", weights="coco", backbone_norm="frozen"
     ),
 }
-ZERO_EPSILON = ("retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn")  # trained with batch norm's epsilon at 0
+ZERO_EPSILON = ("retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn")  # trained with epsilon 0 in batch norm
 SHAPE_OPTIONS = (
     "family",
     "backbone",
@@ -42,31 +41,31 @@ SHAPE_OPTIONS = (
 
 
 def coco_classes() -> list[str]:
-    """Names of COCO's 80 classes in the order of their ids; label i + 1 is class i."""
+    """Names of the 80 COCO classes in the order of their ids. Class i has label i + 1."""
     names = get_model_weights("retinanet_resnet50_fpn").DEFAULT.meta["categories"]
     return [names[i] for i in _coco_ids()]
 
 
 def from_torchvision(name: str) -> Detector:
-    """torchvision's COCO detector as a `Detector` of 80 classes, labels 1..80 in the order of `coco_classes`.
+    """A COCO detector of torchvision as a `Detector` with 80 classes, labels 1..80 as in `coco_classes`.
 
     Raises:
-        UserError: an unknown name, or weights that cannot be fetched.
+        UserError: the name is unknown, or the weights cannot be downloaded.
     """
     if name not in CATALOGUE:
-        raise UserError(f"torchvision:{name} is unknown here; choose one of {', '.join(CATALOGUE)}.")
+        raise UserError(f"torchvision:{name} is unknown; choose one of {', '.join(CATALOGUE)}.")
     detector = build_detector(CATALOGUE[name], len(_coco_ids()))
     load_weights(detector)
     return detector
 
 
 def load_weights(detector: Detector) -> None:
-    """Loads what the configuration's `weights` names: "coco", "imagenet" or None (nothing).
+    """Loads the published weights that the configuration names: "coco", "imagenet" or None (none).
 
-    With "coco" and another number of classes than COCO's 80, the classification layer stays random.
+    With "coco", the classification layer keeps its random weights unless the detector has 80 classes.
 
     Raises:
-        UserError: none exist for this architecture, or they cannot be fetched.
+        UserError: there are none for this architecture, or they cannot be downloaded.
     """
     kind = detector.config.weights
     if kind == "coco":
@@ -91,8 +90,11 @@ def _load_coco(detector: Detector) -> None:
 
 
 def adapt_coco(state: dict[str, Tensor], detector: Detector, zero_epsilon: bool) -> dict[str, Tensor]:
-    """torchvision's COCO weights with the rows of the 80 classes only (91 are stored), or without a
-    classification layer where the detector has other classes; epsilon 0 is folded into the variances."""
+    """torchvision's COCO weights, adapted to a detector.
+
+    The classification layer has the rows of the 80 classes (91 are stored), or is left out if the detector
+    has another number of classes. `zero_epsilon` subtracts the epsilon of batch norm from the variances.
+    """
     coco = _coco_ids()
     layers = {CLASS_LAYER: (detector.num_anchors, coco)}
     if not isinstance(detector, DenseDetector):
@@ -130,13 +132,13 @@ def _load_imagenet(detector: Detector) -> None:
 
 
 def _fetch(weights: WeightsEnum) -> dict[str, Tensor]:
-    """The file, from torch's cache or else over the network."""
+    """The weights, from the cache of torch.hub or downloaded."""
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         raise UserError(
-            f"{weights} cannot be fetched from {weights.url} ({error}). On a machine without network, put "
-            f"that file into {torch.hub.get_dir()}/checkpoints, or name a checkpoint of your own."
+            f"{weights} cannot be downloaded from {weights.url} ({error}). Without a network connection, put "
+            f"that file into {torch.hub.get_dir()}/checkpoints, or use another checkpoint."
         ) from None
 
 
@@ -144,7 +146,7 @@ def _check(name: str, missing: list[str], unexpected: list[str]) -> None:
     if missing or unexpected:
         raise UserError(
             f"{name}: the weights do not fit this detector: missing {missing[:3]}, "
-            f"left over {unexpected[:3]}."
+            f"unexpected {unexpected[:3]}."
         )
 
 

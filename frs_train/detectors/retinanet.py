@@ -1,4 +1,4 @@
-"""RetinaNet: torchvision's, with any of the backbones, and with towers of any depth, norm and width."""
+"""RetinaNet of torchvision with any of the backbones and towers of any depth, width and normalization."""
 
 from __future__ import annotations
 

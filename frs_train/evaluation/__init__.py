@@ -1,1 +1,1 @@
-"""What a detector is worth: COCO metrics, and pictures of its masks and detections."""
+"""Evaluation of a detector: COCO metrics, and pictures of its masks and detections."""

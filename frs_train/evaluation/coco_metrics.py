@@ -1,4 +1,4 @@
-"""COCO metrics by pycocotools. With several processes, each image is detected by exactly one of them."""
+"""COCO metrics, computed by pycocotools. With several processes, each processes a part of the images."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def evaluate(
     workers: int = 0,
     tell: Callable[..., None] = lambda **news: None,
 ) -> dict[str, float | int | None | dict[str, float | None]]:
-    """COCO metrics of a detector on a data set, as fractions; None where there is nothing to measure.
+    """The COCO metrics of a detector on a data set as fractions; None where there is nothing to measure.
 
-    Returns `METRICS`, `classes` (the AP of each class by name) and `max_detections`: how many detections per
-    image are scored, highest scores first, which is `detections_per_image` of the detector's configuration.
-    `tell` reports the progress (see `Log.progress`). All processes return the same. Leaves the detector in
-    evaluation mode. Raises `UserError` if `batch_size` is below 1.
+    Returns `METRICS`, `classes` (the AP of each class by name) and `max_detections`: the number of
+    detections per image that are counted, those with the highest scores; it is `detections_per_image` of the
+    detector's configuration. `tell` reports the progress (see `Log.progress`). All processes return the same
+    values. Leaves the detector in evaluation mode. Raises `UserError` if `batch_size` is below 1.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}: an evaluation needs at least 1 image at a time.")
@@ -69,9 +69,9 @@ def coco_results(detections: dict[str, torch.Tensor], image_id: int, coco: CocoF
 def summarise(
     coco: CocoFile, results: list[dict], max_detections: int = 100
 ) -> dict[str, float | int | None | dict[str, float | None]]:
-    """The metrics of COCO result records; the best `max_detections` per image are scored.
+    """The metrics of COCO result records, counting the best `max_detections` per image.
 
-    The summary of pycocotools itself only supports 100 detections per image, and fails without any detection.
+    The summary of pycocotools supports only 100 detections per image, and fails if there are no detections.
     """
     records = [
         {**r, "id": row, "area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0}
@@ -100,7 +100,7 @@ def summarise(
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """The mean of the measured values; pycocotools writes -1 for the others."""
+    """The mean of the measured values; -1 stands for the others in pycocotools."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else None
 

@@ -1,8 +1,8 @@
 """Pictures of a detector's FRS masks on an image, one per level, next to boxes and detections.
 
-Figure 3 of the paper for any checkpoint and any image: S = max over classes of the sigmoid of the
-classification logits, on one colour scale for all levels. A location is drawn as a square of one stride,
-around the pixel on which convolutions and anchors are centred.
+They show what figure 3 of the paper shows: S, the maximum over classes of the sigmoid of the classification
+logits, on one colour scale for all levels. A location is drawn as a square with the side of one stride around
+the pixel at which convolutions and anchors are centred.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PLAIN = {"parse_math": False}  # a $ in a name does not start a formula
 
 @dataclass(frozen=True)
 class Heat:
-    """The FRS mask of one level and its position on the image."""
+    """The FRS mask of one level and its scale on the image."""
 
     stride: int
     values: np.ndarray
@@ -54,12 +54,12 @@ class Heat:
 
 @dataclass(frozen=True)
 class View:
-    """One image as a detector sees it."""
+    """An image with the masks and detections of a detector."""
 
     image: np.ndarray
     """[H, W, 3] in 0..1."""
     heats: list[Heat]
-    found: dict[str, Tensor]
+    detections: dict[str, Tensor]
     """Detections: boxes [N, 4] xyxy, scores, labels."""
 
 
@@ -75,14 +75,14 @@ def look(detector: Detector, image: Tensor) -> View:
         Heat(stride, mask[0].float().cpu().numpy(), (stride * across, stride * down))
         for stride, mask in zip(detector.strides, outputs.masks, strict=True)
     ]
-    found = {key: value.cpu() for key, value in detector.detect([image])[0].items()}
-    return View(image.permute(1, 2, 0).cpu().numpy(), heats, found)
+    detections = {key: value.cpu() for key, value in detector.detect([image])[0].items()}
+    return View(image.permute(1, 2, 0).cpu().numpy(), heats, detections)
 
 
 def draw(
     view: View, target: dict[str, Tensor], classes: Sequence[str], score: float = 0.3, title: str = ""
 ) -> Figure:
-    """Panels: ground truth, detections of at least this score, the highest S of any level, and each level.
+    """Panels: ground truth, detections with at least this score, highest S of all levels, S of each level.
 
     Args:
         target: `boxes` [N, 4] xyxy in pixels of the image and `labels` in 1..K.
@@ -95,8 +95,8 @@ def draw(
     figure = Figure((columns * PANEL + 1.0, rows * tall + 0.2), dpi=DOTS, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     show_boxes(axes[0], view.image, target, classes, "ground truth")
-    keep = view.found["scores"] >= score
-    kept = {key: value[keep] for key, value in view.found.items()}
+    keep = view.detections["scores"] >= score
+    kept = {key: value[keep] for key, value in view.detections.items()}
     show_boxes(axes[1], view.image, kept, classes, f"detections with score ≥ {score:g}")
     scale = Normalize(0, max(float(heat.values.max(initial=0)) for heat in view.heats) or 1)
     show_heat(axes[2], view.image, richest(view), scale, "all levels: highest S")
@@ -126,13 +126,13 @@ def _nearest(pixels: int, pitch: float, locations: int) -> np.ndarray:
 
 
 def richest(view: View) -> np.ndarray:
-    """The highest S of any level at every pixel [H, W]."""
+    """The highest S of all levels at each pixel: [H, W]."""
     height, width = view.image.shape[:2]
     return np.max([on_pixels(heat, height, width) for heat in view.heats], axis=0)
 
 
 def show_heat(axis: Axes, image: np.ndarray, heat: np.ndarray, scale: Normalize, title: str) -> None:
-    """A mask over the image in grey; the higher S is, the less of the image is visible."""
+    """Draws a mask over the image in grey; the higher S, the less of the image is visible."""
     grey = 0.2 + 0.5 * image.mean(axis=2, keepdims=True)
     strength = scale(heat)
     cover = (0.25 + 0.6 * np.sqrt(strength))[..., None]
@@ -143,7 +143,7 @@ def show_heat(axis: Axes, image: np.ndarray, heat: np.ndarray, scale: Normalize,
 def show_boxes(
     axis: Axes, image: np.ndarray, boxes: dict[str, Tensor], classes: Sequence[str], title: str
 ) -> None:
-    """Boxes with class names (and scores, if given) over the image."""
+    """Draws boxes with class names, and scores if there are any, over the image."""
     axis.imshow(image, interpolation="nearest")
     axis.set_title(printable(title), fontsize=7.5, **PLAIN)
     scores = boxes["scores"].tolist() if "scores" in boxes else [None] * len(boxes["labels"])
@@ -160,7 +160,7 @@ def show_boxes(
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """A figure as an image, uint8 [H, W, 3]: what TensorBoard's `add_image(..., dataformats="HWC")` takes."""
+    """A figure as an image, uint8 [H, W, 3], for TensorBoard's `add_image(..., dataformats="HWC")`."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -173,7 +173,7 @@ def pictures(
     indices: Sequence[int],
     score: float = 0.3,
 ) -> list[Figure]:
-    """One figure per image of a data set, for some indices."""
+    """One figure for each image of a data set with one of these indices."""
     figures = []
     for index in indices:
         (image,), (target,) = to_device(collate([dataset[index, None]]), device)
@@ -191,7 +191,7 @@ def to_tensorboard(
     iteration: int,
     images: int = 2,
 ) -> None:
-    """The first images of a data set as pictures `masks/<n>` of an iteration."""
+    """Writes the pictures of the first images of a data set as `masks/<n>` of an iteration."""
     shown = range(min(images, len(dataset)))
     for number, figure in enumerate(pictures(detector, dataset, device, shown)):
         writer.add_image(f"masks/{number}", pixels(figure), iteration, dataformats="HWC")

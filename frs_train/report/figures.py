@@ -1,4 +1,4 @@
-"""The figures of a report: curves of several runs, and their masks on the same images."""
+"""The figures of a report: curves of several runs, and their FRS masks on the same images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from frs_train.report.runs import Run
 
 COLUMNS = 3
-SPAN = 30  # ratio of the largest to the smallest value of a loss above which its axis is logarithmic
+SPAN = 30  # a loss whose largest value is more than SPAN times its smallest gets a logarithmic axis
 
 
 def curves(runs: Sequence[Run]) -> Figure:
@@ -53,12 +53,12 @@ def curves(runs: Sequence[Run]) -> Figure:
     handles = [axes[0].plot([], [], color=run.colour)[0] for run in runs]
     place = {"loc": "outside upper left", "ncols": min(4, len(runs)), "frameon": False}
     for text, run in zip(figure.legend(handles, ["-"] * len(runs), **place).get_texts(), runs, strict=True):
-        text.set(text=printable(run.name), **PLAIN)  # the name unchanged, even if it begins with _ or has a $
+        text.set(text=printable(run.name), **PLAIN)  # legend() drops names that begin with _
     return figure
 
 
 def scale(axis: Axes) -> None:
-    """Makes the axis logarithmic if the values span `SPAN`; linear around 0 if some are not positive."""
+    """Makes the axis logarithmic if the values span `SPAN`, with a linear part around 0 if some are <= 0."""
     values = [float(y) for drawn in axis.lines for y in drawn.get_ydata()]
     positive = [value for value in values if value > 0]
     if positive and max(positive) > SPAN * min(positive):
@@ -67,7 +67,7 @@ def scale(axis: Axes) -> None:
 
 
 def line(axis: Axes, run: Run, points: list[tuple[float, float]]) -> None:
-    """The values, faint, under their moving average over 4 per cent of the points."""
+    """Draws the values, faint, and over them their moving average over 4 per cent of the points."""
     reach = len(points) // 50
     values = [value for _, value in points]
     near = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
@@ -87,12 +87,13 @@ def panel(axis: Axes, title: str) -> None:
 
 
 def masks(runs: Sequence[Run], images: int) -> tuple[list[Figure], list[str]]:
-    """One figure per image with one row per run, and notes on runs that are missing in it."""
+    """One figure per image with one row per run, and notes about runs that are missing in it."""
     views: dict[int, list[tuple[Run, View]]] = {}
     truth, notes, dataset = {}, [], None
     for run in runs:
         try:
-            model, classes = checkpoint.restore(checkpoint.read(run.folder, notes.append))
+            content = checkpoint.read(run.folder, notes.append)
+            model, classes = checkpoint.restore(content, checkpoint.name_of(run.folder, content))
             if dataset is None:
                 dataset = _validation(run, classes)
             if classes != dataset.coco.classes:
@@ -115,10 +116,10 @@ def _mask_rows(
     figure = Figure((7.5, len(seen) * (tall + 0.3)), dpi=140, layout="constrained")
     strength = Normalize(0, max(float(richest(view).max()) for _, view in seen) or 1)
     for row, (run, view) in zip(figure.subplots(len(seen), 3, squeeze=False), seen, strict=True):
-        keep = view.found["scores"] >= 0.3
-        found = {key: value[keep] for key, value in view.found.items()}
+        keep = view.detections["scores"] >= 0.3
+        shown = {key: value[keep] for key, value in view.detections.items()}
         show_boxes(row[0], view.image, target, classes, "ground truth")
-        show_boxes(row[1], view.image, found, classes, f"{run.name}: detections, score ≥ 0.3")
+        show_boxes(row[1], view.image, shown, classes, f"{run.name}: detections, score ≥ 0.3")
         heat = richest(view)
         show_heat(row[2], view.image, heat, strength, f"{run.name}: highest S, at most {heat.max():.2f}")
         for axis in row:

@@ -1,7 +1,7 @@
-"""`frs-train report RUN...`: runs side by side as one HTML file that needs nothing beside itself.
+"""The HTML page of `frs-train report RUN...`, which compares runs in one self-contained file.
 
-It is made from what a run leaves behind (`config.json`, `metrics.jsonl`, `result.json`, the newest checkpoint
-for the mask pictures), so a run that is still going, or was stopped, can be looked at too.
+It is made from the files of each run folder: `config.json`, `metrics.jsonl`, `result.json`, and the newest
+checkpoint for the pictures of masks. A run that is in progress or was stopped can be shown too.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ pre { background: #f5f6f8; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 
 
 def write_report(runs: Sequence[Path | str], out: Path | str, *, images: int = 2) -> Path:
-    """Writes runs side by side into one HTML file.
+    """Writes one HTML file that compares runs.
 
     Args:
         runs: run folders.
-        images: validation images to draw masks of, with each run's newest checkpoint; 0 draws none.
+        images: number of validation images to draw the masks of, with the newest checkpoint of each run.
 
     Returns:
-        the file written.
+        `out`.
 
     Raises:
-        UserError: a folder is no run, or the file cannot be written.
+        UserError: a folder is not a run folder, or a file of it is damaged.
     """
     loaded = read_runs([Path(folder) for folder in runs])
     sections = [
@@ -81,7 +81,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str, *, images: int = 2
 
 
 def results_table(runs: Sequence[Run]) -> str:
-    """Scores in per cent, size, time and memory; the best of several runs is marked in each column."""
+    """The table of scores (per cent), size, time and memory; each column marks the best of several runs."""
     columns = [
         *((name, [scaled(run.result.get(name), 100) for run in runs], 1, max) for name in SCORES),
         ("params, M", [scaled(run.result.get("parameters"), 1e-6) for run in runs], 2, None),
@@ -104,19 +104,19 @@ def results_table(runs: Sequence[Run]) -> str:
 
 
 def escape(text: str) -> str:
-    """A name as HTML."""
+    """Text escaped for HTML, with control characters made visible."""
     return escape_html(printable(text))
 
 
 def table(head: Sequence[str], rows: Sequence[str]) -> str:
-    """An HTML table from column titles and rows of finished cells."""
+    """An HTML table from column titles and the cells of each row as HTML."""
     titles = "".join(f"<th>{title}</th>" for title in head)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f'<div class="scroll"><table><tr>{titles}</tr>{body}</table></div>'
 
 
 def class_table(runs: Sequence[Run]) -> str:
-    """AP of each class in per cent; empty if no run was evaluated."""
+    """The table of the AP of each class in per cent; empty if no run was evaluated."""
     classes = list(dict.fromkeys(name for run in runs for name in run.result.get("classes", {})))
     if not classes:
         return ""
@@ -130,7 +130,7 @@ def class_table(runs: Sequence[Run]) -> str:
 
 
 def differences(runs: Sequence[Run]) -> str:
-    """The options that differ between the runs; empty for a single run."""
+    """The table of the options that differ between the runs; empty for a single run."""
     flat = [flatten(run.config) for run in runs]
     names = [n for n in dict.fromkeys(n for f in flat for n in f) if len({str(f.get(n)) for f in flat}) > 1]
     names = [name for name in names if name not in ("out", "resume")]
@@ -144,7 +144,7 @@ def differences(runs: Sequence[Run]) -> str:
 
 
 def mask_section(runs: Sequence[Run], images: int) -> str:
-    """Mask pictures of the same validation images, for every run that has a checkpoint and its data."""
+    """Masks of the same validation images for every run, and a note for each run that cannot show them."""
     drawn, notes = masks(runs, images) if images else ([], [])
     caption = (
         "Ground truth, then for each run its detections and the highest feature richness S of any level."
@@ -155,13 +155,13 @@ def mask_section(runs: Sequence[Run], images: int) -> str:
 
 
 def full_config(run: Run) -> str:
-    """The whole configuration, collapsed."""
+    """The whole configuration of a run, collapsed."""
     text = escape_html(json.dumps(run.config, indent=2))
     return f"<details><summary>{label(run)}</summary><pre>{text}</pre></details>"
 
 
 def picture(figure: Any, caption: str) -> str:
-    """A matplotlib figure as an embedded PNG."""
+    """A matplotlib figure as an HTML figure with an embedded PNG image."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     data = base64.b64encode(buffer.getvalue()).decode()
@@ -170,19 +170,19 @@ def picture(figure: Any, caption: str) -> str:
 
 
 def label(run: Run) -> str:
-    """The name of a run with its colour."""
+    """The name of a run after a swatch of its colour."""
     unfinished = "" if run.finished else " (unfinished)"
     return f'<i class="swatch" style="background:{run.colour}"></i>{escape(run.name)}{unfinished}'
 
 
 def detector(run: Run) -> str:
-    """Family, backbone and widths in a few words."""
+    """Family, backbone and widths of the detector as HTML text."""
     d = run.config["detector"]
     return f"{d['family']} {d['backbone']} ×{d['backbone_width']:g}, FPN {d['fpn_width']}"
 
 
 def method(run: Run) -> str:
-    """How the run learns: from the data alone, or by which method from which teacher."""
+    """What the run learns from: the data alone, or which teacher and by which method."""
     distill = run.config.get("distill") or {}
     if not distill.get("teacher"):
         return "data alone"
@@ -193,7 +193,7 @@ def method(run: Run) -> str:
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by dotted name."""
+    """Nested options as one dictionary with dotted names."""
     flat = {}
     for name, value in config.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -201,7 +201,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def newest(run: Run, key: str) -> float | None:
-    """A value of the finished run, or of its last training line."""
+    """A value of `result.json`, or else of the last training line of `metrics.jsonl`."""
     return run.result.get(key, run.train[-1].get(key) if run.train else None)
 
 

@@ -1,4 +1,4 @@
-"""The runs of a report, as read from their folders."""
+"""The runs of a report, read from their folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Run:
     train: list[dict[str, Any]]
     evals: list[dict[str, Any]]
     result: dict[str, Any]
-    """result.json; the last evaluation if the run is unfinished."""
+    """The content of result.json, or the last evaluation if the run is unfinished."""
 
     @property
     def finished(self) -> bool:
@@ -32,7 +32,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs of some folders, named by folder, or by path where two folders share a name."""
+    """The runs of these folders. A run is named by its folder, or by the path if two folders share a name."""
     names = [folder.resolve().name for folder in folders]
     runs = []
     for number, folder in enumerate(folders):
@@ -42,7 +42,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def read_run(folder: Path, name: str, colour: str) -> Run:
-    """One run folder. Raises `UserError` if it is not a run folder, or if one of its files is damaged."""
+    """The run of one folder. Raises `UserError` if it is not a run folder or one of its files is damaged."""
     for file in ("config.json", "metrics.jsonl"):
         if not (folder / file).is_file():
             raise UserError(

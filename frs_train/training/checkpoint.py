@@ -1,8 +1,8 @@
 """Checkpoints: written completely or not at all, and read with `weights_only=True`.
 
 A file is a dictionary of plain types and tensors (see `Content`). It has no RNG state, because every draw is
-a function of the seed and the iteration (see `streams`). Whatever a file contains, the functions that read it
-raise only `UserError`.
+a function of the seed and the iteration (see `streams`). Reading a file raises only `UserError`, whatever it
+contains.
 """
 
 from __future__ import annotations
@@ -36,16 +36,15 @@ Classes = Annotated[list[str], Field(min_length=1)]
 
 
 class Content(TypedDict):
-    """The content of every checkpoint. One that only serves to detect, like the demo's teacher, has no
-    more."""
+    """The content that every checkpoint has. It suffices for detection: the demo's teacher has no more."""
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)
     format: Literal["frs-train/1"]
     config: dict[str, Any]
-    """See `config.to_dict`."""
+    """See `options.to_dict`."""
     classes: Classes
     iteration: Count
-    """Optimiser steps that made these weights."""
+    """Optimiser steps taken so far."""
     model: Tensors
     ema: NotRequired[Tensors | None]
     """The moving average of the weights, which is used for detection if there is one."""
@@ -65,8 +64,8 @@ CONTENT, RESUMABLE = TypeAdapter(Content), TypeAdapter(Resumable)
 
 
 def save(folder: Path, iteration: int, content: dict[str, Any], keep: int) -> Path:
-    """Writes the checkpoint of an iteration, and removes all others of the run but the newest `keep` up to
-    this one, which stays even if `keep` is 0.
+    """Writes the checkpoint of an iteration, and removes the run's checkpoints except the newest `keep` up to
+    and including this one, which stays even if `keep` is 0.
 
     Checkpoints of later iterations are removed too: they were unreadable, or the run would have resumed from
     them.
@@ -75,9 +74,9 @@ def save(folder: Path, iteration: int, content: dict[str, Any], keep: int) -> Pa
     torch.save({"format": FORMAT, "iteration": iteration, **content}, buffer)
     path = path_of(folder, iteration)
     write_atomically(path, buffer.getbuffer())
-    found = checkpoints(folder)
-    first = found.index(path)
-    for other in found[:first] + found[first + max(keep, 1) :]:
+    existing = checkpoints(folder)
+    first = existing.index(path)
+    for other in existing[:first] + existing[first + max(keep, 1) :]:
         remove(other)
     return path
 
@@ -88,20 +87,20 @@ def keep_as_best(path: Path) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints that a run has written into its folder, newest first. Files whose names `save` would
-    not give are not the run's."""
+    """The checkpoints that a run has written into its folder, newest first. A file is one of them if `save`
+    would give it its name."""
     names = ((path, NAME.fullmatch(path.name)) for path in folder.glob("checkpoint-*.pt") if path.is_file())
     by_iteration = {int(match[1]): path for path, match in names if match}
     return [by_iteration[iteration] for iteration in sorted(by_iteration, reverse=True)]
 
 
 def path_of(folder: Path, iteration: int) -> Path:
-    """Where a run writes its checkpoint of an iteration."""
+    """The path of the checkpoint of an iteration in a run folder."""
     return folder / f"checkpoint-{iteration:08d}.pt"
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The `Content` of one checkpoint, on the CPU. Raises `UserError` if it is damaged or something else."""
+    """The `Content` of one checkpoint, on the CPU. Raises `UserError` if it is damaged or no checkpoint."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -114,7 +113,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(
             f"Checkpoint {path} does not exist. Give a run folder or a checkpoint file."
         ) from None
-    except Exception as error:  # torch's readers raise anything on other files
+    except Exception as error:  # torch.load raises exceptions of many types on a file of another kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged, or not a checkpoint of frs-train: {reason}.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -134,20 +133,20 @@ def checked(kind: TypeAdapter, content: Any, name: str) -> Any:
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest readable checkpoint of a run, or None if it has none at all. `warn` gets a message about
-    each damaged one.
+    """The content of a run's newest readable checkpoint, or None if there is no checkpoint. `warn` gets a
+    message about each damaged one.
 
     Raises `UserError` if there are checkpoints and none is readable.
     """
-    found = checkpoints(folder)
-    for path in found:
+    existing = checkpoints(folder)
+    for path in existing:
         try:
             return load(path)
         except UserError as error:
             warn(f"{error} Trying the one before.")
-    if found:
+    if existing:
         raise UserError(
-            f"None of the {len(found)} checkpoints in {folder} is readable. Remove them to start from "
+            f"None of the {len(existing)} checkpoints in {folder} is readable. Remove them to start from "
             "the beginning."
         )
     return None
@@ -165,28 +164,33 @@ def read(source: Path, warn: Callable[[str], None]) -> dict[str, Any]:
     return content
 
 
-def config_of(content: dict[str, Any]) -> RunConfig:
-    """The configuration a checkpoint was made with."""
+def name_of(source: Path, content: dict[str, Any]) -> str:
+    """The path of the checkpoint whose content `read` returned for this file or run folder."""
+    return str(path_of(source, content["iteration"]) if source.is_dir() else source)
+
+
+def config_of(content: dict[str, Any], name: str = "the checkpoint") -> RunConfig:
+    """The configuration of the run that wrote a checkpoint; `name` is used in the error message."""
     try:
         return from_dict(RunConfig, content["config"])
     except UserError as error:
-        raise UserError(f"The checkpoint's configuration does not fit this version: {error}") from None
+        raise UserError(f"The configuration in {name} does not fit this version: {error}") from None
 
 
-def restore(content: dict[str, Any]) -> tuple[Detector, list[str]]:
-    """The detector of a checkpoint (its moving average where it has one), in evaluation mode, and its
+def restore(content: dict[str, Any], name: str = "the checkpoint") -> tuple[Detector, list[str]]:
+    """The detector of a checkpoint (its moving average, if there is one), in evaluation mode, and its
     classes."""
-    config = config_of(content).detector
+    config = config_of(content, name).detector
     try:
         detector = build_detector(config, len(content["classes"]))
     except ValueError as error:
-        raise UserError(f"The checkpoint's detector cannot be built: {error}.") from None
-    load_weights(detector, content.get("ema") or content["model"], "the checkpoint")
+        raise UserError(f"The detector in {name} cannot be built: {error}.") from None
+    load_weights(detector, content.get("ema") or content["model"], name)
     return detector.eval(), content["classes"]
 
 
 def load_weights(module: torch.nn.Module, state: Tensors, name: str) -> None:
-    """`load_state_dict` with a `UserError` of one paragraph."""
+    """Calls `load_state_dict`; a mismatch is a `UserError` of one paragraph."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -200,4 +204,6 @@ def read_detector(source: str, log: Log) -> tuple[Detector, list[str]]:
     kind, _, name = source.partition(":")
     if kind == "torchvision":
         return from_torchvision(name).eval(), coco_classes()
-    return restore(read(Path(source), log.warn))
+    path = Path(source)
+    content = read(path, log.warn)
+    return restore(content, name_of(path, content))

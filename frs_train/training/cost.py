@@ -1,4 +1,4 @@
-"""What a run costs: seconds per iteration and peak memory."""
+"""The cost of a run: seconds per iteration and peak memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 class Timer:
-    """Seconds per iteration, without the pauses."""
+    """Measures seconds per iteration, without pauses."""
 
     def __init__(self, iteration: int):
         self.first = self.last = iteration
@@ -35,7 +35,7 @@ class Timer:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """The time that the block takes does not count."""
+        """The time in this block is not counted."""
         self.elapsed = self._now()
         try:
             yield

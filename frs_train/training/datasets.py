@@ -1,4 +1,4 @@
-"""The data sets of a configuration, opened and checked."""
+"""The data sets of a run or an evaluation: opened from the configuration and checked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_data(config: RunConfig, log: Log) -> tuple[CocoDetection, CocoDetection
 
 
 def open_eval(annotations: Path, images: Path, classes: list[str], name: str, log: Log) -> CocoDetection:
-    """A data set to evaluate a detector (called `name`) with these classes on."""
+    """A data set for the evaluation of a detector with these classes; `name` is the detector in messages."""
     coco = read_coco(annotations)
     log.say(coco.summary())
     return CocoDetection(match_classes(coco, classes, name), images)

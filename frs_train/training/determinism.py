@@ -1,4 +1,4 @@
-"""Deterministic kernels."""
+"""The switch for deterministic kernels of PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextlib.contextmanager
 def reproducible(enabled: bool) -> Iterator[None]:
-    """Deterministic kernels, where torch has them, while the block lasts."""
+    """Uses deterministic kernels in this block, for the operations that have them."""
     if not enabled:
         yield
         return

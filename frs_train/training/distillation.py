@@ -1,7 +1,7 @@
-"""The losses of a student with a teacher: its own detection losses, the imitation loss and the head loss.
+"""The losses of a student with a teacher: detection losses, feature loss and head loss.
 
-The teacher runs in evaluation mode, in `inference_mode` and in its own precision. The student's head runs
-once, and imitation and head loss are one call of `frs_kernels.FRSDistillationLoss`.
+The teacher runs in evaluation mode, in `inference_mode` and with its own autocast precision. The student's
+head runs once, and one call of `frs_kernels.FRSDistillationLoss` computes feature loss and head loss.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from frs_train.training.teacher import HiddenModule
 class DistilledLearner(Learner):
     """A student that learns from the data and from a teacher.
 
-    Its losses are the student's, and `frs_feature` and `frs_head` with loss weights and warm-up applied. The
-    teacher is not a submodule: it is neither saved, nor trained, nor moved. `accumulate` forwards are one
-    iteration.
+    `forward` returns the student's losses, and `frs_feature` and `frs_head` with loss weights and warm-up
+    applied. The teacher is not a submodule: it is neither saved, nor trained, nor moved to another device.
+    `accumulate` calls of `forward` are one iteration.
 
     Raises:
         UserError: student and teacher do not fit together.
@@ -55,7 +55,7 @@ class DistilledLearner(Learner):
                 "student do not fit. Use the same detector, anchors and classes, or --method frs-feature."
             )
         self.levels = fit.levels
-        # With several processes the masks contain the normalizer (see _normalized).
+        # With several processes the masks are divided by the normalizer here (see _normalized).
         self.global_sum = distributed.world() > 1 and config.normalizer == "mask"
         if config.backend not in ("auto", *frs.available_backends()):
             raise UserError(
@@ -106,7 +106,7 @@ class DistilledLearner(Learner):
             return teacher(images, size=size, masks=self.config.method.startswith("frs"))
 
     def masks(self, taught: Outputs, targets: list[Target], images: list[Tensor]) -> list[Tensor]:
-        """The masks [B, H, W] of the shared levels."""
+        """The masks [B, H, W] of the shared levels, by the method of the configuration."""
         if self.config.method == "whole-map":
             masks = [torch.ones_like(taught.feats[t][:, 0], dtype=torch.float32) for _, t in self.levels]
         elif self.config.method == "gt-box":
@@ -114,7 +114,7 @@ class DistilledLearner(Learner):
                 taught, targets, images, [self.teacher.module.strides[t] for _, t in self.levels]
             )
         else:
-            # Autograd cannot save tensors made in inference mode, so the masks, which are small, are copied.
+            # Copied, because autograd cannot save tensors created in inference mode. Masks are small.
             masks = [taught.masks[t].clone() for _, t in self.levels]
         return _normalized(masks) if self.global_sum else masks
 
@@ -122,7 +122,7 @@ class DistilledLearner(Learner):
 def box_masks(
     taught: Outputs, targets: list[Target], images: list[Tensor], strides: list[int]
 ) -> list[Tensor]:
-    """1 at locations whose centre is in a ground-truth box, else 0: one float32 mask [B, H, W] per level."""
+    """One float32 mask [B, H, W] per level: 1 if the centre of the location is in a box, else 0."""
     height, width = taught.padded_size
     masks = []
     for stride in strides:
@@ -143,7 +143,7 @@ def _ratio(image: Tensor, height: int, width: int) -> list[float]:
 
 
 def _normalized(masks: list[Tensor]) -> list[Tensor]:
-    """Masks divided by the mean over processes of their sums, so that the mean of the processes' losses
-    (which is what DDP descends) is the loss of the whole batch in one process."""
+    """Masks divided by the mean of their sums over all processes. DDP averages the gradients of the
+    processes; with these masks the average is the gradient of one process with the whole batch."""
     sums = distributed.mean(torch.stack([mask.sum() for mask in masks]))
     return [torch.where(total > 0, mask / total, 0.0) for mask, total in zip(masks, sums, strict=True)]

@@ -1,4 +1,4 @@
-"""A detector that trains by itself, and the precision it trains in."""
+"""The learner without a teacher, and the autocast context of training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def autocast(device: torch.device, amp: str) -> torch.autocast:
 
 
 class Learner(nn.Module):
-    """A detector that trains by itself: forward(images, targets, size) -> its losses by name."""
+    """A student without a teacher: forward(images, targets, size) -> detection losses by name."""
 
     def __init__(self, student: Detector):
         super().__init__()

@@ -1,4 +1,4 @@
-"""From a configuration to the learner: the student, alone or with its teacher."""
+"""`make_learner`, which creates the student, alone or with its teacher, from a configuration."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def make_learner(
 ) -> Learner:
     """The student, alone or with its teacher, on the device.
 
-    `fresh` is False if its weights are restored afterwards, so that published or inherited weights are not
-    needed.
+    `fresh` is False if the weights are restored afterwards; published or inherited weights are then not
+    loaded.
     """
     check_batch_norm(config, distributed.world())
     student, distill = build(config.detector, classes), config.distill
@@ -48,8 +48,8 @@ def make_learner(
 
 
 def check_batch_norm(config: RunConfig, processes: int) -> None:
-    """Raises `UserError` where batch norm may have a single value per channel, whose variance is undefined:
-    one image with a single location at stride 32."""
+    """Raises `UserError` if batch norm may get a single value per channel, whose variance is undefined: one
+    image with a single location at stride 32."""
     detector, train = config.detector, config.train
     images = train.batch_size // (train.accumulate * processes)
     if detector.backbone_norm == "batch" and images == 1 and min(detector.min_size) <= 32:

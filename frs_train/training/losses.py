@@ -1,4 +1,4 @@
-"""Losses as numbers: the mean over all processes, refused if it is not finite."""
+"""Losses as numbers: the mean over all processes, and the error if it is not finite."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from frs_train.errors import UserError
 def read_losses(losses: dict[str, Tensor], what: str, saved_at: int) -> dict[str, float]:
     """The mean losses over the processes, by name.
 
-    Raises `UserError` if one is not finite. `what` completes "The loss ... is not finite"; `saved_at` is the
-    iteration of the last checkpoint, 0 if there is none.
+    Raises `UserError` if one is not finite. `what` is put into "The loss ... is not finite"; `saved_at` is
+    the iteration of the last checkpoint, 0 if there is none.
     """
     values = distributed.mean(torch.stack(list(losses.values())).float())
     named = dict(zip(losses, values.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Metrics of a run: `metrics.jsonl`, lines in the log, and TensorBoard by option.
+"""The metrics of a run: `metrics.jsonl`, lines in the log and, by option, TensorBoard.
 
 Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration` (see `run_files`):
     train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak, of the GPU if any)
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Metrics:
-    """Appends to `metrics.jsonl` (and TensorBoard), in process 0 only."""
+    """Appends to `metrics.jsonl` (and TensorBoard); only process 0 writes."""
 
     def __init__(self, folder: Path, log: Log, total: int, tensorboard: bool):
         self.path, self.log, self.total = folder / "metrics.jsonl", log, total
@@ -37,7 +37,7 @@ class Metrics:
         self.evaluated: dict[int, dict[str, Any]] = {}  # scores by iteration
 
     def forget_after(self, iteration: int) -> None:
-        """Removes lines that the resumed run will write itself, and an incomplete last line."""
+        """Removes the lines after `iteration`, which a resumed run rewrites, and an incomplete last line."""
         kept: list[dict[str, Any]] = []
         if distributed.rank() == 0 and self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["iteration"] <= iteration]
@@ -61,7 +61,7 @@ class Metrics:
         return {"text": text, "rate": rate}
 
     def is_best(self, record: dict[str, Any]) -> bool:
-        """Whether its AP is higher than that of every earlier evaluation."""
+        """Whether the AP of `record` is higher than that of every earlier evaluation."""
         before = [scores["AP"] for scores in self.evaluated.values() if scores["AP"] is not None]
         return record["AP"] is not None and record["AP"] > max(before, default=-1.0)
 
@@ -87,7 +87,7 @@ class Metrics:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(
-                f"{self.path} cannot be written: {error.strerror}. Free some space, then "
+                f"{self.path} cannot be written: {error.strerror}. Free some space, and "
                 "continue with --resume."
             ) from None
 

@@ -1,4 +1,4 @@
-"""The optimiser and the gradient scaler: made from a configuration, restored from a checkpoint."""
+"""The optimiser and the gradient scaler: created from a configuration, restored from a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ STRICT = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)
 STATE = {
     torch.optim.SGD: {"momentum_buffer"},
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
-}  # names of the tensors that each keeps per parameter
+}  # optimiser -> names of the tensors that it stores per parameter
 
 
 class OptimizerState(TypedDict):
-    """What is restored of an optimiser. Its options come from the configuration."""
+    """The part of an optimiser's state that is restored. Its options come from the configuration."""
 
     __pydantic_config__ = STRICT
     state: dict[NonNegativeInt, dict[str, Tensor | None]]
@@ -42,7 +42,7 @@ OPTIMIZER, SCALER = TypeAdapter(OptimizerState), TypeAdapter(ScalerState)
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW over the parameters that train."""
+    """SGD with momentum or AdamW, for the parameters that are trained."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
@@ -52,7 +52,7 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], name: str) -> None:
-    """Restores what an optimiser keeps per parameter. Raises `UserError` if it does not fit."""
+    """Restores the state that an optimiser stores per parameter. Raises `UserError` if it does not fit."""
     name = f"The optimiser in {name}"
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = checkpoint.checked(OPTIMIZER, saved, name)["state"]
@@ -71,6 +71,6 @@ def _fits(kept: dict[str, Tensor | None], parameter: Tensor, names: set[str]) ->
 
 
 def load_scaler(scaler: torch.amp.GradScaler, saved: dict[str, Any], name: str) -> None:
-    """Restores a gradient scaler, unless --amp turned it off before or turns it off now."""
+    """Restores a gradient scaler if it is enabled in both the checkpoint and the configuration."""
     if saved and scaler.is_enabled():
         scaler.load_state_dict(checkpoint.checked(SCALER, saved, f"The gradient scaler in {name}"))

@@ -1,4 +1,4 @@
-"""Resuming: which checkpoint a run starts from, and whether its options and classes fit that checkpoint."""
+"""Resuming a run: the checkpoint to start from, and the check that options and classes fit it."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def checkpoint_to_resume(config: RunConfig, classes: list[str], log: Log) -> dic
 
 
 def refuse_other(saved: dict[str, Any], config: RunConfig, classes: list[str]) -> None:
-    """Raises `UserError` unless a run of these options and classes can resume from a checkpoint's content."""
+    """Raises `UserError` unless a run with these options and classes can resume from a checkpoint."""
     name = str(config.out)
     checkpoint.checked(checkpoint.RESUMABLE, saved, f"The newest checkpoint of {name}")
-    before, now = fixed(checkpoint.config_of(saved)), fixed(config)
+    before = fixed(checkpoint.config_of(saved, checkpoint.name_of(config.out, saved)))
+    now = fixed(config)
     for option, value in now.items():
         if before[option] != value:
             raise UserError(

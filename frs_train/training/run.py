@@ -1,4 +1,4 @@
-"""A run from its configuration to its result: `fit(config)`."""
+"""`fit(config)`, which runs a training from its configuration to its result."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def fit(config: RunConfig, log: Log | None = None) -> dict[str, Any]:
 
 
 def make_trainer(config: RunConfig, device: torch.device, log: Log, signals: Signals) -> Trainer:
-    """Data sets, learner and optimiser of a configuration, restored from its newest checkpoint if it
-    resumes."""
+    """The trainer of a configuration, with its state restored from the newest checkpoint if the run is
+    resumed."""
     train_set, val_set = open_data(config, log)
     classes = train_set.coco.classes
     total = total_iterations(config.train, len(train_set))

@@ -1,6 +1,6 @@
-"""The JSON files of a run (config.json, metrics.jsonl, result.json): their types, and reading them.
+"""The JSON files of a run (config.json, metrics.jsonl, result.json): their types, and functions to read them.
 
-Whatever such a file contains, this module raises only `UserError`.
+Reading a file raises only `UserError`, whatever it contains.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing_extensions import NotRequired, TypedDict
 
 from frs_train.errors import UserError
 
-OPEN = ConfigDict(extra="allow")  # later versions may write more
+OPEN = ConfigDict(extra="allow")  # other versions may write more fields
 
 
 class TrainLine(TypedDict):
-    """A training line of metrics.jsonl. The losses are those of its last step."""
+    """A training line of metrics.jsonl. Its losses are those of one step, `iteration`."""
 
     __pydantic_config__ = OPEN
     kind: Literal["train"]
@@ -31,7 +31,7 @@ class TrainLine(TypedDict):
 
 
 class Scores(TypedDict):
-    """An evaluation: fractions, None where there was nothing to measure."""
+    """The scores of an evaluation as fractions; None where there was nothing to measure."""
 
     __pydantic_config__ = OPEN
     AP: FiniteFloat | None
@@ -45,7 +45,7 @@ class Scores(TypedDict):
 
 
 class EvalLine(Scores):
-    """A line of metrics.jsonl after an evaluation."""
+    """An evaluation line of metrics.jsonl."""
 
     kind: Literal["eval"]
     iteration: NonNegativeInt
@@ -87,7 +87,7 @@ class DistillWords(TypedDict):
 
 
 class SavedConfig(TypedDict):
-    """The part of config.json that a report reads, so that it can read runs of other versions too."""
+    """The part of config.json that a report needs. A report also reads runs of other versions."""
 
     __pydantic_config__ = OPEN
     detector: DetectorWords
@@ -106,7 +106,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: a line is not a record of a run.
     """
-    lines = _read(path).split(b"\n")[:-1]  # after the last line break: nothing, or an incomplete line
+    lines = _read(path).split(b"\n")[:-1]  # the rest after the last line break is empty or an incomplete line
     return [_valid(LINE, line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run, as training writes it."""
+"""The folder of a run: the files that training writes into it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from frs_train.training.run_files import read_result
 
 
 class RunFolder:
-    """config.json, checkpoint-<8 digits>.pt (the newest `keep`), best.pt, and result.json when the run is
-    done.
+    """Writes config.json, checkpoint-<8 digits>.pt (the newest `keep`), best.pt and, at the end, result.json.
 
-    Only process 0 writes. (metrics.jsonl is `Metrics`', .lock is `files.locked`'s.)
+    Only process 0 writes. `Metrics` writes metrics.jsonl, `files.locked` the file .lock.
     """
 
     def __init__(self, path: Path, keep: int):
@@ -26,7 +25,7 @@ class RunFolder:
         self.writes = distributed.rank() == 0
 
     def start(self, config: RunConfig) -> None:
-        """Writes config.json, and removes the result.json of a shorter run or of unreadable checkpoints."""
+        """Writes config.json, and removes an old result.json: the run is not finished."""
         if self.writes:
             write_atomically(self.path / "config.json", json.dumps(to_dict(config), indent=2).encode())
             (self.path / "result.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a run does at which iteration: its length, learning rate, warm-ups, checkpoints and evaluations."""
+"""The schedule of a run: length, learning rate, warm-ups, and iterations of checkpoints and evaluations."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import replace
 
 from frs_train.config import RunConfig, TrainConfig
 
-WARMUP_SHARE = 4  # a warm-up takes at most 1/4 of the run
+WARMUP_SHARE = 4  # a warm-up takes at most a quarter of the run
 
 
 def total_iterations(config: TrainConfig, images: int) -> int:
-    """Optimiser steps of a run on so many training images."""
+    """Optimiser steps of a run on a training set of `images` images."""
     return config.iterations or max(1, round(config.epochs * images / config.batch_size))
 
 
 def save_due(config: TrainConfig, iteration: int, total: int) -> bool:
     """Whether a checkpoint is written after this iteration.
 
-    It is with the first line of the log, then at doubling iterations up to `checkpoint_every`, then every
-    `checkpoint_every`; and before each evaluation, and at the end.
+    The first one is written with the first line of the log, further ones at doubling iterations up to
+    `checkpoint_every`, and then one every `checkpoint_every` iterations; also before each evaluation and at
+    the end.
     """
     lines, rest = divmod(iteration, config.log_every)
     doubled = iteration < config.checkpoint_every and not rest and lines.bit_count() == 1
@@ -29,13 +30,12 @@ def save_due(config: TrainConfig, iteration: int, total: int) -> bool:
 
 
 def evaluation_due(config: TrainConfig, iteration: int, total: int) -> bool:
-    """Whether the weights are evaluated after this iteration; the evaluation at the end is not counted
-    here."""
+    """Whether the weights are evaluated after this iteration, not counting the evaluation at the end."""
     return config.eval_every > 0 and 0 < iteration < total and iteration % config.eval_every == 0
 
 
 def learning_rate(config: TrainConfig, iteration: int, total: int) -> float:
-    """The rate of an iteration (from 0) of a run of `total`."""
+    """The learning rate of an iteration, counted from 0, of a run of `total`."""
     peak = config.lr * (config.batch_size / config.lr_batch if config.lr_batch else 1.0)
     rise = warmup_within(total, config.lr_warmup)
     if config.schedule == "one-cycle":  # cosine up from 1/25, cosine down to 1/1000
@@ -46,20 +46,20 @@ def learning_rate(config: TrainConfig, iteration: int, total: int) -> float:
     return peak * warmup * 0.1 ** sum(iteration >= step * total for step in config.lr_steps)
 
 
-def warmup_within(total: int, asked: int) -> int:
-    """Iterations of a warm-up in a run of `total`: those asked for, but a quarter of the run at most, or a
-    short run would end before it."""
-    return min(asked, total // WARMUP_SHARE)
+def warmup_within(total: int, requested: int) -> int:
+    """Iterations of a warm-up in a run of `total`: as requested, but at most a quarter of the run, because a
+    short run would otherwise end before its warm-up."""
+    return min(requested, total // WARMUP_SHARE)
 
 
 def shorten_warmups(config: RunConfig, total: int, say: Callable[[str], None]) -> RunConfig:
-    """The configuration with both warm-ups as a run of `total` iterations takes them; if that is shorter than
-    asked for, it is said."""
-    asked = {"--lr-warmup": config.train.lr_warmup}
+    """The configuration with both warm-ups limited for a run of `total` iterations. `say` gets a message if
+    one is shortened."""
+    requested = {"--lr-warmup": config.train.lr_warmup}
     if config.distill and config.distill.method != "none":
-        asked["--warmup-iters"] = config.distill.warmup_iters
-    taken = {option: warmup_within(total, warmup) for option, warmup in asked.items()}
-    shorter = [f"{o} {asked[o]} becomes {taken[o]}" for o in asked if taken[o] < asked[o]]
+        requested["--warmup-iters"] = config.distill.warmup_iters
+    taken = {option: warmup_within(total, warmup) for option, warmup in requested.items()}
+    shorter = [f"{o} {requested[o]} becomes {taken[o]}" for o in requested if taken[o] < requested[o]]
     if not shorter:
         return config
     say(f"A warm-up takes a quarter of the run at most. Of {total} iterations: {', '.join(shorter)}.")

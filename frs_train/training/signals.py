@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT during a training: the run saves itself before it stops."""
+"""The handling of SIGTERM and SIGINT during training: the run saves a checkpoint before it stops."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from frs_train.interrupt import SIGNALS
 
 
 class Signals:
-    """Records a signal, and lets the run obey it where it can stop.
+    """Records a signal, so that the run can stop at a safe place.
 
-    A signal ends an `interruptible` block at once, by `KeyboardInterrupt`. Everywhere else the run polls
-    `caught`, the number of the first signal (0 before it). A second signal of the same number has the effect
-    that it had before `heard`: it ends the process. (Ctrl-C under torchrun arrives as SIGINT, and as SIGTERM
-    a moment later.)
+    A signal ends an `interruptible` block at once, with `KeyboardInterrupt`. Everywhere else the run polls
+    `caught`, the number of the first signal, 0 before it. A second signal of the same number is handled as
+    before `heard`: it ends the process. (Under torchrun, Ctrl-C arrives as SIGINT and a moment later as
+    SIGTERM.)
     """
 
     def __init__(self) -> None:
@@ -39,10 +39,10 @@ class Signals:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A signal ends this block at once; one that came before the block ends it at its start.
+        """A signal ends this block at once; an earlier signal ends it at its start.
 
-        Several processes are not interrupted: the others would wait for the one that leaves. They poll
-        `caught` together between two steps instead.
+        With several processes the block is not interrupted, because the other processes would wait for the
+        one that stops. They poll `caught` together between two steps.
         """
         if distributed.world() > 1:
             yield
@@ -57,7 +57,7 @@ class Signals:
 
     def _obey(self) -> None:
         if self.caught:
-            self._open = False  # the handling of the signal is not interrupted by it
+            self._open = False  # so that a further signal does not interrupt the handling of this one
             raise KeyboardInterrupt
 
     def _note(self, number: int, _: object) -> None:

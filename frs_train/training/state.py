@@ -1,4 +1,4 @@
-"""The state of a run: what a step changes and a checkpoint holds."""
+"""The state of a run: everything that a step changes and a checkpoint stores."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ from frs_train.training.learner import autocast
 from frs_train.training.schedule import learning_rate
 from frs_train.training.state import TrainingState
 
-MicroBatch = Any  # what the loader yields: `Batch`, or the `UserError` of an unreadable image
+MicroBatch = Any  # an item of the loader: a `Batch`, or the `UserError` of an unreadable image
 
 
 def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroBatch]) -> dict[str, Tensor]:
-    """Accumulates the gradients of some micro-batches and takes one step.
+    """Accumulates the gradients of the micro-batches and takes one optimiser step.
 
-    Returns the mean losses by name, still on the device. Every random draw is a function of seed, iteration
-    and process, so no generator state is ever saved.
+    Returns the mean losses by name, as tensors on the device. Every random draw is a function of seed,
+    iteration and process, so that no generator state has to be saved.
 
     Args:
         module: `state.learner`, or its DistributedDataParallel wrapper.
@@ -58,8 +58,8 @@ def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroB
 def current_losses(state: TrainingState, batch: MicroBatch) -> dict[str, Tensor]:
     """The losses of a micro-batch with the current weights.
 
-    Leaves no trace: the next step seeds the generators itself, and the buffers (running means, warm-up) are
-    restored.
+    Has no side effects on the training: the buffers (running means, warm-up) are restored, and the next step
+    seeds the generators.
     """
     buffers = [(buffer, buffer.clone()) for buffer in state.learner.buffers()]
     losses = _losses(state, state.learner.train(), batch)

@@ -1,4 +1,4 @@
-"""The teacher of a distillation."""
+"""The teacher of a distillation: its preparation, and the student's head copied from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from frs_train.detectors import Detector, compatibility
 
 
 class HiddenModule:
-    """Hides a module from the module tree of its owner: not in the state dict, not moved, not in DDP."""
+    """Wraps a module so that the owner does not register it: not in the state dict, not moved, not in DDP."""
 
     def __init__(self, module: Detector):
         self.module = module
@@ -18,8 +18,7 @@ class HiddenModule:
 def prepare_teacher(
     teacher: Detector, student: Detector, config: DistillConfig, device: torch.device
 ) -> Detector:
-    """The teacher, ready for a distillation: frozen, on the device, with the student's limit on image
-    sizes."""
+    """Prepares the teacher: frozen, on the device, and with the student's limit of the image size."""
     teacher.eval().requires_grad_(False).to(device)
     teacher.model.transform.max_size = student.model.transform.max_size
     if config.teacher_channels_last:
@@ -31,8 +30,8 @@ def prepare_teacher(
 
 
 def inherit_head(student: Detector, teacher: Detector) -> int:
-    """Copies every tensor of the teacher's head that the student has with the same name and shape; returns
-    how many."""
+    """Copies each tensor of the teacher's head for which the student has one with the same name and shape.
+    Returns the number of tensors."""
     theirs = teacher.state_dict()
     ours = student.state_dict()
     heads = [k for k in ours if any("head" in part for part in k.split("."))]
@@ -42,8 +41,7 @@ def inherit_head(student: Detector, teacher: Detector) -> int:
 
 
 def start_head(student: Detector, teacher: Detector, same_classes: bool) -> str:
-    """Initializes the student's head from the teacher's if their logits mean the same; returns a line for the
-    log."""
+    """Copies the teacher's head to the student if their logits mean the same. Returns a line for the log."""
     if compatibility(teacher, student, same_classes=same_classes).head_loss:
         return f"The student's head starts from the teacher's: {inherit_head(student, teacher)} tensors."
     return "The student's head starts at random: the teacher's does not fit."

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop, with metrics, checkpoints and evaluations."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ FAILED = 1000  # greater than every signal number
 
 
 class Trainer:
-    """Takes a run from the iteration of its state to the last one, with metrics, checkpoints and
-    evaluations."""
+    """Trains a run from the iteration of its state to the last iteration."""
 
     def __init__(
         self,
@@ -47,13 +46,13 @@ class Trainer:
         self.train_set, self.val_set = datasets
         self.metrics, self.log, self.signals = metrics, log, signals
         self.saved_at = state.iteration
-        self.last_batch: MicroBatch = None  # the newest one that a step has used
+        self.last_batch: MicroBatch = None  # the last one that a step has used
 
     def fit(self) -> dict[str, Any]:
-        """The loop and the evaluation at its end; returns the content of `result.json`."""
+        """Trains and evaluates; returns the content of `result.json`."""
         state, total = self.state, self.state.total
         if state.iteration >= total and (result := self.folder.result()):
-            self.log.say(f"{self.config.out} is finished already.")
+            self.log.say(f"{self.config.out} is already finished.")
             return result
         self.metrics.forget_after(state.iteration)
         self.folder.start(self.config)
@@ -67,7 +66,7 @@ class Trainer:
     def _loop(self, timer: Timer, tell: Callable[..., None], batches: Iterator[MicroBatch]) -> None:
         state, config, module = self.state, self.config.train, self._wrapped()
         if evaluation_due(config, state.iteration, state.total):
-            self.evaluate()  # which the run may have been stopped before
+            self.evaluate()  # the run may have been stopped before this evaluation
         while state.iteration < state.total:
             step = self._next(batches)
             losses, self.last_batch = optimizer_step(state, module, step), step[-1]
@@ -83,7 +82,7 @@ class Trainer:
     def _next(self, batches: Iterator[MicroBatch]) -> list[MicroBatch]:
         """The micro-batches of the next step; a signal interrupts the wait for them.
 
-        If a process cannot continue or has caught a signal, all processes save and leave.
+        If a process cannot continue or has caught a signal, all processes save and stop.
         """
         step, problem = [], None
         try:
@@ -91,7 +90,7 @@ class Trainer:
                 step = [next(batches) for _ in range(self.config.train.accumulate)]
             problem = next((batch for batch in step if isinstance(batch, UserError)), None)
         except KeyboardInterrupt:
-            pass  # `signals.caught` has its number
+            pass  # `signals.caught` has the number of the signal
         except UserError as error:
             problem = error
         reason = distributed.any_of(FAILED if problem else self.signals.caught)
@@ -106,10 +105,10 @@ class Trainer:
         raise Stopped.by(reason, f"at iteration {iteration}; saved" if iteration else "before the first step")
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluates the weights, writes the line, and keeps the checkpoint as `best.pt` if its AP is the
-        best.
+        """Evaluates the weights, records the scores, and copies the checkpoint to `best.pt` if its AP is the
+        highest.
 
-        An evaluation that the run made before it was stopped is not repeated.
+        The scores of an evaluation from before a resumed run was stopped are reused.
         """
         iteration, device = self.state.iteration, self.state.device
         if iteration in self.metrics.evaluated:
@@ -130,10 +129,10 @@ class Trainer:
         return scores
 
     def save(self) -> None:
-        """Writes the checkpoint of this iteration if there is none.
+        """Writes the checkpoint of this iteration, unless it exists.
 
-        The last batch must have a finite loss with its weights, or a run that resumes from it could not
-        recover.
+        The loss of the last batch with the new weights must be finite: a run that resumed from other weights
+        could not recover.
         """
         iteration = self.state.iteration
         if iteration == self.saved_at:
@@ -161,7 +160,7 @@ class Trainer:
         )
 
     def _report(self, losses: dict[str, Tensor], timer: Timer) -> dict[str, str]:
-        """Writes a line of training metrics; returns it as fields of the progress bar."""
+        """Writes a line of training metrics; returns the fields of the progress bar."""
         iteration = self.state.iteration
         named = read_losses(losses, f"of step {iteration}", self.saved_at)
         record = {

@@ -1,4 +1,4 @@
-"""Annotation files of a few records, each with what a test wants otherwise; and images without files."""
+"""Small annotation files with the changes that a test needs, and data sets without image files."""
 
 import copy
 import json
@@ -16,31 +16,31 @@ CONTENT = {
 
 
 def content(**lists):
-    """The content of a file; lists given take the place of its own."""
+    """The content of a file, with these lists in place of the default ones."""
     return {**copy.deepcopy(CONTENT), **lists}
 
 
 def annotations(*changes):
-    """Annotations of image 1, each with these fields otherwise."""
+    """Annotations of image 1, one for each of these changes of fields."""
     return [{**CONTENT["annotations"][0], "id": 17 + i, **change} for i, change in enumerate(changes)]
 
 
 def write(folder: Path, content, name="data.json") -> Path:
-    """An annotation file of this content."""
+    """Writes an annotation file with this content."""
     path = folder / name
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
 def write_with_images(folder: Path, content, name="data.json") -> Path:
-    """An annotation file and a black image for each of its records."""
+    """Writes an annotation file and a black image for each of its records."""
     for image in content["images"]:
         Image.new("RGB", (image["width"], image["height"])).save(folder / image["file_name"])
     return write(folder, content, name)
 
 
 class Images:
-    """A data set of images of 300 KB that no file holds; `stuck` waits for ever instead."""
+    """A data set of images of 300 KB without files; the item `stuck` waits forever."""
 
     def __init__(self, stuck=()):
         self.stuck = stuck

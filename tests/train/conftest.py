@@ -1,6 +1,7 @@
-"""A small digits set and a teacher, made once. Without the trainer's packages these tests are skipped.
+"""Fixtures: a small digits data set and a teacher, made once per session.
 
-What needs those packages is imported in the fixtures: an error here would end the collection of all tests.
+The tests are skipped if the packages of the trainer are missing. The fixtures import these packages, because
+an import error in this file would end the collection of all tests.
 """
 
 import functools
@@ -51,7 +52,7 @@ def digits(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def teacher(digits, tmp_path_factory) -> Path:
-    """The run folder of a teacher that has learnt next to nothing."""
+    """The run folder of a teacher after a few iterations of training."""
     from tiny_runs import quiet_fit, run_config
 
     out = tmp_path_factory.mktemp("teacher") / "run"
@@ -61,7 +62,7 @@ def teacher(digits, tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """These tensors are too small for more."""
+    """The tensors are too small for several threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

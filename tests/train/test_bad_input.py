@@ -1,4 +1,4 @@
-"""What a user can get wrong: one paragraph that names the file or record, exit code 2, no traceback."""
+"""Errors of users: one paragraph that names the file or record, exit code 2, and no traceback."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ from frs_train.training import checkpoint
 
 @pytest.fixture
 def copy(digits, tmp_path):
-    """A copy of the digits that a test may spoil, and a function that edits its train.json."""
+    """A copy of the digits data set that a test may damage, and a function that edits its train.json."""
     folder = tmp_path / "digits"
     shutil.copytree(digits, folder)
 
@@ -42,7 +42,7 @@ def train(folder, out, *more):
 
 
 def refused(code, capsys, *words):
-    """Exit code 2, and a single paragraph on stderr that has all of these words."""
+    """Checks exit code 2, and that stderr is a single paragraph with all of these words."""
     message = [line for line in capsys.readouterr().err.splitlines() if line.startswith("frs-train: ")]
     assert code == 2 and len(message) == 1
     for word in words:
@@ -54,7 +54,7 @@ def test_missing_annotation_file(copy, tmp_path, capsys):
     refused(train(copy[0], tmp_path / "run"), capsys, "train.json", "does not exist")
 
 
-def test_annotation_file_cut_off(copy, tmp_path, capsys):
+def test_truncated_annotation_file(copy, tmp_path, capsys):
     path = copy[0] / "train.json"
     path.write_text(path.read_text()[:-100])
     refused(train(copy[0], tmp_path / "run"), capsys, "train.json", "not valid JSON", "line")
@@ -90,7 +90,7 @@ def test_truncated_image(copy, tmp_path, capsys, workers):
         victim.write_bytes(victim.read_bytes()[:200])
     code = train(copy[0], tmp_path / "run", "--workers", workers)
     refused(code, capsys, "images/train", "cannot be read", "--resume")
-    assert not multiprocessing.active_children()  # or Python would wait for them at its end
+    assert not multiprocessing.active_children()  # Python would wait for them at exit
 
 
 def test_image_of_another_size(copy, tmp_path, capsys):
@@ -154,7 +154,7 @@ def test_identity_adapter_between_different_widths(digits, teacher, tmp_path):
         quiet_fit(run_config(digits, tmp_path, distill=distill, detector={"fpn_width": 32}))
 
 
-def test_distilling_without_a_teacher(digits, tmp_path):
+def test_distillation_without_a_teacher(digits, tmp_path):
     with pytest.raises(UserError, match="--teacher is missing"):
         quiet_fit(run_config(digits, tmp_path, distill=DistillConfig()))
 
@@ -164,7 +164,7 @@ def test_a_run_is_not_overwritten(digits, teacher):
         quiet_fit(run_config(digits, teacher))
 
 
-def test_full_disk_keeps_what_was_written(tmp_path, monkeypatch):
+def test_full_disk_keeps_the_files_already_written(tmp_path, monkeypatch):
     content = {"config": {}, "classes": ["a"], "model": {}}
     first = checkpoint.save(tmp_path, 1, content, keep=1)
 

@@ -1,4 +1,4 @@
-"""The main job on real photographs, where they are: BCCD (blood cells, COCO format; docs/results/bccd.md)."""
+"""Training, evaluation and pictures on photographs: BCCD, blood cells (docs/results/bccd.md)."""
 
 import json
 from pathlib import Path
@@ -46,19 +46,19 @@ def runs(tmp_path_factory, training_seed) -> tuple[Path, list[dict]]:
 
 
 @pytest.mark.parametrize("name", ["frs_feature", "frs_head", "classification", "bbox_regression"])
-def test_every_loss_falls(runs, name, bounded):
+def test_every_loss_decreases(runs, name, bounded):
     losses = [found[name] for found in runs[1]]
     bounded("fall of the loss", 1 - sum(losses[-5:]) / sum(losses[1:6]), least=0.05)
 
 
-def test_the_cells_are_found(runs, capsys, bounded):
+def test_cells_are_detected(runs, capsys, bounded):
     assert main(f"eval {runs[0]}/student --annotations {BCCD}/test.json --images {BCCD}/images".split()) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["classes"]) == {"RBC", "WBC", "Platelets"}
-    bounded("AP50", found["AP50"], least=0.01)  # one that has not learnt has 0
+    bounded("AP50", found["AP50"], least=0.01)  # an untrained detector has 0
 
 
-def test_masks_of_a_photograph(runs, tmp_path):
+def test_masks_of_a_photograph_are_drawn(runs, tmp_path):
     files = f"--annotations {BCCD}/test.json --images {BCCD}/images --device cpu --limit 1"
     assert main(f"visualize {runs[0]}/teacher {files} --out {tmp_path}".split()) == 0
     (picture,) = tmp_path.glob("*.png")

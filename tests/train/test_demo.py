@@ -1,4 +1,4 @@
-"""`frs-train demo` from end to end, and the teacher that it ships."""
+"""`frs-train demo` from start to end, and the teacher that the package ships."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ def small_demo(monkeypatch):
     monkeypatch.setattr(demo, "STUDENT_TRAIN", replace(demo.STUDENT_TRAIN, threads=1, log_every=1))
 
 
-def test_the_demo_leaves_table_curves_masks_and_report(small_demo, tmp_path):
+def test_demo_writes_table_curves_masks_and_report(small_demo, tmp_path):
     results = demo.demo(tmp_path, 2, 0, Log(quiet=True))
     assert results["teacher"]["AP"] > 0.3 > results["student"]["AP"]
     assert [r["method"] for r in (results["student"], results["student-frs"])] == ["none", "frs"]
@@ -36,12 +36,12 @@ def test_the_demo_leaves_table_curves_masks_and_report(small_demo, tmp_path):
 
 
 @pytest.mark.parametrize(("gain", "word"), [(0.02, "helped"), (0.0, "no difference"), (-0.02, "hurt")])
-def test_the_demo_says_what_happened(gain, word):
+def test_demo_compares_the_students(gain, word):
     results = {"student": {"AP": 0.3}, "student-frs": {"AP": 0.3 + gain}}
     assert word in demo.compare(results)
 
 
-def test_packing_a_teacher_keeps_only_what_detects(digits, teacher, tmp_path):
+def test_packed_teacher_has_only_the_content_for_detection(digits, teacher, tmp_path):
     path = demo.pack(teacher, tmp_path / "small.pt", Log(quiet=True))
     saved = torch.load(path, weights_only=True)
     assert set(saved) == {"format", "classes", "iteration", "config", "model"}

@@ -1,4 +1,4 @@
-"""Devices by name."""
+"""The choice of a device by its name."""
 
 import pytest
 import torch
@@ -17,19 +17,19 @@ def two_gpus(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["meta", "nonsense", "cuda:99", "cuda:-1", "", "cpu:0", "CPU", "cuda "])
-def test_a_device_that_is_not_there(name):
-    with pytest.raises(UserError, match=rf"^--device is {name}\. There is auto, cpu"):
+def test_missing_device_is_an_error(name):
+    with pytest.raises(UserError, match=rf"^--device is {name}\. Available are auto, cpu"):
         distributed.pick_device(name)
 
 
-def test_the_devices_that_are_there(two_gpus):
+def test_existing_devices_are_listed(two_gpus):
     assert distributed.devices() == ["cpu", "cuda", "cuda:0", "cuda:1"]
-    with pytest.raises(UserError, match="There is auto, cpu, cuda, cuda:0, cuda:1"):
+    with pytest.raises(UserError, match="Available are auto, cpu, cuda, cuda:0, cuda:1"):
         distributed.pick_device("cuda:2")
     assert distributed.pick_device("cpu") == torch.device("cpu")
 
 
-def test_a_device_is_looked_at_before_anything_is_read(tmp_path):
+def test_device_is_checked_before_any_file_is_read(tmp_path):
     config = run_config(tmp_path / "no data", tmp_path / "run", device="meta")
     with pytest.raises(UserError, match="--device is meta"):
         quiet_fit(config)

@@ -16,7 +16,7 @@ from frs_train.files import locked, picture_names, write_atomically
 NAMES = st.text(st.characters() | st.sampled_from("/.$\\_{}\0\n\ud800aA"), max_size=300)
 
 
-def test_a_second_run_is_refused_as_long_as_the_first_goes(digits, tmp_path):
+def test_second_run_is_refused_while_the_first_is_running(digits, tmp_path):
     with locked(tmp_path):
         with pytest.raises(UserError, match="Another run is training into"):
             quiet_fit(run_config(digits, tmp_path))
@@ -25,7 +25,7 @@ def test_a_second_run_is_refused_as_long_as_the_first_goes(digits, tmp_path):
         pass
 
 
-def test_a_killed_run_leaves_no_lock_even_if_its_loaders_live_on(tmp_path):
+def test_killed_run_leaves_no_lock_even_if_its_loaders_survive(tmp_path):
     process = subprocess.Popen(
         programs.command("hold_run_folder.py", tmp_path), env=programs.environment(),
         stdout=subprocess.PIPE, text=True, start_new_session=True,
@@ -42,13 +42,13 @@ def test_a_killed_run_leaves_no_lock_even_if_its_loaders_live_on(tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_folder_that_cannot_be_one(tmp_path):
+def test_path_that_cannot_be_a_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file cannot be used"), locked(tmp_path / "file"):
         pass
 
 
-def test_writing_leaves_the_old_file_if_it_is_killed_before_the_end(tmp_path, monkeypatch):
+def test_killed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, b"old")
 
@@ -62,10 +62,10 @@ def test_writing_leaves_the_old_file_if_it_is_killed_before_the_end(tmp_path, mo
 
 
 @given(st.lists(NAMES, max_size=6))
-def test_names_of_pictures_are_different_names_of_files(files):
+def test_picture_names_are_unique_valid_file_names(files):
     names = picture_names(files)
     assert len({name.casefold() for name in names}) == len(files)
     for name in names:
         assert name.endswith(".png") and len(name.encode()) <= 255 and not set(name) & set("/\0")
         assert name.isprintable()
-    assert picture_names(files[:3]) == names[:3]  # whatever the limit
+    assert picture_names(files[:3]) == names[:3]  # for any number of files

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, in the first moment of a command as later: one line, and the status of the signal."""
+"""Ctrl-C and SIGTERM at any moment of a command: one line, and the exit status of the signal."""
 
 import signal
 import subprocess
@@ -14,7 +14,7 @@ from frs_train.interrupt import MESSAGE
 
 
 def signals_as_in_a_terminal() -> None:
-    """A shell starts what it runs in the background with SIGINT ignored, and children inherit that."""
+    """Restores the default handlers: background jobs of a shell inherit that SIGINT is ignored."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
 
@@ -55,7 +55,7 @@ def test_a_command_ends_with_one_line(number, delay, tmp_path, interrupted):
 
 
 @pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt(), 130), (KeyboardInterrupt(15), 143)])
-def test_an_interrupted_command_has_one_line(raised, status, monkeypatch, capsys):
+def test_interrupted_command_prints_one_line(raised, status, monkeypatch, capsys):
     def run(configuration, log):
         raise raised
 
@@ -64,7 +64,7 @@ def test_an_interrupted_command_has_one_line(raised, status, monkeypatch, capsys
     assert capsys.readouterr().err == f"{MESSAGE}\n"
 
 
-def test_a_command_closes_what_it_has_open(interrupted):
+def test_interrupted_command_closes_its_files(interrupted):
     process = interrupted("closing")
     assert process.communicate(timeout=60) == ("closed 15\n", f"{MESSAGE}\n") and process.returncode == 130
 
@@ -74,11 +74,11 @@ def test_an_import_cannot_swallow_the_signal(interrupted):
     assert process.communicate(timeout=60) == ("", f"{MESSAGE}\n") and process.returncode == 130
 
 
-def test_a_second_signal_is_not_waited_for(interrupted):
+def test_second_signal_ends_the_command_at_once(interrupted):
     process = interrupted("twice")
     assert process.communicate(timeout=60) == ("", f"{MESSAGE}\n") and process.returncode == 130
 
 
-def test_a_signal_that_is_to_be_ignored_is_ignored(interrupted):
+def test_ignored_signals_stay_ignored(interrupted):
     process = interrupted("ignoring")
     assert process.communicate(timeout=60) == ("done\n", "") and process.returncode == 0

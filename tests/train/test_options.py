@@ -1,80 +1,25 @@
-"""Options: every one has help and, if it is a number, a range; and no way past the range."""
+"""The declarations of the options: each has a help text and, if it is a number, a range that is enforced."""
 
 import ast
-import dataclasses
 import inspect
-import json
 import math
 import textwrap
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, get_args, get_origin, get_type_hints
+from typing import Annotated, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from option_sets import NUMBERS, SETS, called, set_inside, shown_by
 from pydantic import TypeAdapter
 
 from frs_train.cli.commands import COMMANDS, DistilledRunConfig
 from frs_train.cli.main import main, parse
 from frs_train.config import DetectorConfig, DistillConfig, RunConfig, TrainConfig
 from frs_train.errors import UserError
-from frs_train.options import Options, Range, from_dict, to_dict
-
-NEEDED = {
-    "train": "--out x",
-    "distill": "--out x",
-    "eval": "RUN --annotations a --images i",
-    "visualize": "RUN --annotations a --images i --out x",
-    "report": "RUN",
-    "export": "RUN --out x",
-    "demo": "",
-    "make-digits": "x",
-}
+from frs_train.options import Range
 
 
-def sets_of_options() -> list[type[Options]]:
-    """The dataclass of every command, and those inside them."""
-    found, left = [], [command.configuration for command in COMMANDS.values()]
-    while left:
-        kind = left.pop()
-        found.append(kind)
-        left += [k for h in get_type_hints(kind).values() if (k := set_inside(h)) and k not in found + left]
-    return found
-
-
-def set_inside(hint):
-    return next((k for k in (hint, *get_args(hint)) if inspect.isclass(k) and issubclass(k, Options)), None)
-
-
-def numbers_in(hint) -> bool:
-    return hint in (int, float) or any(numbers_in(part) for part in get_args(hint))
-
-
-SETS = sets_of_options()
-NUMBERS = [
-    (kind, name, hint)
-    for kind in SETS
-    for name, hint in get_type_hints(kind, include_extras=True).items()
-    if not set_inside(hint) and numbers_in(hint)
-]
-
-
-def called(kind: type, name: str) -> str:
-    return f"{kind.__name__}.{name}"
-
-
-def minimal(kind: type, **options) -> dict:
-    """Values for the options that a set requires, and these."""
-    required = [
-        f.name
-        for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    return {**{name: ("x",) if name == "runs" else "x" for name in required}, **options}
-
-
-def test_the_options_are_found():
+def test_options_of_all_commands_are_listed():
     assert {
         "TrainConfig.lr",
         "DistillConfig.feat_weight",
@@ -109,13 +54,6 @@ def test_every_option_has_a_help_text(kind):
     ] == []
 
 
-def shown_by(command: str) -> set[type[Options]]:
-    """The sets of options that a command shows."""
-    kind = COMMANDS[command].configuration
-    inside = {k for hint in get_type_hints(kind).values() if (k := set_inside(hint))}
-    return {kind} | inside
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_the_ranges(command, capsys):
     with pytest.raises(SystemExit):
@@ -128,149 +66,7 @@ def test_help_shows_the_ranges(command, capsys):
     assert [r for r in ranges if f"({r}; default: " not in text] == []
 
 
-VALUES = st.one_of(
-    st.integers(-3, 6),
-    st.integers(-(10**40), 10**40),
-    st.floats(-1, 2),
-    st.floats(),
-    st.sampled_from([math.nan, math.inf, -math.inf, -0.0, 1e-320, 2**31, 2**63, 2**64]),
-)
-
-
-@pytest.mark.parametrize(("kind", "name", "hint"), NUMBERS, ids=[called(k, n) for k, n, _ in NUMBERS])
-@given(data=st.data())
-@settings(max_examples=40, deadline=None)
-def test_a_number_is_taken_or_refused_by_name(kind, name, hint, data):
-    many = get_origin(get_args(hint)[0]) is tuple
-    value = data.draw(st.lists(VALUES, max_size=3)) if many else data.draw(VALUES)
-    try:
-        made = kind(**minimal(kind, **{name: value}))
-    except UserError as error:
-        assert f"--{name.replace('_', '-')}" in str(error) and "\n" not in str(error)
-        with pytest.raises(UserError) as again:
-            from_dict(kind, minimal(kind, **{name: value}))
-        assert str(again.value) == str(error)
-    else:
-        taken = getattr(made, name)
-        assert all(map(math.isfinite, taken if many else [taken]))
-        assert taken == pytest.approx(tuple(value) if many else value)
-        assert from_dict(kind, json.loads(json.dumps(to_dict(made)))) == made
-
-
-@given(data=st.data())
-@settings(max_examples=30, deadline=None)
-def test_nothing_but_a_refusal_leaves_the_command_line(data):
-    """Whatever is typed for a number is taken, refused by tyro as no number, or refused as out of range."""
-    command = data.draw(st.sampled_from(["train", "distill", "eval", "visualize", "demo", "make-digits"]))
-    inside = shown_by(command)
-    name = data.draw(st.sampled_from(sorted({name for kind, name, _ in NUMBERS if kind in inside})))
-    odd = st.sampled_from(
-        ["", " 3 ", "1_000", "0x10", "\u0663", "1e5", "None", "nan", "-inf", "1,5", "9" * 5000]
-    )
-    typed = data.draw(st.one_of(VALUES.map(str), odd))
-    option = f"--{name.replace('_', '-')}"
-    try:
-        parse([command, *NEEDED[command].split(), option, typed])
-    except UserError as refused:
-        assert option in str(refused) and "\n" not in str(refused)
-    except SystemExit as refused:
-        assert refused.code == 2
-
-
-@pytest.mark.parametrize(
-    ("command", "option", "value", "allowed"),
-    [
-        ("train", "--batch-size", "0", "1 to"),
-        ("train", "--batch-size", "-1", "1 to"),
-        ("eval", "--batch-size", "0", "1 to"),
-        ("eval", "--batch-size", "-1", "1 to"),
-        ("train", "--accumulate", "0", "1 to"),
-        ("train", "--min-size", "0", "1 to"),
-        ("train", "--min-size", "", "1 or more"),
-        ("train", "--max-size", "0", "1 to"),
-        ("train", "--flip", "nan", "0 to 1"),
-        ("train", "--jitter", "-1", "0 to 1"),
-        ("train", "--lr", "nan", "0 to"),
-        ("train", "--lr", "-1", "0 to"),
-        ("train", "--lr", "1e39", "0 to"),
-        ("train", "--epochs", "-1", "above 0"),
-        ("train", "--epochs", "0", "above 0"),
-        ("train", "--epochs", "inf", "above 0"),
-        ("train", "--iterations", "-5", "0 to"),
-        ("train", "--lr-steps", "0.5 1.5", "0 to 1"),
-        ("train", "--lr-batch", "-16", "0 to"),
-        ("train", "--lr-warmup", "-1", "0 to"),
-        ("train", "--ema", "1.5", "below 1"),
-        ("train", "--ema", "1", "below 1"),
-        ("train", "--momentum", "1", "below 1"),
-        ("train", "--weight-decay", "-0.1", "0 to"),
-        ("train", "--clip", "-1", "0 to"),
-        ("train", "--log-every", "0", "1 to"),
-        ("train", "--eval-every", "-1", "0 to"),
-        ("train", "--checkpoint-every", "-1", "0 to"),
-        ("train", "--keep", "-1", "1 to"),
-        ("train", "--seed", "-1", "0 to"),
-        ("train", "--threads", "-1", "0 to"),
-        ("train", "--workers", "-1", "0 to"),
-        ("train", "--nms-threshold", "2", "0 to 1"),
-        ("train", "--score-threshold", "nan", "0 to 1"),
-        ("train", "--detections-per-image", "0", "1 to"),
-        ("train", "--backbone-width", "0", "0.125 to"),
-        ("train", "--backbone-width", "0.01", "0.125 to"),
-        ("train", "--fpn-width", "0", "8 to"),
-        ("train", "--head-convs", "5", "0 to 4"),
-        ("train", "--anchor-size", "0", "4 to"),
-        ("train", "--trainable-layers", "6", "0 to 5"),
-        ("distill", "--feat-weight", "-1", "0 to"),
-        ("distill", "--head-weight", "nan", "0 to"),
-        ("distill", "--warmup-iters", "-1", "0 to"),
-        ("visualize", "--score", "nan", "0 to 1"),
-        ("visualize", "--limit", "-1", "0 to"),
-        ("report", "--images", "-1", "0 to"),
-        ("demo", "--iterations", "0", "1 to"),
-        ("make-digits", "--size", "0", "32 to"),
-        ("make-digits", "--train", "-1", "1 to"),
-        ("make-digits", "--seed", "-1", "0 to"),
-    ],
-)
-def test_out_of_range_on_the_command_line(command, option, value, allowed, capsys):
-    assert main([command, *NEEDED[command].split(), option, *value.split()]) == 2
-    out, err = capsys.readouterr()
-    shown = value.split()[-1] if value else "()"
-    assert out == "" and err.count("\n") == 1
-    assert err.startswith(
-        (f"frs-train: {option} is {shown}. ", f"frs-train: {option} is {float_text(shown)}. ")
-    )
-    assert allowed in err
-
-
-def float_text(text: str) -> str:
-    try:
-        return repr(float(text))
-    except ValueError:
-        return text
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("--min-size 800 900 --max-size 850", ["--max-size is 850", "--min-size 900"]),
-        ("--batch-size 8 --accumulate 3", ["--batch-size 8", "--accumulate 3"]),
-        ("--recipe gfl-r101-r50-1x --accumulate 5", ["--batch-size 16", "--accumulate 5"]),
-    ],
-)
-def test_options_that_do_not_go_together(options, words, capsys):
-    assert main(["train", "--out", "x", *options.split()]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and all(word in err for word in words)
-
-
-def test_a_report_of_nothing(capsys):
-    assert main(["report"]) == 2
-    assert capsys.readouterr().err == "frs-train: RUNS is missing: give the folder of one run or more.\n"
-
-
-def test_a_copy_is_checked_too():
+def test_copy_with_an_invalid_value_is_refused():
     with pytest.raises(UserError, match="--lr is nan"):
         replace(TrainConfig(), lr=math.nan)
 
@@ -281,7 +77,7 @@ def test_values_get_the_type_of_their_option():
     assert isinstance(config.train.epochs, float)
 
 
-def test_a_command_line_makes_what_a_test_makes():
+def test_command_line_and_constructor_create_equal_configurations():
     _, line = parse("distill --out x --lr 0.5 --min-size 64 96 --feat-weight 2".split())
     assert line == DistilledRunConfig(
         out=Path("x"),
@@ -291,14 +87,14 @@ def test_a_command_line_makes_what_a_test_makes():
     )
 
 
-def test_a_long_value_is_cut_short():
+def test_long_value_is_cut_in_the_message():
     with pytest.raises(UserError) as refused:
         TrainConfig(batch_size="9" * 1000)
     assert len(str(refused.value)) < 150
 
 
 def test_ranges_are_what_pydantic_checks():
-    """What `whole`, `real` and `several` say and what they let through are the same."""
+    """The ranges that `whole`, `real` and `several` describe are those that they check."""
     from frs_train.options import real, several, whole
 
     def allows(kind, value):

@@ -1,4 +1,4 @@
-"""Recipes as defaults of the command line."""
+"""Recipes: the defaults that they give to the options."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from frs_train.cli.main import main, parse
 from frs_train.recipes import RECIPES
 
 
-def test_a_recipe_gives_the_student_to_distill_and_the_teacher_to_train():
+def test_recipe_sets_the_student_of_distill_and_the_teacher_of_train():
     name = "gfl-r101-r50-1x"
     _, student = parse(f"distill --out x --recipe {name}".split())
     _, teacher = parse(["train", "--out", "x", f"--recipe={name}"])
@@ -24,7 +24,7 @@ def test_options_override_a_recipe():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_are_the_papers(name):
+def test_recipes_have_the_values_of_the_paper(name):
     recipe = RECIPES[name]
     weights = {
         "retinanet": (0.005, 0.02),
@@ -39,6 +39,6 @@ def test_recipes_are_the_papers(name):
     assert recipe.student.min_size[-1] == 800 and recipe.student.max_size == 1333
 
 
-def test_unknown_recipe(capsys):
+def test_unknown_recipe_is_an_error(capsys):
     assert main(["train", "--out", "x", "--recipe", "best"]) == 2
     assert "retinanet-r101-r50-2x" in capsys.readouterr().err

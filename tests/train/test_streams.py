@@ -3,8 +3,8 @@
 from frs_train.streams import Stream, mix, seed_of
 
 
-def test_streams_draw_what_they_always_drew():
-    """Runs are reproducible with those of earlier versions."""
+def test_seeds_of_streams_do_not_change():
+    """A run with this version equals one with an earlier version."""
     drawn = {
         (Stream.WEIGHTS,): 1483236709961327762,
         (Stream.AUGMENTATION, 5): 12313969432895963,
@@ -15,6 +15,6 @@ def test_streams_draw_what_they_always_drew():
     assert {place: seed_of(3, *place) for place in drawn} == drawn
 
 
-def test_mixed_seeds_spread():
+def test_mixed_seeds_are_distinct():
     seeds = {mix(a, b) for a in range(50) for b in range(50)}
     assert len(seeds) == 2500 and all(0 <= seed < 2**63 for seed in seeds)

@@ -1,4 +1,4 @@
-"""The layers of frs_train, as its docstring lists them: no import upwards and no circle."""
+"""The layers of frs_train that its docstring lists: no import from a higher layer and no import cycle."""
 
 from graphlib import CycleError, TopologicalSorter
 
@@ -26,12 +26,12 @@ def test_every_module_has_a_layer():
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "frs_train"])
-def test_nothing_is_imported_from_above(module):
+def test_no_module_imports_from_a_higher_layer(module):
     below = imported(module) - {"frs_train"}
     assert [other for other in sorted(below) if floor(other) > floor(module)] == []
 
 
-def test_no_imports_form_a_circle():
+def test_there_are_no_import_cycles():
     try:
         TopologicalSorter({module: imported(module) for module in MODULES}).prepare()
     except CycleError as error:

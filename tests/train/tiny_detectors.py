@@ -23,7 +23,7 @@ TINY = dict(
 
 @contextmanager
 def seeded_on_one_thread() -> Iterator[None]:
-    """Random numbers from seed 0, and one thread: these tensors are too small for two."""
+    """Sets seed 0 and a single thread: these tensors are too small for several threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)

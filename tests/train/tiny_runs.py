@@ -1,4 +1,4 @@
-"""Runs of a few iterations on a few images: seconds each."""
+"""Configurations of runs with few iterations and images, which take seconds."""
 
 from dataclasses import replace
 from pathlib import Path

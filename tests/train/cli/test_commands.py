@@ -24,7 +24,7 @@ def test_help_names_every_command(capsys):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "-u"])
-def test_a_reader_that_leaves_early_is_no_error(unbuffered, monkeypatch):
+def test_reader_that_closes_the_pipe_early_is_not_an_error(unbuffered, monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     command = f"{shlex.quote(sys.executable)} {unbuffered} -m frs_train train --help | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
@@ -77,9 +77,7 @@ def test_export_is_loaded_strictly_by_torchvision(digits, tmp_path):
     state = torch.load(tmp_path / "student.pt", weights_only=True)
     classes = json.loads((tmp_path / "student.pt.json").read_text())["classes"]
     assert classes[0] == "__background__" and len(classes) == 11
-    plain = tiny(
-        "retinanet", num_classes=11, head_norm="none"
-    ).model  # torchvision's RetinaNet, nothing of ours
+    plain = tiny("retinanet", num_classes=11, head_norm="none").model  # a plain RetinaNet of torchvision
     assert type(plain).__module__.startswith("torchvision.")
     plain.load_state_dict(state, strict=True)
 
@@ -95,7 +93,7 @@ def test_make_digits(tmp_path):
     assert len(json.loads((tmp_path / "d" / "train.json").read_text())["images"]) == 2
 
 
-def test_an_unfit_teacher_file_is_an_error_of_the_user(digits, tmp_path):
+def test_teacher_file_that_is_not_a_checkpoint_is_a_user_error(digits, tmp_path):
     from frs_train.config import DistillConfig
 
     (tmp_path / "t.pt").write_bytes(b"nothing")

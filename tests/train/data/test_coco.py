@@ -1,4 +1,4 @@
-"""What is read from annotation files, and what is refused with the record, the field and the value named."""
+"""Annotation files: what is read, and errors that name record, field and value."""
 
 import json
 
@@ -14,7 +14,7 @@ from frs_train.errors import UserError
 
 
 def read_with(folder, kind, field, value):
-    """The file read whose first record of a kind has this value, given as JSON text."""
+    """Reads a file in which a field of the first record of a kind has this value, given as JSON text."""
     text = json.dumps({**CONTENT, kind: [{**CONTENT[kind][0], field: "@"}]}).replace('"@"', value)
     path = folder / "data.json"
     path.write_text(text, encoding="utf-8")
@@ -26,34 +26,34 @@ def read_with(folder, kind, field, value):
     ("value", "expected"),
     [("null", 0), ('"0"', 0), ("0.0", 0), ("false", 0), ("1", 1), ('"1"', 1), ("true", 1), ("1.0", 1)],
 )
-def test_flags_are_read_as_what_they_mean(tmp_path, field, value, expected):
+def test_flags_are_read_in_every_notation(tmp_path, field, value, expected):
     coco = read_with(tmp_path, "annotations", field, value)
     assert coco.by_image[1][0]["iscrowd"] == expected
     assert coco.annotations.learnt.tolist() == [not expected]
 
 
 @pytest.mark.parametrize(("value", "expected"), [("null", 1200), ("0", 1200), ('"7.5"', 7.5), ("7", 7)])
-def test_the_area_is_the_boxs_where_the_file_has_none(tmp_path, value, expected):
+def test_missing_area_is_that_of_the_box(tmp_path, value, expected):
     assert read_with(tmp_path, "annotations", "area", value).annotations.area.tolist() == [expected]
 
 
 @pytest.mark.parametrize("value", ["640.0", '"640"', "6.4e2"])
-def test_sizes_are_read_as_what_they_mean(tmp_path, value):
+def test_sizes_are_read_in_every_notation(tmp_path, value):
     assert read_with(tmp_path, "images", "width", value).images[0]["width"] == 640
 
 
-def test_boxes_of_text_are_read(tmp_path):
+def test_box_coordinates_may_be_text(tmp_path):
     coco = read_with(tmp_path, "annotations", "bbox", '["1", 2.5, "3e1", 40]')
     assert coco.annotations.bbox.tolist() == [[1, 2.5, 30, 40]]
 
 
-def test_a_class_called_by_a_number(tmp_path):
+def test_class_name_may_be_a_number(tmp_path):
     assert read_with(tmp_path, "categories", "name", "3").classes == ["3"]
 
 
 @pytest.mark.parametrize("value", ["null", "[]", '"x"', "3", "{}", "[[1e999]]", '{"counts": null}'])
 @pytest.mark.parametrize("field", ["segmentation", "id", "keypoints"])
-def test_what_is_not_used_may_be_anything(tmp_path, field, value):
+def test_unused_fields_may_have_any_content(tmp_path, field, value):
     assert len(read_with(tmp_path, "annotations", field, value).by_image[1]) == 1
 
 
@@ -80,7 +80,7 @@ def test_what_is_not_used_may_be_anything(tmp_path, field, value):
         ("categories", "name", ["null", '""', "{}", "false"], "text"),
     ],
 )
-def test_wrong_values_are_refused_by_name(tmp_path, kind, field, values, expected):
+def test_wrong_values_are_refused_and_named(tmp_path, kind, field, values, expected):
     noun = {"annotations": "annotation", "images": "image", "categories": "category"}[kind]
     for value in values:
         with pytest.raises(UserError) as error:
@@ -90,39 +90,39 @@ def test_wrong_values_are_refused_by_name(tmp_path, kind, field, values, expecte
         assert expected in message, value
 
 
-def test_a_missing_field_is_named(tmp_path):
+def test_missing_field_is_named(tmp_path):
     data = content(annotations=[{"id": 5, "image_id": 1, "category_id": 1}])
     with pytest.raises(UserError, match=r'annotation 0 \(id 5\) has no "bbox". It must be four numbers'):
         read_coco(write(tmp_path, data))
 
 
 @pytest.mark.parametrize("data", [b"[1]", b"12", b"null", b'{"images": 3}', b'{"images": [3]}', b"[" * 9999])
-def test_what_is_no_coco_file(tmp_path, data):
+def test_content_that_is_not_coco_is_refused(tmp_path, data):
     (tmp_path / "data.json").write_bytes(data)
     with pytest.raises(UserError, match=r"data\.json"):
         read_coco(tmp_path / "data.json")
 
 
-def test_two_records_of_one_id(tmp_path):
+def test_two_records_with_the_same_id_are_refused(tmp_path):
     for kind, noun in (("images", "image"), ("categories", "category")):
         with pytest.raises(UserError, match=f"two {noun} records, 0 and 1, have the id 1"):
             read_coco(write(tmp_path, content(**{kind: CONTENT[kind] * 2})))
 
 
-def test_annotations_need_no_ids_of_their_own(tmp_path):
+def test_annotation_ids_are_optional(tmp_path):
     records = annotations({"id": 3}, {"id": 3}, {"id": None})
     coco = read_coco(write(tmp_path, content(annotations=records)))
     assert len(coco.api().anns) == 3
 
 
-def test_a_byte_order_mark_is_read_over(tmp_path):
+def test_byte_order_mark_is_skipped(tmp_path):
     path = tmp_path / "data.json"
     path.write_text(json.dumps(CONTENT), encoding="utf-8-sig")
     assert read_coco(path).classes == ["cat"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
-def test_another_encoding_is_named(tmp_path, encoding):
+def test_other_encoding_is_named(tmp_path, encoding):
     path = tmp_path / "data.json"
     data = content(categories=[{"id": 1, "name": "Käfer"}])
     path.write_bytes(json.dumps(data, ensure_ascii=False).encode(encoding))
@@ -131,19 +131,19 @@ def test_another_encoding_is_named(tmp_path, encoding):
         read_coco(path)
 
 
-def test_class_names_of_either_normal_form_are_one(tmp_path):
+def test_class_names_are_compared_in_one_normal_form(tmp_path):
     for name in ("é", "e\u0301"):
         assert read_coco(write(tmp_path, content(categories=[{"id": 1, "name": name}]))).classes == ["é"]
 
 
-def test_an_unused_category_of_anothers_name_is_left_out_and_named(tmp_path):
+def test_unused_category_with_a_duplicate_name_is_left_out_and_named(tmp_path):
     categories = [{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     coco = read_coco(write(tmp_path, content(categories=categories)))
     assert [c["id"] for c in coco.categories] == [1, 2]
     assert "left out category 0 ('cat')" in coco.summary()
 
 
-def test_two_used_categories_of_one_name_are_refused(tmp_path):
+def test_two_used_categories_with_the_same_name_are_refused(tmp_path):
     categories = [{"id": 4, "name": "cat"}, {"id": 1, "name": "cat"}]
     records = annotations({"category_id": 4}, {"category_id": 1})
     with pytest.raises(UserError, match="categories 1 and 4 are both called 'cat'"):
@@ -157,7 +157,7 @@ def test_crowds_and_ignored_boxes_are_counted(tmp_path):
     assert [a["iscrowd"] for a in coco.by_image[1]] == [1, 1, 1, 0, 0]
 
 
-def test_an_image_of_crowds_alone_is_background(tmp_path):
+def test_image_with_only_crowds_is_background(tmp_path):
     assert read_coco(write(tmp_path, content(annotations=annotations({"iscrowd": 1})))).empty == 1
 
 
@@ -179,7 +179,7 @@ def test_an_image_of_crowds_alone_is_background(tmp_path):
         ([6, 1, 1e-3, 5], [6, 1, 6.001, 6]),
     ],
 )
-def test_boxes_are_clamped_and_degenerate_ones_found(box, expected):
+def test_boxes_are_clamped_and_degenerate_ones_dropped(box, expected):
     boxes, usable = clamped(np.array([box], dtype=np.float64), np.array([[10, 10]]))
     assert usable.tolist() == [expected is not None] and boxes.dtype == np.float32
     if expected:
@@ -230,7 +230,7 @@ boxes = st.lists(scalar, min_size=3, max_size=5) | st.lists(st.floats(-1e3, 1e3)
 
 
 def records(kind, *optional, **fields):
-    """Records of a kind: sound, or with fields replaced, added or left out."""
+    """Records of a kind: valid ones, or with fields replaced, added or removed."""
     sound = CONTENT[kind][0]
     values = {name: st.just(sound[name]) | fields.get(name, anything) for name in sound}
     changed = st.fixed_dictionaries({}, optional={**values, **dict.fromkeys(optional, anything)}).map(
@@ -252,7 +252,7 @@ files = st.fixed_dictionaries(
 
 @settings(max_examples=150, deadline=None)
 @given(files)
-def test_nothing_but_a_user_error_leaves(tmp_path, data):
+def test_reading_raises_only_user_errors(tmp_path, data):
     path = write(tmp_path, data)
     try:
         coco = read_coco(path)

@@ -1,4 +1,4 @@
-"""Images with their boxes: augmentation, labels, what is left out."""
+"""The data set of images with boxes: augmentation, labels, and annotations that are left out."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_boxes_follow_a_flip(digits):
     assert torch.equal(target["boxes"][:, [1, 3]], plain["boxes"][:, [1, 3]])
 
 
-def test_labels_are_places_in_the_list_of_classes(digits, tmp_path):
+def test_labels_are_positions_in_the_list_of_classes(digits, tmp_path):
     content = json.loads((digits / "train.json").read_text())
     known = {category["id"]: category["name"] for category in content["categories"]}
     (tmp_path / "train.json").write_text(json.dumps({**content, "categories": content["categories"][::-1]}))
@@ -53,7 +53,7 @@ def box_data(folder, boxes, size=(640, 480)):
     return read_coco(write_with_images(folder, content(images=[image], annotations=records)))
 
 
-def test_boxes_to_learn_are_clamped_to_the_image(tmp_path):
+def test_training_boxes_are_clamped_to_the_image(tmp_path):
     dataset = CocoDetection(box_data(tmp_path, [[-5, -6, 100, 50], [600, 400, 100, 100]]), tmp_path)
     assert dataset[0, None][1]["boxes"].tolist() == [[0, 0, 95, 44], [600, 400, 640, 480]]
 

@@ -1,4 +1,4 @@
-"""make-digits: same seed, same bytes; honest splits; boxes that enclose the ink."""
+"""The digits data set: reproducible files, disjoint splits, and boxes that enclose the ink."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def test_no_scan_and_no_photograph_is_in_both_splits(made):
     assert not set(digits.PHOTOGRAPHS["train"]) & set(digits.PHOTOGRAPHS["val"])
 
 
-def test_annotations_are_coco_with_the_scans_own_labels(made):
+def test_annotations_are_coco_with_the_labels_of_the_scans(made):
     out, splits = made
     labels = digits.scans()[1]
     for split, record in splits.items():
@@ -86,7 +86,7 @@ def test_digits_overlap_but_do_not_hide_each_other():
     assert sum(o > 0 for o in overlaps) > 10
 
 
-def test_ink_differs_from_what_it_covers():
+def test_ink_contrasts_with_the_background():
     rng = np.random.default_rng(0)
     ink = np.zeros((8, 8), dtype=np.float32)
     ink[2:6, 2:6] = 1
@@ -97,7 +97,7 @@ def test_ink_differs_from_what_it_covers():
         assert np.array_equal(painted[ink == 0], canvas[ink == 0])
 
 
-def test_photographs_are_shipped_not_fetched():
+def test_photographs_come_from_installed_packages():
     for names in digits.PHOTOGRAPHS.values():
         assert all(min(digits.photograph(name).size) >= 200 for name in names)
 

@@ -1,4 +1,4 @@
-"""Image files as viewers show them: orientation, depth, alpha, palettes; damage; and names that differ."""
+"""Image files: orientation, bit depth, alpha, palettes, damaged files, and file names."""
 
 import io
 import os
@@ -28,7 +28,7 @@ def saved(image, path, **options):
 
 
 def turned_file(path, orientation):
-    """A file of 100 x 40 pixels, its left half white, with an EXIF orientation."""
+    """Writes an image of 100 x 40 pixels with a white left half and an EXIF orientation."""
     image = Image.new("RGB", (100, 40))
     image.paste((255, 255, 255), (0, 0, 50, 40))
     exif = Image.Exif()
@@ -37,23 +37,23 @@ def turned_file(path, orientation):
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
-def test_an_image_is_turned_once_as_its_orientation_says(tmp_path, ending):
+def test_image_is_rotated_once_by_its_orientation(tmp_path, ending):
     image = read_image(turned_file(tmp_path / f"a.{ending}", 6), 40, 100)
     assert image.shape == (3, 100, 40)
-    assert image[:, :45].min() > 200 and image[:, 55:].max() < 50  # left is up: a quarter turn clockwise
+    assert image[:, :45].min() > 200 and image[:, 55:].max() < 50  # rotated clockwise by 90 degrees
 
 
 @pytest.mark.parametrize(
     ("orientation", "white"),
     [(2, np.s_[:, :, 55:]), (3, np.s_[:, :, 55:]), (4, np.s_[:, :, :45]), (1, np.s_[:, :, :45])],
 )
-def test_mirrored_and_upended_images(tmp_path, orientation, white):
+def test_mirrored_and_rotated_images(tmp_path, orientation, white):
     assert read_image(turned_file(tmp_path / "a.jpg", orientation), 100, 40)[white].min() > 200
 
 
-def test_the_record_of_an_image_before_it_is_turned_is_refused(tmp_path):
+def test_record_with_the_size_before_rotation_is_refused(tmp_path):
     path = turned_file(tmp_path / "a.jpg", 6)
-    with pytest.raises(UserError, match=r"40 x 100 pixels once .*EXIF.*\(100 x 40 before.*says 100 x 40"):
+    with pytest.raises(UserError, match=r"40 x 100 pixels after .*EXIF.*\(100 x 40 before.*says 100 x 40"):
         read_image(path, 100, 40)
     with pytest.raises(UserError, match="says 41 x 100"):
         read_image(path, 41, 100)
@@ -70,7 +70,7 @@ def test_sixteen_bits_of_grey_are_scaled_to_eight(tmp_path, ending, type):
 @pytest.mark.parametrize(("mode", "type"), [("I", np.int32), ("F", np.float32)])
 def test_pixels_of_unknown_range_are_refused(tmp_path, mode, type):
     path = saved(Image.fromarray(np.zeros((4, 4), dtype=type)), tmp_path / "a.tif")
-    with pytest.raises(UserError, match=rf"a\.tif holds .*mode {mode}\)"):
+    with pytest.raises(UserError, match=rf"a\.tif has .*mode {mode} of Pillow\)"):
         read_image(path, 4, 4)
 
 
@@ -97,21 +97,21 @@ def with_alpha(mode):
     ],
     ids=["grey", "palette", "one clear colour", "clear colours", "colour key", "alpha", "grey with alpha"],
 )
-def test_colours_stay_as_they_are_stored_whatever_alpha_says(tmp_path, image, options):
+def test_alpha_does_not_change_colours(tmp_path, image, options):
     if image.mode == "P":
         image.putpalette([value for grey in range(256) for value in (grey, grey, grey)])
     image = read_image(saved(image, tmp_path / "a.png", **options), 256, 1)
     assert torch.equal(image.as_subclass(torch.Tensor), RAMP.expand(3, 1, -1))
 
 
-def test_one_bit_and_four_inks(tmp_path):
+def test_one_bit_and_cmyk_images(tmp_path):
     white = read_image(saved(Image.new("1", (2, 2), 1), tmp_path / "a.png"), 2, 2)
     assert white.unique().tolist() == [255]
     red = read_image(saved(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), tmp_path / "a.tif"), 2, 2)
     assert red[:, 0, 0].tolist() == [255, 0, 0]
 
 
-def test_the_first_frame_of_an_animation(tmp_path):
+def test_first_frame_of_an_animation_is_used(tmp_path):
     frames = [Image.new("RGB", (3, 3), colour) for colour in ("white", "black")]
     path = saved(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert read_image(path, 3, 3).min() == 255
@@ -123,7 +123,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
         read_image(path, 20000, 10000)
 
 
-def test_a_large_image_is_read_without_a_word(tmp_path, monkeypatch, recwarn):
+def test_large_image_is_read_without_a_warning(tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
     assert read_image(saved(Image.new("L", (10, 10)), tmp_path / "a.png"), 10, 10).shape == (3, 10, 10)
     assert not recwarn
@@ -132,7 +132,7 @@ def test_a_large_image_is_read_without_a_word(tmp_path, monkeypatch, recwarn):
 @pytest.mark.parametrize(
     "error", [struct.error("x"), OverflowError("x"), MemoryError(), EOFError(), KeyError(3)]
 )
-def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, error):
+def test_any_exception_of_a_decoder_becomes_an_error_with_the_file(tmp_path, monkeypatch, error):
     path = saved(Image.new("L", (4, 4)), tmp_path / "a.png")
 
     def broken(_):
@@ -143,7 +143,7 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, error):
         read_image(path, 4, 4)
 
 
-def test_a_signal_while_decoding_is_no_damage(tmp_path, monkeypatch):
+def test_signal_while_decoding_is_not_an_image_error(tmp_path, monkeypatch):
     path = saved(Image.new("L", (4, 4)), tmp_path / "a.png")
 
     def stopped(_):
@@ -155,7 +155,7 @@ def test_a_signal_while_decoding_is_no_damage(tmp_path, monkeypatch):
 
 
 def files():
-    """A small file of each kind, with what decoders stumble over: EXIF, palettes, tiles, several frames."""
+    """A small file of each kind, with features that decoders fail on: EXIF, palettes, tiles, frames."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     exif[0x010F] = "maker"
@@ -192,7 +192,7 @@ damage = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 25
     header=st.booleans(),
     size=st.sampled_from([(24, 16), (16, 24)]),
 )
-def test_of_a_damaged_file_nothing_but_a_user_error_leaves(tmp_path, data, bytes_changed, kept, header, size):
+def test_damaged_file_raises_only_user_errors(tmp_path, data, bytes_changed, kept, header, size):
     spoilt = bytearray(data)
     for place, value in bytes_changed if data else ():
         spoilt[int(place * (min(64, len(data)) if header else len(data)))] = value
@@ -211,26 +211,26 @@ def dataset_of(folder, name):
     return CocoDetection(read_coco(write(folder, content(images=images))), folder)
 
 
-def test_names_of_windows_are_found(tmp_path):
+def test_windows_file_names_are_found(tmp_path):
     (tmp_path / "images").mkdir()
     saved(Image.new("L", (4, 4), 9), tmp_path / "images" / "0.png")
     assert dataset_of(tmp_path, "images\\0.png")[0, None][0].unique().tolist() == [9]
 
 
-def test_a_backslash_may_be_part_of_a_name(tmp_path):
+def test_backslash_may_be_part_of_a_name(tmp_path):
     saved(Image.new("L", (4, 4), 9), tmp_path / "a\\b.png")
     assert dataset_of(tmp_path, "a\\b.png")[0, None][0].unique().tolist() == [9]
 
 
 @pytest.mark.parametrize("stored", ["NFC", "NFD"])
 @pytest.mark.parametrize("asked", ["NFC", "NFD"])
-def test_names_of_either_normal_form_are_found(tmp_path, stored, asked):
+def test_names_in_either_normal_form_are_found(tmp_path, stored, asked):
     (tmp_path / unicodedata.normalize(stored, "café")).mkdir()
     saved(Image.new("L", (4, 4), 9), tmp_path / unicodedata.normalize(stored, "café/é.png"))
     assert dataset_of(tmp_path, unicodedata.normalize(asked, "café/é.png"))[0, None][0].max() == 9
 
 
-def test_a_name_in_other_letters_is_told(tmp_path):
+def test_name_that_differs_in_case_is_mentioned(tmp_path):
     saved(Image.new("L", (4, 4)), tmp_path / "Image.PNG")
     if os.path.exists(tmp_path / "image.png"):
         pytest.skip("this file system takes large and small letters for one")
@@ -241,7 +241,7 @@ def test_a_name_in_other_letters_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "../" * 2000 + "a", "a.png/b.png", ".", "\x01\n"])
-def test_names_that_no_file_can_have_are_missing(tmp_path, name):
+def test_impossible_file_names_are_missing(tmp_path, name):
     saved(Image.new("L", (4, 4)), tmp_path / "a.png")
     with pytest.raises(UserError, match="1 of 1 images .* are missing"):
         dataset_of(tmp_path, name)

@@ -1,4 +1,4 @@
-"""Loader processes: what they load, how they end, what they share."""
+"""Loader processes: their batches, their end, and the memory that they share."""
 
 import contextlib
 import multiprocessing
@@ -43,7 +43,7 @@ def test_loading_is_the_same_with_any_number_of_workers(digits, workers):
                 assert torch.equal(image, raw.float() / 255) and torch.equal(target["boxes"], boxes["boxes"])
 
 
-def test_the_loaders_end_where_the_reader_fails(digits):
+def test_loaders_end_if_the_reader_raises(digits):
     data = data_of(digits)
     dataset = CocoDetection(read_coco(data.train_annotations), data.train_images)
     with pytest.raises(ZeroDivisionError) as error, loaded(dataset, [[(0, None)]] * 9, 2, CPU) as batches:
@@ -52,8 +52,8 @@ def test_the_loaders_end_where_the_reader_fails(digits):
     assert error and not multiprocessing.active_children()
 
 
-def test_batches_travel_without_shared_memory():
-    """Each tensor that torch pickles for another process is a file in /dev/shm; an array is bytes."""
+def test_batches_are_sent_without_shared_memory():
+    """torch sends a tensor to another process as a file in /dev/shm; a NumPy array is sent as bytes."""
     boxes, image = torch.rand(2, 4), torch.randint(0, 255, (3, 5, 7), dtype=torch.uint8)
     sent = ForkingPickler.dumps(collate([(image, {"boxes": boxes, "image_id": torch.tensor(3)})]))
     ((found, target),) = pickle.loads(sent)
@@ -62,8 +62,8 @@ def test_batches_travel_without_shared_memory():
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting needs root")
-def test_a_container_of_little_shared_memory():
-    """/dev/shm of 256 KiB: less than an image, enough for the semaphores of the queues."""
+def test_loading_works_with_little_shared_memory():
+    """/dev/shm has 256 KiB: too little for an image, enough for the semaphores of the queues."""
     mount = "mount -t tmpfs -o size=256k none /dev/shm || exit 77; "
     command = ["unshare", "-m", "sh", "-c", mount + 'exec "$@"', "sh"]
     done = subprocess.run(
@@ -75,7 +75,7 @@ def test_a_container_of_little_shared_memory():
     assert done.stdout.split() == ["80"], done.stderr
 
 
-def test_a_batch_in_pinned_memory_is_still_one(monkeypatch):
+def test_batch_in_pinned_memory_stays_a_batch(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
     batch = collate([(torch.zeros(3, 2, 2), {"boxes": torch.zeros(1, 4)})])
     ((image, target),) = pin_memory(batch)
@@ -100,7 +100,7 @@ def alarm(seconds):
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_signal_is_heard_while_waiting_for_a_loader_that_is_stuck(monkeypatch):
+def test_signal_interrupts_the_wait_for_a_stuck_loader(monkeypatch):
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
     batches = [[(i, None)] for i in range(20)]
     with pytest.raises(Alarm), loaded(Images(stuck=(3, 4)), batches, 2, CPU) as found, alarm(1):
@@ -110,7 +110,7 @@ def test_a_signal_is_heard_while_waiting_for_a_loader_that_is_stuck(monkeypatch)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_loader_is_deaf_to_signals_from_its_birth(monkeypatch, number):
+def test_loaders_ignore_signals_from_the_start(monkeypatch, number):
     start = loader._start_worker
 
     def interrupted(worker):
@@ -122,7 +122,7 @@ def test_a_loader_is_deaf_to_signals_from_its_birth(monkeypatch, number):
         assert len(list(batches)) == 4
 
 
-def test_the_death_of_a_loader_is_told():
+def test_death_of_a_loader_is_reported():
     with pytest.raises(UserError, match="loader process has died.*--workers"):
         with loaded(Images(stuck=(0,)), [[(0, None)]] * 2, 1, CPU) as batches:
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
@@ -131,14 +131,16 @@ def test_the_death_of_a_loader_is_told():
 
 
 def private(pid):
-    """MiB of memory that a process shares with no other."""
+    """The memory in MiB that a process does not share with others."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1024
 
 
-def test_loaders_end_with_a_training_that_is_killed(tmp_path):
-    """Each waits to hand over more than a pipe holds, to nobody."""
-    with open(tmp_path / "pids", "wb") as file:  # a pipe would be held open by loaders that do not end
+def test_loaders_end_when_the_training_is_killed(tmp_path):
+    """Each loader waits to send more than fits into a pipe, but the reader is gone."""
+    with open(
+        tmp_path / "pids", "wb"
+    ) as file:  # a file, because loaders that do not end would keep a pipe open
         command = programs.command("load_batches.py", "die")
         subprocess.run(command, env=programs.environment(), stdout=file, stderr=subprocess.DEVNULL)
     loaders = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
@@ -151,14 +153,16 @@ def test_loaders_end_with_a_training_that_is_killed(tmp_path):
 
 def running(pid: int) -> bool:
     try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # empty: ended, and nobody has asked how
+        return bool(
+            Path(f"/proc/{pid}/cmdline").read_bytes()
+        )  # empty for a process that has ended but was not waited for
     except OSError:
         return False
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the kernel does not tell")
-def test_loaders_share_the_annotations_with_their_parent(tmp_path, monkeypatch):
-    """Records read as objects would be copied, page by page: an object counts its readers."""
+def test_loaders_share_the_annotations_with_the_parent(tmp_path, monkeypatch):
+    """Python objects would be copied page by page, because reading one writes its reference count."""
     count = 10_000
     images = [{"id": i, "file_name": f"{i:060}.png", "width": 4, "height": 4} for i in range(count)]
     polygon = [list(range(40))]

@@ -10,22 +10,22 @@ def order(rank=0, world=1, start=0, stop=6, parts=1, seed=0):
     return list(TrainingOrder(10, 4, seed, start, stop, rank, world, parts))
 
 
-def test_every_epoch_shows_every_image_once():
+def test_each_epoch_has_each_image_once():
     indices = [index for batch in order(stop=5) for index, _ in batch]
     assert sorted(indices[:10]) == sorted(indices[10:20]) == list(range(10))
     assert indices[:10] != indices[10:20]
 
 
-def test_no_two_draws_are_equal():
+def test_draws_are_distinct():
     draws = [draw for batch in order() for _, draw in batch]
     assert len(set(draws)) == len(draws)
 
 
-def test_resuming_goes_on_where_the_order_stopped():
+def test_resumed_order_continues_where_it_stopped():
     assert order(start=3) == order()[3:]
 
 
-def test_processes_and_parts_share_the_same_batches():
+def test_processes_and_micro_batches_split_the_same_batches():
     whole = order()
     ranks = [order(rank, 2) for rank in range(2)]
     assert [sum(shares, []) for shares in zip(*ranks, strict=True)] == whole
@@ -33,10 +33,10 @@ def test_processes_and_parts_share_the_same_batches():
     assert [parts[i] + parts[i + 1] for i in range(0, len(parts), 2)] == whole
 
 
-def test_seeds_differ():
+def test_different_seeds_give_different_orders():
     assert order(seed=0) != order(seed=1)
 
 
 def test_uneven_batches_are_refused():
-    with pytest.raises(UserError, match="4 images cannot be dealt evenly to 3"):
+    with pytest.raises(UserError, match="4 images cannot be split evenly over 3"):
         order(world=3)

@@ -1,4 +1,4 @@
-"""Every family, as teacher and as student: one head run, losses that mean the boxes, labels from 1."""
+"""All detector families: outputs, a single run of the head, losses that match the detections, options."""
 
 from typing import get_args
 
@@ -51,8 +51,8 @@ def test_head_runs_once(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_teacher_logits_are_the_students_logits(family):
-    """Without targets only the classification branch runs; its logits and layout are those of training."""
+def test_logits_without_targets_equal_those_of_training(family):
+    """Without targets only the classification branch runs; its logits have the layout of training."""
     detector = tiny(family).eval()
     images, targets = batch()
     with torch.no_grad():
@@ -99,11 +99,10 @@ def test_losses_and_logit_gradients_reach_every_parameter(family):
 
 
 class FreeHead:
-    """The outputs of a detector's head as numbers of their own, without a network that has to give them.
+    """The outputs of a detector's head as free parameters, without a network that computes them.
 
-    The second stage of Faster R-CNN says of each region which object it overlaps most by half or more, and
-    its box: as right as can be, so that its losses are zero if it is asked for the labels and boxes that it
-    is judged by.
+    The second stage of Faster R-CNN returns the correct answer: for each region the label and box of the
+    object that it overlaps most, if by at least half. Its losses are then zero.
     """
 
     def __init__(self, detector, images, targets):
@@ -115,7 +114,7 @@ class FreeHead:
             feats = detector.features(prepared)
             outputs = head(feats)
         if detector.family == "fcos":
-            outputs["bbox_regression"] += 1  # distances behind a ReLU: a box of zero size has no slope
+            outputs["bbox_regression"] += 1  # distances pass a ReLU: a box of size 0 has gradient 0
         outputs = self._free(outputs)
         detector.features = lambda batch: feats
         head.forward = lambda feats: outputs
@@ -147,8 +146,8 @@ class FreeHead:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_lowers_the_loss_is_what_is_detected(family, training_seed, bounded):
-    """The loss and `detect` mean the same by an output: descended directly, outputs become the targets."""
+def test_minimizing_the_loss_yields_the_detections(family, training_seed, bounded):
+    """The loss and `detect` interpret outputs equally: gradient descent on outputs makes them the targets."""
     torch.manual_seed(training_seed)
     detector = tiny(family, anchor_size=16)
     images, targets = batch()
@@ -170,7 +169,7 @@ def test_what_lowers_the_loss_is_what_is_detected(family, training_seed, bounded
         bounded("overlap lost", 1 - overlaps.gather(1, best[:, None]).min().item(), most=0.2)
         bounded("score", found["scores"][best].min().item(), least=0.4)
         bounded("false score", found["scores"][overlaps.amax(0) < 0.5].sum().item(), most=0.1)
-    for regions, target in zip(head.regions, head.targets, strict=False):  # of Faster R-CNN's first stage
+    for regions, target in zip(head.regions, head.targets, strict=False):  # the first stage of Faster R-CNN
         bounded("overlap lost", 1 - box_iou(target["boxes"], regions).amax(1).min().item(), most=0.3)
 
 
@@ -187,7 +186,7 @@ def test_images_without_boxes_are_background(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_do_not_depend_on_which_label_is_first(family):
-    """Labels are 1..K outside, whatever the family counts inside: the last class must be in range."""
+    """Labels are 1..K for each family, also if it counts from 0 internally: the last class is in range."""
     detector = tiny(family, num_classes=2)
     images, targets = batch()
     targets = [{**t, "labels": torch.full_like(t["labels"], 2)} for t in targets]

@@ -1,4 +1,4 @@
-"""Detectors and the world: to and from torchvision, and which teacher fits which student."""
+"""Detectors and torchvision (export, published weights), and the compatibility of teacher and student."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_export_of_gfl_says_that_torchvision_has_none():
         torchvision_state_dict(tiny("gfl"))
 
 
-def test_same_architecture_distils_everything():
+def test_same_architecture_shares_all_losses():
     found = compatibility(tiny(fpn_width=32), tiny(fpn_width=16))
     assert found.head_loss and found.message is None
     assert found.levels == [(i, i) for i in range(5)]
@@ -76,19 +76,19 @@ def test_same_architecture_distils_everything():
         (dict(family="fcos"), dict(family="gfl"), "fcos"),
     ],
 )
-def test_unlike_heads_leave_the_feature_loss(teacher, student, why):
+def test_different_heads_leave_the_feature_loss(teacher, student, why):
     found = compatibility(tiny(**teacher), tiny(**student))
     assert not found.head_loss and len(found.levels) == 5
     assert why in found.message and "head loss is off" in found.message
 
 
-def test_class_names_decide_where_channels_agree():
+def test_class_names_decide_if_channels_agree():
     assert "different classes" in compatibility(tiny(), tiny(), same_classes=False).message
     rpn = tiny("faster-rcnn"), tiny("faster-rcnn", num_classes=7)
-    assert compatibility(*rpn, same_classes=False).head_loss, "objectness knows no classes"
+    assert compatibility(*rpn, same_classes=False).head_loss, "objectness has no classes"
 
 
-def test_pyramids_of_other_strides_share_what_they_can():
+def test_pyramids_share_their_common_strides():
     found = compatibility(tiny("faster-rcnn"), tiny("retinanet"))
     assert found.levels == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert "8, 16, 32, 64" in found.message
@@ -99,7 +99,7 @@ def test_pyramids_of_other_strides_share_what_they_can():
 
 
 def published(name, monkeypatch):
-    """What torchvision publishes under `name`, with random numbers: 91 classes and no epsilon."""
+    """Random weights in the form that torchvision publishes under `name`: 91 classes, epsilon 0."""
     torch.manual_seed(1)
     state = detection.__dict__[name](weights=None, weights_backbone=None, num_classes=91).state_dict()
     state = {k: torch.rand_like(v) + 0.5 if k.endswith("running_var") else v for k, v in state.items()}
@@ -148,7 +148,7 @@ def test_coco_weights_leave_the_class_layer_of_another_class_set_alone(monkeypat
         (dict(weights="mars"), "--weights is 'mars'"),
     ],
 )
-def test_weights_that_do_not_exist_are_refused_in_words(options, match):
+def test_missing_weights_are_a_user_error(options, match):
     with pytest.raises(UserError, match=match):
         load_weights(tiny(**options))
     with pytest.raises(UserError, match="choose one of"):
@@ -173,8 +173,8 @@ def test_no_weights_means_no_download(monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["retinanet", "fcos", "faster-rcnn"])
-def test_losses_are_torchvisions_own(family):
-    """The parts run one by one give what torchvision's own forward gives, from the same random state."""
+def test_losses_equal_those_of_torchvision(family):
+    """The parts run one by one and the forward of torchvision give equal losses for the same random state."""
     detector = tiny(family, backbone_norm="frozen", head_norm="none").train()
     plain = torchvision_model(detector).train()
     plain.transform.min_size = (64,)

@@ -1,4 +1,4 @@
-"""GFL's losses against their formulas, term by term, and its assignment against a plain loop."""
+"""GFL: its losses compared with their formulas, and its assignment with a plain loop."""
 
 import math
 
@@ -20,7 +20,7 @@ def quiet():
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
-def test_quality_focal_loss_is_its_formula(beta):
+def test_quality_focal_loss_matches_its_formula(beta):
     logits = torch.randn(40, dtype=DOUBLE) * 3
     quality = torch.rand(40, dtype=DOUBLE) * (torch.rand(40) > 0.5)
     found = gfl_loss.quality_focal_loss(logits, quality, beta)
@@ -35,14 +35,14 @@ def test_quality_focal_loss_is_quadratic_by_default():
     assert found.item() == pytest.approx(0.25 * math.log(2))
 
 
-def test_quality_focal_loss_is_least_at_the_quality():
+def test_quality_focal_loss_is_minimal_at_the_quality():
     quality = torch.tensor(0.7, dtype=DOUBLE)
     logits = torch.linspace(-4, 4, 9, dtype=DOUBLE)
     assert gfl_loss.quality_focal_loss(torch.logit(quality), quality).item() == pytest.approx(0.0, abs=1e-12)
     assert (gfl_loss.quality_focal_loss(logits, quality.expand(9)) > 1e-4).all()
 
 
-def test_losses_have_the_gradients_of_their_values():
+def test_gradients_match_finite_differences():
     logits = torch.randn(6, dtype=DOUBLE, requires_grad=True)
     quality = torch.rand(6, dtype=DOUBLE)
     assert torch.autograd.gradcheck(lambda z: gfl_loss.quality_focal_loss(z, quality), logits)
@@ -51,7 +51,7 @@ def test_losses_have_the_gradients_of_their_values():
     assert torch.autograd.gradcheck(lambda z: gfl_loss.distribution_focal_loss(z, target), spread)
 
 
-def test_distribution_focal_loss_is_its_formula():
+def test_distribution_focal_loss_matches_its_formula():
     logits = torch.randn(30, 17, dtype=DOUBLE)
     target = torch.cat([torch.rand(27, dtype=DOUBLE) * 16, torch.tensor([0.0, 5.0, 16.0], dtype=DOUBLE)])
     found = gfl_loss.distribution_focal_loss(logits, target)
@@ -62,8 +62,8 @@ def test_distribution_focal_loss_is_its_formula():
         assert loss == pytest.approx(expected, rel=1e-9)
 
 
-def test_distribution_focal_loss_is_least_where_the_mean_is_the_target():
-    """It is convex, and its gradient is what the distribution has beyond 0.7 at 6 and 0.3 at 7."""
+def test_distribution_focal_loss_is_minimal_where_the_mean_is_the_target():
+    """The loss is convex, and its gradient is the distribution minus 0.7 at 6 and 0.3 at 7."""
     wanted = torch.zeros(17, dtype=DOUBLE)
     wanted[6:8] = torch.tensor([0.7, 0.3], dtype=DOUBLE)
     target = torch.tensor(6.3, dtype=DOUBLE)
@@ -89,7 +89,7 @@ def test_pairwise_iou_is_the_diagonal_of_box_iou():
 
 
 def loop_atss(anchors, counts, boxes, k=9):
-    """The ATSS paper's algorithm 1, one box and one level at a time."""
+    """Algorithm 1 of the ATSS paper, one box and one level at a time."""
     centre = lambda box: ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)  # noqa: E731
     owner, best = [-1] * len(anchors), [-1.0] * len(anchors)
     for number, box in enumerate(boxes):
@@ -121,7 +121,7 @@ def pyramid(size=64):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_assignment_is_the_papers_algorithm(seed):
+def test_assignment_matches_the_algorithm_of_the_paper(seed):
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(4, 2, generator=generator, dtype=DOUBLE) * 30
     boxes = torch.cat([corner, corner + 9 + 25 * torch.rand(4, 2, generator=generator, dtype=DOUBLE)], dim=1)
@@ -149,8 +149,8 @@ def test_coder_inverts_itself_within_its_range():
     torch.testing.assert_close(coder.decode_single(certain.flatten(1), anchors), boxes, atol=1e-6, rtol=0)
 
 
-def test_detector_loss_is_the_sum_of_its_terms():
-    """The whole loss of a batch, again, from assignment and formulas, in float64."""
+def test_losses_of_the_detector_match_their_formulas():
+    """The losses of a batch, computed from assignment and formulas in float64."""
     detector = tiny("gfl", anchor_size=16).double()
     images, targets = batch()
     prepared, targets = detector.prepare([i.double() for i in images], targets, 64)
@@ -184,8 +184,8 @@ def test_detector_loss_is_the_sum_of_its_terms():
     assert found["bbox_distribution"].item() == pytest.approx((0.25 * spread / total).item(), rel=1e-4)
 
 
-def test_processes_share_the_divisors(monkeypatch):
-    """With two processes the divisors are means, so that the mean of the losses is the whole batch's."""
+def test_divisors_are_means_over_processes(monkeypatch):
+    """With two processes the divisors are means, so that the mean loss is that of the whole batch."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda v: v.add_(torch.tensor([3.0, 1.0])))

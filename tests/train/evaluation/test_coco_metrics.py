@@ -1,4 +1,4 @@
-"""COCO numbers of known detections, and categories whose ids are not 1, 2, 3."""
+"""COCO metrics of known detections, also for category ids other than 1, 2, 3."""
 
 import json
 from collections import Counter
@@ -24,7 +24,7 @@ def dataset(digits):
 
 
 class Oracle(torch.nn.Module):
-    """Detects what the annotations say, and counts the images it is shown."""
+    """Detects exactly the annotated objects, and counts the images that it gets."""
 
     def __init__(self, dataset):
         super().__init__()
@@ -57,7 +57,7 @@ def test_shifted_boxes_score_less(dataset):
     assert 0 < found["AP"] < 0.9 and found["AP50"] > found["AP75"]
 
 
-def test_no_detection_scores_nothing(dataset):
+def test_no_detections_give_a_score_of_zero(dataset):
     assert summarise(dataset.coco, [])["AP"] == 0
 
 
@@ -67,7 +67,7 @@ def found_at(coco, boxes, category=1, score=0.9):
 
 
 def test_classes_are_scored_by_their_ids(tmp_path):
-    """Whatever their order in the detector and in the file."""
+    """The order of the classes may differ between detector and file."""
     categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
     records = annotations({"category_id": 1}, {"category_id": 2, "bbox": [100, 100, 50, 50]})
     coco = read_coco(write(tmp_path, content(categories=categories, annotations=records)))
@@ -78,8 +78,8 @@ def test_classes_are_scored_by_their_ids(tmp_path):
     assert found["AP"] == pytest.approx(0.5)
 
 
-def test_the_detectors_limit_is_the_evaluations(tmp_path):
-    """200 objects found in an image count if the detector may find 200; else half of them."""
+def test_evaluation_counts_as_many_detections_as_the_detector(tmp_path):
+    """All 200 detections of an image count if the detector's limit is 200, and half of them if it is 100."""
     boxes = [[30 * (i % 20), 40 * (i // 20), 20, 20] for i in range(200)]
     coco = read_coco(
         write_with_images(tmp_path, content(annotations=annotations(*({"bbox": box} for box in boxes))))
@@ -99,7 +99,7 @@ def test_what_cannot_be_measured_is_none_with_and_without_detections(tmp_path):
         assert found["AP"] == found["AP_S"] == 0 and found["AP_M"] is found["AP_L"] is None
 
 
-def test_nothing_to_find_is_no_score(tmp_path):
+def test_no_objects_give_no_score(tmp_path):
     coco = read_coco(write(tmp_path, content(annotations=[])))
     for results in ([], found_at(coco, [[0, 0, 10, 10]])):
         found = summarise(coco, results)
@@ -107,7 +107,7 @@ def test_nothing_to_find_is_no_score(tmp_path):
 
 
 @pytest.mark.parametrize("mark", [{"iscrowd": 1}, {"ignore": 1}])
-def test_detections_of_crowds_and_ignored_boxes_are_no_mistakes(tmp_path, mark):
+def test_detections_of_crowds_and_ignored_boxes_are_not_mistakes(tmp_path, mark):
     records = annotations({}, {"bbox": [100, 100, 200, 200], **mark})
     coco = read_coco(write(tmp_path, content(annotations=records)))
     inside = found_at(coco, [[110, 110, 50, 50], [200, 150, 60, 60]], score=0.99)
@@ -116,12 +116,12 @@ def test_detections_of_crowds_and_ignored_boxes_are_no_mistakes(tmp_path, mark):
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
-def test_a_batch_of_no_images_is_refused(dataset, batch_size):
+def test_batch_size_zero_is_refused(dataset, batch_size):
     with pytest.raises(UserError, match=f"--batch-size is {batch_size}"):
         evaluate(Oracle(dataset), dataset, torch.device("cpu"), batch_size=batch_size)
 
 
-def test_the_numbers_are_those_of_pycocotools_own_summary(dataset):
+def test_scores_equal_the_summary_of_pycocotools(dataset):
     random = torch.Generator().manual_seed(0)
     results = []
     for index in range(len(dataset)):
@@ -142,7 +142,7 @@ def test_the_numbers_are_those_of_pycocotools_own_summary(dataset):
     assert 0 < expected[0] < 1 and [found[name] for name in METRICS] == expected
 
 
-def test_every_image_is_counted_once_by_one_of_the_processes(dataset, monkeypatch):
+def test_each_image_is_counted_by_exactly_one_process(dataset, monkeypatch):
     monkeypatch.setattr(distributed, "world", lambda: 3)
     monkeypatch.setattr(distributed, "gather", lambda value: [value])
     seen = Counter()
@@ -169,7 +169,7 @@ def test_categories_are_matched_by_name(digits, tmp_path):
     assert evaluate(Oracle(data), data, torch.device("cpu"))["AP"] == pytest.approx(1.0)
 
 
-def test_a_file_may_lack_classes_that_the_detector_knows(digits):
+def test_file_may_lack_classes_of_the_detector(digits):
     coco = match_classes(read_coco(digits / "val.json"), [*map(str, range(10)), "zebra"], "it")
     assert coco.classes[-1] == "zebra"
     with pytest.raises(UserError, match="'9'"):

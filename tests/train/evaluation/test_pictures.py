@@ -1,4 +1,4 @@
-"""Mask pictures: every level where it belongs on the image, one readable PNG an image."""
+"""Pictures of masks: the position of each level on the image, and one PNG file per image."""
 
 import json
 import warnings
@@ -41,12 +41,12 @@ def test_heats_are_the_masks_of_the_logits(family):
     assert [heat.stride for heat in view.heats] == list(detector.strides)
     for heat, level in zip(view.heats, logits, strict=True):
         np.testing.assert_allclose(heat.values, reference.frs_mask(level)[0].detach().numpy(), rtol=1e-5)
-    assert set(view.found) == {"boxes", "scores", "labels"}
+    assert set(view.detections) == {"boxes", "scores", "labels"}
     assert not detector.training
 
 
-def test_a_location_lies_where_its_stride_says_also_on_a_resized_image():
-    """The image is given at twice the size the detector sees, so a location is two strides of its pixels."""
+def test_locations_follow_the_stride_on_a_resized_image():
+    """The image is resized by 1/2, so that two neighbouring locations are two strides apart in its pixels."""
     view = pictures.look(tiny(min_size=(64,), max_size=128), torch.rand(3, 128, 192))
     assert view.heats[0].pitch == (16.0, 16.0)
     values = np.zeros((8, 12), dtype=np.float32)
@@ -58,8 +58,8 @@ def test_a_location_lies_where_its_stride_says_also_on_a_resized_image():
     assert len(ys) == 16 * 16
 
 
-def test_mask_peaks_where_a_trained_score_is():
-    """Logits raised at one location must show as the brightest place of that panel, and of the summary."""
+def test_mask_peaks_at_the_location_with_the_highest_score():
+    """A location with raised logits is the brightest one in the panel of its level and in the summary."""
     detector = tiny(num_classes=10)
     detector.model.head.classification_head.cls_logits.register_forward_hook(raise_one)
     view = pictures.look(detector, torch.rand(3, 64, 64))
@@ -85,7 +85,7 @@ def test_figure_has_a_panel_for_boxes_detections_summary_and_each_level():
     assert [text.get_text() for text in figure.axes[0].texts] == ["2"]
 
 
-def test_only_detections_from_the_score_up_are_drawn():
+def test_detections_below_the_score_are_not_drawn():
     view = pictures.look(tiny(num_classes=10), torch.rand(3, 64, 64))
     boxes = torch.tensor([[0.0, 0, 9, 9], [5, 5, 30, 30]])
     found = {"boxes": boxes, "scores": torch.tensor([0.29, 0.7]), "labels": torch.tensor([1, 10])}
@@ -93,7 +93,7 @@ def test_only_detections_from_the_score_up_are_drawn():
     assert [text.get_text() for text in figure.axes[1].texts] == ["9 0.70"]
 
 
-def test_one_png_an_image_named_as_the_image(tmp_path):
+def test_one_png_per_image_with_the_name_of_the_image(tmp_path):
     paths = make_digits(tmp_path / "data", train=0, val=3, size=64, seed=0)
     dataset = CocoDetection(read_coco(paths["val"]), tmp_path / "data" / "images")
     detector = tiny(num_classes=10)
@@ -107,7 +107,7 @@ def test_one_png_an_image_named_as_the_image(tmp_path):
 
 @pytest.fixture
 def thin_and_odd(tmp_path):
-    """Images of 1 x 300 pixels and 300 x 1, names that run together, and a class that looks like maths."""
+    """Images of 1 x 300 and 300 x 1 pixels, names that collide, and a class name like a formula."""
     files = {"a/b.png": (300, 1), "a_b.png": (1, 300)} | dict.fromkeys(
         ("1.jpg", "1.png", "A_B.PNG"), (64, 64)
     )
@@ -133,7 +133,7 @@ def test_thin_images_are_drawn(thin_and_odd):
 
 @pytest.mark.parametrize("shape", [(1, 300), (300, 1), (2, 900), (64, 96)])
 def test_boxes_follow_a_thin_image(shape):
-    """It is resized to at least a pixel; a box that is the image stays the image."""
+    """The image is resized to at least one pixel; a box around the whole image stays one."""
     height, width = shape
     target = {"boxes": torch.tensor([[0.0, 0, width, height]]), "labels": torch.tensor([1])}
     batch, (moved,) = tiny(num_classes=1).prepare([torch.rand(3, *shape)], [target], 64)
@@ -142,7 +142,7 @@ def test_boxes_follow_a_thin_image(shape):
     assert moved["boxes"].tolist() == [pytest.approx([0, 0, size[1], size[0]], rel=1e-5)]
 
 
-def test_every_image_has_its_picture_and_none_is_replaced_in_silence(thin_and_odd, tmp_path, monkeypatch):
+def test_each_image_gets_a_picture_and_existing_ones_are_not_replaced(thin_and_odd, tmp_path, monkeypatch):
     def blank(detector, dataset, device, indices, score):
         return [Figure((1, 1 + index), dpi=10) for index in indices]
 
@@ -159,7 +159,7 @@ def test_every_image_has_its_picture_and_none_is_replaced_in_silence(thin_and_od
     assert pictures.write_pictures(*given, replace=True) == written and written[0].exists()
 
 
-def test_a_class_name_is_drawn_as_it_is(thin_and_odd):
+def test_class_name_is_drawn_unchanged(thin_and_odd):
     (figure,) = pictures.pictures(tiny(num_classes=1), thin_and_odd, torch.device("cpu"), [2])
     (text,) = figure.axes[0].texts
     assert text.get_text() == ODD and not text.get_parse_math()

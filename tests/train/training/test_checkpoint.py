@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, the newest readable one, plain tensors only."""
+"""Checkpoints: written completely or not at all, without code, and the newest readable one is used."""
 
 import os
 import zipfile
@@ -30,14 +30,14 @@ def test_only_the_newest_are_kept(tmp_path):
     assert names == ["checkpoint-00005000.pt", "checkpoint-00000500.pt"]
 
 
-def test_the_one_just_written_is_kept_whatever_keep_is(tmp_path):
+def test_new_checkpoint_is_kept_for_any_keep(tmp_path):
     for iteration in (1, 2):
         checkpoint.save(tmp_path, iteration, content(), keep=0)
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-00000002.pt"]
 
 
-def test_a_run_that_went_back_keeps_what_it_writes(tmp_path):
-    """Later ones could not be read; counted among the newest, they would cost the good ones their place."""
+def test_resumed_run_keeps_the_checkpoints_that_it_writes(tmp_path):
+    """The later checkpoints were unreadable. If they counted as newest, readable ones would be removed."""
     for iteration in (1, 7, 8):
         checkpoint.save(tmp_path, iteration, content(), keep=3)
     checkpoint.save(tmp_path, 2, content(), keep=2)
@@ -45,7 +45,7 @@ def test_a_run_that_went_back_keeps_what_it_writes(tmp_path):
     assert names == ["checkpoint-00000002.pt", "checkpoint-00000001.pt"]
 
 
-def test_only_the_runs_own_files_are_its_checkpoints(tmp_path):
+def test_only_files_with_the_name_of_a_checkpoint_count(tmp_path):
     others = ["00000002-backup.pt", "best.pt", "3.pt", "000000004.pt", "0000000\u0665.pt", "00000006.pt.bak"]
     others = ["best.pt", *(f"checkpoint-{name}" for name in others)]
     first = checkpoint.save(tmp_path, 2, content(), keep=1)
@@ -58,7 +58,7 @@ def test_only_the_runs_own_files_are_its_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, damage):
+def test_damaged_checkpoint_is_named_and_the_previous_one_is_used(tmp_path, damage):
     checkpoint.save(tmp_path, 1, content(1.0), keep=2)
     path = checkpoint.save(tmp_path, 2, content(2.0), keep=2)
     raw = bytearray(path.read_bytes())
@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, damage)
     assert len(warnings) == 1 and path.name in warnings[0]
 
 
-def test_no_readable_checkpoint_is_an_error_and_none_at_all_is_not(tmp_path):
+def test_unreadable_checkpoints_are_an_error_and_no_checkpoints_are_not(tmp_path):
     assert checkpoint.newest(tmp_path, print) is None
     checkpoint.save(tmp_path, 1, content(), keep=1).write_bytes(b"")
     with pytest.raises(UserError, match="None of the 1 checkpoints"):
@@ -97,5 +97,5 @@ def test_configuration_survives_json(digits, tmp_path):
 
 def test_a_configuration_of_another_version_is_refused(digits, tmp_path):
     saved = {"config": {**to_dict(run_config(digits, tmp_path)), "novelty": 1}, "classes": ["a"]}
-    with pytest.raises(UserError, match="^The checkpoint's configuration .*: There is no option 'novelty'"):
+    with pytest.raises(UserError, match="^The configuration in the .*: There is no option 'novelty'"):
         checkpoint.config_of(saved)

@@ -1,4 +1,4 @@
-"""Two gloo processes on the CPU do what one does with the same global batch."""
+"""Two gloo processes on the CPU give the results of one process with the same batch."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ import frs_train
 from frs_train.cli.main import main
 from frs_train.training.run_files import read_metrics
 
-# A process that has imported everything and started no thread, from which the others are forked: a second
-# each in place of five.
+# The processes are forked from one that has imported everything and started no thread: each takes a second to
+# start instead of five.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["frs_train.cli.main", "frs_train.training.run", "frs_train.evaluation.coco_metrics", "test_ddp"]
@@ -38,7 +38,7 @@ def run(arguments: list[str], environment: dict[str, str], out: Path):
 
 
 def launch(world, arguments, folder):
-    """Runs the command line in `world` processes, with the variables that torchrun would give them."""
+    """Runs the command line in `world` processes with the environment variables of torchrun."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
     outputs = [folder / f"stdout{rank}" for rank in range(world)]
     processes = []
@@ -65,7 +65,7 @@ def options(folder, detector="retinanet"):
 
 @pytest.fixture(scope="module")
 def runs(digits, tmp_path_factory, training_seed):
-    """The folders of the same distillation by one process and by two."""
+    """A folder with the same distillation by one process (`1`) and by two (`2`)."""
     folder = tmp_path_factory.mktemp("ddp")
     launch(1, f"train {options(digits)} --out {folder}/teacher", folder)
     for world in (1, 2):
@@ -83,27 +83,27 @@ def losses(folder):
 
 
 def difference(one, two):
-    """The largest difference of two loss curves, relative to the first one's value."""
+    """The largest difference of two loss curves, relative to the first curve."""
     one, two = losses(one), losses(two)
     assert len(one) == len(two) == 6 and all(a.keys() == b.keys() for a, b in zip(one, two, strict=True))
     return max(abs(b[k] - a[k]) / max(abs(a[k]), 1e-6) for a, b in zip(one, two, strict=True) for k in a)
 
 
-def test_the_loss_curve_is_that_of_one_process(runs, bounded):
+def test_loss_curve_equals_that_of_one_process(runs, bounded):
     bounded("difference", difference(runs / "1", runs / "2"), most=1e-4)
 
 
 @pytest.mark.parametrize("detector", ["fcos", "gfl"])
-def test_losses_divided_by_a_count_of_positives(digits, tmp_path, detector, training_seed, bounded):
-    """The count is that of all processes, though each sees its own share of the objects."""
+def test_losses_are_divided_by_all_positives(digits, tmp_path, detector, training_seed, bounded):
+    """The number of positives is that of all processes, although each has only a part of the objects."""
     for world in (1, 2):
         command = f"train {options(digits, detector)} --seed {training_seed} --out {tmp_path}/{world}"
         launch(world, command, tmp_path)
     bounded("difference", difference(tmp_path / "1", tmp_path / "2"), most=1e-4)
 
 
-def test_the_evaluation_is_that_of_one_process(digits, tmp_path):
-    """Of the teacher that comes with the package, for an evaluation without detections is always the same."""
+def test_evaluation_equals_that_of_one_process(digits, tmp_path):
+    """The shipped teacher is evaluated, because a detector without detections always has the same scores."""
     teacher = Path(frs_train.__file__).parent / "digits_teacher.pt"
     files = f"--annotations {digits}/val.json --images {digits}/images --device cpu --workers 0"
     (alone,) = launch(1, f"eval {teacher} {files}", tmp_path)

@@ -1,4 +1,4 @@
-"""One step of every method: which losses there are, what the teacher is spared, how often the head runs."""
+"""One step of each method: its losses, the work of the teacher, and the single run of each head."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_losses_of_each_method(method):
 
 
 @pytest.mark.parametrize("method", EXPECTED)
-def test_losses_are_those_of_the_reference(method):
+def test_losses_equal_those_of_the_reference(method):
     learner = distiller(method=method, feat_weight=0.3, head_weight=0.7)
     losses = learner(IMAGES, TARGETS, 64)
     teacher, student = learner.teacher.module, learner.student
@@ -74,7 +74,7 @@ def test_losses_are_those_of_the_reference(method):
         torch.testing.assert_close(losses["frs_head"].detach(), expected.head)
 
 
-def test_heads_run_once_and_the_teacher_without_autograd():
+def test_each_head_runs_once_and_the_teacher_without_autograd():
     learner = distiller()
     runs = {"student": 0, "teacher": 0}
 
@@ -95,7 +95,7 @@ def test_heads_run_once_and_the_teacher_without_autograd():
     assert all(torch.equal(a, b) for a, b in zip(before, learner.teacher.module.parameters(), strict=True))
 
 
-def test_the_teacher_is_no_part_of_the_learner():
+def test_teacher_is_not_a_submodule_of_the_learner():
     learner = distiller()
     theirs = {id(p) for p in learner.teacher.module.parameters()}
     assert theirs.isdisjoint(id(p) for p in learner.parameters())
@@ -113,27 +113,27 @@ def test_warm_up_is_linear_and_saved():
     assert learner.state_dict()["loss.iteration"] == 3
 
 
-def test_another_family_teaches_features_only_and_says_so():
+def test_teacher_of_another_family_leaves_the_feature_loss_with_a_message():
     warnings = []
     learner = distiller(teacher=tiny("retinanet"), warn=warnings.append)
     assert "frs_head" not in learner(IMAGES, TARGETS, 64)
     assert len(warnings) == 1 and "head loss is off" in warnings[0]
 
 
-def test_two_stage_teachers_share_the_strides_that_both_have():
+def test_two_stage_teacher_shares_the_common_strides():
     learner = distiller(teacher=tiny("faster-rcnn"), warn=lambda text: None)
     strides = [(learner.student.strides[s], learner.teacher.module.strides[t]) for s, t in learner.levels]
     assert strides == [(8, 8), (16, 16), (32, 32), (64, 64)]
     assert learner(IMAGES, TARGETS, 64)["frs_feature"] > 0
 
 
-def test_other_classes_turn_the_head_loss_off():
+def test_different_classes_turn_the_head_loss_off():
     warnings = []
     learner = distiller(same_classes=False, warn=warnings.append)
     assert not learner.use_head and "different classes" in warnings[0]
 
 
-def test_unknown_backend():
+def test_unknown_backend_is_an_error():
     with pytest.raises(UserError, match="--backend warp cannot run here"):
         distiller(backend="warp")
 
@@ -149,7 +149,7 @@ def test_the_teacher_may_run_in_half_precision(amp):
         torch.testing.assert_close(found[name], expected[name], rtol=0.02, atol=1e-3)
 
 
-def test_the_teacher_resizes_as_the_student_does():
+def test_teacher_resizes_like_the_student():
     student, teacher = tiny("fcos", max_size=100), tiny("fcos", min_size=(32,), max_size=400)
     learner = distiller(student, teacher)
     image = torch.rand(3, 60, 180)
@@ -170,7 +170,7 @@ def test_inheriting_copies_the_head_where_it_fits():
     assert wider.state_dict()[name].shape[0] == 4
 
 
-def test_box_masks_mark_the_locations_inside():
+def test_box_masks_mark_the_locations_in_boxes():
     detector = tiny("fcos").eval()
     image = torch.rand(3, 32, 64)  # resized by 2 to 64 x 128
     boxes = torch.tensor([[8.0, 4.0, 24.0, 20.0]])  # 16, 8, 48, 40 after resizing

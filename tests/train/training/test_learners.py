@@ -1,4 +1,4 @@
-"""What a configuration becomes: a head that starts from the teacher's, batch norm that can train."""
+"""The learner of a configuration: the inherited head, and the check of batch norm."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,7 +15,7 @@ from frs_train.training.checkpoint import read_detector
 
 
 class Said:
-    """A log that keeps what it is told."""
+    """A log that stores its messages."""
 
     def __init__(self):
         self.lines = []
@@ -59,7 +59,7 @@ def test_batch_norm_needs_two_values(tmp_path, options, side, processes, works):
 
 
 @pytest.mark.parametrize(("side", "works"), [(32, False), (33, True)])
-def test_batch_norm_is_as_torch_has_it(side, works):
+def test_batch_norm_check_agrees_with_torch(side, works):
     detector = tiny("fcos", backbone_norm="batch").train()
     with nullcontext() if works else pytest.raises(ValueError, match="more than 1 value"):
         detector([torch.rand(3, 40, 40)], size=side)
@@ -79,7 +79,7 @@ def learner(config, log):
         ({"inherit_head": False}, None),
     ],
 )
-def test_a_head_is_inherited_if_asked_for_and_said(digits, teacher, tmp_path, options, said):
+def test_head_is_inherited_on_request_and_logged(digits, teacher, tmp_path, options, said):
     log = Said()
     config = run_config(digits, tmp_path, distill=DistillConfig(teacher=str(teacher), **options))
     student = learner(config, log).student
@@ -92,13 +92,13 @@ def test_a_head_is_inherited_if_asked_for_and_said(digits, teacher, tmp_path, op
     assert len([line for line in log.lines if "head" in line]) == bool(said)
 
 
-def test_a_head_that_does_not_fit_is_said(digits, teacher, tmp_path):
+def test_head_that_does_not_fit_is_logged(digits, teacher, tmp_path):
     log = Said()
     distill = DistillConfig(teacher=str(teacher), method="none")
     learner(run_config(digits, tmp_path, distill=distill, detector={"family": "retinanet"}), log)
     assert "The student's head starts at random: the teacher's does not fit." in log.lines
 
 
-def test_a_teacher_that_gives_nothing_is_not_read(digits, tmp_path):
+def test_unused_teacher_is_not_read(digits, tmp_path):
     distill = DistillConfig(teacher=str(tmp_path / "none"), method="none", inherit_head=False)
     assert learner(run_config(digits, tmp_path, distill=distill), Said()).student.family == "fcos"

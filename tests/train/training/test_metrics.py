@@ -1,11 +1,11 @@
-"""metrics.jsonl, as a run writes it."""
+"""The file metrics.jsonl of a run."""
 
 import json
 
 from frs_train.training.run_files import read_metrics
 
 
-def test_metrics_forget_what_will_be_written_again(tmp_path):
+def test_metrics_drop_lines_that_a_resumed_run_rewrites(tmp_path):
     path = tmp_path / "metrics.jsonl"
     numbers = {"lr": 0.1, "loss": 0.0, "losses": {}, "seconds_per_iteration": 1.0, "memory_mb": 1.0}
     lines = [json.dumps({"kind": "train", "iteration": i, **numbers}) for i in (1, 2, 3)]

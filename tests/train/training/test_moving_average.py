@@ -1,4 +1,4 @@
-"""With --ema it is the moving average of the weights that is evaluated."""
+"""With --ema, the moving average of the weights is evaluated."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from frs_train.training import checkpoint, trainer
 
 
 @pytest.mark.parametrize(("decay", "kind"), [(0.5, "ema"), (0.0, "model")])
-def test_the_weights_that_are_evaluated(digits, tmp_path, monkeypatch, decay, kind):
+def test_moving_average_is_evaluated(digits, tmp_path, monkeypatch, decay, kind):
     evaluated = []
     evaluate = trainer.evaluate
 

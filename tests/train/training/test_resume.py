@@ -1,4 +1,4 @@
-"""What a run goes on from: options that it keeps, and checkpoints that somebody has damaged."""
+"""Resuming a run: options that may or may not change, and damaged checkpoints."""
 
 import contextlib
 import json
@@ -35,14 +35,14 @@ def content_of(folder):
         ("method", {"distill": DistillConfig(teacher="t")}, "it was none and is frs"),
     ],
 )
-def test_options_that_a_run_keeps(digits, teacher, option, changes, words):
+def test_options_that_resuming_cannot_change(digits, teacher, option, changes, words):
     before = content_of(teacher)
     with pytest.raises(UserError, match=f"another --{option}: {words} now"):
         quiet_fit(run_config(digits, teacher, iterations=9, **changes), resume=True)
     assert content_of(teacher) == before
 
 
-def test_a_foreign_line_in_the_log_is_named_before_anything_is_changed(digits, teacher, tmp_path):
+def test_invalid_line_in_the_metrics_is_named_before_any_change(digits, teacher, tmp_path):
     out = shutil.copytree(teacher, tmp_path / "run")
     (out / "metrics.jsonl").write_text("hello\n" + (out / "metrics.jsonl").read_text())
     before = content_of(out)
@@ -51,7 +51,7 @@ def test_a_foreign_line_in_the_log_is_named_before_anything_is_changed(digits, t
     assert content_of(out) == before
 
 
-def test_options_that_a_run_may_change(digits, teacher):
+def test_options_that_resuming_may_change(digits, teacher):
     saved = checkpoint.newest(teacher, print)
     freely = {"lr": 1.0, "batch_size": 2, "clip": 3.0, "amp": "fp16", "keep": 9, "iterations": 99}
     resume.refuse_other(saved, run_config(digits, teacher, **freely), saved["classes"])
@@ -59,7 +59,7 @@ def test_options_that_a_run_may_change(digits, teacher):
         resume.refuse_other(saved, run_config(digits, teacher), ["cat"])
 
 
-def test_another_adapter_is_refused_and_with_no_distillation_it_does_not_matter(digits, teacher):
+def test_another_adapter_is_refused_only_with_distillation(digits, teacher):
     saved = checkpoint.newest(teacher, print)
 
     def refuse(before, now):
@@ -75,7 +75,7 @@ def test_another_adapter_is_refused_and_with_no_distillation_it_does_not_matter(
     refuse(None, replace(narrow, method="none"))
 
 
-def test_the_optimisers_options_are_those_given_now(digits, tmp_path):
+def test_options_of_the_optimiser_come_from_the_command_line(digits, tmp_path):
     config = run_config(digits, tmp_path, iterations=1, optimizer="sgd", weight_decay=0.5)
     quiet_fit(config)
     state = state_of(replace(config, train=replace(config.train, weight_decay=0.25)))
@@ -91,7 +91,7 @@ def state_of(config):
 
 @pytest.fixture(scope="module")
 def whole(digits, tmp_path_factory):
-    """The content of a checkpoint with everything in it, and the configuration that it fits."""
+    """The content of a checkpoint with all parts, and its configuration."""
     folder = tmp_path_factory.mktemp("whole")
     config = run_config(digits, folder, iterations=1, ema=0.5, amp="fp16")
     quiet_fit(config)
@@ -99,10 +99,10 @@ def whole(digits, tmp_path_factory):
 
 
 class Saved:
-    """They are not printed: too long."""
+    """Has a short repr, because pytest would print the whole content."""
 
     def __init__(self, content, config):
-        self.content, self.config, self.state = content, config, state_of(config)
+        self.content, self.config = content, config
 
 
 GONE = object()
@@ -113,7 +113,7 @@ JUNK = st.sampled_from(
 
 
 def places(value, path=()):
-    """The path of everything in nested dictionaries; of the many tensors of one only the first."""
+    """The paths of all values in nested dictionaries, but only of the first tensor of each dictionary."""
     yield path
     if isinstance(value, dict) and path != ("config",):
         inner = list(value.items())
@@ -136,7 +136,7 @@ def damaged(content, path, junk):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_only_user_errors_leave_a_damaged_checkpoint(whole, tmp_path, data):
+def test_damaged_checkpoint_raises_only_user_errors(whole, tmp_path, data):
     path = data.draw(st.sampled_from([p for p in places(whole.content) if p]))
     torch.save(damaged(whole.content, path, data.draw(JUNK)), tmp_path / "x.pt")
     try:
@@ -149,24 +149,25 @@ def test_only_user_errors_leave_a_damaged_checkpoint(whole, tmp_path, data):
             checkpoint.restore(found)
     try:
         resume.refuse_other(found, whole.config, whole.content["classes"])
-        whole.state.restore(found)
+        state = state_of(whole.config)
+        state.restore(found)
     except UserError:
         return
-    if path[0] in ("optimizer", "scaler"):  # what is only looked at in a step
+    if path[0] in ("optimizer", "scaler"):  # these parts are used only in a step
         image = torch.zeros(3, 64, 64, dtype=torch.uint8)
         target = {"boxes": torch.ones(0, 4), "labels": torch.ones(0, dtype=torch.int64)}
-        optimizer_step(whole.state, whole.state.learner, [[(image, target)]])
+        optimizer_step(state, state.learner, [[(image, target)]])
 
 
 @pytest.mark.parametrize(
     "config", [{}, {"novelty": 1}, {"detector": 5}, {"detector": {"family": 5}}, {"detector": {"sizes": 5}}]
 )
-def test_a_damaged_configuration(whole, config):
+def test_damaged_configuration_is_refused(whole, config):
     with pytest.raises(UserError):
         checkpoint.restore({**whole.content, "config": config})
 
 
-def test_the_whole_one_fits(whole):
+def test_undamaged_checkpoint_fits(whole):
     content, config = whole.content, whole.config
     resume.refuse_other(content, config, content["classes"])
     state = state_of(config)

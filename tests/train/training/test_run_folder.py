@@ -1,4 +1,4 @@
-"""A run folder is one run's: its lock, what it saves and when, and how a signal ends it."""
+"""The run folder: its checkpoints, the best one, evaluations, and signals."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ SCORES = dict.fromkeys(("AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR"), 0.5) | {"
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Evaluations whose AP is the next of a list; a signal number in it arrives during that evaluation."""
+    """Evaluations that return the APs of a list; an entry that is a signal number sends the signal."""
 
     def script(*values):
         left = list(values)
@@ -46,7 +46,7 @@ def evals(folder):
     return [(line["iteration"], line["AP"]) for line in lines if line["kind"] == "eval"]
 
 
-def test_the_best_by_ap_is_kept_beside_the_newest(digits, tmp_path, scripted):
+def test_checkpoint_with_the_highest_ap_is_kept_in_addition_to_the_newest(digits, tmp_path, scripted):
     scripted(None, 0.1, 0.3, 0.2)
     quiet_fit(run_config(digits, tmp_path, eval_every=1, keep=1))
     assert checkpoint.load(tmp_path / "best.pt")["iteration"] == 3
@@ -54,7 +54,7 @@ def test_the_best_by_ap_is_kept_beside_the_newest(digits, tmp_path, scripted):
     checkpoint.restore(checkpoint.read(tmp_path / "best.pt", print))
 
 
-def test_a_signal_ends_an_evaluation_at_once_and_the_resumed_run_makes_it(digits, tmp_path, scripted):
+def test_signal_ends_an_evaluation_which_the_resumed_run_repeats(digits, tmp_path, scripted):
     left = scripted(0.1, int(signal.SIGINT), 0.3, 0.2, 0.2)
     config = run_config(digits, tmp_path, eval_every=1)
     start = time.monotonic()
@@ -67,18 +67,18 @@ def test_a_signal_ends_an_evaluation_at_once_and_the_resumed_run_makes_it(digits
     assert checkpoint.load(tmp_path / "best.pt")["iteration"] == 2
 
 
-def test_a_finished_evaluation_is_not_made_again(digits, tmp_path, scripted):
+def test_finished_evaluation_is_not_repeated(digits, tmp_path, scripted):
     scripted(0.1, 0.2)
     config = run_config(digits, tmp_path, eval_every=3)
     result = quiet_fit(config)
-    (tmp_path / "result.json").unlink()  # as if it had been killed before it wrote this
+    (tmp_path / "result.json").unlink()  # as if the run had been killed before it was written
     again = quiet_fit(config, resume=True)
     assert again["AP"] == result["AP"] and evals(tmp_path) == [(3, 0.1), (4, 0.2)]
 
 
 @pytest.fixture
 def then(monkeypatch):
-    """Batches as they are, but the third one is what a function does."""
+    """Unchanged batches, except the third, which a function supplies."""
 
     def instead(do):
         real = trainer.loaded
@@ -93,7 +93,7 @@ def then(monkeypatch):
     return instead
 
 
-def test_a_signal_is_heard_while_waiting_for_data(digits, tmp_path, then):
+def test_signal_interrupts_the_wait_for_data(digits, tmp_path, then):
     def hang():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
@@ -106,7 +106,7 @@ def test_a_signal_is_heard_while_waiting_for_data(digits, tmp_path, then):
     assert iterations(tmp_path) == [2]
 
 
-def test_a_signal_is_heard_before_the_first_step(digits, tmp_path, monkeypatch):
+def test_signal_before_the_first_step_stops_the_run(digits, tmp_path, monkeypatch):
     def read(*_):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
@@ -117,7 +117,7 @@ def test_a_signal_is_heard_before_the_first_step(digits, tmp_path, monkeypatch):
     assert stopped.value.code == 130 and not checkpoint.checkpoints(tmp_path)
 
 
-def test_what_was_learnt_before_an_unreadable_image_is_saved(digits, tmp_path, then):
+def test_unreadable_image_saves_the_progress(digits, tmp_path, then):
     then(lambda: UserError("image x cannot be read"))
     with pytest.raises(UserError, match="image x"):
         quiet_fit(run_config(digits, tmp_path))
@@ -133,7 +133,7 @@ def test_weights_without_a_finite_loss_are_not_saved(digits, tmp_path):
     assert not checkpoint.checkpoints(tmp_path)
 
 
-def test_a_diverged_run_goes_on_from_its_checkpoint_with_another_rate(digits, tmp_path):
+def test_diverged_run_resumes_with_another_learning_rate(digits, tmp_path):
     tame = run_config(digits, tmp_path, **{**WILD, "lr": 1e-3}, iterations=2)
     quiet_fit(tame)
     wild = run_config(digits, tmp_path, **WILD)

@@ -1,4 +1,4 @@
-"""What happens at which iteration: learning rates, warm-ups, checkpoints."""
+"""The schedule: learning rates, warm-ups, and iterations of checkpoints."""
 
 from dataclasses import replace
 
@@ -11,33 +11,34 @@ from frs_train.training.schedule import learning_rate, shorten_warmups, warmup_w
 
 
 @pytest.mark.parametrize(
-    ("asked", "total", "taken"), [(500, 154, 38), (500, 2000, 500), (500, 1999, 499), (0, 154, 0), (5, 3, 0)]
+    ("requested", "total", "taken"),
+    [(500, 154, 38), (500, 2000, 500), (500, 1999, 499), (0, 154, 0), (5, 3, 0)],
 )
-def test_a_warmup_takes_a_quarter_of_the_run_at_most(asked, total, taken):
-    assert warmup_within(total, asked) == taken
+def test_a_warmup_takes_a_quarter_of_the_run_at_most(requested, total, taken):
+    assert warmup_within(total, requested) == taken
 
 
 @pytest.mark.parametrize("schedule", ["steps", "one-cycle"])
-def test_a_short_run_reaches_its_rate(schedule):
+def test_short_run_reaches_its_learning_rate(schedule):
     config = TrainConfig(lr=0.1, lr_warmup=500, schedule=schedule)
     rates = [learning_rate(config, i, 154) for i in range(154)]
     assert rates[37] < max(rates) == rates[38] == pytest.approx(0.1)
 
 
-def test_warmups_that_become_shorter_are_told(tmp_path):
+def test_shortened_warmups_are_reported(tmp_path):
     plain = run_config(tmp_path, tmp_path, lr_warmup=500)
     taught = run_config(
         tmp_path, tmp_path, lr_warmup=10, distill=DistillConfig(teacher="t", warmup_iters=500)
     )
     alone = run_config(tmp_path, tmp_path, lr_warmup=10, distill=DistillConfig(method="none"))
-    told = []
-    assert shorten_warmups(plain, 154, told.append) == replace(
+    messages = []
+    assert shorten_warmups(plain, 154, messages.append) == replace(
         plain, train=replace(plain.train, lr_warmup=38)
     )
-    assert shorten_warmups(taught, 154, told.append) == replace(
+    assert shorten_warmups(taught, 154, messages.append) == replace(
         taught, distill=replace(taught.distill, warmup_iters=38)
     )
-    assert told == [
+    assert messages == [
         "A warm-up takes a quarter of the run at most. Of 154 iterations: --lr-warmup 500 becomes 38.",
         "A warm-up takes a quarter of the run at most. Of 154 iterations: --warmup-iters 500 becomes 38.",
     ]
@@ -57,7 +58,7 @@ def test_learning_rates():
     assert learning_rate(cycle, 1, 8) < 1.0 == learning_rate(cycle, 2, 8)  # a quarter of a short run
 
 
-def test_when_a_run_saves():
+def test_iterations_at_which_a_run_saves():
     def saved(total, **options):
         t = TrainConfig(**options)
         return [i for i in range(1, total + 1) if schedule.save_due(t, i, total)]

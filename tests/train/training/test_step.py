@@ -1,4 +1,4 @@
-"""One step, with numbers that can be worked out by hand."""
+"""One optimiser step, with results that can be computed by hand."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from frs_train.training.step import current_losses, optimizer_step
 
 
 class Line(Learner):
-    """One weight w that starts at 0; the loss of an image is w times its mean. It draws a number, too."""
+    """One weight w that starts at 0; the loss of an image is w times its mean. A forward draws a number."""
 
     def __init__(self):
         super().__init__(nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1)))
@@ -53,13 +53,13 @@ def test_each_iteration_has_the_gradient_of_its_own_batch():
 
 @pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
 def test_the_gradient_that_is_clipped_is_not_scaled(amp):
-    """The gradient is 1, clipped to 1/4. Clipped while scaled by 65,536, it would be next to nothing."""
+    """The gradient is 1, clipped to 1/4. If it were clipped while scaled by 65,536, it would be almost 0."""
     state = state_of(clip=0.25, amp=amp)
     optimizer_step(state, state.learner, [[image(255), image(255)]])
     assert state.learner.w.item() == pytest.approx(-0.25, rel=1e-4)
 
 
-def test_each_iteration_draws_anew_and_a_resumed_one_the_same():
+def test_draws_differ_by_iteration_and_repeat_after_resuming():
     one, other = state_of(), state_of()
     part = [image(9), image(8)]
     for _ in range(3):
@@ -69,7 +69,7 @@ def test_each_iteration_draws_anew_and_a_resumed_one_the_same():
     assert len(set(one.learner.draws)) == 3 and other.learner.draws == one.learner.draws[2:]
 
 
-def test_looking_at_the_loss_changes_nothing():
+def test_current_losses_has_no_side_effects():
     state = state_of()
     optimizer_step(state, state.learner, [[image(255), image(0)]])
     before = {key: value.clone() for key, value in state.learner.state_dict().items()}

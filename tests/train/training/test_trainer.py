@@ -1,4 +1,4 @@
-"""The loop: it learns, it can be killed at any moment, and its options mean what they say."""
+"""The training loop: it learns, it can be stopped or killed and resumed, and its options work."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def losses(out):
 
 
 def on_all_images(config):
-    """The same images as they are in every iteration, so that the losses of two can be compared."""
+    """The same images without augmentation in each iteration, so that losses can be compared."""
     return replace(
         config,
         data=replace(config.data, flip=0.0, jitter=0.0),
@@ -43,7 +43,7 @@ def on_all_images(config):
 
 
 def fall(values):
-    """The share of the loss that was there at the start and is gone at the end."""
+    """The fraction by which a loss decreased from start to end."""
     return 1 - sum(values[-3:]) / sum(values[:3])
 
 
@@ -66,7 +66,7 @@ def test_distillation_warms_up_and_reduces_the_feature_loss(
 
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"amp": "fp16"}, {"accumulate": 2}])
-def test_a_resumed_run_ends_in_the_same_weights(digits, teacher, tmp_path, options):
+def test_resumed_run_ends_with_the_same_weights(digits, teacher, tmp_path, options):
     distill = DistillConfig(teacher=str(teacher), warmup_iters=4)
     whole = run_config(digits, tmp_path / "whole", distill=distill, iterations=5, **options)
     quiet_fit(whole)
@@ -84,7 +84,7 @@ def test_a_resumed_run_ends_in_the_same_weights(digits, teacher, tmp_path, optio
 
 
 def start(folder, out, iterations, *more):
-    """A training in a process of its own that saves after every iteration."""
+    """A training in a separate process that saves after each iteration."""
     command = (
         f"-m frs_train train --detector fcos --train-annotations {folder}/train.json "
         f"--train-images {folder}/images --val-annotations {folder}/val.json --val-images {folder}/images "
@@ -110,7 +110,7 @@ def wait_for_checkpoint(process, out):
         time.sleep(0.02)
 
 
-def test_killed_and_resumed_it_ends_in_the_same_weights(digits, tmp_path):
+def test_killed_and_resumed_run_ends_with_the_same_weights(digits, tmp_path):
     whole = start(digits, tmp_path / "whole", 8)
     killed = start(digits, tmp_path / "killed", 8)
     wait_for_checkpoint(killed, tmp_path / "killed")
@@ -128,7 +128,9 @@ def test_sigterm_saves_and_exits(digits, tmp_path):
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGTERM)  # as torchrun, a scheduler or a terminal does: the loaders too
+    os.killpg(
+        process.pid, signal.SIGTERM
+    )  # the whole group with the loaders, as torchrun, schedulers and terminals do
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in errors and "--resume" in errors
@@ -156,7 +158,7 @@ def test_a_finished_run_is_not_run_again(digits, teacher):
     assert (teacher / "metrics.jsonl").read_bytes() == before
 
 
-def test_accumulating_parts_is_the_same_as_one_batch(digits, tmp_path):
+def test_accumulation_equals_one_batch(digits, tmp_path):
     for parts in (1, 2):  # RetinaNet's losses are means over images
         config = run_config(digits, tmp_path / str(parts), accumulate=parts, detector={"family": "retinanet"})
         quiet_fit(config)
@@ -178,7 +180,7 @@ def test_several_scales_are_drawn(digits, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{"amp": "bf16"}, {"channels_last": True}, {"clip": 0.1}])
-def test_options_change_little_but_the_path(digits, tmp_path, options):
+def test_precision_layout_and_clipping_change_the_losses_little(digits, tmp_path, options):
     quiet_fit(run_config(digits, tmp_path / "plain"))
     quiet_fit(run_config(digits, tmp_path / "option", **options))
     plain, option = losses(tmp_path / "plain"), losses(tmp_path / "option")
@@ -202,6 +204,6 @@ def test_compiling_the_teacher_is_an_option_of_the_command_line():
     assert config.distill.teacher_compile and config.distill.method == "frs"
 
 
-def test_unknown_device_is_an_error_of_the_user(digits, tmp_path):
+def test_unknown_device_is_a_user_error(digits, tmp_path):
     with pytest.raises(UserError, match="device"):
         quiet_fit(run_config(digits, tmp_path, device="nonsense"))
