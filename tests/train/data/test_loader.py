@@ -14,10 +14,9 @@ from pathlib import Path
 import programs
 import pytest
 import torch
-from coco_files import Images, content, write
+from coco_files import Images
 from tiny_runs import data_of
 from torch.utils.data._utils.pin_memory import pin_memory
-from torchvision import tv_tensors
 
 from frs_train.data import loader
 from frs_train.data.coco import read_coco
@@ -130,17 +129,10 @@ def test_death_of_a_loader_is_reported():
     assert not multiprocessing.active_children()
 
 
-def private(pid):
-    """The memory in MiB that a process does not share with others."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1024
-
-
 def test_loaders_end_when_the_training_is_killed(tmp_path):
     """Each loader waits to send more than fits into a pipe, but the reader is gone."""
-    with open(
-        tmp_path / "pids", "wb"
-    ) as file:  # a file, because loaders that do not end would keep a pipe open
+    # A file, because loaders that do not end would keep a pipe open.
+    with open(tmp_path / "pids", "wb") as file:
         command = programs.command("load_batches.py", "die")
         subprocess.run(command, env=programs.environment(), stdout=file, stderr=subprocess.DEVNULL)
     loaders = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
@@ -153,35 +145,13 @@ def test_loaders_end_when_the_training_is_killed(tmp_path):
 
 def running(pid: int) -> bool:
     try:
-        return bool(
-            Path(f"/proc/{pid}/cmdline").read_bytes()
-        )  # empty for a process that has ended but was not waited for
+        # Empty for a process that has ended but was not waited for.
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
     except OSError:
         return False
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the kernel does not tell")
-def test_loaders_share_the_annotations_with_the_parent(tmp_path, monkeypatch):
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the kernel does not report it")
+def test_loaders_share_the_annotations_with_the_parent(tmp_path):
     """Python objects would be copied page by page, because reading one writes its reference count."""
-    count = 10_000
-    images = [{"id": i, "file_name": f"{i:060}.png", "width": 4, "height": 4} for i in range(count)]
-    polygon = [list(range(40))]
-    records = [
-        {"image_id": i % count, "category_id": 1, "bbox": [0, 0, 2, 2 + i % 2], "segmentation": polygon}
-        for i in range(3 * count)
-    ]
-    coco = read_coco(write(tmp_path, content(images=images, annotations=records)))
-    monkeypatch.setattr("frs_train.data.dataset.find_image", lambda folder, name: name)
-    monkeypatch.setattr(
-        "frs_train.data.dataset.read_image", lambda *_: tv_tensors.Image(torch.zeros(3, 4, 4))
-    )
-    dataset = CocoDetection(coco, tmp_path)
-    batches = [[(i, None) for i in range(first, first + 100)] for first in range(0, count, 100)]
-    with loaded(dataset, batches, 1, CPU) as found:
-        for _ in range(20):
-            next(found)
-        (worker,) = multiprocessing.active_children()
-        before = private(worker.pid)
-        for _ in range(70):
-            next(found)
-        assert private(worker.pid) - before < 4
+    assert float(programs.output("loader_memory.py", tmp_path)) < 4  # MiB
