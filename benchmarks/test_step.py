@@ -73,19 +73,22 @@ class OfficialLearner(Learner):
 
     def __init__(self, student, teacher, teacher_amp: str):
         super().__init__(student)
-        self.teacher = [teacher.requires_grad_(False)]  # in a list: no submodule, so not trained
+        self._teacher = (teacher.requires_grad_(False),)  # in a tuple: not a registered submodule
         self.teacher_amp = teacher_amp
         self.adapter = FeatureAdapter(student.feat_channels, teacher.feat_channels, len(student.strides))
 
+    @property
+    def teacher(self):
+        return self._teacher[0]
+
     def forward(self, images, targets, size):
-        (teacher,) = self.teacher
         outputs = self.student(images, targets, size=size)
         adapted = self.adapter(outputs.feats)
         again = self._head(self.student, outputs.feats)
         with autocast(images[0].device, self.teacher_amp):
-            batch, _ = teacher.prepare(images, None, size)
-            feats = teacher.features(batch)
-            logits = self._head(teacher, feats)
+            batch, _ = self.teacher.prepare(images, None, size)
+            feats = self.teacher.features(batch)
+            logits = self._head(self.teacher, feats)
         with torch.autocast(images[0].device.type, enabled=False):
             tensors = adapted, feats, again, logits
             distilled = Official.loss(*([level.float() for level in levels] for levels in tensors))
@@ -205,7 +208,7 @@ def _noted(training: Training, note: Callable, device: str, rounds: int) -> Iter
     """Runs our steps. Yields, for each, what ``note()`` returns at its start and at the ends of its parts."""
     learner, optimizer, notes = training.learner, training.optimizer, []
     ends = (
-        learner.teacher.module.register_forward_hook, learner.student.register_forward_hook,
+        learner.teacher.register_forward_hook, learner.student.register_forward_hook,
         learner.loss.adapter.register_forward_hook, learner.loss.register_forward_hook,
         optimizer.register_step_pre_hook, optimizer.register_step_post_hook,
     )  # fmt: skip

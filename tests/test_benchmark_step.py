@@ -66,7 +66,7 @@ def test_a_step_trains_the_student_and_leaves_the_teacher(way):
     assert all(parameter.grad is not None for parameter in trained.values())
     assert all(torch.isfinite(parameter.grad).all() for parameter in trained.values())
     if way.startswith("official"):
-        (teacher,) = training.learner.teacher
+        teacher = training.learner.teacher
         assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
 
 

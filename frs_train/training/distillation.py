@@ -17,7 +17,6 @@ from frs_train.config import DistillConfig
 from frs_train.detectors import Detector, Outputs, Target, compatibility
 from frs_train.errors import UserError
 from frs_train.training.learner import Learner, autocast
-from frs_train.training.teacher import HiddenModule
 
 
 class DistilledLearner(Learner):
@@ -42,7 +41,7 @@ class DistilledLearner(Learner):
     ):
         super().__init__(student)
         self.config = config
-        self.teacher = HiddenModule(teacher)
+        self._teacher = (teacher,)  # in a tuple: not a registered submodule
         self.use_head = config.method in ("frs", "frs-head") and config.head_weight > 0
         self.use_feats = config.method != "frs-head"
         fit = compatibility(teacher, student, same_classes=same_classes)
@@ -82,6 +81,10 @@ class DistilledLearner(Learner):
             backend=config.backend,
         )
 
+    @property
+    def teacher(self) -> Detector:
+        return self._teacher[0]
+
     def forward(self, images: list[Tensor], targets: list[Target], size: int) -> dict[str, Tensor]:
         taught = self.teach(images, size)
         outputs = self.student(images, targets, size=size)
@@ -101,18 +104,15 @@ class DistilledLearner(Learner):
 
     def teach(self, images: list[Tensor], size: int) -> Outputs:
         """The teacher's features, logits and masks of a batch, as constants."""
-        teacher = self.teacher.module
         with torch.inference_mode(), autocast(images[0].device, self.config.teacher_amp):
-            return teacher(images, size=size, masks=self.config.method.startswith("frs"))
+            return self.teacher(images, size=size, masks=self.config.method.startswith("frs"))
 
     def masks(self, taught: Outputs, targets: list[Target], images: list[Tensor]) -> list[Tensor]:
         """The masks [B, H, W] of the shared levels, by the method of the configuration."""
         if self.config.method == "whole-map":
             masks = [torch.ones_like(taught.feats[t][:, 0], dtype=torch.float32) for _, t in self.levels]
         elif self.config.method == "gt-box":
-            masks = box_masks(
-                taught, targets, images, [self.teacher.module.strides[t] for _, t in self.levels]
-            )
+            masks = box_masks(taught, targets, images, [self.teacher.strides[t] for _, t in self.levels])
         else:
             # Copied, because autograd cannot save tensors created in inference mode. Masks are small.
             masks = [taught.masks[t].clone() for _, t in self.levels]

@@ -8,13 +8,6 @@ from frs_train.config import DistillConfig
 from frs_train.detectors import Detector, compatibility
 
 
-class HiddenModule:
-    """Wraps a module so that the owner does not register it: not in the state dict, not moved, not in DDP."""
-
-    def __init__(self, module: Detector):
-        self.module = module
-
-
 def prepare_teacher(
     teacher: Detector, student: Detector, config: DistillConfig, device: torch.device
 ) -> Detector:

@@ -51,7 +51,7 @@ def test_losses_of_each_method(method):
 def test_losses_equal_those_of_the_reference(method):
     learner = distiller(method=method, feat_weight=0.3, head_weight=0.7)
     losses = learner(IMAGES, TARGETS, 64)
-    teacher, student = learner.teacher.module, learner.student
+    teacher, student = learner.teacher, learner.student
     with torch.no_grad():
         taught, out = teacher(IMAGES, size=64), student(IMAGES, TARGETS, size=64)
         feats = learner.loss.adapter(out.feats) if learner.use_feats else None
@@ -87,20 +87,20 @@ def test_each_head_runs_once_and_the_teacher_without_autograd():
         return hook
 
     learner.student.model.head.classification_head.cls_logits.register_forward_hook(count("student"))
-    learner.teacher.module.model.head.classification_head.cls_logits.register_forward_hook(count("teacher"))
-    before = [p.clone() for p in learner.teacher.module.parameters()]
+    learner.teacher.model.head.classification_head.cls_logits.register_forward_hook(count("teacher"))
+    before = [p.clone() for p in learner.teacher.parameters()]
     sum(learner(IMAGES, TARGETS, 64).values()).backward()
     levels = len(learner.levels)
     assert runs == {"student": levels, "teacher": levels}
-    assert all(torch.equal(a, b) for a, b in zip(before, learner.teacher.module.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.teacher.parameters(), strict=True))
 
 
 def test_teacher_is_not_a_submodule_of_the_learner():
     learner = distiller()
-    theirs = {id(p) for p in learner.teacher.module.parameters()}
+    theirs = {id(p) for p in learner.teacher.parameters()}
     assert theirs.isdisjoint(id(p) for p in learner.parameters())
     learner.train()
-    assert not learner.teacher.module.training
+    assert not learner.teacher.training
     assert {key.split(".")[0] for key in learner.state_dict()} == {"student", "loss"}
 
 
@@ -122,7 +122,7 @@ def test_teacher_of_another_family_leaves_the_feature_loss_with_a_message():
 
 def test_two_stage_teacher_shares_the_common_strides():
     learner = distiller(teacher=tiny("faster-rcnn"), warn=lambda text: None)
-    strides = [(learner.student.strides[s], learner.teacher.module.strides[t]) for s, t in learner.levels]
+    strides = [(learner.student.strides[s], learner.teacher.strides[t]) for s, t in learner.levels]
     assert strides == [(8, 8), (16, 16), (32, 32), (64, 64)]
     assert learner(IMAGES, TARGETS, 64)["frs_feature"] > 0
 
@@ -141,7 +141,7 @@ def test_unknown_backend_is_an_error():
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_the_teacher_may_run_in_half_precision(amp):
     exact = distiller()
-    half = distiller(exact.student, exact.teacher.module, teacher_amp=amp, teacher_channels_last=True)
+    half = distiller(exact.student, exact.teacher, teacher_amp=amp, teacher_channels_last=True)
     half.loss.load_state_dict(exact.loss.state_dict())
     with torch.no_grad():
         expected, found = exact(IMAGES, TARGETS, 64), half(IMAGES, TARGETS, 64)
