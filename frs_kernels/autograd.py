@@ -12,6 +12,11 @@ from frs_kernels.inductor import register_scaled_lowering
 from frs_kernels.inputs import LossInputs
 from frs_kernels.reference import FRSLossOutput
 
+# Positions among the operator's arguments.
+_LISTS = [i for i, kind in enumerate(LOSS_ARGUMENTS.values()) if kind == "Tensor[]"]
+_OPTIONAL_TENSORS = [i for i, kind in enumerate(LOSS_ARGUMENTS.values()) if kind == "Tensor?"]
+_STUDENT_FEATS, _STUDENT_LOGITS = map(list(LOSS_ARGUMENTS).index, ("student_feats", "student_logits"))
+
 
 def fused_loss(namespace: str, inputs: LossInputs) -> FRSLossOutput:
     """Runs the loss operator of ``namespace`` on canonical inputs; differentiable in the student tensors."""
@@ -66,47 +71,37 @@ def _number_and_tensor(value, dtype: torch.dtype, device: torch.device) -> tuple
 def _flattened(arguments: list) -> tuple:
     """(constants, *tensors): autograd follows a tensor only if it is an argument of its own, not in a list.
 
-    ``constants`` has one entry per argument: its value, or the number of its tensors.
+    ``constants`` are the arguments, with the length of a list in its place and None in place of a tensor.
     """
-    constants, tensors = [], []
-    for kind, value in zip(LOSS_ARGUMENTS.values(), arguments, strict=True):
-        if kind == "Tensor[]":
-            constants.append(len(value))
-            tensors += value
-        elif kind == "Tensor?":
-            constants.append(1)
-            tensors.append(value)
-        else:
-            constants.append(value)
+    constants, tensors = list(arguments), []
+    for position in _LISTS:
+        tensors += arguments[position]
+        constants[position] = len(arguments[position])
+    for position in _OPTIONAL_TENSORS:
+        tensors.append(arguments[position])
+        constants[position] = None
     return tuple(constants), *tensors
 
 
 def _unflattened(constants: tuple, tensors: tuple) -> list:
     """The arguments from which :func:`_flattened` made ``constants`` and ``tensors``."""
-    arguments, start = [], 0
-    for kind, constant in zip(LOSS_ARGUMENTS.values(), constants, strict=True):
-        if kind == "Tensor[]":
-            arguments.append(list(tensors[start : start + constant]))
-            start += constant
-        elif kind == "Tensor?":
-            arguments.append(tensors[start])
-            start += 1
-        else:
-            arguments.append(constant)
+    arguments, start = list(constants), 0
+    for position in _LISTS:
+        end = start + constants[position]
+        arguments[position] = list(tensors[start:end])
+        start = end
+    for position, tensor in zip(_OPTIONAL_TENSORS, tensors[start:], strict=True):
+        arguments[position] = tensor
     return arguments
 
 
 def _flattened_grads(constants: tuple, feat_grads: list[Tensor], logit_grads: list[Tensor]) -> list:
     """The gradients in the order of the tensors of :func:`_flattened`, None for all but the students."""
+    of_list = {_STUDENT_FEATS: feat_grads, _STUDENT_LOGITS: logit_grads}
     grads = []
-    for (name, kind), constant in zip(LOSS_ARGUMENTS.items(), constants, strict=True):
-        if name == "student_feats" and feat_grads:
-            grads += feat_grads
-        elif name == "student_logits" and logit_grads:
-            grads += logit_grads
-        elif kind in ("Tensor[]", "Tensor?"):
-            grads += [None] * constant
-    return grads
+    for position in _LISTS:
+        grads += of_list.get(position) or [None] * constants[position]
+    return grads + [None] * len(_OPTIONAL_TENSORS)
 
 
 def _separate(losses: Tensor) -> tuple[Tensor, ...]:
