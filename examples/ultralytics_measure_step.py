@@ -74,7 +74,7 @@ class Training:
         torch.cuda.empty_cache()  # does nothing without a GPU
 
     def step(self, kind: str) -> tuple[float, int]:
-        """(seconds, peak bytes above the start) of forward, loss, backward, optimiser; 0 bytes on a CPU."""
+        """(seconds, peak bytes above the start) of forward, loss, backward, optimizer; 0 bytes on a CPU."""
         with KINDS[kind]():
             return self._step_on_gpu() if self.device.type == "cuda" else self._step_on_cpu()
 

@@ -75,7 +75,7 @@ class FeatureAdapter(nn.Module):
 class FRSDistillationLoss(nn.Module):
     """The FRS loss as a training needs it: with adapters, loss weights and a linear warm-up.
 
-    Pass its parameters to the optimiser together with the student's: the adapters are trained.
+    Pass its parameters to the optimizer together with the student's: the adapters are trained.
 
     Args:
         student_channels, teacher_channels: feature channels, one number for all levels or one per level.
@@ -83,8 +83,8 @@ class FRSDistillationLoss(nn.Module):
         adapter: the kind of :class:`FeatureAdapter`.
         feat_weight, head_weight: loss weights; the defaults are the paper's for RetinaNet.
         warmup_iters: both weights are multiplied by ``iteration / warmup_iters`` until that is 1; 0 turns the
-            warm-up off. ``iteration`` counts optimiser steps and is part of ``state_dict``.
-        accumulate: forwards in training mode per optimiser step, see :meth:`count_steps`.
+            warm-up off. ``iteration`` counts optimizer steps and is part of ``state_dict``.
+        accumulate: forwards in training mode per optimizer step, see :meth:`count_steps`.
         normalizer, backend: as in :func:`frs_kernels.frs_loss`.
         resize: let the adapters interpolate the student's features to the teacher's sizes.
 
@@ -119,20 +119,20 @@ class FRSDistillationLoss(nn.Module):
         self.normalizer = normalizer
         self.backend = backend
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
-        # Forwards since the last optimiser step. Not in checkpoints: a resumed run starts with a whole step.
+        # Forwards since the last optimizer step. Not in checkpoints: a resumed run starts with a whole step.
         self.register_buffer("forwards", torch.zeros((), dtype=torch.int64), persistent=False)
         self.register_load_state_dict_post_hook(_start_whole_step)
         self.count_steps(accumulate)
 
     def count_steps(self, accumulate: int, forwards: int = 0) -> None:
-        """Makes the warm-up count one optimiser step every ``accumulate`` forwards.
+        """Makes the warm-up count one optimizer step every ``accumulate`` forwards.
 
         Args:
-            accumulate: forwards in training mode per optimiser step.
+            accumulate: forwards in training mode per optimizer step.
             forwards: how many of them the current step has had already.
         """
         if accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1 forward per optimiser step, got {accumulate}")
+            raise ValueError(f"accumulate must be at least 1 forward per optimizer step, got {accumulate}")
         self.accumulate = accumulate
         self.forwards.fill_(forwards)
 

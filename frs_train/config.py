@@ -1,7 +1,7 @@
 """The typed configuration of a run, saved as `config.json` in the run folder and inside every checkpoint.
 
 A command line, a recipe, a test and a saved file all create the same `RunConfig`; a value out of range is
-refused everywhere. Sizes are in pixels, one iteration is one optimiser step, and probabilities are fractions.
+refused everywhere. Sizes are in pixels, one iteration is one optimizer step, and probabilities are fractions.
 The docstrings of the options are the help texts of `frs-train COMMAND --help`, which wraps them itself: one
 line each.
 """
@@ -102,18 +102,18 @@ class DataConfig(Options):
 
 @dataclass(frozen=True)
 class TrainConfig(Options):
-    """Length, optimiser, precision, device, logging and checkpoints of the training."""
+    """Length, optimizer, precision, device, logging and checkpoints of the training."""
 
     epochs: real(0, 1e6, above=True) = 12.0
     """Passes over the training images (12 is the "1x" schedule). `--iterations` overrides it."""
     iterations: Count = 0
-    """Number of optimiser steps; 0 derives it from `--epochs`."""
+    """Number of optimizer steps; 0 derives it from `--epochs`."""
     batch_size: Images = 16
-    """Images per optimiser step, summed over all processes and micro-batches."""
+    """Images per optimizer step, summed over all processes and micro-batches."""
     accumulate: Images = 1
-    """Micro-batches per optimiser step; their gradients are accumulated, which saves memory."""
+    """Micro-batches per optimizer step; their gradients are accumulated, which saves memory."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Optimiser."""
+    """Optimizer."""
     lr: Amount = 0.01
     """Peak learning rate."""
     lr_batch: whole(0, 10**6) = 0

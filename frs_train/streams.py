@@ -19,7 +19,7 @@ class Stream(IntEnum):
     ORDER = 2
     """Order of the images. Place: the epoch."""
     STEP = 3
-    """Draws within an optimiser step (sampling of proposals). Place: iteration and process."""
+    """Draws within an optimizer step (sampling of proposals). Place: iteration and process."""
     SIZE = 4
     """Image size of a step. Place: the iteration."""
 

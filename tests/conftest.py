@@ -37,7 +37,7 @@ settings.register_profile(
 settings.load_profile("frs")
 
 
-FEW_STEPS = 10  # optimiser steps; a test that takes more is about the result of a training
+FEW_STEPS = 10  # optimizer steps; a test that takes more is about the result of a training
 
 
 def pytest_addoption(parser):
@@ -95,7 +95,7 @@ def few_steps_unless_it_takes_a_seed(request):
     hook.remove()
     most = max(steps.values(), default=0)
     assert most <= FEW_STEPS or "training_seed" in request.fixturenames, (
-        f"takes {most} steps of an optimiser without `training_seed`"
+        f"takes {most} steps of an optimizer without `training_seed`"
     )
 
 

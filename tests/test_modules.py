@@ -94,7 +94,7 @@ def test_warm_up_does_not_advance_in_evaluation():
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
-def test_warm_up_counts_optimiser_steps_whatever_the_accumulation(accumulate):
+def test_warm_up_counts_optimizer_steps_whatever_the_accumulation(accumulate):
     module = frs.FRSDistillationLoss(
         8, 8, 4, adapter="identity", feat_weight=1, head_weight=1, warmup_iters=3, accumulate=accumulate
     )
@@ -136,7 +136,7 @@ def test_forwards_in_evaluation_do_not_count_for_a_step():
 @pytest.mark.parametrize("accumulate", [0, -3])
 def test_a_step_without_forwards_raises(refused, accumulate):
     message = refused(frs.FRSDistillationLoss, 8, 8, 4, accumulate=accumulate)
-    assert message == f"accumulate must be at least 1 forward per optimiser step, got {accumulate}"
+    assert message == f"accumulate must be at least 1 forward per optimizer step, got {accumulate}"
 
 
 def test_single_tensors_are_one_level():

@@ -94,7 +94,7 @@ class Distiller(nn.Module):
         criterion: adapters, loss weights and warm-up.
         student_sources, teacher_sources: the sources of ``feats`` and ``logits`` for :class:`Capture`; the
             teacher's default to the student's. Without ``logits`` of the student there is no head term.
-        accumulate: forwards per optimiser step; None leaves the criterion's own value.
+        accumulate: forwards per optimizer step; None leaves the criterion's own value.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ from mmengine.registry import HOOKS, MODELS  # noqa: E402
 class FRSLoss(FRSDistillationLoss):
     """The whole method: adapters, both terms and warm-up; takes the arguments of FRSDistillationLoss.
 
-    The runner's optimiser trains its adapters, and its count of optimiser steps is part of the checkpoint.
+    The runner's optimizer trains its adapters, and its count of optimizer steps is part of the checkpoint.
     With gradient accumulation, add FRSWarmupHook to the hooks.
     """
 
@@ -121,14 +121,14 @@ class FRSHeadLoss(_Term):
 @HOOKS.register_module()
 @configurable
 class FRSWarmupHook(Hook):
-    """Linear warm-up of the weights of FRSFeatureLoss and FRSHeadLoss, counted in optimiser steps.
+    """Linear warm-up of the weights of FRSFeatureLoss and FRSHeadLoss, counted in optimizer steps.
 
-    One optimiser step takes ``accumulative_counts`` iterations, an option of the runner's ``optim_wrapper``.
+    One optimizer step takes ``accumulative_counts`` iterations, an option of the runner's ``optim_wrapper``.
     The hook also sets this number in FRSLoss, which has a warm-up of its own. The steps are the runner's, so
     a resumed run continues the warm-up.
 
     Args:
-        iters: optimiser steps until the full weights apply.
+        iters: optimizer steps until the full weights apply.
     """
 
     def __init__(self, iters: int = 500):

@@ -41,10 +41,10 @@ class FRSLoss(nn.Module):
         student_features, teacher_features, teacher_logits, student_logits: ``{path: ..., io: output}``;
             without ``student_logits`` there is no head term.
         feat_weight, head_weight, normalizer, backend: as in :func:`frs_kernels.frs_loss`.
-        warmup_iters: optimiser steps during which both weights grow linearly from 0.
-        first_iter: optimiser steps done before: needed in a resumed run, as torchdistill saves no state of
+        warmup_iters: optimizer steps during which both weights grow linearly from 0.
+        first_iter: optimizer steps done before: needed in a resumed run, as torchdistill saves no state of
             losses.
-        accumulate: calls per optimiser step, the ``grad_accum_step`` of the optimizer.
+        accumulate: calls per optimizer step, the ``grad_accum_step`` of the optimizer.
         resize: interpolate the student's features to the teacher's sizes.
     """
 
@@ -66,7 +66,7 @@ class FRSLoss(nn.Module):
     ):
         super().__init__()
         if accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1 call per optimiser step, got {accumulate}")
+            raise ValueError(f"accumulate must be at least 1 call per optimizer step, got {accumulate}")
         self.student_features = student_features
         self.teacher_features = teacher_features
         self.teacher_logits = teacher_logits

@@ -79,7 +79,7 @@ class FRSTrainer(DetectionTrainer):
 
     Attributes:
         head_weight: weight of the head term relative to the imitation term, see :func:`use_frs_kernels`.
-        warmup_iters: optimiser steps during which the distillation loss grows linearly from 0, however many
+        warmup_iters: optimizer steps during which the distillation loss grows linearly from 0, however many
             batches ``nbs`` makes of one step; a resumed run continues the warm-up.
         backend: as in :func:`frs_kernels.weighted_mse`.
 
@@ -105,7 +105,7 @@ class FRSTrainer(DetectionTrainer):
         """The factor by which the distillation loss of the current batch is multiplied."""
         if self.warmup_iters <= 0:
             return 1.0
-        steps = self.ema.updates  # one per optimiser step, in every process, and restored from checkpoints
+        steps = self.ema.updates  # one per optimizer step, in every process, and restored from checkpoints
         return min(steps / self.warmup_iters, 1.0)
 
     def get_model(self, *args, **kwargs):

@@ -44,7 +44,7 @@ class Content(TypedDict):
     """See `options.to_dict`."""
     classes: Classes
     iteration: Count
-    """Optimiser steps taken so far."""
+    """Optimizer steps taken so far."""
     model: Tensors
     ema: NotRequired[Tensors | None]
     """The moving average of the weights, which is used for detection if there is one."""

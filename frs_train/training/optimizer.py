@@ -1,4 +1,4 @@
-"""The optimiser and the gradient scaler: created from a configuration, restored from a checkpoint."""
+"""The optimizer and the gradient scaler: created from a configuration, restored from a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ STRICT = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)
 STATE = {
     torch.optim.SGD: {"momentum_buffer"},
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
-}  # optimiser -> names of the tensors that it stores per parameter
+}  # optimizer -> names of the tensors that it stores per parameter
 
 
 class OptimizerState(TypedDict):
-    """The part of an optimiser's state that is restored. Its options come from the configuration."""
+    """The part of an optimizer's state that is restored. Its options come from the configuration."""
 
     __pydantic_config__ = STRICT
     state: dict[NonNegativeInt, dict[str, Tensor | None]]
@@ -52,8 +52,8 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], name: str) -> None:
-    """Restores the state that an optimiser stores per parameter. Raises `UserError` if it does not fit."""
-    name = f"The optimiser in {name}"
+    """Restores the state that an optimizer stores per parameter. Raises `UserError` if it does not fit."""
+    name = f"The optimizer in {name}"
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = checkpoint.checked(OPTIMIZER, saved, name)["state"]
     for number, kept in state.items():

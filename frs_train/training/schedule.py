@@ -12,7 +12,7 @@ WARMUP_SHARE = 4  # a warm-up takes at most a quarter of the run
 
 
 def total_iterations(config: TrainConfig, images: int) -> int:
-    """Optimiser steps of a run on a training set of `images` images."""
+    """Optimizer steps of a run on a training set of `images` images."""
     return config.iterations or max(1, round(config.epochs * images / config.batch_size))
 
 

@@ -16,7 +16,7 @@ from frs_train.training.optimizer import load_optimizer, load_scaler, make_optim
 
 
 class TrainingState:
-    """Learner, moving average, optimiser, gradient scaler, and the iteration they have reached of `total`."""
+    """Learner, moving average, optimizer, gradient scaler, and the iteration they have reached of `total`."""
 
     def __init__(self, config: RunConfig, learner: Learner, device: torch.device, total: int):
         self.config, self.learner, self.device, self.total = config, learner, device, total

@@ -1,4 +1,4 @@
-"""One optimiser step: forward, backward, clipping, update, moving average."""
+"""One optimizer step: forward, backward, clipping, update, moving average."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MicroBatch = Any  # an item of the loader: a `Batch`, or the `UserError` of an u
 
 
 def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroBatch]) -> dict[str, Tensor]:
-    """Accumulates the gradients of the micro-batches and takes one optimiser step.
+    """Accumulates the gradients of the micro-batches and takes one optimizer step.
 
     Returns the mean losses by name, as tensors on the device. Every random draw is a function of seed,
     iteration and process, so that no generator state has to be saved.

@@ -152,7 +152,7 @@ def test_activation_checkpointing_does_not_disturb_the_loss(student, teacher, im
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_warm_up_counts_optimiser_steps(student, teacher, images, accumulate):
+def test_warm_up_counts_optimizer_steps(student, teacher, images, accumulate):
     loss = frs.FRSDistillationLoss(8, 12, 3, warmup_iters=500)
     distiller = Distiller(student, teacher, loss, SOURCES, accumulate=accumulate)
     for forward in range(1, 9):

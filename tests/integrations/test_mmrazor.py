@@ -210,7 +210,7 @@ def test_runner_trains_adapters_warms_up_and_resumes_where_it_was(distiller, tmp
     assert isinstance(fresh.distill_losses["loss_frs"], FRSLoss)
 
 
-def test_warm_up_counts_optimiser_steps_under_accumulation(distiller, tmp_path, monkeypatch):
+def test_warm_up_counts_optimizer_steps_under_accumulation(distiller, tmp_path, monkeypatch):
     """The run is interrupted and resumed in the middle of a step, which MMEngine then completes."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     hooks = [{"type": "FRSWarmupHook", "iters": 4}, {"type": "Recording"}]

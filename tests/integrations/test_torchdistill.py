@@ -117,13 +117,13 @@ def test_warm_up_counts_from_first_iter():
         torch.testing.assert_close(criterion(student, teacher), factor * full)
 
 
-def test_warm_up_counts_optimiser_steps_under_accumulation():
+def test_warm_up_counts_optimizer_steps_under_accumulation():
     student, teacher = kept(levels(4, 0), levels(6, 2)), kept(levels(4, 1), levels(6, 3))
     full = frs_loss_of_a_configuration()(student, teacher)
     criterion = frs_loss_of_a_configuration(warmup_iters=4, first_iter=1, accumulate=2)
     for factor in (0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0, 1.0):
         torch.testing.assert_close(criterion(student, teacher), factor * full)
-    with pytest.raises(ValueError, match="accumulate must be at least 1 call per optimiser step, got 0"):
+    with pytest.raises(ValueError, match="accumulate must be at least 1 call per optimizer step, got 0"):
         frs_loss_of_a_configuration(accumulate=0)
 
 

@@ -151,10 +151,10 @@ class Stop(Exception):
     pass
 
 
-def test_warm_up_counts_optimiser_steps_and_continues_from_a_checkpoint(folder, monkeypatch):
+def test_warm_up_counts_optimizer_steps_and_continues_from_a_checkpoint(folder, monkeypatch):
     steps, step = [], FRSTrainer.optimizer_step
     monkeypatch.setattr(FRSTrainer, "optimizer_step", lambda trainer: steps.append(step(trainer)))
-    factors = []  # (optimiser steps done, the factor) at every batch
+    factors = []  # (optimizer steps done, the factor) at every batch
 
     def start(trainer):
         trainer.accumulate = 1 if not factors else 2  # as it grows in the warm-up of Ultralytics

@@ -163,20 +163,20 @@ MUTANTS = (
         "frs_kernels/integrations/mmrazor.py",
         "runner.iter // self.accumulate / self.iters",
         "runner.iter / self.iters",
-        ("tests/integrations/test_mmrazor.py::test_warm_up_counts_optimiser_steps_under_accumulation",),
+        ("tests/integrations/test_mmrazor.py::test_warm_up_counts_optimizer_steps_under_accumulation",),
     ),
     Mutant(
         "mmrazor-restarts-a-step-on-resuming",
         "frs_kernels/integrations/mmrazor.py",
         "module.count_steps(self.accumulate, runner.iter % self.accumulate)",
         "module.count_steps(self.accumulate)",
-        ("tests/integrations/test_mmrazor.py::test_warm_up_counts_optimiser_steps_under_accumulation",),
+        ("tests/integrations/test_mmrazor.py::test_warm_up_counts_optimizer_steps_under_accumulation",),
     ),
     Mutant(
         "torchdistill-counts-calls",
         "frs_kernels/integrations/torchdistill.py",
         "self.calls // self.accumulate",
         "self.calls",
-        ("tests/integrations/test_torchdistill.py::test_warm_up_counts_optimiser_steps_under_accumulation",),
+        ("tests/integrations/test_torchdistill.py::test_warm_up_counts_optimizer_steps_under_accumulation",),
     ),
 )

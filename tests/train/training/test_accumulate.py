@@ -1,4 +1,4 @@
-"""The warm-up of the distillation counts iterations like the trainer: one per optimiser step."""
+"""The warm-up of the distillation counts iterations like the trainer: one per optimizer step."""
 
 import pytest
 from tiny_runs import quiet_fit, run_config

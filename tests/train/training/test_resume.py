@@ -75,7 +75,7 @@ def test_another_adapter_is_refused_only_with_distillation(digits, teacher):
     refuse(None, replace(narrow, method="none"))
 
 
-def test_options_of_the_optimiser_come_from_the_command_line(digits, tmp_path):
+def test_options_of_the_optimizer_come_from_the_command_line(digits, tmp_path):
     config = run_config(digits, tmp_path, iterations=1, optimizer="sgd", weight_decay=0.5)
     quiet_fit(config)
     state = state_of(replace(config, train=replace(config.train, weight_decay=0.25)))

@@ -1,4 +1,4 @@
-"""One optimiser step, with results that can be computed by hand."""
+"""One optimizer step, with results that can be computed by hand."""
 
 from pathlib import Path
 
