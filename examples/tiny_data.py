@@ -32,17 +32,32 @@ def torchvision_batch(count: int, size: int = 64, seed: int = 0):
     return [image for image, _, _ in examples], targets
 
 
-def write_yolo_dataset(folder: Path, count: int = 8, size: int = 64) -> Path:
-    """Writes images and labels in YOLO format; returns the path of their data.yaml."""
+def write_yolo_dataset(folder: Path, count: int = 8, size: int = 64, task: str = "detect") -> Path:
+    """Writes images and labels in YOLO format; returns the path of their data.yaml.
+
+    The outline of an object ("segment", "obb") and its keypoints ("pose") are the corners of its rectangle.
+    """
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     for number, (image, boxes, labels) in enumerate(images_and_boxes(count, size)):
         write_png((image * 255).byte(), str(folder / "images" / f"{number}.png"))
-        centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2 / size, (boxes[:, 2:] - boxes[:, :2]) / size
-        rows = torch.cat([labels[:, None], centres, sides], dim=1).tolist()
-        lines = [" ".join([str(int(label)), *(f"{v:.6f}" for v in box)]) for label, *box in rows]
+        rows = zip(labels.tolist(), _yolo_labels(boxes / size, task).tolist(), strict=True)
+        lines = [" ".join([str(label), *(f"{value:.6f}" for value in row)]) for label, row in rows]
         (folder / "labels" / f"{number}.txt").write_text("\n".join(lines) + "\n")
     path = folder / "data.yaml"
     names = "\n".join(f"  {number}: {name}" for number, name in enumerate(NAMES))
-    path.write_text(f"path: {folder}\ntrain: images\nval: images\nnames:\n{names}\n")
+    keypoints = "kpt_shape: [4, 3]\n" if task == "pose" else ""
+    path.write_text(f"path: {folder}\ntrain: images\nval: images\n{keypoints}names:\n{names}\n")
     return path
+
+
+def _yolo_labels(boxes: torch.Tensor, task: str) -> torch.Tensor:
+    """The numbers that follow the class in a label file, from boxes [n, 4] as fractions of the image."""
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]]  # clockwise from the top left
+    if task in ("segment", "obb"):
+        return corners
+    rows = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
+    if task == "pose":
+        visible = torch.full((len(boxes), 4, 1), 2.0)
+        rows = torch.cat([rows, torch.cat([corners.reshape(-1, 4, 2), visible], dim=2).flatten(1)], dim=1)
+    return rows

@@ -3,7 +3,8 @@
     python examples/ultralytics_yolo26.py
 
 Nothing is downloaded: student and teacher have random weights, and the images are synthetic. For a real run
-use YOLO("yolo26n.pt"), distill_model="yolo26s.pt" and your data.yaml.
+use YOLO("yolo26n.pt"), distill_model="yolo26s.pt" and your data.yaml. For masks, keypoints or oriented boxes
+derive from FRSSegmentationTrainer, FRSPoseTrainer or FRSOBBTrainer, and take models for that task.
 """
 
 import tempfile

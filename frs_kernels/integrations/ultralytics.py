@@ -7,6 +7,10 @@ during a training, adds a head term and a warm-up, and makes ``compile`` work::
     from frs_kernels.integrations.ultralytics import FRSTrainer
     YOLO("yolo26n.pt").train(trainer=FRSTrainer, distill_model="yolo26s.pt", data="coco8.yaml")
 
+Every task that Ultralytics distils has its trainer: :class:`FRSTrainer`, :class:`FRSSegmentationTrainer`,
+:class:`FRSPoseTrainer`, :class:`FRSOBBTrainer`. For all of them the loss compares the features that enter the
+head, weighted by its class scores. Masks, keypoints and angles take no part in it.
+
 It relies only on attributes of that class that a subclass could use too, and checkpoints contain no class of
 this package. Ultralytics is licensed AGPL-3.0 and is not part of this package.
 """
@@ -27,7 +31,11 @@ need("ultralytics", REQUIREMENT)
 
 from ultralytics import __version__ as ULTRALYTICS_VERSION  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
-from ultralytics.nn.tasks import guess_model_task  # noqa: E402
+from ultralytics.models.yolo.obb import OBBTrainer  # noqa: E402
+from ultralytics.models.yolo.pose import PoseTrainer  # noqa: E402
+from ultralytics.models.yolo.segment import SegmentationTrainer  # noqa: E402
+from ultralytics.nn.tasks import guess_model_task, yaml_model_load  # noqa: E402
+from ultralytics.utils import DEFAULT_CFG  # noqa: E402
 
 
 @contextlib.contextmanager
@@ -75,27 +83,34 @@ class FRSTrainer(DetectionTrainer):
 
     All arguments of ``train`` keep their meaning. ``compile``, which Ultralytics turns off when it distils,
     compiles student and teacher (the loss between them does not need it). Set the attributes in a subclass:
-    ``train`` has no arguments for them. Workers of a multi-GPU run use the subclass too.
+    ``train`` has no arguments for them. Workers of a multi-GPU run use the subclass too. Named before a
+    trainer of your own for that task, this class adds the fused loss to it: ``class Trainer(FRSTrainer,
+    YourTrainer)``.
 
     Attributes:
+        task: the task of the models it trains, by Ultralytics' name.
         head_weight: weight of the head term relative to the imitation term, see :func:`use_frs_kernels`.
         warmup_iters: optimizer steps during which the distillation loss grows linearly from 0, however many
             batches ``nbs`` makes of one step; a resumed run continues the warm-up.
         backend: as in :func:`frs_kernels.weighted_mse`.
 
     Raises:
-        ValueError: without a teacher, or for a model of another task than detection.
+        ValueError: without a teacher, or for a model of another task.
     """
 
+    task: str = "detect"
     head_weight: float = 0.0
     warmup_iters: int = 0
     backend: str = "auto"
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, cfg=DEFAULT_CFG, overrides: dict | None = None, _callbacks: dict | None = None):
         distillation_model()
-        super().__init__(*args, **kwargs)
+        overrides = dict(overrides or {})  # the trainers of Ultralytics write their task into it
+        self._check_task(overrides.get("task") or self.task, overrides.get("model"))
+        super().__init__(cfg, overrides, _callbacks)
         if self.args.distill_model is None:
-            raise ValueError("FRSTrainer needs a teacher: pass train(...) distill_model=, the path of one")
+            name = type(self).__name__
+            raise ValueError(f"{name} needs a teacher: pass train(...) distill_model=, the path of one")
 
     def train(self):
         with use_frs_kernels(head_weight=self.head_weight, scale=self.warmup_factor, backend=self.backend):
@@ -108,15 +123,10 @@ class FRSTrainer(DetectionTrainer):
         steps = self.ema.updates  # one per optimizer step, in every process, and restored from checkpoints
         return min(steps / self.warmup_iters, 1.0)
 
-    def get_model(self, *args, **kwargs):
-        model = super().get_model(*args, **kwargs)
-        task = guess_model_task(model)
-        if task != "detect":
-            raise ValueError(
-                f"FRSTrainer trains models for the task detect, {self.args.model} is for the task {task}: "
-                "train it with its own trainer inside use_frs_kernels()"
-            )
-        return model
+    def get_model(self, cfg=None, *args, **kwargs):
+        task = guess_model_task(cfg if isinstance(cfg, dict) else yaml_model_load(cfg))
+        self._check_task(task, self.args.model)
+        return super().get_model(cfg, *args, **kwargs)
 
     def save_model(self):
         self.args.compile = self.compile_mode  # the checkpoint keeps the option, for a resumed run
@@ -133,6 +143,42 @@ class FRSTrainer(DetectionTrainer):
             model = getattr(self.model, "module", self.model)
             for network in (model.student_model, model.teacher_model):
                 network.compile(mode="default" if self.compile_mode is True else self.compile_mode)
+
+    def _check_task(self, task: str | None, model) -> None:
+        """Raises a ValueError unless ``task``, that of ``model``, is the trainer's."""
+        if task == self.task:
+            return
+        trainers = {kind.task: kind.__name__ for kind in TRAINERS}
+        if task not in trainers:
+            raise ValueError(
+                f"{model} cannot be distilled, its task is {task or 'unknown'}: Ultralytics distils only "
+                f"models with a Detect head, which are those for the tasks {', '.join(trainers)}"
+            )
+        raise ValueError(
+            f"{type(self).__name__} trains models for the task {self.task}, {model} is for the task {task}: "
+            f"take {trainers[task]}"
+        )
+
+
+class FRSSegmentationTrainer(FRSTrainer, SegmentationTrainer):
+    """Ultralytics' trainer of instance segmentation with the fused loss; see :class:`FRSTrainer`."""
+
+    task = "segment"
+
+
+class FRSPoseTrainer(FRSTrainer, PoseTrainer):
+    """Ultralytics' trainer of pose estimation with the fused loss; see :class:`FRSTrainer`."""
+
+    task = "pose"
+
+
+class FRSOBBTrainer(FRSTrainer, OBBTrainer):
+    """Ultralytics' trainer of detectors of oriented boxes with the fused loss; see :class:`FRSTrainer`."""
+
+    task = "obb"
+
+
+TRAINERS = (FRSTrainer, FRSSegmentationTrainer, FRSPoseTrainer, FRSOBBTrainer)  # one per task
 
 
 def distillation_model() -> type:

@@ -1,4 +1,4 @@
-"""A real YOLO26 teacher and student with random weights, for Ultralytics' own trainer."""
+"""A real YOLO26 teacher and student with random weights, for Ultralytics' own trainers."""
 
 import contextlib
 from pathlib import Path
@@ -6,15 +6,27 @@ from pathlib import Path
 import torch
 from tiny_data import write_yolo_dataset
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.models.yolo.obb import OBBTrainer
+from ultralytics.models.yolo.pose import PoseTrainer
+from ultralytics.models.yolo.segment import SegmentationTrainer
+from ultralytics.nn.tasks import DetectionModel, OBBModel, PoseModel, SegmentationModel
 
-STUDENT, TEACHER = "yolo26n.yaml", "yolo26s.yaml"
+THEIR_TRAINERS = {
+    "detect": DetectionTrainer, "segment": SegmentationTrainer, "pose": PoseTrainer, "obb": OBBTrainer,
+}  # fmt: skip
+MODELS = {"detect": DetectionModel, "segment": SegmentationModel, "pose": PoseModel, "obb": OBBModel}
+SUFFIXES = {"detect": "", "segment": "-seg", "pose": "-pose", "obb": "-obb"}
 
 
-def write_teacher(path: Path, classes: int = 2) -> Path:
+def config(task: str, scale: str) -> str:
+    """The configuration of YOLO26 of that scale for a task."""
+    return f"yolo26{scale}{SUFFIXES[task]}.yaml"
+
+
+def write_teacher(path: Path, classes: int = 2, task: str = "detect") -> Path:
     """A teacher whose class scores and features have the magnitudes of a trained one's."""
     torch.manual_seed(1)
-    model = DetectionModel(TEACHER, nc=classes, verbose=False)
+    model = MODELS[task](config(task, "s"), nc=classes, verbose=False)
     head = model.model[-1]
     with torch.no_grad():
         for branch in (head.cv3, head.one2one_cv3):
@@ -24,13 +36,14 @@ def write_teacher(path: Path, classes: int = 2) -> Path:
     return path
 
 
-def settings(folder: Path, **others) -> dict:
-    """Overrides for a trainer, with the data and the teacher in ``folder``."""
-    if not (folder / "data").exists():
-        write_yolo_dataset(folder / "data")
-        write_teacher(folder / "teacher.pt")
+def settings(folder: Path, task: str = "detect", **others) -> dict:
+    """Overrides for a trainer, with the data and the teacher of the task in ``folder``."""
+    data, teacher = folder / f"{task}-data", folder / f"{task}-teacher.pt"
+    if not data.exists():
+        write_yolo_dataset(data, task=task)
+        write_teacher(teacher, task=task)
     return {
-        "model": STUDENT, "distill_model": str(folder / "teacher.pt"), "data": str(folder / "data/data.yaml"),
+        "model": config(task, "n"), "distill_model": str(teacher), "data": str(data / "data.yaml"),
         "epochs": 2, "imgsz": 64, "batch": 4, "nbs": 4, "optimizer": "SGD", "device": "cpu", "plots": False,
         "val": False, "amp": False, "project": str(folder), "exist_ok": True, "workers": 0, "mosaic": 0.0,
     } | others  # fmt: skip
@@ -42,6 +55,11 @@ def prepared(trainer: DetectionTrainer) -> DetectionTrainer:
     trainer.epoch = 0
     trainer._model_train()
     return trainer
+
+
+def batches(trainer: DetectionTrainer) -> list:
+    """Batches as the trainer gives them to its model; the teacher's hooks see what it is called with."""
+    return [trainer.preprocess_batch(batch) for batch in trainer.train_loader]
 
 
 def losses_and_gradients(model, batch, dtype: torch.dtype | None = None, scale: float = 1.0):
