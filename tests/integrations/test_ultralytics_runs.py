@@ -162,14 +162,14 @@ def test_warm_up_counts_optimizer_steps_and_continues_from_a_checkpoint(folder, 
 
     kept = torch.load(first.last, weights_only=False)["ema"].projector.state_dict()
     seen = {}
-    again = WARMING[task](overrides={"resume": str(first.last), "model": str(first.last)})
+    again = YOLO(first.last)
     again.add_callback("on_train_start", lambda t: seen.update(copy.deepcopy(t.model.projector.state_dict())))
     again.add_callback("on_train_batch_start", start)
-    again.train()
+    again.train(trainer=WARMING[task], resume=True)
     torch.testing.assert_close(seen, {name: value.float() for name, value in kept.items()})
     assert factors == [(done, done / 8) for done, _ in factors]
     assert len(steps) < len(factors) == 6
-    student = YOLO(again.best)
+    student = YOLO(again.trainer.best)
     assert type(student.model) is MODELS[task] and student.task == task
 
 
