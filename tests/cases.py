@@ -95,8 +95,8 @@ def term(
 def evaluate(function, arguments: dict, wrt: tuple[str, ...], upstream=1.0, **options):
     """Results of ``function`` and the gradients of their last one in the levels of ``wrt``.
 
-    The results of an FRSLossOutput are its fields, from the levels to the total. ``upstream`` is the gradient of
-    the last result: a number, or one per image.
+    The results of an FRSLossOutput are its fields, from the levels to the total. ``upstream`` is the gradient
+    of the last result: a number, or one per image.
     """
     leaves = {name: _clone(value, name in wrt) for name, value in arguments.items()}
     result = function(**leaves, **options)
