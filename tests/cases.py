@@ -52,7 +52,7 @@ def in_layout(values: list[Tensor], layout: str) -> list[Tensor]:
         return [v.flatten(2) for v in values]
     if layout == "odd":  # W-major: no single location stride, has to be copied
         return [v.transpose(2, 3).contiguous().transpose(2, 3) for v in values]
-    lengths = [v[0, 0].numel() for v in values]
+    lengths = [v.shape[2:].numel() for v in values]
     flat = torch.cat([v.flatten(2) for v in values], dim=2)
     if layout == "rows":  # views of one [B, sum L, C]
         flat = flat.movedim(1, 2).contiguous().movedim(2, 1)
