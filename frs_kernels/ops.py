@@ -204,7 +204,7 @@ def explain_backend(
 ) -> dispatch.BackendReport:
     """Which backend :func:`frs_loss` would run for these tensors, what it would copy, and why no other.
 
-    Takes the arguments of :func:`frs_loss`. Print the result, or read ``chosen``, ``reasons`` and ``copies``.
+    Takes the tensors of :func:`frs_loss`. Print the result, or read ``chosen``, ``reasons`` and ``copies``.
     """
     inputs = _frs_inputs(student_feats, teacher_feats, student_logits, teacher_logits, masks=masks)
     return dispatch.explain(backend, inputs)
