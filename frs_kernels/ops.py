@@ -177,7 +177,7 @@ def frs_loss(
 
     Returns:
         :class:`FRSLossOutput`: ``feature``, ``head`` and ``total = feature + head``, multiplied by their
-        weights, and the shares of the levels. Each may be differentiated: once, as in eager.
+        weights, and the shares of the levels. Each term may be differentiated once, alone or in the total.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit, naming argument, level and both shapes; for

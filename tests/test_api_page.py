@@ -81,7 +81,9 @@ def test_the_examples_of_the_page():
     examples = doctest.DocTestParser().get_doctest(text, {}, "docs/api.md", "docs/api.md", 0)
     assert len(examples.examples) > 30
     report = []
-    result = doctest.DocTestRunner(verbose=False).run(examples, out=report.append)
+    result = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS).run(
+        examples, out=report.append
+    )
     assert result.failed == 0, "".join(report)
 
 
@@ -156,10 +158,12 @@ def names_of_migration() -> dict:
 
 @pytest.mark.parametrize("before, error", [(cells[0], cells[2]) for cells in rows("Changes since 0.1.0")])
 def test_an_old_call_fails_with_the_error_on_the_page(before, error):
+    """Newer versions of Python add a suggestion to the message."""
     kind, _, message = only_code(error).partition(": ")
     with pytest.raises((AttributeError, TypeError, ValueError, RuntimeError)) as caught:
         exec(first_code(before), names_of_migration())
-    assert (type(caught.value).__name__, str(caught.value)) == (kind, message)
+    assert type(caught.value).__name__ == kind
+    assert str(caught.value).startswith(message) and message
 
 
 PAGES = [imports.ROOT / "README.md", *sorted((imports.ROOT / "docs").glob("*.md"))]
