@@ -177,7 +177,7 @@ def frs_loss(
 
     Returns:
         :class:`FRSLossOutput`: ``feature``, ``head`` and ``total = feature + head``, multiplied by their
-        weights, and the shares of the levels. Each may be differentiated: once, as in eager.
+        weights, and the shares of the levels. Each term may be differentiated once, alone or in the total.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit, naming argument, level and both shapes; for
@@ -204,7 +204,7 @@ def explain_backend(
 ) -> dispatch.BackendReport:
     """Which backend :func:`frs_loss` would run for these tensors, what it would copy, and why no other.
 
-    Takes the arguments of :func:`frs_loss`. Print the result, or read ``chosen``, ``reasons`` and ``copies``.
+    Takes the tensors of :func:`frs_loss`. Print the result, or read ``chosen``, ``reasons`` and ``copies``.
     """
     inputs = _frs_inputs(student_feats, teacher_feats, student_logits, teacher_logits, masks=masks)
     return dispatch.explain(backend, inputs)
