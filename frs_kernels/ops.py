@@ -240,6 +240,7 @@ def _masked_loss(
         raise ValueError("give either masks, or several of them as mask_sets")
     inputs.per_image = reduction == "none"
     if mask_sets is None:
+        checks.check_scalar("scale", scale)
         inputs.masks = checks.as_masks("masks", masks)
         inputs.normalizer, inputs.feat_scale, inputs.head_scale = normalizer, scale, scale
     else:
@@ -261,7 +262,8 @@ def _merged(inputs: LossInputs, mask_sets, normalizer, scale) -> list[Tensor]:
     scales = _one_per_set("scale", scale, len(sets))
     for i, levels in enumerate(sets):
         try:
-            checks.check(replace(inputs, masks=levels, normalizer=normalizers[i], feat_scale=scales[i]))
+            checks.check_scalar("scale", scales[i])
+            checks.check(replace(inputs, masks=levels, normalizer=normalizers[i]))
         except ValueError as error:
             raise ValueError(f"mask_sets[{i}]: {error}") from None
     merged = []
