@@ -56,22 +56,30 @@ LOSS_ARGUMENTS = {
     "beta": "float",  # exponent of the focal form; 0 for plain cross-entropy
     "feat_grad": "bool",  # whether the gradients in student_feats are wanted
     "head_grad": "bool",  # whether the gradients in student_logits are wanted
+    "per_image": "bool",  # whether losses are wanted image by image; all levels then have one B
 }
+_LOSS_SCHEMA = "({}) -> (Tensor, Tensor, Tensor, Tensor[], Tensor[])".format(
+    ", ".join(f"{kind} {name}" for name, kind in LOSS_ARGUMENTS.items())
+)
 
 # The operators of a fused backend.
 #
 # mask    Returns the FRS masks [B, *spatial], S = sigmoid(max_k T_k), in the accumulation dtype.
-# loss    Returns losses [3] = (feature, head, feature + head), scales included; pending [2, levels], the
-#         pending factors of the imitation term (row 0) and of the head term (row 1), see pending_factor; and
-#         the gradients of losses[2] in student_feats and in student_logits, each an empty list if not wanted.
-# scale_  grads[i] *= grad_output * pending[i]. The product is computed on the device, and a tensor for which
-#         it is 1 is neither read nor written.
+# loss    Returns, scales included: losses [3] = (feature, head, feature + head), or [3, B] for per_image;
+#         level_losses [2, levels], the imitation term (row 0) and the head term (row 1) of every level;
+#         pending [2, levels], the pending factors of both terms, see pending_factor; and the gradients of the
+#         sum of losses[2] in student_feats and in student_logits, each an empty list if not wanted.
+# imitation, head
+#         The operator loss under the name of the only term that the call has. Selective activation
+#         checkpointing can then save the one and recompute the other.
+# scale_  grads[i] *= grad_output * pending[i]. grad_output is [], or [B] to scale image by image. The product
+#         is computed on the device, and what it would multiply by 1 is neither read nor written.
 # scaled  The same in new tensors: a copy and scale_, for every backend.
 SCHEMAS = {
     "mask": "(Tensor[] teacher_logits) -> Tensor[]",
-    "loss": "({}) -> (Tensor, Tensor, Tensor[], Tensor[])".format(
-        ", ".join(f"{kind} {name}" for name, kind in LOSS_ARGUMENTS.items())
-    ),
+    "loss": _LOSS_SCHEMA,
+    "imitation": _LOSS_SCHEMA,
+    "head": _LOSS_SCHEMA,
     "scale_": "(Tensor(a!)[] grads, Tensor grad_output, Tensor pending) -> ()",
     "scaled": "(Tensor[] grads, Tensor grad_output, Tensor pending) -> Tensor[]",
 }

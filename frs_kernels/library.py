@@ -31,11 +31,12 @@ def _loss_fake(*arguments):
     student_feats, student_logits = named["student_feats"], named["student_logits"]
     students = student_feats or student_logits
     dtype = accumulation_dtype(students[0])
-    losses = students[0].new_empty((3,), dtype=dtype)
+    losses = students[0].new_empty((3, students[0].shape[0]) if named["per_image"] else (3,), dtype=dtype)
+    level_losses = students[0].new_empty((2, len(students)), dtype=dtype)
     pending = students[0].new_empty((2, len(students)), dtype=dtype)
     feat_grads = [grad_like(t) for t in student_feats] if named["feat_grad"] else []
     logit_grads = [grad_like(t) for t in student_logits] if named["head_grad"] else []
-    return losses, pending, feat_grads, logit_grads
+    return losses, level_losses, pending, feat_grads, logit_grads
 
 
 def _scale_fake(grads, grad_output, pending):
@@ -64,7 +65,8 @@ def define(namespace: str) -> torch.library.Library:
 def define_with_fakes(namespace: str) -> torch.library.Library:
     """Defines the operators of a namespace and their results for fake tensors."""
     library = define(namespace)
-    fakes = {"mask": _mask_fake, "loss": _loss_fake, "scale_": _scale_fake, "scaled": _scaled_fake}
+    fakes = {"mask": _mask_fake, "scale_": _scale_fake, "scaled": _scaled_fake}
+    fakes |= dict.fromkeys(("loss", "imitation", "head"), _loss_fake)
     for name, fake in fakes.items():
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
     return library

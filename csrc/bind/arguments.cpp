@@ -111,6 +111,18 @@ void set_scalars(LossParams& params, const LossArguments& a, ScalarType accumula
   params.beta = a.beta;
 }
 
+void allocate_results(LossCall& call, const Tensor& like, ScalarType accumulation) {
+  LossParams& params = call.params;
+  std::vector<int64_t> losses{3};
+  if (params.per_image) losses.push_back(params.levels[0].batch);
+  call.losses = torch::stable::new_empty(like, losses, accumulation);
+  call.level_losses = torch::stable::new_empty(like, {2, params.num_levels}, accumulation);
+  call.pending = torch::stable::new_empty(like, {2, params.num_levels}, accumulation);
+  params.losses = call.losses->mutable_data_ptr();
+  params.level_losses = call.level_losses->mutable_data_ptr();
+  params.pending = call.pending->mutable_data_ptr();
+}
+
 // One allocation for the masks of all levels. Each begins at a multiple of 16 bytes.
 void allocate_masks(LossCall& call, const Tensor& like, ScalarType accumulation) {
   auto padded = [](const Level& level) { return (level.batch * level.locations + 3) / 4 * 4; };
@@ -123,6 +135,16 @@ void allocate_masks(LossCall& call, const Tensor& like, ScalarType accumulation)
     levels[l].mask = next;
     next += padded(levels[l]) * (accumulation == ScalarType::Double ? 8 : 4);
   }
+}
+
+// The kernels walk through a gradient as through a row of numbers, or as through one row per image.
+void check_dense(const Tensor& grad, bool per_image) {
+  if (grad.numel() == 0) return;
+  int64_t extent = 1;  // elements from the first to the last one: numel() exactly if the tensor is dense
+  for (int64_t dim = 0; dim < grad.dim(); ++dim) extent += (grad.size(dim) - 1) * grad.stride(dim);
+  STD_TORCH_CHECK(extent == grad.numel(), "grads: a gradient is not dense");
+  STD_TORCH_CHECK(!per_image || grad.size(0) == 1 || grad.size(0) * grad.stride(0) == extent,
+                  "grads: the images of a gradient are not dense, one after another");
 }
 
 }  // namespace
@@ -177,10 +199,7 @@ LossCall prepare_loss(const LossArguments& a, Allocate allocate_grad) {
   params.num_levels = static_cast<int>(levels);
   params.mode = mode_of(a);
   set_scalars(params, a, accumulation);
-  call.losses = torch::stable::new_empty(students[0], {3}, accumulation);
-  params.losses = call.losses->mutable_data_ptr();
-  call.pending = torch::stable::new_empty(students[0], {2, static_cast<int64_t>(levels)}, accumulation);
-  params.pending = call.pending->mutable_data_ptr();
+  params.per_image = a.per_image;
 
   for (int l = 0; l < params.num_levels; ++l) {
     Level& level = params.levels[l];
@@ -188,6 +207,8 @@ LossCall prepare_loss(const LossArguments& a, Allocate allocate_grad) {
         shape_of(students[l], imitation.students.given ? "student_feats" : "student_logits", l);
     level.batch = shape.batch;
     level.locations = shape.locations;
+    STD_TORCH_CHECK(!a.per_image || level.batch == params.levels[0].batch, "per_image: level ", l, " has ",
+                    level.batch, " images, level 0 has ", params.levels[0].batch);
     level.imitation = term_of(imitation, l, level, accumulation, allocate_grad, call.feat_grads);
     level.head = term_of(head, l, level, accumulation, allocate_grad, call.logit_grads);
     if (masks.given) {
@@ -195,6 +216,7 @@ LossCall prepare_loss(const LossArguments& a, Allocate allocate_grad) {
     }
   }
   if (params.mode == Mode::mask_first) allocate_masks(call, students[0], accumulation);
+  allocate_results(call, students[0], accumulation);
   return call;
 }
 
@@ -202,12 +224,15 @@ ScaleCall prepare_scale(const Tensors& grads, const Tensor& grad_output, const T
   ScaleCall call;
   if (grads.empty()) return call;
   const ScalarType accumulation = accumulation_type(dtype_of(grads[0], "grads") == DType::f64);
-  call.grad_output = dense_data(grad_output, 1, accumulation, "grad_output", 0);
+  const bool per_image = grad_output.dim() > 0;
+  STD_TORCH_CHECK(grad_output.dim() <= 1, "grad_output: expected [] or [B]");
+  if (per_image) call.images = grad_output.size(0);
+  call.grad_output = dense_data(grad_output, call.images, accumulation, "grad_output", 0);
   call.pending = dense_data(pending, static_cast<int64_t>(grads.size()), accumulation, "pending", 0);
   for (const Tensor& grad : grads) {
-    int64_t extent = 1;  // elements from the first to the last one: numel() exactly if the tensor is dense
-    for (int64_t dim = 0; dim < grad.dim(); ++dim) extent += (grad.size(dim) - 1) * grad.stride(dim);
-    STD_TORCH_CHECK(grad.numel() == 0 || extent == grad.numel(), "grads: a gradient is not dense");
+    STD_TORCH_CHECK(!per_image || grad.size(0) == call.images, "grads: a gradient has ", grad.size(0),
+                    " images, grad_output ", call.images);
+    check_dense(grad, per_image);
     const DType type = dtype_of(grad, "grads");
     STD_TORCH_CHECK(accumulation_type(type == DType::f64) == accumulation,
                     "grads: float64 goes only with float64");

@@ -36,9 +36,10 @@ struct LossArguments {
   double head_scale;
   const std::optional<Tensor>& head_scale_tensor;
   double beta;
-  bool feat_grad, head_grad;
+  bool feat_grad, head_grad, per_image;
 };
-using LossResult = std::tuple<Tensor, Tensor, Tensors, Tensors>;  // losses, pending, feat_grads, logit_grads
+// losses, level_losses, pending, feat_grads, logit_grads
+using LossResult = std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors>;
 
 // The operator `loss` with the signature of its schema, carried out by `run`.
 template <LossResult (*run)(const LossArguments&)>
@@ -48,10 +49,10 @@ LossResult loss_operator(const Tensors& student_feats, const Tensors& teacher_fe
                          const std::optional<Tensor>& normalizer_tensor, double feat_scale,
                          const std::optional<Tensor>& feat_scale_tensor, double head_scale,
                          const std::optional<Tensor>& head_scale_tensor, double beta, bool feat_grad,
-                         bool head_grad) {
+                         bool head_grad, bool per_image) {
   return run({student_feats, teacher_feats, student_logits, teacher_logits, masks, channel_weights,
               normalizer, normalizer_value, normalizer_tensor, feat_scale, feat_scale_tensor, head_scale,
-              head_scale_tensor, beta, feat_grad, head_grad});
+              head_scale_tensor, beta, feat_grad, head_grad, per_image});
 }
 
 // The students of the first term that is present; an error if none is.
@@ -61,18 +62,19 @@ const Tensors& any_students(const LossArguments& arguments);
 struct LossCall {
   LossParams params;
   DTypes types;
-  std::optional<Tensor> losses, pending;  // out
-  Tensors feat_grads, logit_grads;        // out
-  std::optional<Tensor> masks;            // Mode::mask_first: S of all levels, one after another
+  std::optional<Tensor> losses, level_losses, pending;  // out
+  Tensors feat_grads, logit_grads;                      // out
+  std::optional<Tensor> masks;  // Mode::mask_first: S of all levels, one after another
 
-  LossResult result() const { return {*losses, *pending, feat_grads, logit_grads}; }
+  LossResult result() const { return {*losses, *level_losses, *pending, feat_grads, logit_grads}; }
 };
 LossCall prepare_loss(const LossArguments& arguments, Allocate allocate_grad = empty_strided);
 
 // A call of the operator `scale_`.
 struct ScaleCall {
   std::vector<DenseTensor> grads;
-  const void* grad_output = nullptr;  // [] in the accumulation dtype
+  int64_t images = 1;                 // 1: one factor for all images
+  const void* grad_output = nullptr;  // [images] in the accumulation dtype
   const void* pending = nullptr;      // [grads] in the accumulation dtype
 };
 ScaleCall prepare_scale(const Tensors& grads, const Tensor& grad_output, const Tensor& pending);

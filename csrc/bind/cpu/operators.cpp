@@ -31,8 +31,8 @@ LossResult loss(const LossArguments& arguments) {
 
 void scale_(const Tensors& grads, const Tensor& grad_output, const Tensor& pending) {
   const ScaleCall call = prepare_scale(grads, grad_output, pending);
-  cpu::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.grad_output, call.pending,
-             threads());
+  cpu::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.images, call.grad_output,
+             call.pending, threads());
 }
 
 }  // namespace
@@ -40,6 +40,8 @@ void scale_(const Tensors& grads, const Tensor& grad_output, const Tensor& pendi
 
 STABLE_TORCH_LIBRARY_IMPL(frs_kernels, CPU, m) {
   m.impl("mask", TORCH_BOX(&frs::bind::mask));
-  m.impl("loss", TORCH_BOX(&frs::bind::loss_operator<frs::bind::loss>));
+  for (const char* name : {"loss", "imitation", "head"}) {
+    m.impl(name, TORCH_BOX(&frs::bind::loss_operator<frs::bind::loss>));
+  }
   m.impl("scale_", TORCH_BOX(&frs::bind::scale_));
 }

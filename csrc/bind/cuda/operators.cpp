@@ -97,6 +97,8 @@ void scale_(const Tensors& grads, const Tensor& grad_output, const Tensor& pendi
 
 STABLE_TORCH_LIBRARY_IMPL(frs_kernels, CUDA, m) {
   m.impl("mask", TORCH_BOX(&frs::bind::mask));
-  m.impl("loss", TORCH_BOX(&frs::bind::loss_operator<frs::bind::loss>));
+  for (const char* name : {"loss", "imitation", "head"}) {
+    m.impl(name, TORCH_BOX(&frs::bind::loss_operator<frs::bind::loss>));
+  }
   m.impl("scale_", TORCH_BOX(&frs::bind::scale_));
 }

@@ -134,13 +134,17 @@ struct LossParams {
   Scalar feat_scale;
   Scalar head_scale;
   double beta = 0.0;       // exponent of the quality-focal head term; 0: plain cross-entropy
-  void* losses = nullptr;  // [3] out, accumulation dtype: feature, head, feature + head; scales included
+  bool per_image = false;  // whether losses has one value per image; all levels then have one batch size
+  // [3], or [3, B] for per_image; out, accumulation dtype: feature, head, feature + head; scales included
+  void* losses = nullptr;
+  void* level_losses = nullptr;  // [2, num_levels] out, likewise: the imitation and the head term of each level
   // [2, num_levels] out, accumulation dtype: the pending factors of the imitation term (row 0) and of the
   // head term (row 1). Each is 1, except scale / Z_l (0 where Z_l is 0) for gradients with a pending factor.
   void* pending = nullptr;
 };
 
-// A gradient as the operator `scale_` takes it: dense, so that its layout does not matter.
+// A gradient as the operator `scale_` takes it: dense, images one after another, so that its layout does not
+// matter.
 struct DenseTensor {
   void* data = nullptr;
   int64_t size = 0;  // elements

@@ -61,7 +61,7 @@ def interpreted() -> bool:
 
 
 def register(library: torch.library.Library, dispatch_keys: list[str]) -> None:
-    """Implements the three operators of ``library`` for these dispatch keys ("CUDA", "CPU", ...)."""
+    """Implements the operators of ``library`` for these dispatch keys ("CUDA", "CPU", ...)."""
     from frs_kernels.backends.triton import (
         arithmetic,
         head,
@@ -78,6 +78,8 @@ def register(library: torch.library.Library, dispatch_keys: list[str]) -> None:
 
     callees_first = level_table, arithmetic, tiles, mask, imitation, head, reduce, loss, scale
     precompute_cache_keys(*callees_first)
-    for name in ("mask", "loss", "scale_"):
+    operators = {"mask": launches.mask, "scale_": launches.scale_}
+    operators |= dict.fromkeys(("loss", "imitation", "head"), launches.loss)
+    for name, function in operators.items():
         for key in dispatch_keys:
-            library.impl(name, getattr(launches, name), key)
+            library.impl(name, function, key)
