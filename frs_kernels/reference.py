@@ -159,8 +159,8 @@ def _constant(tensor: Tensor) -> Tensor:
 
 
 def _constant_operand(tensor: Tensor) -> Tensor:
-    """The same for an operand that autograd saves, which it cannot do with a tensor of inference mode."""
-    return _constant(tensor.clone() if tensor.is_inference() else tensor)
+    """The same as a copy: autograd saves such an operand, and cannot save a tensor of inference mode."""
+    return _constant(tensor.clone())
 
 
 def _as_list(levels) -> list[Tensor]:

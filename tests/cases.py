@@ -52,7 +52,7 @@ def in_layout(values: list[Tensor], layout: str) -> list[Tensor]:
         return [v.flatten(2) for v in values]
     if layout == "odd":  # W-major: no single location stride, has to be copied
         return [v.transpose(2, 3).contiguous().transpose(2, 3) for v in values]
-    lengths = [v[0, 0].numel() for v in values]
+    lengths = [v.shape[2:].numel() for v in values]
     flat = torch.cat([v.flatten(2) for v in values], dim=2)
     if layout == "rows":  # views of one [B, sum L, C]
         flat = flat.movedim(1, 2).contiguous().movedim(2, 1)
@@ -95,8 +95,8 @@ def term(
 def evaluate(function, arguments: dict, wrt: tuple[str, ...], upstream=1.0, **options):
     """Results of ``function`` and the gradients of their last one in the levels of ``wrt``.
 
-    The results of an FRSLossOutput are its fields, from the levels to the total. ``upstream`` is the gradient of
-    the last result: a number, or one per image.
+    The results of an FRSLossOutput are its fields, from the levels to the total. ``upstream`` is the gradient
+    of the last result: a number, or one per image.
     """
     leaves = {name: _clone(value, name in wrt) for name, value in arguments.items()}
     result = function(**leaves, **options)

@@ -80,9 +80,8 @@ def test_saturated_logits(target, dtype, layout):
     }
     if layout == "channels_last":
         base = {name: t.contiguous(memory_format=torch.channels_last) for name, t in base.items()}
-    base["masks"] = random_masks(sizes=[student[0].repeat(3)[:, None].shape], batch=1, device=target.device)[
-        0
-    ]
+    size = student[0].repeat(3)[:, None].shape
+    base["masks"] = random_masks(sizes=[size], batch=1, device=target.device)[0]
     (loss,), (grad,) = compare(frs.weighted_bce, target, base, WRT)
     assert loss.isfinite() and grad.isfinite().all()
 

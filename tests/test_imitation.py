@@ -215,7 +215,7 @@ def test_only_empty_levels(target):
 def test_levels_may_differ_in_batch_and_channels(target):
     device = target.device
     base = {
-        "student": [torch.randn(2, 5, 3, 4, device=device), torch.randn(1, 9, 6, 2, device=device)],
+        "student_feats": [torch.randn(2, 5, 3, 4, device=device), torch.randn(1, 9, 6, 2, device=device)],
         "teacher_feats": [torch.randn(2, 5, 3, 4, device=device), torch.randn(1, 9, 6, 2, device=device)],
         "masks": [torch.rand(2, 3, 4, device=device), torch.rand(1, 6, 2, device=device)],
     }

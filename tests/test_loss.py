@@ -159,9 +159,8 @@ def test_a_level_whose_mask_is_zero_contributes_nothing(target, dtype, wrt):
         losses, grads = evaluate(frs.frs_loss, base, wrt, backend=backend)
         expected, _ = evaluate(frs.frs_loss, with_others, (), backend=backend)
         assert losses[0][0] == losses[1][0] == 0
-        torch.testing.assert_close(
-            losses, (*(F.pad(levels, (1, 0)) for levels in expected[:2]), *expected[2:])
-        )
+        levels = [F.pad(of_term, (1, 0)) for of_term in expected[:2]]
+        torch.testing.assert_close(losses, (*levels, *expected[2:]))
         if wrt:
             assert (grads[0] == 0).all() and (grads[len(SIZES)] == 0).all()
 
