@@ -40,8 +40,8 @@ from mmengine.registry import HOOKS, MODELS  # noqa: E402
 class FRSLoss(FRSDistillationLoss):
     """The whole method: adapters, both terms and warm-up; takes the arguments of FRSDistillationLoss.
 
-    The runner's optimizer trains its adapters. FRSWarmupHook tells it the optimizer's steps; without the hook
-    and with a warm-up, the first forward raises RuntimeError.
+    The runner's optimizer trains its adapters. FRSWarmupHook tells the loss the optimizer's steps; with a
+    warm-up and without the hook, the first forward raises RuntimeError.
     """
 
     _remedy = 'add dict(type="FRSWarmupHook") to custom_hooks'
