@@ -67,8 +67,9 @@ def _one_image(case: Case, inputs: Inputs, level: int, image: int, mask: Tensor,
         t = None
     students = [z.requires_grad_() for z in (x, s) if z is not None]
     loss = reference.frs_loss(
-        None if x is None else [x], None if y is None else [y], None if t is None else [t],
-        None if s is None else [s], masks=[mask[image : image + 1]], normalizer=normalizer,
+        None if x is None else [x], None if y is None else [y],
+        student_logits=None if s is None else [s], teacher_logits=None if t is None else [t],
+        masks=[mask[image : image + 1]], normalizer=normalizer,
     ).total  # fmt: skip
     grads = iter(torch.autograd.grad(loss, students))
     feat_grad, logit_grad = (None if z is None else next(grads).float() for z in (x, s))

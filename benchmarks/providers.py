@@ -112,8 +112,10 @@ class Fused:
         return frs.weighted_bce(student, teacher, masks, backend=self.backend)
 
     def loss(self, student_feats, teacher_feats, student_logits, teacher_logits, masks=None):
-        lists = (student_feats, teacher_feats, teacher_logits, student_logits)
-        return frs.frs_loss(*lists, masks=masks, backend=self.backend).total
+        return frs.frs_loss(
+            student_feats, teacher_feats, student_logits=student_logits, teacher_logits=teacher_logits,
+            masks=masks, backend=self.backend,
+        ).total  # fmt: skip
 
 
 def _over_lists(formulation, op: str) -> Callable:

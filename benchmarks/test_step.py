@@ -113,6 +113,8 @@ class Training:
         trained = [p for p in self.learner.parameters() if p.requires_grad]
         # A learning rate of 0 is the same work, and a detector cannot diverge on its one random batch.
         self.optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
+        if way == "ours":
+            self.learner.loss.count_steps(self.optimizer)
 
     def __call__(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)

@@ -56,7 +56,7 @@ class DistillingDetector(Detector):
         with torch.no_grad():
             y = self.teacher.extract_feat(img)
             teacher_scores = self.teacher.bbox_head(y)[0]
-        loss = self.distillation(x, y, teacher_scores, cls_scores)
+        loss = self.distillation(x, y, student_logits=cls_scores, teacher_logits=teacher_scores)
         # ----
         return losses | {"distill_feat_loss": loss.feature, "distill_cls_loss": loss.head}
 
@@ -65,6 +65,7 @@ def main(steps: int = 3) -> None:
     torch.manual_seed(0)
     model = DistillingDetector(Detector())
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.01)
+    model.distillation.count_steps(optimizer)  # for the warm-up
     for _ in range(steps):
         losses = model.forward_train(torch.randn(2, 3, 64, 64))
         optimizer.zero_grad()

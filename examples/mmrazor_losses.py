@@ -36,6 +36,7 @@ def main(steps: int = 3) -> None:
                 keyword: (student if record["from_student"] else teacher)[record["recorder"]]
                 for keyword, record in mapping.items()
             }
+            losses[name].set_step(step)  # as FRSWarmupHook does before every iteration
             print(f"step {step}: distill.{name} = {losses[name](**arguments).item():.4f}")
 
 

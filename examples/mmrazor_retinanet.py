@@ -38,6 +38,6 @@ model = dict(
     teacher=dict(cfg_path="mmdet::retinanet/retinanet_r101_fpn_1x_coco.py", pretrained=True),
     distiller=distiller,
 )
-custom_hooks = [dict(type="FRSWarmupHook")]  # counts optimizer steps, whatever accumulative_counts is
+custom_hooks = [dict(type="FRSWarmupHook")]  # tells the losses the optimizer's steps, for their warm-up
 find_unused_parameters = True
 val_cfg = dict(_delete_=True, type="mmrazor.SingleTeacherDistillValLoop")

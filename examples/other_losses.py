@@ -48,8 +48,10 @@ def defeat(
     student: Levels, teacher: Levels, foreground: Levels, fg_weight: float, bg_weight: float
 ) -> Tensor:
     """DeFeat's feature loss (Guo 2021, eq. 3): foreground and background, each divided by its size."""
-    masks = [foreground, [1 - mask for mask in foreground]]
-    return frs.weighted_mse(student, teacher, masks, normalizer="mask", scale=[fg_weight / 2, bg_weight / 2])
+    sets = [foreground, [1 - mask for mask in foreground]]
+    return frs.weighted_mse(
+        student, teacher, mask_sets=sets, normalizer="mask", scale=[fg_weight / 2, bg_weight / 2]
+    )
 
 
 def defeat_released(
@@ -59,9 +61,9 @@ def defeat_released(
 
     The weights in its configurations belong to this form.
     """
-    masks = [foreground, [1 - mask for mask in foreground]]
+    sets = [foreground, [1 - mask for mask in foreground]]
     scales = [weight / (2 * len(student)) for weight in (fg_weight, bg_weight)]
-    return frs.weighted_mse(student, teacher, masks, normalizer="mask_channels", scale=scales)
+    return frs.weighted_mse(student, teacher, mask_sets=sets, normalizer="mask_channels", scale=scales)
 
 
 def fgd_attention(teacher: Levels, temperature: float = 0.5) -> tuple[Levels, Levels]:
@@ -86,9 +88,9 @@ def fgd(
     ``foreground`` is 1 / (box height x box width) inside boxes, ``background`` 1 / (its size) outside.
     """
     spatial, channel = fgd_attention(teacher)
-    masks = [_product(foreground, spatial), _product(background, spatial)]
+    sets = [_product(foreground, spatial), _product(background, spatial)]
     return frs.weighted_mse(
-        student, teacher, masks, channel_weight=channel, normalizer="batch", scale=[alpha, beta]
+        student, teacher, mask_sets=sets, channel_weights=channel, normalizer="batch", scale=[alpha, beta]
     )
 
 
@@ -113,10 +115,10 @@ def pgd(
     have one, ``background`` 1 / (its size) outside.
     """
     spatial, channel = pgd_attention(teacher)
-    masks = [_product(foreground, spatial), _product(background, spatial)]
+    sets = [_product(foreground, spatial), _product(background, spatial)]
     roots = [attention.sqrt() for attention in channel]
     x, y = _product(student, roots), _product(teacher, roots)
-    return frs.weighted_mse(x, y, masks, normalizer="batch", scale=[alpha, beta])
+    return frs.weighted_mse(x, y, mask_sets=sets, normalizer="batch", scale=[alpha, beta])
 
 
 def quality_focal(

@@ -33,6 +33,7 @@ def main(steps: int = 4) -> None:
     where = {"feats": "backbone", "logits": "head.classification_head.cls_logits"}
     distiller = Distiller(student, teacher, criterion, where)  # wrap this one in DistributedDataParallel
     optimizer = torch.optim.SGD(distiller.parameters(), lr=0.002, momentum=0.9)
+    criterion.count_steps(optimizer)  # for the warm-up
     for _ in range(steps):
         losses, distillation = distiller(images, targets)
         loss = sum(losses.values()) + distillation.total

@@ -101,6 +101,9 @@ class FRSDistillationLoss(nn.Module):
     Source: Du et al. 2021, section 4.1 and the official configurations.
     """
 
+    # What the error of a warm-up that does not know the optimizer's steps advises.
+    _remedy = "call count_steps(optimizer) once, or set_step(step) before every step"
+
     def __init__(
         self,
         student_channels: int | Sequence[int],
@@ -187,8 +190,8 @@ class FRSDistillationLoss(nn.Module):
             return 1.0
         if self.training and not self._is_told_the_steps:
             raise RuntimeError(
-                f"the warm-up of {self.warmup_iters} steps does not know the optimizer's steps: call "
-                "count_steps(optimizer) once, or set_step(step) before every step, or set warmup_iters=0"
+                f"the warm-up of {self.warmup_iters} steps does not know the optimizer's steps: "
+                f"{self._remedy}, or set warmup_iters=0"
             )
         return (self.iteration / self.warmup_iters).clamp(max=1.0)
 

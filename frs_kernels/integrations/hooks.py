@@ -89,12 +89,18 @@ class Distiller(nn.Module):
     evaluation mode and is not part of ``parameters()`` or ``state_dict()``;
     ``distiller.student.state_dict()`` is a checkpoint of the student alone.
 
+    ::
+
+        distiller = Distiller(student, teacher, criterion, {"feats": "neck", "logits": "head.cls_logits"})
+        optimizer = SGD(distiller.parameters(), lr=0.01)
+        distiller.criterion.count_steps(optimizer)      # for the warm-up, with or without accumulation
+        output, loss = distiller(images)
+
     Args:
         student, teacher: the detectors.
         criterion: adapters, loss weights and warm-up.
         student_sources, teacher_sources: the sources of ``feats`` and ``logits`` for :class:`Capture`; the
             teacher's default to the student's. Without ``logits`` of the student there is no head term.
-        accumulate: forwards per optimizer step; None leaves the criterion's own value.
     """
 
     def __init__(
@@ -104,14 +110,10 @@ class Distiller(nn.Module):
         criterion: FRSDistillationLoss,
         student_sources: Mapping[str, Source],
         teacher_sources: Mapping[str, Source] | None = None,
-        *,
-        accumulate: int | None = None,
     ):
         super().__init__()
         self.student = student
         self.criterion = criterion
-        if accumulate is not None:
-            criterion.count_steps(accumulate)
         self._teacher = (teacher.eval().requires_grad_(False),)  # in a tuple: not a registered submodule
         self._student_outputs = Capture(student, **student_sources)
         self._teacher_outputs = Capture(teacher, **(teacher_sources or student_sources))
@@ -134,8 +136,8 @@ class Distiller(nn.Module):
         loss = self.criterion(
             student["feats"],
             teacher["feats"],
-            teacher["logits"],
-            student["logits"] if self._has_head_term else None,
+            student_logits=student["logits"] if self._has_head_term else None,
+            teacher_logits=teacher["logits"],
         )
         student.clear()
         teacher.clear()

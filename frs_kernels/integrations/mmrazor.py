@@ -14,6 +14,7 @@ They are registered in MMEngine's root registries, to which those of MMRazor and
             t_feature=dict(recorder="neck", from_student=False),
             s_logits=dict(recorder="head", from_student=True),
             t_logits=dict(recorder="head", from_student=False))))
+    custom_hooks = [dict(type="FRSWarmupHook")]
 
 Features are the output of a neck (a sequence of levels) or one level. Logits are the output of a head
 (classification first), its list of levels, or one level. The losses of single levels add up to the loss of
@@ -39,14 +40,19 @@ from mmengine.registry import HOOKS, MODELS  # noqa: E402
 class FRSLoss(FRSDistillationLoss):
     """The whole method: adapters, both terms and warm-up; takes the arguments of FRSDistillationLoss.
 
-    The runner's optimizer trains its adapters, and its count of optimizer steps is part of the checkpoint.
-    With gradient accumulation, add FRSWarmupHook to the hooks.
+    The runner's optimizer trains its adapters. FRSWarmupHook tells the loss the optimizer's steps; with a
+    warm-up and without the hook, the first forward raises RuntimeError.
     """
+
+    _remedy = 'add dict(type="FRSWarmupHook") to custom_hooks'
 
     def forward(self, s_feature: Levels, t_feature: Levels, t_logits, s_logits=None) -> Tensor:
         """The loss to minimise, a 0-d tensor; without ``s_logits`` there is no head term."""
         student_logits = None if s_logits is None else class_logits(s_logits)
-        return super().forward(s_feature, t_feature, class_logits(t_logits), student_logits).total
+        loss = super().forward(
+            s_feature, t_feature, student_logits=student_logits, teacher_logits=class_logits(t_logits)
+        )
+        return loss.total
 
 
 @MODELS.register_module()
@@ -76,7 +82,7 @@ class FRSFeatureLoss(_Term):
 
     def forward(self, s_feature: Levels, t_feature: Levels, t_logits) -> Tensor:
         return frs_loss(
-            as_list(s_feature), as_list(t_feature), class_logits(t_logits),
+            as_list(s_feature), as_list(t_feature), teacher_logits=class_logits(t_logits),
             feat_weight=self.loss_weight * self.warmup_factor,
             normalizer=self.normalizer, backend=self.backend,
         ).feature  # fmt: skip
@@ -121,14 +127,14 @@ class FRSHeadLoss(_Term):
 @HOOKS.register_module()
 @configurable
 class FRSWarmupHook(Hook):
-    """Linear warm-up of the weights of FRSFeatureLoss and FRSHeadLoss, counted in optimizer steps.
+    """Linear warm-up of the weights of all FRS losses, counted in optimizer steps.
 
     One optimizer step takes ``accumulative_counts`` iterations, an option of the runner's ``optim_wrapper``.
-    The hook also sets this number in FRSLoss, which has a warm-up of its own. The steps are the runner's, so
-    a resumed run continues the warm-up.
+    The steps are the runner's, so a resumed run continues the warm-up.
 
     Args:
-        iters: optimizer steps until the full weights apply.
+        iters: optimizer steps until the full weights of FRSFeatureLoss and FRSHeadLoss apply; FRSLoss has
+            its own ``warmup_iters``.
     """
 
     def __init__(self, iters: int = 500):
@@ -137,11 +143,11 @@ class FRSWarmupHook(Hook):
 
     def before_train(self, runner) -> None:
         self.accumulate = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
-        for module in runner.model.modules():
-            if isinstance(module, FRSDistillationLoss):
-                module.count_steps(self.accumulate, runner.iter % self.accumulate)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        step = runner.iter // self.accumulate
         for module in runner.model.modules():
-            if isinstance(module, _Term):
-                module.warmup_factor = min(runner.iter // self.accumulate / self.iters, 1.0)
+            if isinstance(module, FRSDistillationLoss):
+                module.set_step(step)
+            elif isinstance(module, _Term):
+                module.warmup_factor = min(step / self.iters, 1.0)

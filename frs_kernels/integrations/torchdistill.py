@@ -37,6 +37,9 @@ class FRSLoss(nn.Module):
     levels. A hook on ``cls_logits`` is not enough: that convolution is called once per level, and
     torchdistill stores the output of the last call only.
 
+    torchdistill tells a loss nothing of the optimizer. The warm-up therefore counts the calls of the loss;
+    ``accumulate`` and ``first_iter`` say how many of them are a step, and where the count starts.
+
     Args:
         student_features, teacher_features, teacher_logits, student_logits: ``{path: ..., io: output}``;
             without ``student_logits`` there is no head term.
@@ -95,8 +98,8 @@ class FRSLoss(nn.Module):
         return frs_loss(
             student_feats,
             teacher_feats,
-            _logits(teacher_io_dict, self.teacher_logits, teacher_feats),
-            student_logits,
+            student_logits=student_logits,
+            teacher_logits=_logits(teacher_io_dict, self.teacher_logits, teacher_feats),
             feat_weight=self.feat_weight * factor,
             head_weight=self.head_weight * factor,
             normalizer=self.normalizer,

@@ -24,7 +24,6 @@ class DistilledLearner(Learner):
 
     `forward` returns the student's losses, and `frs_feature` and `frs_head` with loss weights and warm-up
     applied. The teacher is not a submodule: it is neither saved, nor trained, nor moved to another device.
-    `accumulate` calls of `forward` are one iteration.
 
     Raises:
         UserError: student and teacher do not fit together.
@@ -37,7 +36,6 @@ class DistilledLearner(Learner):
         config: DistillConfig,
         same_classes: bool,
         warn: Callable[[str], None],
-        accumulate: int = 1,
     ):
         super().__init__(student)
         self.config = config
@@ -76,7 +74,6 @@ class DistilledLearner(Learner):
             feat_weight=config.feat_weight,
             head_weight=config.head_weight,
             warmup_iters=config.warmup_iters,
-            accumulate=accumulate,
             normalizer=1.0 if self.global_sum else config.normalizer,
             backend=config.backend,
         )
@@ -91,16 +88,22 @@ class DistilledLearner(Learner):
         distilled = self.loss(
             [outputs.feats[s] for s, _ in self.levels] if self.use_feats else None,
             [taught.feats[t] for _, t in self.levels] if self.use_feats else None,
-            [taught.cls_logits[t] for _, t in self.levels],
-            [outputs.cls_logits[s] for s, _ in self.levels] if self.use_head else None,
+            student_logits=[outputs.cls_logits[s] for s, _ in self.levels] if self.use_head else None,
+            teacher_logits=[taught.cls_logits[t] for _, t in self.levels],
             masks=self.masks(taught, targets, images),
         )
         losses = dict(outputs.losses)
+        self.level_losses = {}
         if self.use_feats:
             losses["frs_feature"] = distilled.feature
+            self.level_losses["feature_level"] = distilled.feature_levels
         if self.use_head:
             losses["frs_head"] = distilled.head
+            self.level_losses["head_level"] = distilled.head_levels
         return losses
+
+    def set_step(self, step: int) -> None:
+        self.loss.set_step(step)
 
     def teach(self, images: list[Tensor], size: int) -> Outputs:
         """The teacher's features, logits and masks of a batch, as constants."""

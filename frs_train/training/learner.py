@@ -16,11 +16,19 @@ def autocast(device: torch.device, amp: str) -> torch.autocast:
 
 
 class Learner(nn.Module):
-    """A student without a teacher: forward(images, targets, size) -> detection losses by name."""
+    """A student without a teacher: forward(images, targets, size) -> detection losses by name.
+
+    Attributes:
+        level_losses: what each level contributed to losses of the last forward, by name: [levels], detached.
+    """
 
     def __init__(self, student: Detector):
         super().__init__()
         self.student = student
+        self.level_losses: dict[str, Tensor] = {}
 
     def forward(self, images: list[Tensor], targets: list[Target], size: int) -> dict[str, Tensor]:
         return self.student(images, targets, size=size).losses
+
+    def set_step(self, step: int) -> None:
+        """Tells how many optimizer steps have been taken."""

@@ -42,9 +42,7 @@ def make_learner(
     if distill.method == "none":
         return _placed(Learner(student), config, device)
     teacher = prepare_teacher(teacher, student, distill, device)
-    return _placed(
-        DistilledLearner(student, teacher, distill, same, log.warn, config.train.accumulate), config, device
-    )
+    return _placed(DistilledLearner(student, teacher, distill, same, log.warn), config, device)
 
 
 def check_batch_norm(config: RunConfig, processes: int) -> None:

@@ -1,7 +1,9 @@
 """The metrics of a run: `metrics.jsonl`, lines in the log and, by option, TensorBoard.
 
 Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration` (see `run_files`):
-    train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak, of the GPU if any)
+    train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak, of the GPU if any),
+            levels {feature_level_0: value, ...}: what each level that student and teacher share, finest
+            first, contributes to frs_feature and frs_head
     eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}, max_detections
             (detections per image that are scored)
 """
@@ -50,6 +52,7 @@ class Metrics:
         """Writes a `train` line; returns it as `text` and `rate` for a progress bar."""
         self._write({"kind": "train", "iteration": iteration, **record})
         self._scalars("loss", record["losses"], iteration)
+        self._scalars("level", record["levels"], iteration)
         self._scalars("train", {k: record[k] for k in ("loss", "lr", "seconds_per_iteration")}, iteration)
         parts = "  ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
         text, seconds = f"loss {record['loss']:.4f}  {parts}", record["seconds_per_iteration"]

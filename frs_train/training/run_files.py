@@ -26,6 +26,7 @@ class TrainLine(TypedDict):
     lr: FiniteFloat
     loss: FiniteFloat
     losses: dict[str, FiniteFloat]
+    levels: NotRequired[dict[str, FiniteFloat]]
     seconds_per_iteration: FiniteFloat
     memory_mb: FiniteFloat
 

@@ -27,7 +27,12 @@ class TrainingState:
         self.ema = (
             AveragedModel(self.student, multi_avg_fn=average, use_buffers=True) if config.train.ema else None
         )
-        self.iteration = 0
+        self.reach(0)
+
+    def reach(self, iteration: int) -> None:
+        """Sets the number of optimizer steps taken, which the learner's warm-up counts too."""
+        self.iteration = iteration
+        self.learner.set_step(iteration)
 
     @property
     def detector(self) -> Detector:
@@ -57,4 +62,4 @@ class TrainingState:
             self.ema.n_averaged.fill_(saved["ema_steps"])
         load_optimizer(self.optimizer, saved["optimizer"], name)
         load_scaler(self.scaler, saved["scaler"], name)
-        self.iteration = saved["iteration"]
+        self.reach(saved["iteration"])

@@ -22,8 +22,9 @@ MicroBatch = Any  # an item of the loader: a `Batch`, or the `UserError` of an u
 def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroBatch]) -> dict[str, Tensor]:
     """Accumulates the gradients of the micro-batches and takes one optimizer step.
 
-    Returns the mean losses by name, as tensors on the device. Every random draw is a function of seed,
-    iteration and process, so that no generator state has to be saved.
+    Returns the mean losses by name, as tensors on the device: 0-d ones, and the learner's `level_losses`
+    [levels]. Every random draw is a function of seed, iteration and process, so that no generator state has
+    to be saved.
 
     Args:
         module: `state.learner`, or its DistributedDataParallel wrapper.
@@ -40,7 +41,7 @@ def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroB
         with module.no_sync() if unsynchronized else contextlib.nullcontext():
             losses = _losses(state, module, batch)
             state.scaler.scale(sum(losses.values()) / len(batches)).backward()
-        for name, loss in losses.items():
+        for name, loss in (losses | state.learner.level_losses).items():
             mean[name] = mean.get(name, 0) + loss.detach() / len(batches)
     if config.clip:
         state.scaler.unscale_(state.optimizer)
@@ -50,7 +51,7 @@ def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroB
     state.scaler.update()
     if state.ema:
         state.ema.update_parameters(state.student)
-    state.iteration += 1
+    state.reach(state.iteration + 1)
     return mean
 
 

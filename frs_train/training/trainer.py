@@ -162,11 +162,13 @@ class Trainer:
     def _report(self, losses: dict[str, Tensor], timer: Timer) -> dict[str, str]:
         """Writes a line of training metrics; returns the fields of the progress bar."""
         iteration = self.state.iteration
-        named = read_losses(losses, f"of step {iteration}", self.saved_at)
+        values = read_losses(losses, f"of step {iteration}", self.saved_at)
+        named = {name: values.pop(name) for name, loss in losses.items() if not loss.dim()}
         record = {
             "lr": self.state.optimizer.param_groups[0]["lr"],
             "loss": sum(named.values()),
             "losses": named,
+            "levels": values,
             "seconds_per_iteration": timer.lap(iteration),
             "memory_mb": round(peak_memory_mb(self.state.device), 1),
         }

@@ -108,9 +108,12 @@ def test_distiller_is_frs_loss_of_what_was_captured(student, teacher, images):
     feats, teacher_feats = ([*m.neck(images).values()] for m in (student, teacher))
     logits, teacher_logits = student.bbox_head(feats)[0], teacher.bbox_head(teacher_feats)[0]
     expected = frs.reference.frs_loss(
-        distiller.criterion.adapter(feats), teacher_feats, teacher_logits, logits
+        distiller.criterion.adapter(feats),
+        teacher_feats,
+        student_logits=logits,
+        teacher_logits=teacher_logits,
     )
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(vars(loss), vars(expected))
     assert set(output) == {"cls", "box"}
 
 
@@ -151,27 +154,63 @@ def test_activation_checkpointing_does_not_disturb_the_loss(student, teacher, im
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-def test_warm_up_counts_optimizer_steps(student, teacher, images, accumulate):
-    loss = frs.FRSDistillationLoss(8, 12, 3, warmup_iters=500)
-    distiller = Distiller(student, teacher, loss, SOURCES, accumulate=accumulate)
-    for forward in range(1, 9):
+def warm_distiller() -> Distiller:
+    """Both weights reach 1 after four optimizer steps."""
+    torch.manual_seed(0)
+    loss = frs.FRSDistillationLoss(8, 12, 3, feat_weight=1.0, head_weight=1.0, warmup_iters=4)
+    return Distiller(TinyDetector(8), TinyDetector(12), loss, SOURCES)
+
+
+def factors_of_a_run(distiller: Distiller, images, forwards: int, accumulate: int) -> list[float]:
+    """The warm-up factor of every forward, from the loss and that of the same weights at the full ones."""
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=1e-3)
+    distiller.criterion.count_steps(optimizer)
+    factors = []
+    for forward in range(1, forwards + 1):
+        _, loss = distiller(images)
+        with torch.no_grad():
+            full = copy.deepcopy(distiller.criterion)
+            full.warmup_iters = 0
+            whole = Distiller(distiller.student, distiller.teacher, full, SOURCES)(images)[1]
+        factors.append(loss.total.item() / whole.total.item())
+        loss.total.backward()
+        if forward % accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    return factors
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_warm_up_counts_optimizer_steps_and_goes_on_in_a_resumed_run(images, accumulate):
+    first, resumed = warm_distiller(), warm_distiller()
+    factors = factors_of_a_run(first, images, 3 * accumulate, accumulate)
+    assert first.criterion.iteration == 3
+    resumed.load_state_dict(first.state_dict())
+    factors += factors_of_a_run(resumed, images, 2 * accumulate, accumulate)
+    expected = [step / 4 for step in (0, 1, 2, 3, 4) for _ in range(accumulate)]
+    assert factors == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_warm_up_that_does_not_know_the_steps_raises_in_training_only(images):
+    distiller = warm_distiller()
+    with pytest.raises(RuntimeError, match="warm-up of 4 steps .*count_steps.optimizer."):
         distiller(images)
-        assert loss.iteration == forward // accumulate
-    Distiller(student, teacher, loss, SOURCES)  # the criterion keeps its own number
-    assert loss.accumulate == accumulate
+    assert distiller.eval()(images)[1].total == 0
 
 
-def _train_rank(rank: int, folder: str) -> None:
+def _train_rank(rank: int, folder: str, options: dict) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.manual_seed(0)
     student = TinyDetector(8)
     teacher = TinyDetector(12)
-    model = nn.parallel.DistributedDataParallel(Distiller(student, teacher, criterion(), SOURCES))
+    distiller = Distiller(student, teacher, criterion(), SOURCES)
+    model = nn.parallel.DistributedDataParallel(distiller, **options)
     images = torch.randn(4, 3, 48, 64, generator=torch.Generator().manual_seed(2)).chunk(2)[rank]
     for step in range(2):  # a reducer that missed a gradient raises in the second step
         output, loss = model(images)
+        assert isinstance(loss, frs.FRSLossOutput) and set(output) == {"cls", "box"}
+        assert not loss.feature_levels.requires_grad
         (sum(output.values()) + loss.total).backward()
         if step == 0:
             grads = [p.grad.clone() for p in model.parameters()]
@@ -179,8 +218,9 @@ def _train_rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_distributed_data_parallel_averages_every_gradient(tmp_path):
-    mp.spawn(_train_rank, args=(str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("options", [{}, {"static_graph": True}, {"find_unused_parameters": True}])
+def test_distributed_data_parallel_averages_every_gradient(tmp_path, options):
+    mp.spawn(_train_rank, args=(str(tmp_path), options), nprocs=2)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 

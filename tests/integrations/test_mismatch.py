@@ -26,7 +26,7 @@ def test_the_whole_loss_over_other_channels_and_sizes(kind, sizes):
     criterion = frs.FRSDistillationLoss(
         8, 20, 3, adapter=kind, resize=True, warmup_iters=0, feat_weight=1.0, head_weight=1.0
     )
-    loss = criterion(student, teacher, logits)
+    loss = criterion(student, teacher, teacher_logits=logits)
     loss.total.backward()
     expected = 0.0
     for layer, x, y, t in zip(criterion.adapter.layers, student, teacher, logits, strict=True):
@@ -55,28 +55,28 @@ def test_equal_sizes_are_not_touched_by_resize():
     ("sizes", "message"), [(HALF_STRIDE, r"level 0: .*\[2, 20, 26, 42\].*\[2, 20, 13, 21\].*resize=True")]
 )
 def test_sizes_that_differ_without_resize_raise_and_name_the_remedy(sizes, message):
-    criterion = frs.FRSDistillationLoss(8, 20, 3)
+    criterion = frs.FRSDistillationLoss(8, 20, 3, warmup_iters=0)
     with pytest.raises(ValueError, match=message):
-        criterion(levels(8, sizes), levels(20, TEACHER_SIZES, 1), levels(6, TEACHER_SIZES, 2))
+        criterion(levels(8, sizes), levels(20, TEACHER_SIZES, 1), teacher_logits=levels(6, TEACHER_SIZES, 2))
 
 
 def test_a_shorter_student_pyramid_takes_the_teachers_levels_of_the_same_stride():
     """P3-P5 and P2-P6: slices of the lists are enough; another number of levels raises."""
     sizes = [(26, 42), *TEACHER_SIZES, (2, 3)]
     teacher, logits, student = levels(12, sizes, 1), levels(6, sizes, 2), levels(12, TEACHER_SIZES)
-    loss = frs.frs_loss(student, teacher[1:4], logits[1:4])
+    loss = frs.frs_loss(student, teacher[1:4], teacher_logits=logits[1:4])
     assert loss.feature > 0
     with pytest.raises(ValueError, match="student_feats has 3 levels, teacher_feats has 5"):
-        frs.frs_loss(student, teacher, logits)
+        frs.frs_loss(student, teacher, teacher_logits=logits)
 
 
 def test_a_teacher_with_other_classes_still_gives_the_mask():
     """Only the head term compares classes one by one."""
     student, teacher = levels(12, TEACHER_SIZES), levels(12, TEACHER_SIZES, 1)
     teacher_logits, student_logits = levels(80, TEACHER_SIZES, 2), levels(6, TEACHER_SIZES, 3)
-    assert frs.frs_loss(student, teacher, teacher_logits).feature > 0
+    assert frs.frs_loss(student, teacher, teacher_logits=teacher_logits).feature > 0
     with pytest.raises(ValueError, match="level 0: student_logits .* leave student_logits out otherwise"):
-        frs.frs_loss(student, teacher, teacher_logits, student_logits)
+        frs.frs_loss(student, teacher, student_logits=student_logits, teacher_logits=teacher_logits)
 
 
 def test_resizing_and_adapting_can_match_the_teacher():
@@ -88,8 +88,8 @@ def test_resizing_and_adapting_can_match_the_teacher():
     criterion = frs.FRSDistillationLoss(
         8, 12, 1, adapter="conv1x1", resize=True, warmup_iters=0, feat_weight=1.0
     )
-    before = criterion(student, teacher, logits).total
+    before = criterion(student, teacher, teacher_logits=logits).total
     before.backward()
     assert all(p.grad.abs().max() > 0 for p in criterion.parameters())
     criterion.adapter.layers[0].load_state_dict(truth.state_dict())
-    assert criterion(student, teacher, logits).total < 1e-10 * before
+    assert criterion(student, teacher, teacher_logits=logits).total < 1e-10 * before

@@ -124,11 +124,11 @@ class Recording(Hook):
     priority = "LOWEST"
 
     def __init__(self):
-        self.factors, self.counts = [], []
+        self.factors, self.steps = [], []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.factors.append(runner.model.distill_losses["loss_head"].warmup_factor)
-        self.counts.append(int(runner.model.distill_losses["loss_frs"].iteration))
+        self.steps.append(int(runner.model.distill_losses["loss_frs"].iteration))
 
 
 def test_the_losses_are_found_from_a_child_registry_by_name():
@@ -144,14 +144,17 @@ def test_each_loss_is_the_term_of_frs_loss_that_it_is_named_after(distiller, ima
     )
     distiller.distill_losses["loss_frs"].warmup_iters = 0
     losses = distiller(images)
-    arguments = teacher["feats"], teacher["logits"], student["logits"]
+    logits = {"student_logits": student["logits"], "teacher_logits": teacher["logits"]}
     whole = frs.reference.frs_loss(
         distiller.distill_losses["loss_frs"].adapter(student["feats"]),
-        *arguments,
+        teacher["feats"],
+        **logits,
         feat_weight=0.005,
         head_weight=0.02,
     )
-    expected = frs.reference.frs_loss(distiller.connectors["to_teacher"](student["feats"]), *arguments)
+    expected = frs.reference.frs_loss(
+        distiller.connectors["to_teacher"](student["feats"]), teacher["feats"], **logits
+    )
     torch.testing.assert_close(losses["distill.loss_frs"], whole.total)
     torch.testing.assert_close(losses["distill.loss_feature"], 0.5 * expected.feature)
     torch.testing.assert_close(losses["distill.loss_head"], 0.25 * expected.head)
@@ -199,31 +202,47 @@ def test_runner_trains_adapters_warms_up_and_resumes_where_it_was(distiller, tmp
     assert not torch.equal(connector, before[1])
     recording = next(hook for hook in runner.hooks if isinstance(hook, Recording))
     assert recording.factors == [0.0, 0.25, 0.5]
-    assert recording.counts == [1, 2, 3]
+    assert recording.steps == [0, 1, 2]
 
     fresh = TinyDistiller(**Config.fromstring(CONFIG, file_format=".py").distiller)
     resumed = runner_for(fresh, tmp_path, iters=6, hooks=[warmup, record], resume=True)
     resumed.train()
     recording = next(hook for hook in resumed.hooks if isinstance(hook, Recording))
     assert recording.factors == [0.75, 1.0, 1.0]
-    assert recording.counts == [4, 5, 6]
+    assert recording.steps == [3, 4, 5]
     assert isinstance(fresh.distill_losses["loss_frs"], FRSLoss)
 
 
-def test_warm_up_counts_optimizer_steps_under_accumulation(distiller, tmp_path, monkeypatch):
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_warm_up_counts_optimizer_steps_under_accumulation(distiller, tmp_path, monkeypatch, accumulate):
     """The run is interrupted and resumed in the middle of a step, which MMEngine then completes."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     hooks = [{"type": "FRSWarmupHook", "iters": 4}, {"type": "Recording"}]
-    factors, counts = [], []
+    factors, steps = [], []
     fresh = TinyDistiller(**Config.fromstring(CONFIG, file_format=".py").distiller)
     for model, iters in ((distiller, 5), (fresh, 9)):
-        runner = runner_for(model, tmp_path, iters=iters, hooks=hooks, resume=iters > 5, accumulate=2)
+        runner = runner_for(
+            model, tmp_path, iters=iters, hooks=hooks, resume=iters > 5, accumulate=accumulate
+        )
         runner.train()
         recording = next(hook for hook in runner.hooks if isinstance(hook, Recording))
         factors += recording.factors
-        counts += recording.counts
-    assert factors == [step / 4 for step in (0, 0, 1, 1, 2, 2, 3, 3, 4)]
-    assert counts == [0, 1, 1, 2, 2, 3, 3, 4, 4]  # after each iteration
+        steps += recording.steps
+    assert steps == [iteration // accumulate for iteration in range(9)]
+    assert factors == [min(step / 4, 1) for step in steps]
+
+
+def test_the_warm_up_multiplies_the_loss_by_the_share_of_the_steps(distiller, images):
+    loss = distiller.distill_losses["loss_frs"]
+    loss.set_step(3)
+    share = distiller(images)["distill.loss_frs"]
+    loss.set_step(4)
+    torch.testing.assert_close(share, 0.75 * distiller(images)["distill.loss_frs"])
+
+
+def test_a_warm_up_without_the_hook_raises_and_names_it(distiller, images):
+    with pytest.raises(RuntimeError, match="warm-up of 4 steps .*FRSWarmupHook.* custom_hooks"):
+        distiller(images)
 
 
 @pytest.mark.parametrize("kind", ["FRSLoss", "FRSConnector", "FRSFeatureLoss", "FRSHeadLoss"])

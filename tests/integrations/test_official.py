@@ -70,10 +70,11 @@ def test_frs_loss_replaces_the_loop_over_levels(recipe, iteration):
         x = with_gradients(pyramid(3))
         if ours:
             warmup = min(iteration / 500, 1.0)
-            feature, head, total = frs.frs_loss(
-                x, y, teacher_head()[0], student_head()[0],
+            loss = frs.frs_loss(
+                x, y, student_logits=student_head()[0], teacher_logits=teacher_head()[0],
                 feat_weight=warmup * feat_weight, head_weight=warmup * head_weight,
             )  # fmt: skip
+            feature, head, total = loss.feature, loss.head, loss.total
         else:
             feature, head = official(student_head, teacher_head, x, y, feat_weight, head_weight, iteration)
             total = feature + head
@@ -90,8 +91,9 @@ def test_distillation_loss_module_is_the_official_method_with_its_adapters_and_w
     channels = RECIPES["retinanet"][0]
     student_head, teacher_head, x, y = Head(channels, 0), Head(channels, 1), pyramid(3), pyramid(2)
     criterion = frs.FRSDistillationLoss(16, 16, len(SIZES)).train()
-    for iteration in range(3):
-        loss = criterion(x, y, teacher_head()[0], student_head()[0])
+    for iteration in (0, 1, 2, 499, 500, 501):
+        criterion.set_step(iteration)
+        loss = criterion(x, y, student_logits=student_head()[0], teacher_logits=teacher_head()[0])
         expected = official(student_head, teacher_head, criterion.adapter(x), y, 0.005, 0.02, iteration)
         torch.testing.assert_close((loss.feature, loss.head), expected, rtol=1e-5, atol=1e-9)
 
@@ -103,7 +105,7 @@ def test_saturated_logits_keep_the_gradient_that_the_official_code_loses():
     F.binary_cross_entropy(student.sigmoid(), teacher.sigmoid()).backward()
     assert student.grad == 0
     student.grad = None
-    loss = frs.frs_loss(None, None, teacher, student).head
+    loss = frs.frs_loss(None, None, student_logits=student, teacher_logits=teacher).head
     loss.backward()
     torch.testing.assert_close(loss.detach(), 120.0 * (1 - teacher.sigmoid()).squeeze())
     torch.testing.assert_close(student.grad, 1 - teacher.sigmoid())

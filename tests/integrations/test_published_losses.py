@@ -166,12 +166,12 @@ def test_fgd(call, student, teacher):
     for x, y, fg, bg in pairs(student, teacher, fore, back):
         channels, locations = y.shape[1], y.shape[2] * y.shape[3]
         space = over_space(y, temperature)
-        channel_weight = channels * torch.softmax(y.abs().sum((2, 3)) / locations / temperature, 1)
+        channel_weights = channels * torch.softmax(y.abs().sum((2, 3)) / locations / temperature, 1)
         for image in range(len(x)):
-            error = (x[image] - y[image]) ** 2 * channel_weight[image][:, None, None] * space[image]
+            error = (x[image] - y[image]) ** 2 * channel_weights[image][:, None, None] * space[image]
             share = alpha * (fg[image] * error).sum() + beta * (bg[image] * error).sum()
             theirs = theirs + share / len(x)
-        ours = ours + call(x=x, y=y, fg=fg, bg=bg, S=space, c=channel_weight, a=alpha, b=beta)
+        ours = ours + call(x=x, y=y, fg=fg, bg=bg, S=space, c=channel_weights, a=alpha, b=beta)
     same(ours, theirs, student)
     same(recipes.fgd(student, teacher, fore, back, alpha, beta), theirs, student)
 

@@ -19,7 +19,7 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
     for backend in ("native", "eager"):
         feats = [v.clone().requires_grad_() for v in x]
         logits = [v.clone().requires_grad_() for v in s]
-        loss = frs.frs_loss(feats, y, t, logits, backend=backend)
+        loss = frs.frs_loss(feats, y, student_logits=logits, teacher_logits=t, backend=backend)
         loss.total.backward()
         results[backend] = [loss.total.detach()] + [v.grad for v in feats + logits]
     for ours, eager in zip(results["native"], results["eager"], strict=True):

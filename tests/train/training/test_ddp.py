@@ -78,19 +78,24 @@ def runs(digits, tmp_path_factory, training_seed):
     return folder
 
 
-def losses(folder):
-    return [line["losses"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "train"]
+def curves(folder, part="losses"):
+    return [line[part] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "train"]
 
 
-def difference(one, two):
+def difference(one, two, part="losses"):
     """The largest difference of two loss curves, relative to the first curve."""
-    one, two = losses(one), losses(two)
+    one, two = curves(one, part), curves(two, part)
     assert len(one) == len(two) == 6 and all(a.keys() == b.keys() for a, b in zip(one, two, strict=True))
     return max(abs(b[k] - a[k]) / max(abs(a[k]), 1e-6) for a, b in zip(one, two, strict=True) for k in a)
 
 
 def test_loss_curve_equals_that_of_one_process(runs, bounded):
     bounded("difference", difference(runs / "1", runs / "2"), most=1e-4)
+
+
+def test_shares_of_the_levels_equal_those_of_one_process(runs, bounded):
+    assert curves(runs / "1", "levels")[-1]["head_level_4"] > 0
+    bounded("difference", difference(runs / "1", runs / "2", "levels"), most=1e-4)
 
 
 @pytest.mark.parametrize("detector", ["fcos", "gfl"])

@@ -62,16 +62,21 @@ def test_losses_equal_those_of_the_reference(method):
         expected = frs.reference.frs_loss(
             feats,
             taught.feats if learner.use_feats else None,
-            taught.cls_logits,
-            out.cls_logits if learner.use_head else None,
+            student_logits=out.cls_logits if learner.use_head else None,
+            teacher_logits=taught.cls_logits,
             masks=masks,
             feat_weight=0.3,
             head_weight=0.7,
         )
+    parts = {}
     if "frs_feature" in losses:
         torch.testing.assert_close(losses["frs_feature"].detach(), expected.feature)
+        parts["feature_level"] = expected.feature_levels
     if "frs_head" in losses:
         torch.testing.assert_close(losses["frs_head"].detach(), expected.head)
+        parts["head_level"] = expected.head_levels
+    torch.testing.assert_close(learner.level_losses, parts)
+    assert not any(values.requires_grad for values in learner.level_losses.values())
 
 
 def test_each_head_runs_once_and_the_teacher_without_autograd():
@@ -106,11 +111,14 @@ def test_teacher_is_not_a_submodule_of_the_learner():
 
 def test_warm_up_is_linear_and_saved():
     learner = distiller(warmup_iters=4)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        values = [float(learner(IMAGES, TARGETS, 64)["frs_feature"]) for _ in range(3)]
-    assert values[0] == 0 and values[2] == pytest.approx(2 * values[1], rel=1e-4)
-    assert learner.state_dict()["loss.iteration"] == 3
+    values = []
+    for step in (0, 1, 1, 2, 4, 9):
+        learner.set_step(step)
+        with torch.no_grad():
+            values.append(float(learner(IMAGES, TARGETS, 64)["frs_feature"]))
+    full = values[-1]
+    assert values == pytest.approx([0, full / 4, full / 4, full / 2, full, full], rel=1e-4)
+    assert learner.state_dict()["loss.iteration"] == 9
 
 
 def test_teacher_of_another_family_leaves_the_feature_loss_with_a_message():

@@ -62,6 +62,7 @@ def test_distillation_warms_up_and_reduces_the_feature_loss(
     quiet_fit(on_all_images(run_config(digits, tmp_path, distill=distill, seed=training_seed)))
     lines = [line["losses"] for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
     assert lines[0]["frs_feature"] == lines[0]["frs_head"] == 0  # the first step of the warm-up
+    assert lines[1]["frs_feature"] > 0 and lines[1]["frs_head"] > 0
     bounded("fall of the loss", fall([line["frs_feature"] for line in lines[2:]]), least=0.1)
 
 
@@ -81,6 +82,28 @@ def test_resumed_run_ends_with_the_same_weights(digits, teacher, tmp_path, optio
     if one["ema"]:
         assert_same(one["ema"], other["ema"])
     assert losses(whole.out) == losses(half.out)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_metrics_have_the_share_of_every_level(digits, teacher, tmp_path, accumulate):
+    distill = DistillConfig(teacher=str(teacher), warmup_iters=2)
+    quiet_fit(run_config(digits, tmp_path, distill=distill, accumulate=accumulate))
+    lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
+    assert len(lines) == 4
+    for line in lines:
+        assert list(line["levels"]) == [f"{term}_level_{i}" for term in ("feature", "head") for i in range(5)]
+        assert not line["levels"].keys() & line["losses"].keys()
+        assert line["loss"] == pytest.approx(sum(line["losses"].values()))
+        for term in ("feature", "head"):
+            shares = [value for name, value in line["levels"].items() if name.startswith(term)]
+            assert sum(shares) == pytest.approx(line["losses"][f"frs_{term}"], rel=1e-5)
+    assert all(value > 0 for value in lines[-1]["levels"].values())
+
+
+def test_metrics_without_a_teacher_have_no_levels(digits, tmp_path):
+    quiet_fit(run_config(digits, tmp_path))
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert all(line["levels"] == {} for line in lines if line["kind"] == "train")
 
 
 def start(folder, out, iterations, *more):
