@@ -38,7 +38,7 @@ def medians(workload: str) -> list[list[float]]:
     for dtype, layout in KINDS:
         x, y, s, t, _ = make_inputs(Case("loss", "both", workload, 1, dtype, layout), "cpu").lists
         for grads, row in zip((True, False), seconds, strict=True):
-            arguments = (x, y, s, t, [], [], *scalars, grads, grads)
+            arguments = (x, y, s, t, [], [], *scalars, grads, grads, False)
 
             def call(arguments=arguments):
                 torch.ops.frs_kernels.loss(*arguments)

@@ -8,7 +8,7 @@ from frs_kernels.dispatch import available_backends
 from frs_kernels.levels import split_levels
 from frs_kernels.modules import FeatureAdapter, FRSDistillationLoss
 from frs_kernels.ops import explain_backend, frs_loss, frs_mask, weighted_bce, weighted_mse
-from frs_kernels.reference import FRSLossOutput
+from frs_kernels.output import FRSLossOutput
 
 __version__ = "0.1.0"
 

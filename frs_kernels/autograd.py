@@ -1,7 +1,7 @@
 """The one autograd.Function, for the operators of any fused backend.
 
-Gradients are linear in the incoming gradient, so the operator computes those of ``losses[2]`` in the forward.
-The backward multiplies them by the incoming gradient, in place and without a synchronisation.
+Gradients are linear in the incoming gradient, so the operator computes those of the total in the forward. The
+backward multiplies them by the incoming gradient, in place and without a synchronisation.
 """
 
 import torch
@@ -10,24 +10,41 @@ from torch import Tensor
 from frs_kernels.contract import LOSS_ARGUMENTS, NORMALIZERS
 from frs_kernels.inductor import register_scaled_lowering
 from frs_kernels.inputs import LossInputs
-from frs_kernels.reference import FRSLossOutput
+from frs_kernels.output import FRSLossOutput
 
-# Positions among the operator's arguments.
-_LISTS = [i for i, kind in enumerate(LOSS_ARGUMENTS.values()) if kind == "Tensor[]"]
-_OPTIONAL_TENSORS = [i for i, kind in enumerate(LOSS_ARGUMENTS.values()) if kind == "Tensor?"]
-_STUDENT_FEATS, _STUDENT_LOGITS = map(list(LOSS_ARGUMENTS).index, ("student_feats", "student_logits"))
+_FEATURE, _HEAD, _TOTAL = range(3)  # rows of the operator's losses; the first two are those of pending, too
 
 
 def fused_loss(namespace: str, inputs: LossInputs) -> FRSLossOutput:
-    """Runs the loss operator of ``namespace`` on canonical inputs; differentiable in the student tensors."""
+    """Runs the loss operator of ``namespace`` on canonical inputs; differentiable in the student tensors.
+
+    The operator runs once. Each term then has an autograd node of its own, so that they can be differentiated
+    one after the other.
+    """
     grad_enabled = torch.is_grad_enabled()
     feat_grad = grad_enabled and any(t.requires_grad for t in inputs.student_feats)
     head_grad = grad_enabled and any(t.requires_grad for t in inputs.student_logits)
     arguments = _loss_arguments(inputs, feat_grad, head_grad)
-    if feat_grad or head_grad:
-        return FRSLossOutput(*_FusedLoss.apply(namespace, *_flattened(arguments)))
-    losses, *_ = getattr(torch.ops, namespace).loss(*arguments)
-    return FRSLossOutput(*_separate(losses))
+    with torch.no_grad():
+        losses, level_losses, pending, *grads = _operator(namespace, inputs)(*arguments)
+    results = _separate(losses)
+    students = inputs.student_feats, inputs.student_logits
+    for term in (_HEAD, _FEATURE):
+        if grads[term]:
+            other = results[_FEATURE + _HEAD - term]
+            results[term], results[_TOTAL] = _Term.apply(
+                namespace, term, losses, pending, other, len(students[term]), *grads[term], *students[term]
+            )
+    return FRSLossOutput(*results, *level_losses.unbind())
+
+
+def _operator(namespace: str, inputs: LossInputs):
+    """The loss operator, under the name that says which terms the call has."""
+    if inputs.student_feats:
+        name = "loss" if inputs.student_logits else "imitation"
+    else:
+        name = "head"
+    return getattr(getattr(torch.ops, namespace), name)
 
 
 def _loss_arguments(inputs: LossInputs, feat_grad: bool, head_grad: bool) -> list:
@@ -57,6 +74,7 @@ def _loss_arguments(inputs: LossInputs, feat_grad: bool, head_grad: bool) -> lis
         "beta": float(inputs.beta),
         "feat_grad": feat_grad,
         "head_grad": head_grad,
+        "per_image": inputs.per_image,
     }
     return [values[name] for name in LOSS_ARGUMENTS]
 
@@ -68,81 +86,40 @@ def _number_and_tensor(value, dtype: torch.dtype, device: torch.device) -> tuple
     return float(value), None
 
 
-def _flattened(arguments: list) -> tuple:
-    """(constants, *tensors): autograd follows a tensor only if it is an argument of its own, not in a list.
-
-    ``constants`` are the arguments, with the length of a list in its place and None in place of a tensor.
-    """
-    constants, tensors = list(arguments), []
-    for position in _LISTS:
-        tensors += arguments[position]
-        constants[position] = len(arguments[position])
-    for position in _OPTIONAL_TENSORS:
-        tensors.append(arguments[position])
-        constants[position] = None
-    return tuple(constants), *tensors
-
-
-def _unflattened(constants: tuple, tensors: tuple) -> list:
-    """The arguments from which :func:`_flattened` made ``constants`` and ``tensors``."""
-    arguments, start = list(constants), 0
-    for position in _LISTS:
-        end = start + constants[position]
-        arguments[position] = list(tensors[start:end])
-        start = end
-    for position, tensor in zip(_OPTIONAL_TENSORS, tensors[start:], strict=True):
-        arguments[position] = tensor
-    return arguments
-
-
-def _flattened_grads(constants: tuple, feat_grads: list[Tensor], logit_grads: list[Tensor]) -> list:
-    """The gradients in the order of the tensors of :func:`_flattened`, None for all but the students."""
-    of_list = {_STUDENT_FEATS: feat_grads, _STUDENT_LOGITS: logit_grads}
-    grads = []
-    for position in _LISTS:
-        grads += of_list.get(position) or [None] * constants[position]
-    return grads + [None] * len(_OPTIONAL_TENSORS)
-
-
-def _separate(losses: Tensor) -> tuple[Tensor, ...]:
+def _separate(losses: Tensor) -> list[Tensor]:
     """The three losses as tensors that share their memory, but are no views for autograd.
 
     On one of several views, autograd forbids in-place operations such as `loss += other`.
     """
-    return tuple(loss.data for loss in losses.unbind())
+    return [loss.data for loss in losses.unbind()]
 
 
-class _FusedLoss(torch.autograd.Function):
+class _Term(torch.autograd.Function):
+    """The autograd node of one term: its loss, and the total, which is the sum of that and the ``other``."""
+
     @staticmethod
-    def forward(ctx, namespace, constants, *tensors):
-        arguments = _unflattened(constants, tensors)
-        losses, pending, feat_grads, logit_grads = getattr(torch.ops, namespace).loss(*arguments)
-        ctx.namespace, ctx.constants = namespace, constants
-        ctx.num_feat_grads = len(feat_grads)
+    def forward(ctx, namespace, term, losses, pending, other, num_levels, *grads_and_students):
+        ctx.namespace, ctx.term, ctx.num_levels = namespace, term, num_levels
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(pending, *feat_grads, *logit_grads)
-        return _separate(losses)
+        ctx.save_for_backward(pending, *grads_and_students[:num_levels])
+        results = _separate(losses)
+        return results[term], results[_TOTAL]
 
     @staticmethod
     def backward(ctx, *grad_outputs):
         if not torch.is_grad_enabled():
-            return _FusedLoss.gradients(ctx, *grad_outputs)
+            return _Term.gradients(ctx, *grad_outputs)
         with torch.no_grad():
-            grads = _FusedLoss.gradients(ctx, *grad_outputs)
+            grads = _Term.gradients(ctx, *grad_outputs)
         return _not_differentiable(grads)
 
     @staticmethod
-    def gradients(ctx, grad_feature, grad_head, grad_total):
+    def gradients(ctx, grad_loss, grad_total):
+        """The stored gradients times the incoming one, for the students; d total / d other = 1."""
         pending, *grads = ctx.saved_tensors
-        feat_grads, logit_grads = grads[: ctx.num_feat_grads], grads[ctx.num_feat_grads :]
-        feat_output, logit_output = _sum(grad_feature, grad_total), _sum(grad_head, grad_total)
-        if feat_output is logit_output and feat_grads and logit_grads:
-            grads = _scaled(ctx.namespace, grads, feat_output, pending)
-            feat_grads, logit_grads = grads[: ctx.num_feat_grads], grads[ctx.num_feat_grads :]
-        else:
-            feat_grads = _scaled(ctx.namespace, feat_grads, feat_output, pending[0])
-            logit_grads = _scaled(ctx.namespace, logit_grads, logit_output, pending[1])
-        return None, None, *_flattened_grads(ctx.constants, feat_grads, logit_grads)
+        nothing = [None] * ctx.num_levels
+        grads = _scaled(ctx.namespace, grads, _sum(grad_loss, grad_total), pending[ctx.term])
+        return None, None, None, None, grad_total, None, *nothing, *(grads or nothing)
 
 
 def _not_differentiable(grads: tuple) -> tuple:

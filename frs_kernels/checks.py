@@ -9,6 +9,7 @@ from frs_kernels.contract import DTYPES, NORMALIZERS
 from frs_kernels.inputs import LossInputs
 from frs_kernels.levels import Levels
 
+_MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _RESIZE_HINT = "pass resize=True to FeatureAdapter or resize them first"
 _CLASSES_HINT = "the head term needs the same classes, anchors and sizes; leave student_logits out otherwise"
 
@@ -24,8 +25,13 @@ def as_levels(name: str, value: Levels | None) -> list[Tensor]:
     return levels
 
 
-def as_tensors(name: str, value: Levels | None) -> list[Tensor]:
-    """One tensor or a sequence as a list of floating-point tensors of any rank; None is an empty list."""
+def as_masks(name: str, value: Levels | None) -> list[Tensor]:
+    """One tensor or a sequence as a list of masks, which may be of bool or an integer dtype too."""
+    return as_tensors(name, value, dtypes=(*DTYPES, *_MASK_DTYPES))
+
+
+def as_tensors(name: str, value: Levels | None, dtypes: tuple = DTYPES) -> list[Tensor]:
+    """One tensor or a sequence as a list of tensors of any rank; None is an empty list."""
     if value is None:
         return []
     levels = [value] if isinstance(value, Tensor) else value
@@ -34,8 +40,8 @@ def as_tensors(name: str, value: Levels | None) -> list[Tensor]:
     if len(levels) == 0:
         raise ValueError(f"{name} is an empty sequence: pass at least one level")
     for level, tensor in enumerate(levels):
-        if tensor.dtype not in DTYPES:
-            raise TypeError(f"level {level}: {name} has dtype {tensor.dtype}, expected one of {DTYPES}")
+        if tensor.dtype not in dtypes:
+            raise TypeError(f"level {level}: {name} has dtype {tensor.dtype}, expected one of {dtypes}")
     return list(levels)
 
 
@@ -46,8 +52,8 @@ def check(inputs: LossInputs) -> LossInputs:
         "teacher_feats": inputs.teacher_feats,
         "student_logits": inputs.student_logits,
         "teacher_logits": inputs.teacher_logits,
-        "mask": inputs.masks,
-        "channel_weight": inputs.channel_weights,
+        "masks": inputs.masks,
+        "channel_weights": inputs.channel_weights,
     }
     present = {name: levels for name, levels in named.items() if levels}
     _check_level_counts(present)
@@ -57,6 +63,10 @@ def check(inputs: LossInputs) -> LossInputs:
     _check_locations(present)
     _check_channel_weights(present)
     _check_scalars(inputs)
+    if inputs.per_image:
+        _check_one_batch(present)
+    if torch.is_grad_enabled():
+        _check_gradients(present)
     return inputs
 
 
@@ -95,9 +105,9 @@ def _check_same_shape(
 def _check_locations(present: dict[str, list[Tensor]]) -> None:
     """Batch and locations agree within a level; a mask may have flat locations, and a channel of 1."""
     first = next(name for name in ("student_feats", "teacher_logits", "student_logits") if name in present)
-    for name in ("teacher_logits", "mask"):
+    for name in ("teacher_logits", "masks"):
         for level, (tensor, other) in enumerate(zip(present[first], present.get(name, []), strict=False)):
-            if _same_locations(tensor, other, is_mask=name == "mask"):
+            if _same_locations(tensor, other, is_mask=name == "masks"):
                 continue
             raise ValueError(
                 f"level {level}: {first} {list(tensor.shape)} and {name} {list(other.shape)} "
@@ -118,13 +128,43 @@ def _same_locations(tensor: Tensor, other: Tensor, is_mask: bool) -> bool:
 
 
 def _check_channel_weights(present: dict[str, list[Tensor]]) -> None:
-    for level, channel_weight in enumerate(present.get("channel_weight", [])):
+    for level, channel_weights in enumerate(present.get("channel_weights", [])):
         expected = present["student_feats"][level].shape[:2]
-        if channel_weight.shape != expected:
+        if channel_weights.shape != expected:
             raise ValueError(
-                f"level {level}: channel_weight {list(channel_weight.shape)} must be [B, C] = "
+                f"level {level}: channel_weights {list(channel_weights.shape)} must be [B, C] = "
                 f"{list(expected)}"
             )
+
+
+def _check_one_batch(present: dict[str, list[Tensor]]) -> None:
+    (name, levels), *_ = present.items()
+    batches = [tensor.shape[0] for tensor in levels]
+    if len(set(batches)) > 1:
+        raise ValueError(f"reduction='none' needs as many images in every level, {name} has {batches}")
+
+
+def _check_gradients(present: dict[str, list[Tensor]]) -> None:
+    """Tensors that are constants in these losses must not look as if they received a gradient."""
+    for name in ("masks", "channel_weights"):
+        for level, tensor in enumerate(present.get(name, [])):
+            if tensor.requires_grad:
+                raise ValueError(
+                    f"level {level}: {name} requires a gradient, which these losses do not compute: "
+                    "detach it, or write the part of the loss that needs it in PyTorch"
+                )
+    for student, teacher in (("student_feats", "teacher_feats"), ("student_logits", "teacher_logits")):
+        if student not in present or _any_requires_grad(present[student]):
+            continue
+        if _any_requires_grad(present[teacher]):
+            raise ValueError(
+                f"{teacher} requires a gradient and {student} does not: the student comes first, "
+                "are the two swapped? Otherwise run the teacher under torch.no_grad()"
+            )
+
+
+def _any_requires_grad(levels: list[Tensor]) -> bool:
+    return any(tensor.requires_grad for tensor in levels)
 
 
 def _check_scalars(inputs: LossInputs) -> None:
@@ -140,6 +180,8 @@ def _check_scalars(inputs: LossInputs) -> None:
 
 def _check_scalar(name: str, value) -> None:
     """A number, or a 0-d tensor that requires no gradient."""
+    if isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} is a sequence, which goes with mask_sets only: one value per set")
     if not isinstance(value, Tensor):
         return
     if value.dim() != 0:

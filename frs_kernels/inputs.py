@@ -26,6 +26,7 @@ class LossInputs:
     feat_scale: float | Tensor = 1.0
     head_scale: float | Tensor = 1.0
     beta: float = 0.0
+    per_image: bool = False  # whether the losses are [B] instead of []
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from frs_kernels.levels import Levels, as_list
-from frs_kernels.ops import frs_loss
-from frs_kernels.reference import FRSLossOutput
+from frs_kernels.ops import Backend, Normalizer, frs_loss
+from frs_kernels.output import FRSLossOutput
 
 ADAPTERS = ("conv3x3", "conv1x1", "mlp1x1", "identity")
 
@@ -75,21 +76,27 @@ class FeatureAdapter(nn.Module):
 class FRSDistillationLoss(nn.Module):
     """The FRS loss as a training needs it: with adapters, loss weights and a linear warm-up.
 
-    Pass its parameters to the optimizer together with the student's: the adapters are trained.
+    Pass its parameters to the optimizer together with the student's: the adapters are trained. The warm-up
+    has to know the optimizer's steps, which gradient accumulation makes fewer than the forwards: call
+    :meth:`count_steps` once, or :meth:`set_step` before every step::
+
+        distil = FRSDistillationLoss(256, 256, num_levels=5)
+        optimizer = SGD([*student.parameters(), *distil.parameters()], lr=0.01)
+        distil.count_steps(optimizer)
+        loss = distil(student_feats, teacher_feats, student_logits=..., teacher_logits=...)
 
     Args:
         student_channels, teacher_channels: feature channels, one number for all levels or one per level.
         num_levels: the number of levels, if both of these are one number.
         adapter: the kind of :class:`FeatureAdapter`.
         feat_weight, head_weight: loss weights; the defaults are the paper's for RetinaNet.
-        warmup_iters: both weights are multiplied by ``iteration / warmup_iters`` until that is 1; 0 turns the
-            warm-up off. ``iteration`` counts optimizer steps and is part of ``state_dict``.
-        accumulate: forwards in training mode per optimizer step, see :meth:`count_steps`.
+        warmup_iters: optimizer steps during which both weights grow linearly from 0; 0 turns the warm-up off.
+            The steps taken are the buffer ``iteration``, a part of ``state_dict``.
         normalizer, backend: as in :func:`frs_kernels.frs_loss`.
         resize: let the adapters interpolate the student's features to the teacher's sizes.
 
     Raises:
-        ValueError: for channels or an adapter that do not fit, or ``accumulate`` below 1.
+        ValueError: for channels or an adapter that do not fit.
 
     Source: Du et al. 2021, section 4.1 and the official configurations.
     """
@@ -104,10 +111,9 @@ class FRSDistillationLoss(nn.Module):
         feat_weight: float = 0.005,
         head_weight: float = 0.02,
         warmup_iters: int = 500,
-        accumulate: int = 1,
-        normalizer: str | float = "mask",
+        normalizer: Normalizer = "mask",
         resize: bool = False,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ):
         super().__init__()
         self.adapter = FeatureAdapter(
@@ -119,43 +125,48 @@ class FRSDistillationLoss(nn.Module):
         self.normalizer = normalizer
         self.backend = backend
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
-        # Forwards since the last optimizer step. Not in checkpoints: a resumed run starts with a whole step.
-        self.register_buffer("forwards", torch.zeros((), dtype=torch.int64), persistent=False)
-        self.register_load_state_dict_post_hook(_start_whole_step)
-        self.count_steps(accumulate)
+        self._is_told_the_steps = False
 
-    def count_steps(self, accumulate: int, forwards: int = 0) -> None:
-        """Makes the warm-up count one optimizer step every ``accumulate`` forwards.
+    def count_steps(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+        """Makes the warm-up count the steps of ``optimizer`` from here on, by a hook on them.
 
-        Args:
-            accumulate: forwards in training mode per optimizer step.
-            forwards: how many of them the current step has had already.
+        A step that a gradient scaler skips does not count. Call it once in every process, after a resumed
+        run has loaded its state too. ``.remove()`` of the result ends the counting.
         """
-        if accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1 forward per optimizer step, got {accumulate}")
-        self.accumulate = accumulate
-        self.forwards.fill_(forwards)
+        self._is_told_the_steps = True
+        return optimizer.register_step_post_hook(self._count_step)
+
+    def set_step(self, step: int) -> None:
+        """Sets the number of optimizer steps taken, for a training loop that counts them itself."""
+        self._is_told_the_steps = True
+        self.iteration.fill_(step)
 
     def forward(
         self,
         student_feats: Levels | None,
         teacher_feats: Levels | None,
-        teacher_logits: Levels | None,
-        student_logits: Levels | None = None,
         *,
+        student_logits: Levels | None = None,
+        teacher_logits: Levels | None = None,
         masks: Levels | None = None,
     ) -> FRSLossOutput:
-        """The loss of one forward; arguments and result as in :func:`frs_kernels.frs_loss`."""
+        """The loss of one forward; arguments and result as in :func:`frs_kernels.frs_loss`.
+
+        Raises:
+            RuntimeError: in training mode with a warm-up, before count_steps or set_step was called: the
+                weights would stay 0.
+        """
         teacher_feats = _as_list_or_none(teacher_feats)
         adapted = None
         if student_feats is not None:
-            adapted = self.adapter(student_feats, [feat.shape[-2:] for feat in teacher_feats])
-        warmup = self._advance_warmup()
+            sizes = [feat.shape[-2:] for feat in teacher_feats or []]
+            adapted = self.adapter(student_feats, sizes)
+        warmup = self._warmup_factor()
         return frs_loss(
             adapted,
             teacher_feats,
-            _as_list_or_none(teacher_logits),
-            _as_list_or_none(student_logits),
+            student_logits=_as_list_or_none(student_logits),
+            teacher_logits=_as_list_or_none(teacher_logits),
             masks=_as_list_or_none(masks),
             feat_weight=self.feat_weight * warmup,
             head_weight=self.head_weight * warmup,
@@ -166,24 +177,22 @@ class FRSDistillationLoss(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"feat_weight={self.feat_weight}, head_weight={self.head_weight}, "
-            f"warmup_iters={self.warmup_iters}, accumulate={self.accumulate}, "
-            f"normalizer={self.normalizer!r}, backend={self.backend!r}"
+            f"warmup_iters={self.warmup_iters}, normalizer={self.normalizer!r}, backend={self.backend!r}"
         )
 
-    def _advance_warmup(self) -> float | Tensor:
-        """The warm-up factor of this forward, which it counts: a tensor, or 1.0 without warm-up."""
+    def _warmup_factor(self) -> float | Tensor:
+        """What both weights are multiplied by: a tensor, or 1.0 without warm-up."""
         if self.warmup_iters <= 0:
             return 1.0
-        factor = (self.iteration / self.warmup_iters).clamp(max=1.0)
-        if self.training:
-            self.forwards += 1
-            self.iteration += self.forwards // self.accumulate
-            self.forwards %= self.accumulate
-        return factor
+        if self.training and not self._is_told_the_steps:
+            raise RuntimeError(
+                f"the warm-up of {self.warmup_iters} steps does not know the optimizer's steps: call "
+                "count_steps(optimizer) once, or set_step(step) before every step, or set warmup_iters=0"
+            )
+        return (self.iteration / self.warmup_iters).clamp(max=1.0)
 
-
-def _start_whole_step(loss: FRSDistillationLoss, _) -> None:
-    loss.forwards.zero_()
+    def _count_step(self, *_) -> None:
+        self.iteration += 1
 
 
 def _as_list_or_none(levels: Levels | None) -> list[Tensor] | None:

@@ -7,21 +7,12 @@ the gradients to autograd. Levels may be one tensor or a sequence of them.
 Source: Du et al., "Distilling Object Detectors with Feature Richness", NeurIPS 2021 (arXiv 2111.00674).
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from frs_kernels.contract import NORMALIZER_EPSILON
-
-
-class FRSLossOutput(NamedTuple):
-    """The two terms of the loss, multiplied by their weights, and their sum; each a 0-d tensor."""
-
-    feature: Tensor
-    head: Tensor
-    total: Tensor
+from frs_kernels.output import FRSLossOutput
 
 
 def frs_mask(teacher_logits):
@@ -34,45 +25,76 @@ def frs_mask(teacher_logits):
     return logits.amax(dim=1).sigmoid()
 
 
-def weighted_mse(student, teacher, mask, *, channel_weight=None, normalizer="mask", scale=1.0):
+def weighted_mse(
+    student, teacher, masks, *, channel_weights=None, normalizer="mask", scale=1.0, reduction="sum"
+):
     """sum_l 1/Z_l sum_bhw S sum_d c_d (x_d - y_d)^2; its gradient is 2 S c_d (x_d - y_d) / Z_l."""
-    total = 0.0
-    for x, y, m, c in zip(*_as_lists(student, teacher, mask, channel_weight), strict=True):
-        x, y, z = _prepared(x, y, m, normalizer)
-        squared = (x - y).square()
-        if c is not None:
-            squared = squared * _constant(c).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
-        total = total + _normalized(squared.sum(dim=1), m, z)
-    return scale * total
+    return _reduced(imitation_term(student, teacher, masks, channel_weights, normalizer, scale), reduction)
 
 
-def weighted_bce(student_logits, teacher_logits, mask, *, beta=0.0, normalizer="mask", scale=1.0):
+def weighted_bce(
+    student_logits, teacher_logits, masks, *, beta=0.0, normalizer="mask", scale=1.0, reduction="sum"
+):
     """sum_l 1/Z_l sum_bhw S sum_k |p_k - q_k|^beta BCE(s_k, q_k), with p = sigmoid(s), q = sigmoid(T).
 
     BCE(s, q) = softplus(s) - q s; for beta = 0 the gradient is S (p_k - q_k) / Z_l.
     """
-    total = 0.0
-    for s, t, m, _ in zip(*_as_lists(student_logits, teacher_logits, mask, None), strict=True):
+    return _reduced(head_term(student_logits, teacher_logits, masks, beta, normalizer, scale), reduction)
+
+
+def frs_loss(
+    student_feats, teacher_feats, *, student_logits=None, teacher_logits=None, masks=None,
+    channel_weights=None, beta=0.0, feat_weight=1.0, head_weight=1.0, normalizer="mask", reduction="sum",
+):  # fmt: skip
+    """The FRS loss: the imitation term and the head term, both weighted by the FRS mask.
+
+    It also takes what only the single terms have: ``channel_weights``, ``beta`` and ``reduction``.
+    """
+    masks = frs_mask(teacher_logits) if masks is None else masks
+    feature = head = None
+    if student_feats is not None:
+        feature = imitation_term(
+            student_feats, teacher_feats, masks, channel_weights, normalizer, feat_weight
+        )
+    if student_logits is not None:
+        head = head_term(student_logits, teacher_logits, masks, beta, normalizer, head_weight)
+    feature = feature or [torch.zeros_like(level) for level in head]
+    head = head or [torch.zeros_like(level) for level in feature]
+    levels = (torch.stack([level.detach().sum() for level in term]) for term in (feature, head))
+    feature, head = _reduced(feature, reduction), _reduced(head, reduction)
+    return FRSLossOutput(feature, head, feature + head, *levels)
+
+
+def imitation_term(student, teacher, masks, channel_weights, normalizer, scale) -> list[Tensor]:
+    """The imitation term of every level and image: one tensor [B] per level."""
+    levels = []
+    for x, y, m, c in zip(*_as_lists(student, teacher, masks, channel_weights), strict=True):
+        x, y, z = _prepared(x, y, m, normalizer)
+        squared = (x - y).square()
+        if c is not None:
+            squared = squared * _constant_operand(c).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
+        levels.append(scale * _per_image(squared.sum(dim=1), m, z))
+    return levels
+
+
+def head_term(student_logits, teacher_logits, masks, beta, normalizer, scale) -> list[Tensor]:
+    """The head term of every level and image: one tensor [B] per level."""
+    levels = []
+    for s, t, m, _ in zip(*_as_lists(student_logits, teacher_logits, masks, None), strict=True):
         s, t, z = _prepared(s, t, m, normalizer)
         entropy = _cross_entropy(s, t)
         if beta > 0:
             entropy = entropy * _power((s.sigmoid() - t.sigmoid()).abs(), beta)
-        total = total + _normalized(entropy.sum(dim=1), m, z)
-    return scale * total
+        levels.append(scale * _per_image(entropy.sum(dim=1), m, z))
+    return levels
 
 
-def frs_loss(
-    student_feats, teacher_feats, teacher_logits, student_logits=None, *, masks=None,
-    feat_weight=1.0, head_weight=1.0, normalizer="mask",
-):  # fmt: skip
-    """The FRS loss: the imitation term and the head term, both weighted by the FRS mask."""
-    masks = frs_mask(teacher_logits) if masks is None else masks
-    feature = head = _zero_like(masks)
-    if student_feats is not None:
-        feature = weighted_mse(student_feats, teacher_feats, masks, normalizer=normalizer, scale=feat_weight)
-    if student_logits is not None:
-        head = weighted_bce(student_logits, teacher_logits, masks, normalizer=normalizer, scale=head_weight)
-    return FRSLossOutput(feature, head, feature + head)
+def _reduced(levels: list[Tensor], reduction: str) -> Tensor:
+    """One number, or one per image for "none", from the values [B] of the levels."""
+    if reduction == "none":
+        return sum(levels)
+    total = sum(level.sum() for level in levels)
+    return total / max(levels[0].shape[0], 1) if reduction == "mean" else total
 
 
 def normalizer_value(normalizer, mask: Tensor, shape) -> Tensor | float:
@@ -103,11 +125,11 @@ def _prepared(student: Tensor, teacher: Tensor, mask: Tensor, normalizer) -> tup
     return student.masked_fill(z == 0, 0.0), teacher, z
 
 
-def _normalized(per_location: Tensor, mask: Tensor, z: Tensor) -> Tensor:
-    """1/Z_l sum_bhw S v of the values v per location, or 0 where Z_l is 0."""
-    mask = _constant(mask).to(per_location.dtype).reshape(per_location.shape)
+def _per_image(values: Tensor, mask: Tensor, z: Tensor) -> Tensor:
+    """1/Z_l sum_hw S v for each image [B] of the values v [B, ...] per location, or 0 where Z_l is 0."""
     is_zero = z == 0
-    return ((mask * per_location).sum() / z.masked_fill(is_zero, 1.0)).masked_fill(is_zero, 0.0)
+    masked = _constant_operand(mask).to(values.dtype).reshape(values.shape) * values
+    return (masked.flatten(1).sum(dim=1) / z.masked_fill(is_zero, 1.0)).masked_fill(is_zero, 0.0)
 
 
 def _cross_entropy(s: Tensor, t: Tensor) -> Tensor:
@@ -136,16 +158,18 @@ def _constant(tensor: Tensor) -> Tensor:
     return _accumulable(tensor.detach())
 
 
-def _zero_like(masks) -> Tensor:
-    """A 0-d tensor in the accumulation dtype of the masks, on their device."""
-    first = masks if isinstance(masks, Tensor) else masks[0]
-    return _accumulable(first).new_zeros(())
+def _constant_operand(tensor: Tensor) -> Tensor:
+    """The same as a copy: autograd saves such an operand, and cannot save a tensor of inference mode."""
+    return _constant(tensor.clone())
 
 
-def _as_lists(student, teacher, mask, channel_weight):
+def _as_list(levels) -> list[Tensor]:
+    return [levels] if isinstance(levels, Tensor) else list(levels)
+
+
+def _as_lists(student, teacher, masks, channel_weights):
     """Each argument as a list over levels. One tensor of channel weights serves every level."""
-    if isinstance(student, Tensor):
-        return [student], [teacher], [mask], [channel_weight]
-    if channel_weight is None or isinstance(channel_weight, Tensor):
-        channel_weight = [channel_weight] * len(student)
-    return student, teacher, mask, channel_weight
+    student, teacher, masks = map(_as_list, (student, teacher, masks))
+    if channel_weights is None or isinstance(channel_weights, Tensor):
+        channel_weights = [channel_weights] * len(student)
+    return student, teacher, masks, channel_weights

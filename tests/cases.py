@@ -7,6 +7,8 @@ import torch
 from tolerances import assert_as_accurate
 from torch import Tensor
 
+import frs_kernels as frs
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # only the Triton kernels run, on the CPU
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAYOUTS = ("nchw", "channels_last", "flat", "split", "rows", "odd")
@@ -50,7 +52,7 @@ def in_layout(values: list[Tensor], layout: str) -> list[Tensor]:
         return [v.flatten(2) for v in values]
     if layout == "odd":  # W-major: no single location stride, has to be copied
         return [v.transpose(2, 3).contiguous().transpose(2, 3) for v in values]
-    lengths = [v[0, 0].numel() for v in values]
+    lengths = [v.shape[2:].numel() for v in values]
     flat = torch.cat([v.flatten(2) for v in values], dim=2)
     if layout == "rows":  # views of one [B, sum L, C]
         flat = flat.movedim(1, 2).contiguous().movedim(2, 1)
@@ -68,28 +70,46 @@ def random_masks(*, sizes=SIZES, batch=2, device="cpu", seed=5, dtype=torch.floa
 
 
 def term(
-    names, channels=12, *, sizes=SIZES, dtype=torch.float32, teacher_dtype=None, device="cpu", **options
+    names,
+    channels=12,
+    *,
+    sizes=SIZES,
+    batch=2,
+    dtype=torch.float32,
+    teacher_dtype=None,
+    device="cpu",
+    **options,
 ) -> dict:
     """The arguments of one term: student and teacher tensors under ``names``, and a mask per level."""
     student, teacher = names
-    options |= {"sizes": sizes, "device": device}
+    options |= {"sizes": sizes, "batch": batch, "device": device}
     return {
         student: tensors(channels, dtype=dtype, seed=1, **options),
         teacher: tensors(channels, dtype=teacher_dtype or dtype, seed=2, **options),
-        "mask": random_masks(sizes=sizes, device=device, dtype=torch.promote_types(dtype, torch.float32)),
+        "masks": random_masks(
+            sizes=sizes, batch=batch, device=device, dtype=torch.promote_types(dtype, torch.float32)
+        ),
     }
 
 
 def evaluate(function, arguments: dict, wrt: tuple[str, ...], upstream=1.0, **options):
-    """Results of ``function`` and the gradients of their last one in the levels of ``wrt``."""
+    """Results of ``function`` and the gradients of their last one in the levels of ``wrt``.
+
+    The results of an FRSLossOutput are its fields, from the levels to the total. ``upstream`` is the gradient
+    of the last result: a number, or one per image.
+    """
     leaves = {name: _clone(value, name in wrt) for name, value in arguments.items()}
     result = function(**leaves, **options)
-    results = result if isinstance(result, tuple) else (result,)
+    results = fields(result) if isinstance(result, frs.FRSLossOutput) else (result,)
     grads = []
     if wrt:
-        (results[-1] * upstream).backward()
+        (results[-1] * upstream).sum().backward()
         grads = [leaf.grad for name in wrt for leaf in _list(leaves[name])]
     return results, grads
+
+
+def fields(loss: frs.FRSLossOutput) -> tuple[Tensor, ...]:
+    return loss.feature_levels, loss.head_levels, loss.feature, loss.head, loss.total
 
 
 def compare(function, target: Target, arguments: dict, wrt: tuple[str, ...], upstream=1.0, **options):

@@ -11,23 +11,26 @@ MEBIBYTE = 1 << 20
 def make_call(
     dtype=torch.float32, layout=torch.contiguous_format, batch=2, sizes=SIZES, logits=21, channels=19
 ):
-    """Levels: student features, teacher features, teacher logits, student logits."""
+    """The tensors of frs_loss by name, each a list over levels."""
     generator = torch.Generator().manual_seed(0)
 
     def levels(channels, shift):
         made = [torch.randn(batch, channels, *size, generator=generator) * 3 + shift for size in sizes]
         return [t.to(dtype).contiguous(memory_format=layout) for t in made]
 
-    return levels(channels, 0), levels(channels, 0), levels(logits, -2), levels(logits, -2)
+    return {
+        "student_feats": levels(channels, 0), "teacher_feats": levels(channels, 0),
+        "teacher_logits": levels(logits, -2), "student_logits": levels(logits, -2),
+    }  # fmt: skip
 
 
 def run(call, backend="native", **options):
     """The total loss and the gradients of all student levels."""
-    feats, teacher_feats, teacher_logits, logits = call
-    feats, logits = ([t.detach().requires_grad_() for t in levels] for levels in (feats, logits))
-    loss = frs_kernels.frs_loss(feats, teacher_feats, teacher_logits, logits, backend=backend, **options)
+    names = "student_feats", "student_logits"
+    students = {name: [t.detach().requires_grad_() for t in call[name]] for name in names}
+    loss = frs_kernels.frs_loss(**call | students, backend=backend, **options)
     loss.total.backward()
-    return [loss.total.detach(), *(t.grad for t in feats + logits)]
+    return [loss.total.detach(), *(t.grad for levels in students.values() for t in levels)]
 
 
 def bits(tensors):

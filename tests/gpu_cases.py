@@ -23,5 +23,5 @@ def run_every_kernel(target: Target, dtype, layout):
     compare(frs.frs_loss, target, base, WRT, masks=random_masks(sizes=LONG_SIZES, device="cuda"))
     head = {name: base[name] for name in ("student_logits", "teacher_logits")}
     mask = random_masks(sizes=LONG_SIZES, device="cuda")
-    compare(frs.weighted_bce, target, head, ("student_logits",), mask=mask, beta=2.0)
+    compare(frs.weighted_bce, target, head, ("student_logits",), masks=mask, beta=2.0)
     return base

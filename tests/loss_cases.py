@@ -21,6 +21,6 @@ def arguments(
     return {
         "student_feats": tensors(feats, dtype=dtype, seed=1, **common),
         "teacher_feats": tensors(feats, dtype=teacher_dtype or dtype, seed=2, **common),
-        "teacher_logits": tensors(logits, dtype=teacher_dtype or dtype, seed=3, spread=3, **common),
         "student_logits": tensors(logits, dtype=dtype, seed=4, spread=3, **common),
+        "teacher_logits": tensors(logits, dtype=teacher_dtype or dtype, seed=3, spread=3, **common),
     }

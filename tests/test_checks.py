@@ -11,8 +11,8 @@ def arguments():
     return {
         "student_feats": tensors(8, seed=1),
         "teacher_feats": tensors(8, seed=2),
-        "teacher_logits": tensors(12, seed=3),
         "student_logits": tensors(12, seed=4),
+        "teacher_logits": tensors(12, seed=3),
     }
 
 
@@ -53,7 +53,7 @@ def test_features_and_logits_of_different_locations_are_refused(refused):
 def test_masks_of_another_shape_are_refused(refused, shape):
     (student,), (teacher,) = tensors(8, sizes=[(9, 14)]), tensors(8, sizes=[(9, 14)])
     message = refused(frs.weighted_mse, student, teacher, torch.rand(shape))
-    assert f"mask {list(shape)}" in message and "level 0" in message and "[2, 8, 9, 14]" in message
+    assert f"masks {list(shape)}" in message and "level 0" in message and "[2, 8, 9, 14]" in message
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 14), (2, 1, 9, 14), (2, 126), (2, 1, 126)])
@@ -62,10 +62,10 @@ def test_masks_have_four_possible_shapes(shape):
     assert frs.weighted_mse(student, teacher, torch.rand(shape)).isfinite()
 
 
-def test_a_channel_weight_of_another_shape_is_refused(refused):
+def test_channel_weights_of_another_shape_is_refused(refused):
     student = tensors(8)
-    message = refused(frs.weighted_mse, student, student, random_masks(), channel_weight=torch.rand(8))
-    assert message == "level 0: channel_weight [8] must be [B, C] = [2, 8]"
+    message = refused(frs.weighted_mse, student, student, random_masks(), channel_weights=torch.rand(8))
+    assert message == "level 0: channel_weights [8] must be [B, C] = [2, 8]"
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2, 3, 4, 4, dtype=torch.int64), [1, 2], "logits", 3.0])
@@ -83,8 +83,8 @@ def test_an_empty_sequence_of_levels_is_refused(refused):
 
 def test_a_loss_without_any_term_is_refused(refused):
     base = arguments()
-    assert "both None" in refused(frs.frs_loss, None, None, base["teacher_logits"])
-    assert "both None" in refused(frs.frs_loss, base["student_feats"], base["teacher_feats"], None)
+    assert "both None" in refused(frs.frs_loss, None, None, teacher_logits=base["teacher_logits"])
+    assert "both None" in refused(frs.frs_loss, base["student_feats"], base["teacher_feats"])
 
 
 def test_a_student_without_its_teacher_is_refused(refused):
@@ -120,8 +120,96 @@ def test_scalars_that_are_no_numbers_are_refused(refused):
 
 
 def test_several_masks_need_as_many_scales(refused):
+    student, sets = tensors(8), [random_masks(), random_masks()]
+    message = refused(frs.weighted_mse, student, student, mask_sets=sets, scale=[1.0, 2.0, 3.0])
+    assert message == "2 mask_sets are given, but scale has 3 values"
+    message = refused(frs.weighted_mse, student, student, mask_sets=sets, normalizer=["mask"])
+    assert message == "2 mask_sets are given, but normalizer has 1 values"
+    message = refused(frs.weighted_mse, student, student, sets[0], scale=[1.0])
+    assert "scale is a sequence, which goes with mask_sets only" in message
+
+
+def test_several_masks_are_refused_by_their_number(refused):
     student = tensors(8)
-    message = refused(
-        frs.weighted_mse, student, student, [random_masks(), random_masks()], scale=[1.0, 2.0, 3.0]
+    message = refused(frs.weighted_mse, student, student, mask_sets=[random_masks(), random_masks()[:2]])
+    assert message == "mask_sets[1]: student_feats has 4 levels, masks has 2"
+    assert "mask_sets[1] must be a tensor" in refused(
+        frs.weighted_mse, student, student, mask_sets=[random_masks(), 3]
     )
-    assert message == "2 masks are given, but 3 normalizers or scales"
+
+
+@pytest.mark.parametrize("mask_sets", [[], torch.ones(2, 3, 4)])
+def test_mask_sets_are_a_sequence(refused, mask_sets):
+    student = tensors(8)
+    assert "must be a sequence" in refused(frs.weighted_mse, student, student, mask_sets=mask_sets)
+
+
+@pytest.mark.parametrize("given", [{}, {"masks": random_masks(), "mask_sets": [random_masks()]}])
+def test_masks_and_mask_sets_exclude_each_other(refused, given):
+    student = tensors(8)
+    message = refused(frs.weighted_mse, student, student, **given)
+    assert message == "give either masks, or several of them as mask_sets"
+
+
+def test_a_list_of_lists_is_no_mask_per_level(refused):
+    """What several masks were before they had a keyword."""
+    student = tensors(8)
+    message = refused(frs.weighted_mse, student, student, [random_masks(), random_masks()])
+    assert message == "masks must be a tensor or a sequence of tensors, got list"
+
+
+def test_an_unknown_reduction_is_refused(refused):
+    student = tensors(8)
+    message = refused(frs.weighted_mse, student, student, random_masks(), reduction="batchmean")
+    assert message == "reduction 'batchmean' is none of ('sum', 'mean', 'none')"
+
+
+def test_one_value_per_image_needs_one_batch_size(refused):
+    student = [torch.rand(2, 4, 3, 3), torch.rand(1, 4, 2, 2)]
+    masks = [torch.rand(2, 3, 3), torch.rand(1, 2, 2)]
+    message = refused(frs.weighted_mse, student, student, masks, reduction="none")
+    assert message == "reduction='none' needs as many images in every level, student_feats has [2, 1]"
+    assert frs.weighted_mse(student, student, masks) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.int64], ids=str)
+def test_masks_may_be_bool_or_integer(target, dtype):
+    student, teacher = (tensors(8, seed=seed, device=target.device) for seed in (1, 2))
+    masks = [(3 * m).to(dtype) for m in random_masks(device=target.device)]
+    as_float = [m.float() for m in masks]
+    for backend in (target.backend, "eager"):
+        expected = frs.weighted_mse(student, teacher, as_float, backend=backend)
+        assert torch.equal(frs.weighted_mse(student, teacher, masks, backend=backend), expected)
+        both = {"mask_sets": [masks, as_float], "backend": backend}
+        torch.testing.assert_close(frs.weighted_mse(student, teacher, **both), 2 * expected)
+        several = frs.frs_loss(student, teacher, masks=masks, backend=backend)
+        assert torch.equal(several.total, expected)
+
+
+@pytest.mark.parametrize("name", ["masks", "channel_weights"])
+def test_a_constant_that_wants_a_gradient_is_refused(refused, name):
+    student = tensors(8)
+    given = {"masks": random_masks(), "channel_weights": [torch.rand(2, 8) for _ in student]}
+    given[name][2].requires_grad_()
+    message = refused(frs.weighted_mse, student, student, **given)
+    assert message.startswith(f"level 2: {name} requires a gradient, which these losses do not compute")
+    with torch.no_grad():
+        assert frs.weighted_mse(student, student, **given) == 0
+    if name == "masks":
+        assert "masks requires a gradient" in refused(frs.frs_loss, student, student, masks=given["masks"])
+        several = [random_masks(), given["masks"]]
+        message = refused(frs.weighted_mse, student, student, mask_sets=several)
+        assert message.startswith("mask_sets[1]: level 2: masks requires a gradient")
+
+
+@pytest.mark.parametrize("term", ["feats", "logits"])
+def test_swapped_student_and_teacher_are_refused(refused, term):
+    base = arguments()
+    base[f"teacher_{term}"][1].requires_grad_()
+    message = refused(frs.frs_loss, **base)
+    assert message.startswith(f"teacher_{term} requires a gradient and student_{term} does not: ")
+    assert "swapped" in message
+    with torch.no_grad():
+        assert frs.frs_loss(**base).total.isfinite()
+    base[f"student_{term}"][0].requires_grad_()
+    assert frs.frs_loss(**base).total.requires_grad  # one level is enough: a frozen part may have none

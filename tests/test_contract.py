@@ -73,7 +73,7 @@ def valid_arguments():
         "normalizer_value": 2.0, "normalizer_tensor": torch.tensor(1.5),
         "feat_scale": 3.0, "feat_scale_tensor": torch.tensor(0.5),
         "head_scale": 5.0, "head_scale_tensor": torch.tensor(0.25),
-        "beta": 2.0, "feat_grad": False, "head_grad": False,
+        "beta": 2.0, "feat_grad": False, "head_grad": False, "per_image": False,
     }  # fmt: skip
 
 
@@ -105,17 +105,33 @@ FACTORS = {"normalizer_value": (0.5, 0.5), "feat_scale": (2.0, 1.0), "head_scale
 @native
 def test_loss_takes_its_numbers_in_the_order_of_the_schema():
     numbers = [name for name, kind in arguments_of("loss") if kind in ("float", "bool")]
-    assert numbers == [*FACTORS, "beta", "feat_grad", "head_grad"]
-    call, (losses, _, *no_grads) = valid_arguments(), loss()
+    assert numbers == [*FACTORS, "beta", "feat_grad", "head_grad", "per_image"]
+    call, (losses, _, _, *no_grads) = valid_arguments(), loss()
     assert no_grads == [[], []]
     for name, factors in FACTORS.items():
         changed, *_ = loss({name: 2 * call[name]})
         torch.testing.assert_close(changed[:2], losses[:2] * torch.tensor(factors))
     changed, *_ = loss({"beta": 1.0})
     assert changed[0] == losses[0] and changed[1] > 1.01 * losses[1]
-    for switch, filled in (("feat_grad", 2), ("head_grad", 3)):
+    for switch, filled in (("feat_grad", 3), ("head_grad", 4)):
         results = loss({switch: True})
-        assert [len(results[i]) for i in (2, 3)] == [2 * (i == filled) for i in (2, 3)]
+        assert [len(results[i]) for i in (3, 4)] == [2 * (i == filled) for i in (3, 4)]
+    per_image, *_ = loss({"per_image": True})
+    assert per_image.shape == (3, 2)
+    torch.testing.assert_close(per_image.sum(dim=1), losses)
+
+
+@native
+def test_losses_per_image_need_one_batch_size():
+    call = valid_arguments()
+    changes = {
+        name: [levels[0], levels[1][:1]]
+        for name, levels in call.items()
+        if name == "masks" or name.endswith(("feats", "logits", "weights"))
+    }
+    loss(changes)
+    with pytest.raises(RuntimeError, match="per_image: level 1 has 1 images, level 0 has 2"):
+        loss({**changes, "per_image": True})
 
 
 @native
@@ -130,17 +146,33 @@ def test_scale_names_the_argument_that_is_wrong(position, name):
 
 
 @native
+@pytest.mark.parametrize(
+    "grad, grad_output, message",
+    [
+        (torch.zeros(2, 5, 3), torch.ones(3), "grads: a gradient has 2 images, grad_output 3"),
+        (torch.zeros(2, 5, 3), torch.ones(1, 2), "grad_output: expected .* or .B."),
+        (torch.zeros(2, 5, 3), torch.ones(1).expand(2), "grad_output, level 0: expected 2 contiguous"),
+        (torch.zeros(2, 5, 6)[..., ::2], torch.ones(2), "grads: a gradient is not dense"),
+        (torch.zeros(5, 2).t(), torch.ones(2), "grads: the images of a gradient are not dense"),
+    ],
+)
+def test_scale_refuses_what_it_cannot_scale_image_by_image(grad, grad_output, message):
+    with pytest.raises(RuntimeError, match=message):
+        operators.scale_([grad], grad_output, torch.ones(1))
+
+
+@native
 @pytest.mark.parametrize("dtype", contract.DTYPES, ids=str)
 def test_gradients_contain_all_but_the_pending_factor(dtype):
     student = torch.full((1, 2, 1, 3), 1.5).to(dtype)
     mask = torch.ones(1, 1, 3, dtype=contract.accumulation_dtype(student))
     code = contract.NORMALIZERS.index("mask")
-    losses, pending, (grad,), _ = operators.loss(
+    losses, level_losses, pending, (grad,), _ = operators.loss(
         [student], [torch.zeros_like(student)], [], [], [mask], [],
-        code, 1.0, None, 0.75, None, 1.0, None, 0.0, True, False,
+        code, 1.0, None, 0.75, None, 1.0, None, 0.0, True, False, False,
     )  # fmt: skip
     factor = 0.75 / 3
     assert pending[0, 0] == (factor if contract.pending_factor(dtype) else 1.0)
-    assert pending.dtype == losses.dtype == contract.accumulation_dtype(student)
+    assert {t.dtype for t in (losses, level_losses, pending)} == {contract.accumulation_dtype(student)}
     assert grad.dtype == dtype
     torch.testing.assert_close(grad.double() * pending[0, 0].double(), student.double() * 2 * factor)

@@ -22,7 +22,7 @@ def test_an_unknown_backend_is_refused(refused):
 
 def test_the_report_covers_every_backend():
     logits = tensors(6)
-    report = frs.explain_backend(None, None, logits, logits)
+    report = frs.explain_backend(student_logits=logits, teacher_logits=logits)
     assert {report.chosen, *report.reasons} == set(dispatch.BACKENDS)
     assert all(len(reason) > 10 for reason in report.reasons.values())
     assert str(report).startswith(f"{report.chosen}: runs\n")
@@ -30,7 +30,7 @@ def test_the_report_covers_every_backend():
 
 def test_the_report_obeys_the_requested_backend():
     logits = tensors(6)
-    report = frs.explain_backend(None, None, logits, logits, backend="eager")
+    report = frs.explain_backend(student_logits=logits, teacher_logits=logits, backend="eager")
     assert report.chosen == "eager" and "eager" not in report.reasons
 
 
@@ -43,7 +43,7 @@ def test_native_comes_before_triton_and_triton_before_eager():
 
 def test_auto_takes_the_best_that_runs():
     logits = tensors(6)
-    chosen = frs.explain_backend(None, None, logits, logits).chosen
+    chosen = frs.explain_backend(student_logits=logits, teacher_logits=logits).chosen
     assert chosen == next(name for name in ORDER if name in frs.available_backends())
     assert frs.available_backends() == [name for name in ORDER if name in frs.available_backends()]
 
@@ -84,7 +84,7 @@ def test_a_gpu_without_compiled_code_is_left_to_another_backend(monkeypatch):
 def test_fake_gpu_tensors_need_no_gpu():
     with torch._subclasses.FakeTensorMode():
         logits = [torch.empty(1, 6, 4, 4, device="cuda") for _ in range(2)]
-        report = frs.explain_backend(None, None, logits, logits)
+        report = frs.explain_backend(student_logits=logits, teacher_logits=logits)
     if native.load_native("cuda") is None:
         assert report.chosen == "native"
     else:
@@ -93,13 +93,13 @@ def test_fake_gpu_tensors_need_no_gpu():
 
 def test_tensors_on_other_devices_go_to_eager():
     logits = [t.to("meta") for t in tensors(6)]
-    assert frs.explain_backend(None, None, logits, logits).chosen == "eager"
+    assert frs.explain_backend(student_logits=logits, teacher_logits=logits).chosen == "eager"
     assert frs.frs_mask(logits)[0].device.type == "meta"
 
 
 def test_more_levels_than_the_kernels_take_go_to_eager():
     logits = tensors(3, sizes=[(2, 2)] * (MAX_LEVELS + 1))
-    report = frs.explain_backend(None, None, logits, logits)
+    report = frs.explain_backend(student_logits=logits, teacher_logits=logits)
     assert report.chosen == "eager"
     assert f"{MAX_LEVELS + 1} levels" in dispatch.why_not("native", LossInputs(teacher_logits=logits))
     assert len(frs.frs_mask(logits)) == len(logits)
@@ -107,7 +107,8 @@ def test_more_levels_than_the_kernels_take_go_to_eager():
 
 def test_the_kernels_take_the_largest_number_of_levels(target):
     logits = tensors(3, sizes=[(2, 2)] * MAX_LEVELS, device=target.device)
-    expected = frs.frs_loss(None, None, logits, logits, backend="eager").total
-    torch.testing.assert_close(
-        frs.frs_loss(None, None, logits, logits, backend=target.backend).total, expected
+    actual, expected = (
+        frs.frs_loss(None, None, student_logits=logits, teacher_logits=logits, backend=backend).total
+        for backend in (target.backend, "eager")
     )
+    torch.testing.assert_close(actual, expected)

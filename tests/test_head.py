@@ -80,7 +80,8 @@ def test_saturated_logits(target, dtype, layout):
     }
     if layout == "channels_last":
         base = {name: t.contiguous(memory_format=torch.channels_last) for name, t in base.items()}
-    base["mask"] = random_masks(sizes=[student[0].repeat(3)[:, None].shape], batch=1, device=target.device)[0]
+    size = student[0].repeat(3)[:, None].shape
+    base["masks"] = random_masks(sizes=[size], batch=1, device=target.device)[0]
     (loss,), (grad,) = compare(frs.weighted_bce, target, base, WRT)
     assert loss.isfinite() and grad.isfinite().all()
 
@@ -97,12 +98,12 @@ def test_equal_logits_have_exactly_no_gradient(target, dtype):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["student_logits", "teacher_logits", "mask"])
+@pytest.mark.parametrize("name", ["student_logits", "teacher_logits", "masks"])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_nan_and_infinity_do_what_the_formula_says(target, layout, name, value):
     for beta in (0.0, 1.5):
         base = arguments(layout=layout, device=target.device)
-        where = (1, 2, 3) if name == "mask" else (1, 4, 2, 3)
+        where = (1, 2, 3) if name == "masks" else (1, 4, 2, 3)
         base[name][0][where] = value
         (loss,), _ = compare(frs.weighted_bce, target, base, WRT, beta=beta)
         assert loss.isfinite() == (name == "teacher_logits" and value == value)
@@ -119,7 +120,7 @@ def test_infinite_logits_in_numbers(target, student, teacher, loss, slope):
     base = {
         "student_logits": torch.full((1, 1, 1, 1), student, device=target.device),
         "teacher_logits": torch.full((1, 1, 1, 1), teacher, device=target.device),
-        "mask": torch.ones(1, 1, 1, device=target.device),
+        "masks": torch.ones(1, 1, 1, device=target.device),
     }
     for backend in (target.backend, "eager"):
         (actual,), (grad,) = evaluate(frs.weighted_bce, base, WRT, backend=backend)
@@ -140,19 +141,20 @@ def test_nan_reaches_its_own_gradient_only(target, layout, beta):
 
 def test_a_level_whose_mask_is_zero_contributes_nothing(target):
     base = arguments(device=target.device)
-    base["mask"][1].zero_()
+    base["masks"][1].zero_()
     _, grads = compare(frs.weighted_bce, target, base, WRT)
     assert (grads[1] == 0).all() and (grads[0] != 0).any()
 
 
 def test_several_masks_add_up(target):
     base = arguments(device=target.device)
-    first, second = base["mask"], random_masks(device=target.device, seed=8)
-    base["mask"] = [first, second]
-    (together,), _ = evaluate(frs.weighted_bce, base, WRT, scale=[2.0, 1.0], backend=target.backend)
-    base["mask"] = first
+    first, second = base["masks"], random_masks(device=target.device, seed=8)
+    del base["masks"]
+    several = base | {"mask_sets": [first, second]}
+    (together,), _ = evaluate(frs.weighted_bce, several, WRT, scale=[2.0, 1.0], backend=target.backend)
+    base["masks"] = first
     (one,), _ = evaluate(frs.weighted_bce, base, WRT, scale=2.0, backend=target.backend)
-    base["mask"] = second
+    base["masks"] = second
     (two,), _ = evaluate(frs.weighted_bce, base, WRT, backend=target.backend)
     torch.testing.assert_close(together, one + two)
 
@@ -163,7 +165,7 @@ def test_empty_tensors_are_legal(target, shape):
     base = {
         "student_logits": empty,
         "teacher_logits": empty,
-        "mask": torch.zeros(shape[0], *shape[2:], device=target.device),
+        "masks": torch.zeros(shape[0], *shape[2:], device=target.device),
     }
     (loss,), (grad,) = evaluate(frs.weighted_bce, base, WRT, backend=target.backend)
     assert loss == 0 and grad.shape == shape
@@ -177,7 +179,9 @@ def test_more_channels_than_one_product_holds(target, layout, wanted):
     if layout == "channels_last":
         zeros = [t.contiguous(memory_format=torch.channels_last) for t in zeros]
     student = [t.clone(memory_format=torch.preserve_format).requires_grad_(wanted) for t in zeros]
-    loss = frs.frs_loss(None, None, zeros, student, backend=target.backend).total
+    loss = frs.frs_loss(
+        None, None, student_logits=student, teacher_logits=zeros, backend=target.backend
+    ).total
     assert loss.item() == pytest.approx(1500 * math.log(2), rel=1e-6)
 
 
@@ -189,7 +193,7 @@ def test_gradcheck(target, beta):
 
     def loss(*student):
         return frs.weighted_bce(
-            list(student), base["teacher_logits"], base["mask"], beta=beta, backend=target.backend
+            list(student), base["teacher_logits"], base["masks"], beta=beta, backend=target.backend
         )
 
     assert torch.autograd.gradcheck(loss, leaves)

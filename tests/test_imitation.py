@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import frs_kernels as frs
 
-WRT = ("student",)
+WRT = ("student_feats",)
 SHAPES = [
     pytest.param((1, SIZES), id="one channel"),
     pytest.param((12, SIZES), id="short"),
@@ -28,7 +28,7 @@ SHAPES = [
 
 
 def arguments(channels=12, **options):
-    return term(("student", "teacher"), channels, **options)
+    return term(("student_feats", "teacher_feats"), channels, **options)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -50,7 +50,7 @@ def test_mixed_dtypes(target, student, teacher):
 
 def test_mixed_layouts_are_copied(target):
     mixed = arguments(device=target.device)
-    mixed["teacher"] = tensors(12, layout="channels_last", device=target.device, seed=2)
+    mixed["teacher_feats"] = tensors(12, layout="channels_last", device=target.device, seed=2)
     compare(frs.weighted_mse, target, mixed, WRT)
 
 
@@ -89,8 +89,8 @@ def test_normalizer_and_scale_on_the_device(target):
 def test_channel_weights(target, dtype, layout):
     with_channels = arguments(dtype=dtype, layout=layout, device=target.device)
     generator = torch.Generator().manual_seed(3)
-    with_channels["channel_weight"] = [
-        torch.rand(2, 12, generator=generator).to(with_channels["mask"][0]) for _ in SIZES
+    with_channels["channel_weights"] = [
+        torch.rand(2, 12, generator=generator).to(with_channels["masks"][0]) for _ in SIZES
     ]
     compare(frs.weighted_mse, target, with_channels, WRT)
 
@@ -98,8 +98,8 @@ def test_channel_weights(target, dtype, layout):
 def test_one_channel_weight_serves_every_level(target):
     shared = arguments(device=target.device)
     channel_weight = torch.rand(2, 12, device=target.device)
-    one = frs.weighted_mse(**shared, channel_weight=channel_weight, backend=target.backend)
-    each = frs.weighted_mse(**shared, channel_weight=[channel_weight] * len(SIZES), backend=target.backend)
+    one = frs.weighted_mse(**shared, channel_weights=channel_weight, backend=target.backend)
+    each = frs.weighted_mse(**shared, channel_weights=[channel_weight] * len(SIZES), backend=target.backend)
     assert torch.equal(one, each)
 
 
@@ -107,21 +107,22 @@ def test_every_shape_of_a_mask_means_the_same(target):
     base = arguments(device=target.device)
     expected = frs.weighted_mse(**base, backend=target.backend)
     for shape in (lambda w: w[:, None], lambda w: w.flatten(1)):
-        base["mask"] = [shape(w) for w in base["mask"]]
+        base["masks"] = [shape(w) for w in base["masks"]]
         assert torch.equal(frs.weighted_mse(**base, backend=target.backend), expected)
         base = arguments(device=target.device)
 
 
 def test_several_masks_add_up(target):
     base = arguments(device=target.device)
-    first, second = base["mask"], random_masks(device=target.device, seed=8)
-    base["mask"] = [first, second]
+    first, second = base["masks"], random_masks(device=target.device, seed=8)
+    del base["masks"]
     together, grads = evaluate(
-        frs.weighted_mse, base, WRT, normalizer=["mask", "numel"], scale=[1.0, -0.5], backend=target.backend
-    )
-    base["mask"] = first
+        frs.weighted_mse, base | {"mask_sets": [first, second]}, WRT,
+        normalizer=["mask", "numel"], scale=[1.0, -0.5], backend=target.backend,
+    )  # fmt: skip
+    base["masks"] = first
     one, one_grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
-    base["mask"] = second
+    base["masks"] = second
     two, two_grads = evaluate(
         frs.weighted_mse, base, WRT, normalizer="numel", scale=-0.5, backend=target.backend
     )
@@ -133,7 +134,7 @@ def test_several_masks_add_up(target):
 def test_a_mask_whose_normalizer_is_0_adds_nothing_to_others(target, normalizer, size):
     base = arguments(device=target.device)
     (expected,), grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
-    base["mask"] = [base["mask"], [size * w for w in random_masks(device=target.device, seed=8)]]
+    base["mask_sets"] = [base.pop("masks"), [size * w for w in random_masks(device=target.device, seed=8)]]
     for backend in (target.backend, "eager"):
         (loss,), actual_grads = evaluate(
             frs.weighted_mse, base, WRT, normalizer=["mask", normalizer], backend=backend
@@ -144,16 +145,15 @@ def test_a_mask_whose_normalizer_is_0_adds_nothing_to_others(target, normalizer,
 
 def test_several_masks_for_one_tensor(target):
     base = {name: levels[0] for name, levels in arguments(device=target.device).items()}
-    twice = frs.weighted_mse(
-        base["student"], base["teacher"], [base["mask"], base["mask"]], backend=target.backend
-    )
+    several = {"mask_sets": [base["masks"], base["masks"]], "backend": target.backend}
+    twice = frs.weighted_mse(base["student_feats"], base["teacher_feats"], **several)
     torch.testing.assert_close(twice, 2 * frs.weighted_mse(**base, backend=target.backend))
 
 
 @pytest.mark.parametrize("normalizer", ["mask", "numel", 0.0])
 def test_a_level_whose_mask_is_zero_contributes_nothing(target, normalizer):
     base = arguments(device=target.device)
-    base["mask"][1].zero_()
+    base["masks"][1].zero_()
     _, grads = compare(frs.weighted_mse, target, base, WRT, normalizer=normalizer)
     assert (grads[1] == 0).all()
     if normalizer != 0.0:
@@ -163,21 +163,21 @@ def test_a_level_whose_mask_is_zero_contributes_nothing(target, normalizer):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_normalizer_of_0_hides_what_the_tensors_hold(target, value):
     """In eager, too: 0 times infinity must not become the gradient."""
-    for name in ("student", "teacher", "channel_weight"):
+    for name in ("student_feats", "teacher_feats", "channel_weights"):
         base = arguments(device=target.device)
-        base["channel_weight"] = [torch.ones(2, 12, device=target.device) for _ in SIZES]
-        base["mask"][1].zero_()
+        base["channel_weights"] = [torch.ones(2, 12, device=target.device) for _ in SIZES]
+        base["masks"][1].zero_()
         base[name][1].view(-1)[7] = value
         losses, grads = compare(frs.weighted_mse, target, base, WRT)
         assert losses[0].isfinite() and (grads[1] == 0).all() and (grads[0] != 0).any()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["student", "teacher", "mask"])
+@pytest.mark.parametrize("name", ["student_feats", "teacher_feats", "masks"])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_propagates_nan_and_infinity(target, layout, name, value):
     base = arguments(layout=layout, device=target.device)
-    where = (1, 2, 3) if name == "mask" else (1, 4, 2, 3)
+    where = (1, 2, 3) if name == "masks" else (1, 4, 2, 3)
     base[name][0][where] = value
     (loss,), _ = compare(frs.weighted_mse, target, base, WRT)
     assert not loss.isfinite()
@@ -185,8 +185,8 @@ def test_propagates_nan_and_infinity(target, layout, name, value):
 
 def test_a_zero_in_the_mask_does_not_hide_infinity(target):
     base = arguments(device=target.device)
-    base["mask"][0][0, 0, 0] = 0
-    base["student"][0][0, 3, 0, 0] = float("inf")
+    base["masks"][0][0, 0, 0] = 0
+    base["student_feats"][0][0, 3, 0, 0] = float("inf")
     (loss,), _ = compare(frs.weighted_mse, target, base, WRT)
     assert loss.isnan()
 
@@ -195,9 +195,9 @@ def test_a_zero_in_the_mask_does_not_hide_infinity(target):
 def test_an_empty_level_changes_nothing_for_the_others(target, shape):
     base = arguments(4, sizes=[(4, 5)], device=target.device)
     expected, (expected_grad,) = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
-    base["student"].append(torch.zeros(shape, device=target.device))
-    base["teacher"].append(torch.zeros(shape, device=target.device))
-    base["mask"].append(torch.zeros(shape[0], *shape[2:], device=target.device))
+    base["student_feats"].append(torch.zeros(shape, device=target.device))
+    base["teacher_feats"].append(torch.zeros(shape, device=target.device))
+    base["masks"].append(torch.zeros(shape[0], *shape[2:], device=target.device))
     (loss,), grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
     assert torch.equal(loss, expected[0])
     assert torch.equal(grads[0], expected_grad)
@@ -207,18 +207,17 @@ def test_an_empty_level_changes_nothing_for_the_others(target, shape):
 def test_only_empty_levels(target):
     empty = torch.zeros(2, 4, 0, 3, device=target.device)
     mask = torch.zeros(2, 0, 3, device=target.device)
-    (loss,), (grad,) = evaluate(
-        frs.weighted_mse, {"student": empty, "teacher": empty, "mask": mask}, WRT, backend=target.backend
-    )
+    only_empty = {"student_feats": empty, "teacher_feats": empty, "masks": mask}
+    (loss,), (grad,) = evaluate(frs.weighted_mse, only_empty, WRT, backend=target.backend)
     assert loss == 0 and grad.shape == empty.shape
 
 
 def test_levels_may_differ_in_batch_and_channels(target):
     device = target.device
     base = {
-        "student": [torch.randn(2, 5, 3, 4, device=device), torch.randn(1, 9, 6, 2, device=device)],
-        "teacher": [torch.randn(2, 5, 3, 4, device=device), torch.randn(1, 9, 6, 2, device=device)],
-        "mask": [torch.rand(2, 3, 4, device=device), torch.rand(1, 6, 2, device=device)],
+        "student_feats": [torch.randn(2, 5, 3, 4, device=device), torch.randn(1, 9, 6, 2, device=device)],
+        "teacher_feats": [torch.randn(2, 5, 3, 4, device=device), torch.randn(1, 9, 6, 2, device=device)],
+        "masks": [torch.rand(2, 3, 4, device=device), torch.rand(1, 6, 2, device=device)],
     }
     compare(frs.weighted_mse, target, base, WRT)
 
@@ -226,10 +225,10 @@ def test_levels_may_differ_in_batch_and_channels(target):
 @pytest.mark.slow_interpreted
 def test_gradcheck(target):
     base = arguments(3, sizes=[(2, 3), (1, 2)], dtype=torch.float64, device=target.device)
-    leaves = [x.requires_grad_() for x in base["student"]]
+    leaves = [x.requires_grad_() for x in base["student_feats"]]
 
     def loss(*student):
-        return frs.weighted_mse(list(student), base["teacher"], base["mask"], backend=target.backend)
+        return frs.weighted_mse(list(student), base["teacher_feats"], base["masks"], backend=target.backend)
 
     assert torch.autograd.gradcheck(loss, leaves)
 

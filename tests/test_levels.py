@@ -27,7 +27,8 @@ def test_split_levels_are_views_in_the_order_of_torchvision(anchors):
 def test_split_levels_carry_the_gradient():
     flat = torch.randn(2, 9 * 14 + 5 * 7, 6, requires_grad=True)
     views = frs.split_levels(flat, SIZES[:2], 1)
-    frs.frs_loss(None, None, [v.detach() + 1 for v in views], views).total.backward()
+    teacher = [v.detach() + 1 for v in views]
+    frs.frs_loss(None, None, student_logits=views, teacher_logits=teacher).total.backward()
     assert flat.grad.shape == flat.shape and (flat.grad != 0).any()
 
 
@@ -81,10 +82,10 @@ def test_explain_backend_names_the_copies():
     feats = tensors(8, layout="odd")
     mixed = tensors(8, layout="channels_last")
     logits = tensors(12)
-    report = frs.explain_backend(feats, feats, logits)
+    report = frs.explain_backend(feats, feats, teacher_logits=logits)
     if report.chosen == "eager":
         pytest.skip("eager copies nothing by itself")
     assert any("level 0: feats with strides" in note for note in report.copies)
-    report = frs.explain_backend(tensors(8), mixed, logits)
+    report = frs.explain_backend(tensors(8), mixed, teacher_logits=logits)
     assert any("level 1: teacher_feats are copied to the student's layout" in note for note in report.copies)
-    assert not frs.explain_backend(mixed, mixed, logits).copies
+    assert not frs.explain_backend(mixed, mixed, teacher_logits=logits).copies

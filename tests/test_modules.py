@@ -2,17 +2,26 @@
 
 import pytest
 import torch
-from cases import SIZES, tensors
+from cases import SIZES, fields, tensors
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import frs_kernels as frs
 
 
 def arguments(student_channels=6, teacher_channels=8):
-    return (
-        tensors(student_channels, seed=1), tensors(teacher_channels, seed=2),
-        tensors(12, seed=3), tensors(12, seed=4),
-    )  # fmt: skip
+    return {
+        "student_feats": tensors(student_channels, seed=1),
+        "teacher_feats": tensors(teacher_channels, seed=2),
+        "student_logits": tensors(12, seed=4),
+        "teacher_logits": tensors(12, seed=3),
+    }
+
+
+def warming_up(steps, **options):
+    """A loss whose total is that of frs_loss times its warm-up factor."""
+    return frs.FRSDistillationLoss(
+        8, 8, 4, adapter="identity", feat_weight=1, head_weight=1, warmup_iters=steps, **options
+    )
 
 
 @pytest.mark.parametrize("kind", ["conv3x3", "conv1x1", "mlp1x1"])
@@ -58,107 +67,101 @@ def test_the_adapter_names_what_does_not_fit(refused):
 
 def test_loss_module_is_the_loss_of_adapted_features():
     module = frs.FRSDistillationLoss(6, 8, 4, feat_weight=0.1, head_weight=0.3, warmup_iters=0)
-    student_feats, teacher_feats, teacher_logits, student_logits = arguments()
-    actual = module(student_feats, teacher_feats, teacher_logits, student_logits)
-    expected = frs.frs_loss(
-        module.adapter(student_feats), teacher_feats, teacher_logits, student_logits,
-        feat_weight=0.1, head_weight=0.3,
-    )  # fmt: skip
-    torch.testing.assert_close(actual, expected)
+    base = arguments()
+    actual = module(**base)
+    base["student_feats"] = module.adapter(base["student_feats"])
+    expected = frs.frs_loss(**base, feat_weight=0.1, head_weight=0.3)
+    torch.testing.assert_close(fields(actual), fields(expected))
     actual.total.backward()
     assert all(p.grad is not None for p in module.parameters())
 
 
 def test_warm_up_is_linear_and_continues_from_a_checkpoint():
-    def build():
-        return frs.FRSDistillationLoss(
-            8, 8, 4, adapter="identity", feat_weight=1, head_weight=1, warmup_iters=4
-        )
-
-    base, module = arguments(8), build()
-    full = frs.frs_loss(*base).total
-    torch.testing.assert_close([module(*base).total for _ in range(2)], [full * 0, full * 0.25])
-    resumed = build()
+    base, module = arguments(8), warming_up(4)
+    full = frs.frs_loss(**base).total
+    for step in range(2):
+        module.set_step(step)
+        torch.testing.assert_close(module(**base).total, full * step / 4)
+    module.set_step(2)
+    resumed = warming_up(4)
     resumed.load_state_dict(module.state_dict())
-    torch.testing.assert_close(
-        [resumed(*base).total for _ in range(4)], [full * 0.5, full * 0.75, full, full]
-    )
-
-
-def test_warm_up_does_not_advance_in_evaluation():
-    module = frs.FRSDistillationLoss(8, 8, 4, warmup_iters=10).eval()
-    module(*arguments(8))
-    assert module.iteration == 0
-    module.train()(*arguments(8))
-    assert module.iteration == 1
+    optimizer = torch.optim.SGD([torch.ones((), requires_grad=True)])
+    resumed.count_steps(optimizer)
+    for factor in (0.5, 0.75, 1.0, 1.0):
+        torch.testing.assert_close(resumed(**base).total, full * factor)
+        optimizer.step()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
 def test_warm_up_counts_optimizer_steps_whatever_the_accumulation(accumulate):
-    module = frs.FRSDistillationLoss(
-        8, 8, 4, adapter="identity", feat_weight=1, head_weight=1, warmup_iters=3, accumulate=accumulate
-    )
-    base = arguments(8)
-    full = frs.frs_loss(*base).total
+    base, module = arguments(8), warming_up(3)
+    student = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(student.parameters())
+    module.count_steps(optimizer)
+    full = frs.frs_loss(**base).total
     for step in range(5):
         assert module.iteration == step
         for _ in range(accumulate):
-            torch.testing.assert_close(module(*base).total, full * min(step / 3, 1.0))
+            torch.testing.assert_close(module(**base).total, full * min(step / 3, 1.0))
+        optimizer.step()
 
 
-def test_a_checkpoint_counts_steps_and_a_resumed_run_starts_with_a_whole_step():
-    def build(accumulate):
-        return frs.FRSDistillationLoss(8, 8, 4, adapter="identity", accumulate=accumulate)
-
-    base, module = arguments(8), build(4)
-    for _ in range(6):
-        module(*base)
-    state = module.state_dict()
-    assert list(state) == ["iteration"]  # checkpoints from before accumulation load too
-    assert state["iteration"] == 1
-    module.load_state_dict(state)  # into the module that has done 2 forwards of 4, and into a fresh one
-    resumed = build(2)
-    resumed.load_state_dict(state)
-    for number in range(4):
-        assert module.iteration == 1
-        assert resumed.iteration == 1 + number // 2
-        module(*base), resumed(*base)
-    assert module.iteration == 2
-
-
-def test_forwards_in_evaluation_do_not_count_for_a_step():
-    module = frs.FRSDistillationLoss(8, 8, 4, adapter="identity", accumulate=2)
-    for mode in (True, False, False, True):
-        module.train(mode)(*arguments(8))
+def test_a_step_that_the_gradient_scaler_skips_does_not_count():
+    module, scaler = warming_up(3), torch.amp.GradScaler("cpu", init_scale=2.0)
+    weight = torch.ones((), requires_grad=True)
+    optimizer = torch.optim.SGD([weight])
+    handle = module.count_steps(optimizer)
+    for gradient, steps in ((float("inf"), 0), (1.0, 1)):
+        optimizer.zero_grad()
+        scaler.scale(weight * gradient).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert module.iteration == steps
+    handle.remove()
+    optimizer.step()
     assert module.iteration == 1
 
 
-@pytest.mark.parametrize("accumulate", [0, -3])
-def test_a_step_without_forwards_raises(refused, accumulate):
-    message = refused(frs.FRSDistillationLoss, 8, 8, 4, accumulate=accumulate)
-    assert message == f"accumulate must be at least 1 forward per optimizer step, got {accumulate}"
+def test_a_warm_up_that_is_not_told_the_steps_is_refused_in_training():
+    base, module = arguments(8), warming_up(500)
+    with pytest.raises(RuntimeError, match=r"count_steps\(optimizer\) once, or set_step\(step\)"):
+        module(**base)
+    assert module.eval()(**base).total == 0
+    module.train().set_step(1000)
+    torch.testing.assert_close(module(**base).total, frs.frs_loss(**base).total)
+    assert warming_up(0)(**base).total.isfinite()
+
+
+def test_the_state_of_the_module_is_its_steps_and_its_adapters():
+    assert list(warming_up(4).state_dict()) == ["iteration"]
+    assert list(frs.FRSDistillationLoss(6, 8, 1).state_dict()) == [
+        "iteration", "adapter.layers.0.weight", "adapter.layers.0.bias",
+    ]  # fmt: skip
 
 
 def test_single_tensors_are_one_level():
     module = frs.FRSDistillationLoss(6, 8, 1, warmup_iters=0)
-    levels = [t[0] for t in arguments()]
-    assert module(*levels).total.isfinite()
+    levels = {name: tensors[0] for name, tensors in arguments().items()}
+    assert module(**levels).total.isfinite()
 
 
 def test_masks_may_replace_the_logits():
     module = frs.FRSDistillationLoss(6, 8, 4, warmup_iters=0)
-    student_feats, teacher_feats, teacher_logits, _ = arguments()
-    by_masks = module(student_feats, teacher_feats, None, masks=frs.frs_mask(teacher_logits))
-    torch.testing.assert_close(by_masks, module(student_feats, teacher_feats, teacher_logits))
+    base = arguments()
+    del base["student_logits"]
+    expected = module(**base)
+    masks = frs.frs_mask(base.pop("teacher_logits"))
+    torch.testing.assert_close(fields(module(**base, masks=masks)), fields(expected))
 
 
 def test_compiles_into_one_graph():
-    module = frs.FRSDistillationLoss(6, 8, 4, warmup_iters=4, accumulate=2)
-    base = arguments()
-    expected = [module(*base).total.item() for _ in range(6)]
-    module.iteration.zero_()
+    module, base = warming_up(4), arguments(8)
+    totals = []
     torch.compiler.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(module, fullgraph=True, backend=counter)
-    assert [compiled(*base).total.item() for _ in range(6)] == pytest.approx(expected, rel=1e-5)
+    for step in range(6):
+        module.set_step(step)
+        totals.append((compiled(**base).total.item(), module(**base).total.item()))
+    assert [a for a, _ in totals] == pytest.approx([b for _, b in totals], rel=1e-5)
     assert counter.frame_count == 1

@@ -12,6 +12,24 @@ host = pytest.importorskip("frs_kernels._host", reason="_host is not built")
 pytestmark = pytest.mark.skipif(load_native("cpu") is not None, reason=str(load_native("cpu")))
 
 
+def per_level_and_image(call):
+    """Losses and scaled gradients of the operators, with given masks, in two passes, and in a single pass."""
+    tensors = call["student_feats"], call["teacher_feats"], call["student_logits"], call["teacher_logits"]
+    masks = [torch.full_like(level[:, 0], 0.5, dtype=torch.float32) for level in call["teacher_logits"]]
+    numbers = 0, 1.0, None, 1.0, None, 1.0, None, 0.0
+    results = []
+    for given, grads in ((masks, True), ([], True), ([], False)):
+        losses, level_losses, _, feat_grads, logit_grads = torch.ops.frs_kernels.loss(
+            *tensors, given, [], *numbers, grads, grads, True
+        )
+        factors = torch.arange(1.0, 1.0 + losses.shape[1])
+        pending = torch.ones(len(masks))
+        torch.ops.frs_kernels.scale_(feat_grads, factors, pending[: len(feat_grads)])
+        torch.ops.frs_kernels.scale_(logit_grads, factors, pending[: len(logit_grads)])
+        results += [losses, level_losses, *feat_grads, *logit_grads]
+    return results
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_bits_with_any_number_of_threads(dtype, layout):
@@ -24,18 +42,17 @@ def test_the_same_bits_with_any_number_of_threads(dtype, layout):
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
             with torch.no_grad():
-                single = frs_kernels.frs_loss(*call, backend="native").total
-                masks = frs_kernels.frs_mask(call[2], backend="native")
-            results.append(bits([*run(call), single, *masks]))
+                single = frs_kernels.frs_loss(**call, backend="native")
+                masks = frs_kernels.frs_mask(call["teacher_logits"], backend="native")
+            results.append(bits([*run(call), single.total, *masks, *per_level_and_image(call)]))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     with torch.no_grad():
-        exact = frs_kernels.frs_loss(
-            *([t.double() for t in levels] for levels in call), backend="eager"
-        ).total
-    torch.testing.assert_close(single.double(), exact, rtol=1e-6, atol=0)
+        doubled = {name: [t.double() for t in levels] for name, levels in call.items()}
+        exact = frs_kernels.frs_loss(**doubled, backend="eager").total
+    torch.testing.assert_close(single.total.double(), exact, rtol=1e-6, atol=0)
     torch.testing.assert_close(run(call)[0].double(), exact, rtol=1e-6, atol=0)
 
 

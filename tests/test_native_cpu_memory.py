@@ -20,10 +20,10 @@ pytestmark = pytest.mark.skipif(load_native("cpu") is not None, reason=str(load_
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_peak_memory_is_the_gradients_and_a_twentieth_at_most(dtype, layout):
     call = make_call(dtype, layout, batch=1, sizes=[(100, 168), (50, 84)], logits=360, channels=128)
-    leaves = [t.requires_grad_() for t in call[0] + call[3]]
+    leaves = [t.requires_grad_() for t in call["student_feats"] + call["student_logits"]]
 
     def step():
-        frs_kernels.frs_loss(*call, backend="native").total.backward()
+        frs_kernels.frs_loss(**call, backend="native").total.backward()
         for leaf in leaves:
             leaf.grad = None
 

@@ -25,7 +25,7 @@ def inputs(dtype=torch.float64):
     }
 
 
-def official(student_feats, teacher_feats, teacher_logits, student_logits):
+def official(student_feats, teacher_feats, student_logits, teacher_logits):
     """The published training code in other words.
 
     The mask is the largest probability over the channels. The imitation term is the squared error times the
@@ -75,7 +75,7 @@ def test_agrees_with_ultralytics(backend, dtype):
     students = [x.requires_grad_() for x in arguments["student_feats"]]
     for x, y, t in zip(students, arguments["teacher_feats"], logits, strict=True):
         expected = masked_squared_error(x.flatten(2), y.flatten(2), t)
-        actual = frs.frs_loss(x, y, t, normalizer="mask_channels", backend=backend).feature
+        actual = frs.frs_loss(x, y, teacher_logits=t, normalizer="mask_channels", backend=backend).feature
         torch.testing.assert_close(actual, expected)
         torch.testing.assert_close(torch.autograd.grad(actual, x), torch.autograd.grad(expected, x))
 
@@ -120,7 +120,7 @@ def test_focal_form_in_numbers():
 
 
 def test_masks_of_the_reference_are_constants():
-    mask = [w.requires_grad_() for w in random_masks()]
+    masks = [w.requires_grad_() for w in random_masks()]
     student = [x.requires_grad_() for x in tensors(4, seed=1)]
-    reference.weighted_mse(student, tensors(4, seed=2), mask).backward()
-    assert all(w.grad is None for w in mask) and all(x.grad is not None for x in student)
+    reference.weighted_mse(student, tensors(4, seed=2), masks).backward()
+    assert all(w.grad is None for w in masks) and all(x.grad is not None for x in student)

@@ -111,17 +111,16 @@ void set_scalars(LossParams& params, const LossArguments& a, ScalarType accumula
   params.beta = a.beta;
 }
 
-void allocate_results(LossCall& call, const Tensors& students) {
-  const ScalarType accumulation = accumulation_type(call.types.double_precision());
-  const int64_t levels = static_cast<int64_t>(students.size());
+void allocate_results(LossCall& call, const Tensor& like, ScalarType accumulation) {
+  LossParams& params = call.params;
   std::vector<int64_t> losses{3};
-  if (call.params.per_image) losses.push_back(students[0].size(0));
-  call.losses = torch::stable::new_empty(students[0], losses, accumulation);
-  call.level_losses = torch::stable::new_empty(students[0], {2, levels}, accumulation);
-  call.pending = torch::stable::new_empty(students[0], {2, levels}, accumulation);
-  call.params.losses = call.losses->mutable_data_ptr();
-  call.params.level_losses = call.level_losses->mutable_data_ptr();
-  call.params.pending = call.pending->mutable_data_ptr();
+  if (params.per_image) losses.push_back(params.levels[0].batch);
+  call.losses = torch::stable::new_empty(like, losses, accumulation);
+  call.level_losses = torch::stable::new_empty(like, {2, params.num_levels}, accumulation);
+  call.pending = torch::stable::new_empty(like, {2, params.num_levels}, accumulation);
+  params.losses = call.losses->mutable_data_ptr();
+  params.level_losses = call.level_losses->mutable_data_ptr();
+  params.pending = call.pending->mutable_data_ptr();
 }
 
 // One allocation for the masks of all levels. Each begins at a multiple of 16 bytes.
@@ -136,6 +135,16 @@ void allocate_masks(LossCall& call, const Tensor& like, ScalarType accumulation)
     levels[l].mask = next;
     next += padded(levels[l]) * (accumulation == ScalarType::Double ? 8 : 4);
   }
+}
+
+// The kernels walk through a gradient as through a row of numbers, or as through one row per image.
+void check_dense(const Tensor& grad, bool per_image) {
+  if (grad.numel() == 0) return;
+  int64_t extent = 1;  // elements from the first to the last one: numel() exactly if the tensor is dense
+  for (int64_t dim = 0; dim < grad.dim(); ++dim) extent += (grad.size(dim) - 1) * grad.stride(dim);
+  STD_TORCH_CHECK(extent == grad.numel(), "grads: a gradient is not dense");
+  STD_TORCH_CHECK(!per_image || grad.size(0) == 1 || grad.size(0) * grad.stride(0) == extent,
+                  "grads: the images of a gradient are not dense, one after another");
 }
 
 }  // namespace
@@ -191,7 +200,6 @@ LossCall prepare_loss(const LossArguments& a, Allocate allocate_grad) {
   params.mode = mode_of(a);
   set_scalars(params, a, accumulation);
   params.per_image = a.per_image;
-  allocate_results(call, students);
 
   for (int l = 0; l < params.num_levels; ++l) {
     Level& level = params.levels[l];
@@ -208,6 +216,7 @@ LossCall prepare_loss(const LossArguments& a, Allocate allocate_grad) {
     }
   }
   if (params.mode == Mode::mask_first) allocate_masks(call, students[0], accumulation);
+  allocate_results(call, students[0], accumulation);
   return call;
 }
 
@@ -215,15 +224,15 @@ ScaleCall prepare_scale(const Tensors& grads, const Tensor& grad_output, const T
   ScaleCall call;
   if (grads.empty()) return call;
   const ScalarType accumulation = accumulation_type(dtype_of(grads[0], "grads") == DType::f64);
-  if (grad_output.dim() > 0) call.images = grad_output.numel();
+  const bool per_image = grad_output.dim() > 0;
+  STD_TORCH_CHECK(grad_output.dim() <= 1, "grad_output: expected [] or [B]");
+  if (per_image) call.images = grad_output.size(0);
   call.grad_output = dense_data(grad_output, call.images, accumulation, "grad_output", 0);
   call.pending = dense_data(pending, static_cast<int64_t>(grads.size()), accumulation, "pending", 0);
   for (const Tensor& grad : grads) {
-    int64_t extent = 1;  // elements from the first to the last one: numel() exactly if the tensor is dense
-    for (int64_t dim = 0; dim < grad.dim(); ++dim) extent += (grad.size(dim) - 1) * grad.stride(dim);
-    STD_TORCH_CHECK(grad.numel() == 0 || extent == grad.numel(), "grads: a gradient is not dense");
-    STD_TORCH_CHECK(grad_output.dim() == 0 || grad.size(0) == call.images, "grads: a gradient has ",
-                    grad.size(0), " images, grad_output ", call.images);
+    STD_TORCH_CHECK(!per_image || grad.size(0) == call.images, "grads: a gradient has ", grad.size(0),
+                    " images, grad_output ", call.images);
+    check_dense(grad, per_image);
     const DType type = dtype_of(grad, "grads");
     STD_TORCH_CHECK(accumulation_type(type == DType::f64) == accumulation,
                     "grads: float64 goes only with float64");

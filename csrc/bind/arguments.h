@@ -64,7 +64,7 @@ struct LossCall {
   DTypes types;
   std::optional<Tensor> losses, level_losses, pending;  // out
   Tensors feat_grads, logit_grads;                      // out
-  std::optional<Tensor> masks;                          // Mode::mask_first: S of all levels, one after another
+  std::optional<Tensor> masks;  // Mode::mask_first: S of all levels, one after another
 
   LossResult result() const { return {*losses, *level_losses, *pending, feat_grads, logit_grads}; }
 };

@@ -30,6 +30,16 @@ void set_grad_to_zero(const Block& b) {
   for (int64_t r = 0; r < rows; ++r) std::memset(at(b.grad, r * b.grad_stride, size), 0, length * size);
 }
 
+// The losses of both terms.
+struct TermLosses {
+  double imitation = 0.0, head = 0.0;
+
+  void operator+=(const TermLosses& other) {
+    imitation += other.imitation;
+    head += other.head;
+  }
+};
+
 class Loss {
  public:
   Loss(const LossParams& params, const DTypes& types, const Threads& threads)
@@ -108,9 +118,8 @@ class Loss {
     return block_of(params_.levels[tile.level], *state.term, state.types, double_precision_, tile);
   }
 
-  // The mask's sum over the level, and in a single pass those of both terms.
-  Sums sum_of_runs(int l) const {
-    const SumRange& runs = plan_.levels[l].mask_runs;
+  // The mask's sum over these runs, and in a single pass those of both terms.
+  Sums sum_of_runs(const SumRange& runs) const {
     Sums total;
     for (int64_t r = runs.first; r < runs.last; ++r) {
       total.mask += run_sums_[r].mask;
@@ -127,8 +136,8 @@ class Loss {
   }
 
   void compute_factors(int l) {
-    const double mask_sum = sum_of_runs(l).mask;
     LevelState& state = plan_.levels[l];
+    const double mask_sum = sum_of_runs(state.mask_runs).mask;
     state.imitation.factor = factor_of(params_.levels[l], state.imitation, mask_sum, params_.feat_scale);
     state.head.factor = factor_of(params_.levels[l], state.head, mask_sum, params_.head_scale);
   }
@@ -146,29 +155,55 @@ class Loss {
            (double_precision_ ? *static_cast<const double*>(s.device) : *static_cast<const float*>(s.device));
   }
 
+  // What one of the level's images contributes, scales included; for images == 1, what all of them do.
   // Partial sums are added in an order that does not depend on the threads.
+  TermLosses losses_of(int l, int64_t image, int64_t images) const {
+    const LevelState& state = plan_.levels[l];
+    if (params_.mode == Mode::single_pass) {
+      const Sums sums = sum_of_runs(state.mask_runs.of_image(image, images));
+      return {state.imitation.loss(sums.imitation), state.head.loss(sums.head)};
+    }
+    return {state.imitation.pending() * sum_of_segments(state.imitation.sums.of_image(image, images)),
+            state.head.pending() * sum_of_segments(state.head.sums.of_image(image, images))};
+  }
+
   template <class S>
   void write_results() {
-    double feature = 0.0, head = 0.0;
+    const int levels = params_.num_levels;
+    S* const level_losses = static_cast<S*>(params_.level_losses);
     S* const pending = static_cast<S*>(params_.pending);
-    for (int l = 0; l < params_.num_levels; ++l) {
-      const LevelState& state = plan_.levels[l];
-      if (params_.mode == Mode::single_pass) {
-        compute_factors(l);
-        const Sums sums = sum_of_runs(l);
-        feature += state.imitation.factor.times(sums.imitation);
-        head += state.head.factor.times(sums.head);
-      } else {
-        feature += state.imitation.pending() * sum_of_segments(state.imitation.sums);
-        head += state.head.pending() * sum_of_segments(state.head.sums);
-      }
-      pending[l] = static_cast<S>(state.imitation.pending());
-      pending[params_.num_levels + l] = static_cast<S>(state.head.pending());
+    TermLosses total;
+    for (int l = 0; l < levels; ++l) {
+      if (params_.mode == Mode::single_pass) compute_factors(l);
+      const TermLosses level = losses_of(l, 0, 1);
+      total += level;
+      level_losses[l] = static_cast<S>(level.imitation);
+      level_losses[levels + l] = static_cast<S>(level.head);
+      pending[l] = static_cast<S>(plan_.levels[l].imitation.pending());
+      pending[levels + l] = static_cast<S>(plan_.levels[l].head.pending());
     }
-    S* const losses = static_cast<S*>(params_.losses);
-    losses[0] = static_cast<S>(feature);
-    losses[1] = static_cast<S>(head);
-    losses[2] = losses[0] + losses[1];
+    if (params_.per_image)
+      write_losses_per_image<S>();
+    else
+      write_losses<S>(total, 0, 1);
+  }
+
+  template <class S>
+  void write_losses_per_image() {
+    const int64_t images = params_.levels[0].batch;
+    for (int64_t image = 0; image < images; ++image) {
+      TermLosses total;
+      for (int l = 0; l < params_.num_levels; ++l) total += losses_of(l, image, images);
+      write_losses<S>(total, image, images);
+    }
+  }
+
+  template <class S>
+  void write_losses(const TermLosses& total, int64_t image, int64_t images) {
+    S* const losses = static_cast<S*>(params_.losses) + image;
+    losses[0] = static_cast<S>(total.imitation);
+    losses[images] = static_cast<S>(total.head);
+    losses[2 * images] = losses[0] + losses[images];
   }
 
   const LossParams& params_;

@@ -9,9 +9,15 @@
 
 namespace frs::cpu {
 
-// Which of the partial sums belong to a level.
+// Which of the partial sums belong to a level: the same number for every image, one image after another.
 struct SumRange {
   int64_t first = 0, last = 0;
+
+  // Those of one of the level's images; for images == 1, of all together.
+  SumRange of_image(int64_t image, int64_t images) const {
+    const int64_t count = (last - first) / images;
+    return {first + image * count, first + (image + 1) * count};
+  }
 };
 
 // scale / Z_l of one term of one level.
@@ -33,6 +39,9 @@ struct TermState {
   // The factor has two parts: what losses and gradients are multiplied by in the loss pass, and the rest.
   double applied() const { return pending_factor(types.student) ? 1.0 : factor.value; }
   double pending() const { return pending_factor(types.student) ? factor.value : 1.0; }
+
+  // The loss from a sum of the single pass, which lacks both parts. 0 for an absent term, even if S is NaN.
+  double loss(double sum) const { return term->student.present() ? factor.times(sum) : 0.0; }
 };
 
 struct LevelState {

@@ -15,11 +15,13 @@ struct Threads {
 // Level::mask [B, L] = max over k of sigmoid(T [B, K, L]), where T is Level::head.teacher.
 void mask(const Level* levels, int num_levels, DType teacher, const Threads& threads);
 
-// Losses, pending factors, and the gradients that are present in the levels.
+// Losses, of all images together or of each; those of every level; pending factors; and the gradients that
+// are present in the levels.
 void loss(const LossParams& params, const DTypes& types, const Threads& threads);
 
-// grads[i] *= grad_output[0] * pending[i]. A gradient for which the product is 1 is neither read nor written.
-void scale(const DenseTensor* grads, int count, const void* grad_output, const void* pending,
+// Multiplies image b of grads[i] by grad_output[b] * pending[i], or the whole gradient if there is one factor
+// for all images (images == 1). What the product 1 would multiply is neither read nor written.
+void scale(const DenseTensor* grads, int count, int64_t images, const void* grad_output, const void* pending,
            const Threads& threads);
 
 }  // namespace frs::cpu

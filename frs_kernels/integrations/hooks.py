@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from frs_kernels.modules import FRSDistillationLoss
-from frs_kernels.reference import FRSLossOutput
+from frs_kernels.output import FRSLossOutput
 
 Source = str | tuple[str, Callable]
 

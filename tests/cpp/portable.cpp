@@ -93,7 +93,7 @@ double worst_error(DType type, bool channel_major) {
   Tensor x = filled(type, channel_major, kFeats, 1), y = filled(type, channel_major, kFeats, 1);
   Tensor s = filled(type, channel_major, kLogits, 4), t = filled(type, channel_major, kLogits, 4);
   Tensor dx(type, channel_major, kFeats), ds(type, channel_major, kLogits);
-  std::vector<double> masks(kBatch * kLocations), losses(3), pending(2);
+  std::vector<double> masks(kBatch * kLocations), losses(3 * kBatch), level_losses(2), pending(2);
   frs::LossParams p;
   p.num_levels = 1;
   p.levels[0] = {kBatch,
@@ -103,16 +103,23 @@ double worst_error(DType type, bool channel_major) {
                  {s.view(), t.view(), ds.view(), kLogits}};
   p.normalizer = frs::Normalizer::value;
   p.mode = frs::Mode::mask_first;
+  p.per_image = true;
   p.losses = losses.data();
+  p.level_losses = level_losses.data();
   p.pending = pending.data();
   frs::cpu::loss(p, {{type, type}, {type, type}}, {3, run});
-  if (type != DType::f64) {  // the accumulation dtype is float32
-    const float* values = reinterpret_cast<const float*>(losses.data());
-    losses = {values[0], values[1], values[2]};
-  }
+  auto result = [&](const std::vector<double>& results, int64_t i) {
+    if (type == DType::f64) return results[i];
+    return static_cast<double>(reinterpret_cast<const float*>(results.data())[i]);  // the accumulation dtype
+  };
 
-  double feature = 0, head = 0, largest_dx = 0, largest_ds = 0, error_dx = 0, error_ds = 0;
-  for (int64_t b = 0; b < kBatch; ++b)
+  double features = 0, heads = 0, largest_dx = 0, largest_ds = 0, error_dx = 0, error_ds = 0;
+  double error_losses = 0;
+  auto compare = [&](double loss, double exact) {
+    error_losses = larger(error_losses, std::fabs(loss / exact - 1));
+  };
+  for (int64_t b = 0; b < kBatch; ++b) {
+    double feature = 0, head = 0;
     for (int64_t l = 0; l < kLocations; ++l) {
       double mask = 0;
       for (int64_t k = 0; k < kLogits; ++k) mask = std::fmax(mask, sigmoid(t.get(t.at(b, k, l))));
@@ -130,7 +137,14 @@ double worst_error(DType type, bool channel_major) {
         error_dx = larger(error_dx, std::fabs(dx.get(dx.at(b, d, l)) - exact));
       }
     }
-  const double error_losses = larger(std::fabs(losses[0] / feature - 1), std::fabs(losses[1] / head - 1));
+    compare(result(losses, b), feature);
+    compare(result(losses, kBatch + b), head);
+    compare(result(losses, 2 * kBatch + b), feature + head);
+    features += feature;
+    heads += head;
+  }
+  compare(result(level_losses, 0), features);
+  compare(result(level_losses, 1), heads);
   return larger(error_losses, larger(error_dx / largest_dx, error_ds / largest_ds));
 }
 

@@ -4,6 +4,7 @@ from .mutant import Mutant
 
 LOSS, BACKWARD = "tests/test_loss.py", "tests/test_loss_backward.py"
 HEAD, IMITATION = "tests/test_head.py", "tests/test_imitation.py"
+OPERATOR = "tests/test_loss_operator.py"
 
 MUTANTS = (
     # The public functions and what chooses a backend.
@@ -112,6 +113,27 @@ MUTANTS = (
             f"{LOSS}::test_a_level_whose_normalizer_is_0_contributes_nothing",
             f"{LOSS}::test_a_level_whose_mask_is_zero_contributes_nothing",
         ),
+    ),
+    Mutant(
+        "an-image-has-the-sums-of-the-one-before",
+        "csrc/cpu/loss_plan.h",
+        "return {first + image * count, first + (image + 1) * count};",
+        "image -= image > 0; return {first + image * count, first + (image + 1) * count};",
+        (f"{OPERATOR}::test_levels_and_images", f"{OPERATOR}::test_the_images_add_up"),
+    ),
+    Mutant(
+        "an-absent-term-is-nan-where-the-mask-is",
+        "csrc/cpu/loss_plan.h",
+        "return term->student.present() ? factor.times(sum) : 0.0;",
+        "return factor.times(sum);",
+        (f"{OPERATOR}::test_a_term_that_is_absent_is_0",),
+    ),
+    Mutant(
+        "every-image-is-scaled-by-the-first-one",
+        "csrc/cpu/scale.cpp",
+        "static_cast<const S*>(grad_output)[image]",
+        "static_cast<const S*>(grad_output)[0 * image]",
+        ("tests/test_registration.py::test_scale_multiplies_each_image_by_its_own_factor",),
     ),
     Mutant(
         "channel-weights-begin-at-the-first-image",

@@ -19,12 +19,13 @@ def check_ordinary_values():
     for dtype, tolerance in TOLERANCES.items():
         for layout in (torch.contiguous_format, torch.channels_last):
             call = make_call(dtype, layout)
-            exact = run([[t.double() for t in levels] for levels in call], backend="eager")
+            exact = run({name: [t.double() for t in call[name]] for name in call}, backend="eager")
             for ours, truth in zip(run(call), exact, strict=True):
                 allowed = {"rtol": tolerance, "atol": tolerance * truth.abs().max()}
                 torch.testing.assert_close(ours.double(), truth, **allowed)
-            masks = frs.frs_mask(call[2], backend="native")
-            for ours, truth in zip(masks, reference.frs_mask([t.double() for t in call[2]]), strict=True):
+            logits = call["teacher_logits"]
+            masks = frs.frs_mask(logits, backend="native")
+            for ours, truth in zip(masks, reference.frs_mask([t.double() for t in logits]), strict=True):
                 torch.testing.assert_close(ours.double(), truth, rtol=1e-6, atol=0)
 
 

@@ -14,7 +14,7 @@ def work():
             call = make_call(dtype, layout, batch=1, sizes=[(150, 150)], logits=70, channels=4)
             run(call)
             with torch.no_grad():
-                frs.frs_loss(*call, backend="native")
+                frs.frs_loss(**call, backend="native")
     print("done")
 
 

@@ -31,8 +31,8 @@ LossResult loss(const LossArguments& arguments) {
 
 void scale_(const Tensors& grads, const Tensor& grad_output, const Tensor& pending) {
   const ScaleCall call = prepare_scale(grads, grad_output, pending);
-  cpu::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.grad_output, call.pending,
-             threads());
+  cpu::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.images, call.grad_output,
+             call.pending, threads());
 }
 
 }  // namespace
