@@ -19,4 +19,4 @@ import torch  # noqa: E402
 import frs_kernels as frs  # noqa: E402
 
 logits = torch.zeros(1, 2, 3, 3)
-print(frs.explain_backend(None, None, logits, logits).reasons["triton"])
+print(frs.explain_backend(student_logits=logits, teacher_logits=logits).reasons["triton"])
