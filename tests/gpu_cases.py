@@ -15,7 +15,7 @@ RETINANET = (
 
 
 def run_every_kernel(target: Target, dtype, layout):
-    """Runs mask, loss and single pass, given masks, the focal form and scaling; returns the ragged levels."""
+    """Runs every pass, given masks, the focal form, scaling, losses per image; returns the ragged levels."""
     base = arguments(24, 24, sizes=LONG_SIZES, dtype=dtype, layout=layout, device="cuda")
     compare(frs.frs_loss, target, base, WRT, upstream=0.7)
     compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer="batch")
@@ -24,4 +24,6 @@ def run_every_kernel(target: Target, dtype, layout):
     head = {name: base[name] for name in ("student_logits", "teacher_logits")}
     mask = random_masks(sizes=LONG_SIZES, device="cuda")
     compare(frs.weighted_bce, target, head, ("student_logits",), masks=mask, beta=2.0)
+    for wrt in (("student_logits",), ()):
+        compare(frs.weighted_bce, target, head, wrt, upstream=0.7, masks=mask, reduction="none")
     return base

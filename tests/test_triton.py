@@ -9,7 +9,9 @@ import math
 import programs
 import pytest
 import torch
-from cases import INTERPRETED, LONG_SIZES, Target, compare, evaluate, random_masks, tensors
+from cases import DTYPES, INTERPRETED, LONG_SIZES, Target, compare, evaluate, fields, random_masks, tensors
+from hypothesis import given
+from hypothesis import strategies as st
 from loss_cases import WRT, arguments
 
 import frs_kernels as frs
@@ -118,14 +120,20 @@ def test_launches_of_each_pass(target, launches):
     skip_other_backends(target)
     base = arguments(device=target.device)
     evaluate(frs.frs_loss, base, WRT, backend="triton")
-    assert launches == ["mask_kernel", "factors_kernel", "loss_kernel", "scale_kernel"]
+    backward = ["scale_kernel", "scale_kernel"]  # of one term and of the other
+    assert launches == ["mask_kernel", "factors_kernel", "loss_kernel", *backward]
     launches.clear()
     evaluate(frs.frs_loss, base, (), backend="triton")
     assert launches == ["single_kernel", "finish_kernel"]
     launches.clear()
     given = random_masks(device=target.device)
     evaluate(frs.frs_loss, base, WRT, masks=given, normalizer="batch", backend="triton")
-    assert launches == ["factors_kernel", "loss_kernel", "scale_kernel"]
+    assert launches == ["factors_kernel", "loss_kernel", *backward]
+    launches.clear()
+    head = {name: base[name] for name in ("student_logits", "teacher_logits")}
+    options = {"masks": given, "normalizer": "batch", "reduction": "none", "backend": "triton"}
+    evaluate(frs.weighted_bce, head, ("student_logits",), **options)
+    assert launches == ["factors_kernel", "loss_kernel", "image_losses_kernel", "scale_kernel"]
 
 
 @pytest.mark.parametrize("wrt", [WRT, ()])
@@ -181,9 +189,10 @@ def test_teachers_of_zero_batch_stride(target):
     base = arguments(device=target.device)
     for name in ("teacher_feats", "teacher_logits"):
         base[name] = [t[:1].expand_as(t) for t in base[name]]
-    expected, _ = evaluate(frs.frs_loss, {k: [t.contiguous() for t in v] for k, v in base.items()}, ())
+    copies = {name: [t.contiguous() for t in levels] for name, levels in base.items()}
+    expected, _ = evaluate(frs.frs_loss, copies, (), backend="eager")
     actual = frs.frs_loss(**base, backend="triton")
-    torch.testing.assert_close(tuple(actual), tuple(expected))
+    torch.testing.assert_close(fields(actual), expected)
 
 
 def test_scales_are_exact_in_float64(target):
@@ -197,8 +206,61 @@ def test_more_channels_than_one_product_holds(target):
     """A product of the head term is closed before it can overflow: 600 factors of 2 here."""
     skip_other_backends(target)
     zeros = [torch.zeros(1, 600 * 8, 2, 3, device=target.device)]
-    loss = frs.frs_loss(None, None, zeros, zeros, backend="triton").total
+    logits = {"student_logits": zeros, "teacher_logits": zeros}
+    loss = frs.frs_loss(None, None, **logits, backend="triton").total
     torch.testing.assert_close(loss.item(), 600 * 8 * math.log(2), rtol=1e-6, atol=0)
+
+
+def test_tile_bounds_of_both_terms_follow_each_other():
+    from frs_kernels.backends.triton.level_table import encode
+    from frs_kernels.backends.triton.plan import tile_bounds_of_terms
+
+    feats, logits = (0, 4, 4, 6), (0, 3, 5, 6)
+    assert tile_bounds_of_terms(feats, logits) == encode([0, 4, 4, 6, 9, 11, 12])
+    assert tile_bounds_of_terms(None, logits) == encode([0, 0, 0, 0, 3, 5, 6])
+    assert tile_bounds_of_terms(feats, None) == encode([0, 4, 4, 6, 6, 6, 6])
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_levels_of_several_tiles_add_up_whatever_finishes_last(target, layout):
+    """Levels with and without tiles, whose images have many of them, in float64."""
+    skip_other_backends(target)
+    sizes = [(20, 25), (0, 5), (12, 40), (1, 1), (0, 5)]
+    options = {"sizes": sizes, "dtype": torch.float64, "layout": layout, "device": target.device}
+    base = arguments(**options)
+    for wrt in (WRT, ()):
+        (feature_levels, head_levels, feature, head, total), _ = compare(frs.frs_loss, target, base, wrt)
+        for levels, loss in ((feature_levels, feature), (head_levels, head)):
+            assert ((levels != 0) == torch.tensor([1, 0, 1, 1, 0], device=target.device)).all()
+            torch.testing.assert_close(levels.sum(), loss.detach(), rtol=1e-14, atol=0)
+        assert total == feature + head
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 70), st.integers(1, 70)), min_size=1, max_size=4),
+    channels=st.integers(1, 3), batch=st.integers(0, 5), dtype=st.sampled_from(DTYPES),
+    layout=st.sampled_from(["nchw", "channels_last"]), expanded=st.booleans(),
+)  # fmt: skip
+def test_scale_takes_images_of_any_size(target, sizes, channels, batch, dtype, layout, expanded):
+    """Whole blocks, rests of blocks and unaligned images; a factor of 1 beside others."""
+    skip_other_backends(target)
+    accumulation = torch.promote_types(dtype, torch.float32)
+    factors = torch.tensor([2.0, 1.0, 0.25, -4.0, 0.0][:batch], dtype=accumulation, device=target.device)
+    factors = factors[:1].expand(batch) if expanded else factors
+    pending = torch.tensor([1.0, 0.5, 2.0, 1.0][: len(sizes)], dtype=accumulation, device=target.device)
+    options = {"sizes": sizes, "batch": batch, "dtype": dtype, "layout": layout, "device": target.device}
+    grads = tensors(channels, **options)
+    # Powers of two: the products are exact in every dtype that does not underflow here.
+    expected = [g * (factors * p).to(dtype)[:, None, None, None] for g, p in zip(grads, pending, strict=True)]
+    backend.namespace().scale_(grads, factors, pending)
+    torch.testing.assert_close(grads, expected, rtol=0, atol=2**-24 if dtype == torch.float16 else 0)
+
+
+def test_what_does_not_fit_is_refused_per_image(target):
+    skip_other_backends(target)
+    grads, pending = tensors(5, batch=3, device=target.device), torch.ones(4, device=target.device)
+    with pytest.raises(RuntimeError, match="grads of .3, 3, 3, 3. images, grad_output of 2"):
+        backend.namespace().scale_(grads, torch.ones(2, device=target.device), pending)
 
 
 def test_the_backend_is_available(target):

@@ -25,7 +25,7 @@ def test_compiles_without_spills_and_with_wide_accesses(target, variant):
     variant = variant.on(aot.TARGETS[target])
     kernel = aot.compiled(variant, aot.TARGETS[target])
     registers, spilled = aot.resources(kernel)
-    most = 8 if variant.max_registers else 0  # spilled before the loops, see plan.max_loss_registers
+    most = 16 if variant.max_registers else 0  # spilled before the loops, see plan.max_loss_registers
     assert 0 < registers and spilled <= most, f"{spilled} bytes spilled with {registers} registers"
     if variant.vectorized_bytes:
         counts = aot.accesses(kernel)
@@ -78,7 +78,7 @@ def test_all_sizes_share_one_compilation_and_relaunches_pass_the_same_arguments(
     def call(sizes):
         common = {"sizes": sizes, "dtype": torch.bfloat16, "batch": 1}
         lists = [tensors(channels, **common) for channels in (8, 8, 16, 16)]
-        launches.loss(*lists, [], [], 0, 1.0, None, 0.5, None, 2.0, None, 0.0, True, True)
+        launches.loss(*lists, [], [], 0, 1.0, None, 0.5, None, 2.0, None, 0.0, True, True, False)
         calls, fake_gpu.launches = fake_gpu.launches, []
         return calls, len(loss_kernel.device_caches[0][0])
 

@@ -141,8 +141,9 @@ def test_tensors_of_more_than_2_31_elements(layout):
     teacher, student = (t.expand(batch, -1, -1, -1).contiguous(memory_format=memory) for t in (one, other))
     assert teacher.numel() > 2**31
     student.requires_grad_()
-    loss = frs.frs_loss(None, None, teacher, student, normalizer="batch", backend="triton").total
+    options = {"normalizer": "batch", "backend": "triton"}
+    loss = frs.frs_loss(None, None, student_logits=student, teacher_logits=teacher, **options).total
     loss.backward()
-    single = frs.frs_loss(None, None, one, other, normalizer="batch", backend="triton").total
+    single = frs.frs_loss(None, None, student_logits=other, teacher_logits=one, **options).total
     torch.testing.assert_close(loss, single, rtol=1e-4, atol=0)
     assert torch.equal(student.grad[0], student.grad[-1])

@@ -45,7 +45,7 @@ class Copy:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.passing: dict[tuple[str, ...], float] = {}
+        self.passing: dict[tuple[tuple[str, ...], bool], float] = {}
         """How many seconds the tests took that have passed in the unchanged copy."""
         for path in files_of_the_tree():
             source, target = ROOT / path, folder / path
@@ -61,14 +61,15 @@ class Copy:
             faulty = mutant.planted((self.folder / mutant.file).read_text())
         except (OSError, ValueError) as error:
             raise Broken(str(error)) from None
-        if mutant.tests not in self.passing:
+        tests = mutant.tests, mutant.interpreted
+        if tests not in self.passing:
             start = time.monotonic()
-            if self.test(mutant.tests) != PASSED:
+            if self.test(*tests) != PASSED:
                 raise Broken("its tests fail without the fault")
-            self.passing[mutant.tests] = time.monotonic() - start
+            self.passing[tests] = time.monotonic() - start
         with self.planted(mutant, faulty):
             try:
-                status = self.test(mutant.tests, limit=60 + 5 * self.passing[mutant.tests])
+                status = self.test(*tests, limit=60 + 5 * self.passing[tests])
             except subprocess.TimeoutExpired:
                 return True
         if status not in (PASSED, FAILED):
@@ -97,8 +98,9 @@ class Copy:
         if self.run(command, FRS_BUILD="cpu") != 0:
             raise Broken("the source does not compile with the fault")
 
-    def test(self, tests: tuple[str, ...], limit: float | None = None) -> int:
-        return self.run([sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests], limit)
+    def test(self, tests: tuple[str, ...], interpreted: bool, limit: float | None = None) -> int:
+        command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests]
+        return self.run(command, limit, **({"TRITON_INTERPRET": "1"} if interpreted else {}))
 
     def run(self, command: list[str], limit: float | None = None, **more: str) -> int:
         """The exit status of a command that runs in the copy.

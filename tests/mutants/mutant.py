@@ -16,6 +16,8 @@ class Mutant:
     new: str
     tests: tuple[str, ...]
     """Files, or tests in files, as pytest takes them."""
+    interpreted: bool = False
+    """Whether the tests run in Triton's interpreter."""
 
     def planted(self, text: str) -> str:
         """The file's text with the fault in it. Raises ValueError if `old` does not occur exactly once."""

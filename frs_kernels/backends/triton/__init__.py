@@ -1,6 +1,6 @@
 """The Triton backend: for NVIDIA, AMD and Intel GPUs; on a CPU only in Triton's interpreter, for tests.
 
-launches.py holds the three operators. The kernels are in mask.py, loss.py (with imitation.py and head.py, the
+launches.py holds the operators. The kernels are in mask.py, loss.py (with imitation.py and head.py, the
 maths of the two terms), reduce.py and scale.py; tiles.py and level_table.py say which elements a program
 processes. Triton is imported only when the backend is first used.
 """

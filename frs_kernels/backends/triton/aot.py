@@ -22,7 +22,7 @@ from frs_kernels.backends.triton import level_table, plan, reduce, scale
 from frs_kernels.backends.triton.launcher import THREADS
 from frs_kernels.backends.triton.loss import loss_kernel, single_kernel
 from frs_kernels.backends.triton.mask import SUM_COLUMNS, mask_kernel, mask_sums_kernel
-from frs_kernels.backends.triton.reduce import factors_kernel, finish_kernel
+from frs_kernels.backends.triton.reduce import factors_kernel, finish_kernel, image_losses_kernel
 from frs_kernels.backends.triton.scale import scale_kernel
 from frs_kernels.backends.triton.tiles import CHANNEL_MAJOR, LOCATION_MAJOR, MIXED_LAYOUTS, TileConfig
 
@@ -33,6 +33,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 LEVELS = 5  # of a feature pyramid
+_BOUNDS = ("i64",) * (2 * LEVELS + 1)
 _TORCH_DTYPES = {tl_dtype: dtype for dtype, tl_dtype in plan.TL_DTYPES.items()}
 _SCALARS = {
     f"{name}_{part}": "fp32" for name in ("z_value", "feat_scale", "head_scale") for part in ("high", "low")
@@ -149,8 +150,8 @@ def _loss(layout, dtype, acc, **options) -> Variant:
     config = tile_config(layout, dtype, block, **options)
     table = _table(level_table.COLUMNS)
     arguments = {
-        "head_table": table, "feat_table": table, "counter": "*i32",
-        **dict.fromkeys(("factors", "partials", "losses"), _pointer(acc)),
+        "head_table": table, "feat_table": table, "bounds": _BOUNDS, "counters": "*i32",
+        **dict.fromkeys(("factors", "partials", "level_losses", "losses"), _pointer(acc)),
         **dict.fromkeys(("head_tiles", "feat_tiles", "head_channel_blocks", "feat_channel_blocks"), "i32"),
         "head_config": config._replace(HAS_CHANNEL_WEIGHT=False), "feat_config": config._replace(BETA=0.0),
         "ACC": config.ACC,
@@ -181,22 +182,33 @@ def _small_kernels(acc) -> list[Variant]:
     constants = {"LEVELS": LEVELS, "ACC": acc}
     reduced = {
         "table": _table(reduce.FACTOR_COLUMNS), "NORMALIZER": 0, **constants, **_SCALARS,
-        **dict.fromkeys(("mask_sums", "losses", "pending"), pointer),
+        **dict.fromkeys(("mask_sums", "level_losses", "losses", "pending", "factors"), pointer),
     }  # fmt: skip
-    factors = {"factors": pointer, "counter": "*i32", "FEAT_PENDING": False, "HEAD_PENDING": False}
+    factors = {"counters": "*i32", "FEAT_PENDING": False, "HEAD_PENDING": False}
     sums = dict.fromkeys(("feat_sums", "head_sums"), pointer)
+    of_images = {"bounds": _BOUNDS, **dict.fromkeys(("sums", "factors", "losses"), pointer)}
+    scale_arguments = {
+        "table": _table(scale.COLUMNS), "grad_output": pointer, "pending": pointer, "blocks": "i32",
+        "GRADS": LEVELS, "NUM_PENDING": LEVELS, "ALIGNED": True, "ACC": acc,
+    }  # fmt: skip
     scaled = tl.float64 if acc == tl.float64 else tl.bfloat16
     return [
         Variant(f"factors {acc}", factors_kernel, reduced | factors, threads=reduce.THREADS),
-        Variant(f"finish {acc}", finish_kernel, reduced | sums, threads=reduce.THREADS),
+        Variant(
+            f"finish {acc}", finish_kernel, reduced | sums | {"factors": None}, threads=reduce.THREADS
+        ),
+        Variant(f"finish per image {acc}", finish_kernel, reduced | sums, threads=reduce.THREADS),
+        Variant(f"image losses {acc}", image_losses_kernel, of_images | constants),
         Variant(
             f"mask sums {acc}", mask_sums_kernel,
             {"table": _table(SUM_COLUMNS), "mask_sums": pointer, **constants},
         ),
-        Variant(
-            f"scale {scaled}", scale_kernel,
-            {"table": _table(scale.COLUMNS), "grad_output": pointer, "pending": pointer, "blocks": "i32",
-             "GRADS": LEVELS, "NUM_PENDING": LEVELS, "ALIGNED": True, "DTYPE": scaled, "ACC": acc},
+        *(
+            Variant(
+                f"scale{' per image' * per_image} {scaled}", scale_kernel,
+                scale_arguments | {"DTYPE": scaled, "PER_IMAGE": per_image},
+            )
+            for per_image in (False, True)
         ),
     ]  # fmt: skip
 

@@ -4,13 +4,13 @@ frs_kernels/contract.py describes their arguments and results.
 """
 
 import contextlib
-import struct
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from frs_kernels.backends.triton import level_table, plan
+from frs_kernels.backends.triton.arguments import check, two_floats
 from frs_kernels.backends.triton.geometry import Geometry, geometry, grads_are_pending
 from frs_kernels.backends.triton.launcher import launch
 from frs_kernels.backends.triton.level_table import with_addresses
@@ -23,7 +23,13 @@ from frs_kernels.backends.triton.mask import (
     mask_sums_kernel,
 )
 from frs_kernels.backends.triton.plan import TL_DTYPES
-from frs_kernels.backends.triton.reduce import FACTOR_ROWS, THREADS, factors_kernel, finish_kernel
+from frs_kernels.backends.triton.reduce import (
+    FACTOR_ROWS,
+    THREADS,
+    factors_kernel,
+    finish_kernel,
+    image_losses_kernel,
+)
 from frs_kernels.backends.triton.scale import ADDRESS, BLOCK, COLUMNS, MAX_PROGRAMS, scale_kernel
 from frs_kernels.contract import NORMALIZERS, accumulation_dtype
 from frs_kernels.layouts import grad_like
@@ -42,11 +48,12 @@ def loss(
     student_feats, teacher_feats, student_logits, teacher_logits, masks, channel_weights,
     normalizer, normalizer_value, normalizer_tensor,
     feat_scale, feat_scale_tensor, head_scale, head_scale_tensor,
-    beta, feat_grad, head_grad,
+    beta, feat_grad, head_grad, per_image,
 ):  # fmt: skip
     """The operator ``loss``: mask_kernel (or mask_sums_kernel where masks are given), factors_kernel,
-    loss_kernel; or, where neither masks are given nor gradients wanted, single_kernel and finish_kernel."""
-    _check(student_feats, teacher_feats, student_logits, teacher_logits, masks, channel_weights)
+    loss_kernel; or, where neither masks are given nor gradients wanted, single_kernel and finish_kernel.
+    For losses per image, image_losses_kernel follows."""
+    check(student_feats, teacher_feats, student_logits, teacher_logits, masks, channel_weights, per_image)
     first = (student_feats or student_logits)[0]
     feat_grads = [grad_like(t) for t in student_feats] if feat_grad else []
     logit_grads = [grad_like(t) for t in student_logits] if head_grad else []
@@ -58,15 +65,16 @@ def loss(
         acc=accumulation_dtype(first),
         normalizer=normalizer,
         scalars=(
-            *_two_floats(normalizer_value), normalizer_tensor,
-            *_two_floats(feat_scale), feat_scale_tensor,
-            *_two_floats(head_scale), head_scale_tensor,
+            *two_floats(normalizer_value), normalizer_tensor,
+            *two_floats(feat_scale), feat_scale_tensor,
+            *two_floats(head_scale), head_scale_tensor,
         ),
         beta=beta,
+        batch=first.shape[0] if per_image else None,
     )  # fmt: skip
     with _device(first):
-        losses, pending = call.loss_pass() if masks or feat_grad or head_grad else call.single_pass()
-    return losses, pending, feat_grads, logit_grads
+        results = call.loss_pass() if masks or feat_grad or head_grad else call.single_pass()
+    return *results, feat_grads, logit_grads
 
 
 def scale_(grads: list[Tensor], grad_output: Tensor, pending: Tensor) -> None:
@@ -74,7 +82,13 @@ def scale_(grads: list[Tensor], grad_output: Tensor, pending: Tensor) -> None:
     torch._check(pending.numel() == len(grads), lambda: f"{len(grads)} grads, {pending.numel()} pending")
     if not grads:
         return
-    pending = pending.contiguous()
+    if grad_output.dim():
+        images = [len(grad) for grad in grads]
+        torch._check(
+            all(count == grad_output.numel() for count in images),
+            lambda: f"grads of {images} images, grad_output of {grad_output.numel()}",
+        )
+    grad_output, pending = grad_output.contiguous(), pending.contiguous()
     with _device(grads[0]):
         for dtype in dict.fromkeys(g.dtype for g in grads):
             of_dtype = {i: g for i, g in enumerate(grads) if g.dtype == dtype}
@@ -84,17 +98,20 @@ def scale_(grads: list[Tensor], grad_output: Tensor, pending: Tensor) -> None:
 def _launch_scale(grads: dict[int, Tensor], grad_output: Tensor, pending: Tensor) -> None:
     """One launch for gradients of one dtype. ``grads`` maps the position in ``pending`` to the gradient."""
     positions, tensors = zip(*grads.items(), strict=True)
-    planned = plan.plan_flat(tuple(g.numel() for g in tensors), BLOCK.value, positions)
+    images = max(1, grad_output.numel())  # with a factor of their own
+    planned = plan.plan_flat(tuple(g.numel() for g in tensors), BLOCK.value, positions, images)
     if planned.programs == 0:
         return
     addresses = _addresses(tensors)
     table = with_addresses(planned.table, {ADDRESS.value: addresses}, COLUMNS.value)
     aligned = all(address % 16 == 0 for address in addresses)
+    if images > 1:
+        aligned = aligned and all(g.nbytes // images % 16 == 0 for g in tensors)
     dtypes = TL_DTYPES[tensors[0].dtype], TL_DTYPES[grad_output.dtype]
     launch(
         scale_kernel, min(planned.programs, MAX_PROGRAMS), grad_output.device,
         (table, grad_output, pending, planned.programs),
-        (len(tensors), pending.numel(), aligned, *dtypes),
+        (len(tensors), pending.numel(), aligned, *dtypes, images > 1),
     )  # fmt: skip
 
 
@@ -153,6 +170,7 @@ class LossCall:
     normalizer: int  # code, see contract.NORMALIZERS
     scalars: tuple  # normalizer, feature scale, head scale: each (high float, low float, tensor or None)
     beta: float
+    batch: int | None  # images whose losses are wanted one by one; None: their sums are
 
     def __post_init__(self):
         self.head = self.logits if self.logits and self.logits.students else None
@@ -161,28 +179,37 @@ class LossCall:
         self.device = (self.feats or self.logits).teachers[0].device
         self.options = self.acc, self.beta, bool(self.channel_weights)
 
-    def loss_pass(self) -> tuple[Tensor, Tensor]:
-        """(losses [3], pending [2, levels]): first Z_l of every level, then losses and gradients in one
-        pass."""
+    def loss_pass(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(losses, level_losses, pending): Z_l of every level, then losses and gradients in one pass."""
         tile_bounds, mask_sums, masks, _storage = self._masks_and_sums()
         levels = len(self.mask_sizes)
-        losses, pending = self._empty(3), self._empty(2, levels)
-        factors, counter = self._empty(FACTOR_ROWS, 2, levels), self._empty(1, dtype=torch.int32)
+        losses, level_losses, pending = self._empty_results()
+        factors = self._empty(FACTOR_ROWS, 2, levels)
+        counters = self._empty(2 * levels + 1, dtype=torch.int32)
         table = plan.factor_table(tile_bounds, *self.geometries, self.normalizer)
         head_pending, feat_pending = map(grads_are_pending, self.geometries)
         self._launch(
             factors_kernel, levels,
-            (table, mask_sums, factors, pending, counter, losses, *self.scalars),
+            (table, mask_sums, factors, pending, counters, level_losses, losses, *self.scalars),
             (self.normalizer, feat_pending, head_pending, levels, TL_DTYPES[self.acc]), threads=THREADS,
         )  # fmt: skip
-        self._launch_loss(factors, counter, losses, masks)
-        return losses, pending
+        head, feat = plan.plan_loss_pass(*self.geometries, *self.options)
+        bounds = plan.tile_bounds_of_terms(*(term and term.tile_bounds for term in (feat, head)))
+        partials = self._empty(sum(term.programs for term in (feat, head) if term))
+        if len(partials):
+            tensors = factors, partials, counters, level_losses, losses
+            self._launch_loss(head, feat, masks, (bounds, *tensors))
+        if self.batch is not None:
+            losses = self._image_losses(bounds, partials, None)
+        return losses, level_losses, pending
 
-    def single_pass(self) -> tuple[Tensor, Tensor]:
+    def single_pass(self) -> tuple[Tensor, Tensor, Tensor]:
         """The same without gradients: every input is read once, and S is known only at the end."""
         head, feat = plan.plan_single_pass(self.logits.geometry, self.geometries[1], *self.options)
-        mask_sums, feat_sums, head_sums = self._empty(3, max(head.programs, 1)).unbind()
-        feat_sums, head_sums = feat_sums if self.feats else None, head_sums if self.head else None
+        terms = self.feats, self.head
+        sums = self._empty(1 + sum(map(bool, terms)), max(head.programs, 1))
+        mask_sums, *of_terms = reversed(sums.unbind())
+        feat_sums, head_sums = (of_terms.pop() if term else None for term in terms)
         if head.programs:
             head_table = self.logits.table(head, [], [])
             feat_table = self.feats.table(feat, [], self.channel_weights) if feat else None
@@ -191,14 +218,33 @@ class LossCall:
                 (head_table, feat_table, mask_sums, feat_sums, head_sums),
                 (head.config, feat and feat.config, self.head is not None),
             )  # fmt: skip
-        losses, pending = self._empty(3), self._empty(2, len(self.mask_sizes))
+        losses, level_losses, pending = self._empty_results()
+        levels = len(self.mask_sizes)
+        factors = None if self.batch is None else self._empty(FACTOR_ROWS, 2, levels)
         table = plan.factor_table(head.tile_bounds, *self.geometries, self.normalizer)
         self._launch(
             finish_kernel, 1,
-            (table, mask_sums, feat_sums, head_sums, losses, pending, *self.scalars),
-            (self.normalizer, len(self.mask_sizes), TL_DTYPES[self.acc]), threads=THREADS,
+            (table, mask_sums, feat_sums, head_sums, factors, pending, level_losses, losses, *self.scalars),
+            (self.normalizer, levels, TL_DTYPES[self.acc]), threads=THREADS,
         )  # fmt: skip
-        return losses, pending
+        if self.batch is not None:
+            # The sums of both terms are one after the other, and each term has the tiles of the logits.
+            bounds = plan.tile_bounds_of_terms(*(term and head.tile_bounds for term in terms))
+            losses = self._image_losses(bounds, sums, factors)
+        return losses, level_losses, pending
+
+    def _image_losses(self, bounds: tuple[int, ...], sums: Tensor, factors: Tensor | None) -> Tensor:
+        """losses [3, B] from the sums of tiles, which ``factors`` multiply."""
+        losses = self._empty(3, self.batch)
+        if self.batch:
+            constants = len(self.mask_sizes), TL_DTYPES[self.acc]
+            self._launch(image_losses_kernel, self.batch, (bounds, sums, factors, losses), constants)
+        return losses
+
+    def _empty_results(self) -> tuple[Tensor, Tensor, Tensor]:
+        """losses, their sums over the images; level_losses; pending"""
+        levels = len(self.mask_sizes)
+        return self._empty(3), self._empty(2, levels), self._empty(2, levels)
 
     def _masks_and_sums(self):
         """(tile bounds of the partial sums of S, these sums or None, addresses of the masks, their
@@ -221,20 +267,17 @@ class LossCall:
             self._launch(mask_sums_kernel, planned.programs, (table, mask_sums), constants)
         return planned.tile_bounds, mask_sums, masks, self.masks
 
-    def _launch_loss(self, factors: Tensor, counter: Tensor, losses: Tensor, masks: list[int]) -> None:
-        head, feat = plan.plan_loss_pass(*self.geometries, *self.options)
+    def _launch_loss(self, head, feat, masks: list[int], arguments: tuple) -> None:
+        """Launches loss_kernel with the plans of both terms."""
         head_tiles, feat_tiles = head.programs if head else 0, feat.programs if feat else 0
-        if head_tiles + feat_tiles == 0:
-            return
         head_table = self.head.table(head, masks, []) if head else None
         feat_table = self.feats.table(feat, masks, self.channel_weights) if feat else None
-        partials = self._empty(head_tiles + feat_tiles)
         channel_blocks = head.channel_blocks if head else 0, feat.channel_blocks if feat else 0
         configs = head and head.config, feat and feat.config
         self._launch(
             loss_kernel, head_tiles + feat_tiles,
-            (head_table, feat_table, factors, partials, counter, losses, head_tiles, feat_tiles,
-            *channel_blocks), (*configs, TL_DTYPES[self.acc]),
+            (head_table, feat_table, *arguments, head_tiles, feat_tiles, *channel_blocks),
+            (*configs, TL_DTYPES[self.acc]),
             max_registers=plan.max_loss_registers(*configs),
         )  # fmt: skip
 
@@ -245,31 +288,6 @@ class LossCall:
         launch(kernel, programs, self.device, arguments, constants, **options)
 
 
-def _check(student_feats, teacher_feats, student_logits, teacher_logits, masks, channel_weights):
-    """Raises RuntimeError for lists that do not fit each other: a kernel would read outside of them."""
-    levels = len(student_feats or student_logits)
-    lists = {
-        "student_feats": student_feats, "teacher_feats": teacher_feats, "student_logits": student_logits,
-        "teacher_logits": teacher_logits, "masks": masks, "channel_weights": channel_weights,
-    }  # fmt: skip
-    for name, tensors in lists.items():
-        if tensors and len(tensors) != levels:
-            raise RuntimeError(f"{name} has {len(tensors)} levels, the student {levels}")
-    for name, students, teachers in (
-        ("feats", student_feats, teacher_feats),
-        ("logits", student_logits, teacher_logits),
-    ):
-        for level, (s, t) in enumerate(zip(students, teachers, strict=bool(students))):
-            if s.shape != t.shape:
-                raise RuntimeError(
-                    f"level {level}: student_{name} {list(s.shape)} and teacher_{name} {list(t.shape)} differ"
-                )
-    for level, given in enumerate(masks):
-        student = (student_feats or student_logits)[level]
-        if given.numel() != student.shape[0] * student.shape[2:].numel():
-            raise RuntimeError(f"level {level}: mask {list(given.shape)} does not fit {list(student.shape)}")
-
-
 @contextlib.contextmanager
 def _device(tensor: Tensor):
     """Makes the tensor's device the current one, on which Triton launches."""
@@ -278,12 +296,3 @@ def _device(tensor: Tensor):
     else:
         with torch.get_device_module(tensor.device).device(tensor.device):
             yield
-
-
-def _two_floats(value: float) -> tuple[float, float]:
-    """A double as the sum of two floats: Triton passes Python floats as float32."""
-    try:
-        high = struct.unpack("f", struct.pack("f", value))[0]
-    except OverflowError:
-        return value, 0.0
-    return high, (value - high if abs(high) != float("inf") else 0.0)

@@ -20,6 +20,8 @@ from frs_kernels.backends.triton.reduce import (
     NONZERO_Z,
     factor_pointer,
     store_losses,
+    sum_of_levels,
+    tiles_of_row,
 )
 from frs_kernels.backends.triton.tiles import load_mask, tile_origin
 
@@ -69,16 +71,18 @@ def head_loss(table, tile, channel_blocks, factors, config: tl.constexpr):
 
 @triton.jit(
     do_not_specialize=[
-        *("factors", "partials", "counter", "losses"),
+        *("factors", "partials", "counters", "level_losses", "losses"),
         *("head_tiles", "feat_tiles", "head_channel_blocks", "feat_channel_blocks"),
     ]
 )
 def loss_kernel(
     head_table,  # level table: s, T [B, K, L] and S [B, L] are read, ds [B, K, L] is written; or None
     feat_table,  # level table: x, y [B, D, L], c [B, D] and S are read, dx [B, D, L] is written; or None
+    bounds,  # tile bounds of both terms
     factors,  # [3, 2, LEVELS], of factors_kernel
-    partials,  # [programs], written: the loss of each tile, first the head term's, then the imitation term's
-    counter,  # [1] int32, programs that have finished; 0 at first
+    partials,  # [programs], written: the loss of each tile, first the imitation term's, then the head term's
+    counters,  # [2 LEVELS + 1] int32, tiles done: of each row of level_losses, of complete rows; 0 at first
+    level_losses,  # [2, LEVELS], the imitation and the head term of each level, written where it has tiles
     losses,  # [3] = (feature, head, feature + head), written
     head_tiles,  # tiles of the head term; head_tiles + feat_tiles programs
     feat_tiles,
@@ -92,9 +96,12 @@ def loss_kernel(
 
     The head's tiles run first and in order: they begin with the teacher logits that the mask kernel has read
     last, part of which the L2 cache still holds. The imitation tiles run in reverse: small levels are
-    unaligned and slow, and would otherwise run alone at the end (tail effect). The last program to finish, as
-    an integer counter shows, adds the partial sums in the order of the programs.
+    unaligned and slow, and would otherwise run alone at the end (tail effect).
+
+    The last program of a level and term, as an integer counter shows, adds its partial losses in the order of
+    the tiles, while those of other levels still run. The last of these programs adds the levels.
     """
+    LEVELS: tl.constexpr = feat_config.LEVELS if head_config is None else head_config.LEVELS
     program = tl.program_id(0)
     feat_tile = head_tiles + feat_tiles - 1 - program
     if feat_config is None:
@@ -105,12 +112,20 @@ def loss_kernel(
         partial = head_loss(head_table, program, head_channel_blocks, factors, head_config)
     else:
         partial = imitation_loss(feat_table, feat_tile, feat_channel_blocks, factors, feat_config)
-    tl.store(partials + program, partial)
+    # The row is found anew: kept since the beginning, the level would occupy registers in the loops.
+    tile = tl.where(program < head_tiles, feat_tiles + program, feat_tile)
+    tl.store(partials + tile, partial)
+    row = level_of_tile(bounds, tile, 2 * LEVELS, 1)
+    first, last = tiles_of_row(bounds, row, LEVELS)
     tl.debug_barrier()
-    finished_before = tl.atomic_add(counter, 1, sem="acq_rel")
-    if finished_before == head_tiles + feat_tiles - 1:
-        feature = sum_range(partials, head_tiles, head_tiles + feat_tiles, ACC)
-        store_losses(losses, feature, sum_range(partials, 0, head_tiles, ACC))
+    done_before = tl.atomic_add(counters + row, 1, sem="acq_rel")
+    if done_before + 1 == last - first:
+        tl.store(level_losses + row, sum_range(partials, first, last, ACC))
+        tl.debug_barrier()
+        done_before = tl.atomic_add(counters + 2 * LEVELS, last - first, sem="acq_rel")
+        if done_before + last - first == head_tiles + feat_tiles:
+            feature = sum_of_levels(level_losses, IMITATION, LEVELS)
+            store_losses(losses, feature, sum_of_levels(level_losses, HEAD, LEVELS))
 
 
 @triton.jit(do_not_specialize=["mask_sums", "feat_sums", "head_sums"])

@@ -101,8 +101,8 @@ def max_loss_registers(*configs: TileConfig | None) -> int | None:
     """Limit of registers per thread of the loss kernel, or None.
 
     Location-major levels of 2-byte dtypes take 80 registers without a limit: six programs share a
-    multiprocessor. With 64 there are eight, and the kernel is 7 % faster on an H200. The two registers that
-    do not fit are spilled before the loops and reloaded after them.
+    multiprocessor. With 64 there are eight, and the kernel is 7 % faster on an H200. The registers that do
+    not fit (two, with channel weights three) are spilled before the loops and reloaded after them.
     """
     present = [config for config in configs if config]
     two_bytes = all(
@@ -168,9 +168,13 @@ def plan_loss_pass(
 
 
 @_cached
-def plan_flat(sizes: tuple[int, ...], block: int, pending: tuple[int, ...] = ()) -> LaunchPlan:
-    """Tiles of ``block`` elements over flat tensors. Columns: first tile, address, elements, ``pending``."""
-    bounds = _tile_bounds([-(-size // block) for size in sizes])
+def plan_flat(
+    sizes: tuple[int, ...], block: int, pending: tuple[int, ...] = (), images: int = 1
+) -> LaunchPlan:
+    """Tiles of ``block`` elements over flat tensors, in which each of ``images`` parts has tiles of its own.
+    Columns: first tile, address, elements of a part, ``pending``."""
+    sizes = tuple(size // images for size in sizes)
+    bounds = _tile_bounds([images * -(-size // block) for size in sizes])
     columns = [bounds[:-1], (0,) * len(sizes), sizes, *([pending] if pending else [])]
     table = encode(value for row in zip(*columns, strict=True) for value in row)
     return LaunchPlan(bounds[-1], bounds, table, None)
@@ -191,6 +195,13 @@ def factor_table(
 
     levels = zip(tile_bounds[:-1], tile_bounds[1:], counts(feats), counts(logits), strict=True)
     return encode(value for level in levels for value in level)
+
+
+def tile_bounds_of_terms(feats: tuple[int, ...] | None, logits: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The tile bounds [2 * levels + 1] of both terms as a table: those of the imitation term come first."""
+    feats = feats or (0,) * len(logits)
+    logits = logits or (0,) * len(feats)
+    return encode((*feats, *(feats[-1] + bound for bound in logits[1:])))
 
 
 def _tiles_of_all_channels(term: Geometry, block: BlockShape) -> list[int]:

@@ -74,20 +74,43 @@ def factor_pointer(factors, ROW: tl.constexpr, TERM: tl.constexpr, level, LEVELS
 
 
 @triton.jit
-def store_losses(losses, feature, head):
-    """losses [3] = (feature, head, feature + head)"""
+def store_losses(losses, feature, head, stride=1):
+    """losses [3] = (feature, head, feature + head), ``stride`` elements apart"""
     tl.store(losses, feature)
-    tl.store(losses + 1, head)
-    tl.store(losses + 2, feature + head)
+    tl.store(losses + stride, head)
+    tl.store(losses + 2 * stride, feature + head)
 
 
-@triton.jit(do_not_specialize=["mask_sums", "factors", "pending", "counter", "losses", *_SCALARS])
+@triton.jit
+def tiles_of_row(bounds, row, LEVELS: tl.constexpr):
+    """The tiles [first, last) of row TERM * LEVELS + level, from the table of tile bounds [2 LEVELS + 1]."""
+    first = table_entry(bounds, 0, row, 2 * LEVELS, 1)
+    return first.to(tl.int32), table_entry(bounds, 1, row, 2 * LEVELS, 1).to(tl.int32)
+
+
+@triton.jit
+def sum_of_levels(level_losses, TERM: tl.constexpr, LEVELS: tl.constexpr):
+    """The sum of one row of ``level_losses`` [2, LEVELS]."""
+    level = tl.arange(0, triton.next_power_of_2(LEVELS))
+    values = tl.load(
+        level_losses + (TERM * LEVELS + level), mask=level < LEVELS, other=0.0, cache_modifier=".cg"
+    )
+    return tl.sum(values, axis=0)
+
+
+@triton.jit(
+    do_not_specialize=[
+        *("mask_sums", "factors", "pending", "counters", "level_losses", "losses"),
+        *_SCALARS,
+    ]
+)
 def factors_kernel(
     table,  # factor table of the levels
     mask_sums,  # [tiles], partial sums of S; None where the normalizer does not need them
     factors,  # [3, 2, LEVELS], written
     pending,  # [2, LEVELS], pending factors of the stored gradients, written
-    counter,  # [1] int32, set to 0 for the loss kernel
+    counters,  # [2 LEVELS + 1] int32, set to 0 for the loss kernel
+    level_losses,  # [2, LEVELS], set to 0: the loss kernel writes those of the levels that have tiles
     losses,  # [3], set to 0 for the case that the loss kernel has no tiles
     z_value_high, z_value_low, z_value_tensor,  # Z_l where the caller gives it, see scalar()
     feat_scale_high, feat_scale_low, feat_scale_tensor,
@@ -123,19 +146,54 @@ def factors_kernel(
         else:
             tl.store(factor_pointer(factors, GRAD_FACTOR, TERM, level, LEVELS), factor)
             tl.store(pending + (TERM * LEVELS + level), tl.full([], 1.0, ACC))
+        tl.store(counters + (TERM * LEVELS + level), 0)
+        tl.store(level_losses + (TERM * LEVELS + level), tl.full([], 0.0, ACC))
     if level == 0:
-        tl.store(counter, 0)
+        tl.store(counters + 2 * LEVELS, 0)
         store_losses(losses, tl.full([], 0.0, ACC), tl.full([], 0.0, ACC))
 
 
-@triton.jit(do_not_specialize=["mask_sums", "feat_sums", "head_sums", "losses", "pending", *_SCALARS])
+@triton.jit
+def finished_level(
+    table, level, mask_sum, value, scale, sums, level_losses, factors,
+    TERM: tl.constexpr, COUNT: tl.constexpr,
+    NORMALIZER: tl.constexpr, LEVELS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Returns and stores the loss of one level and term, which is 0 without ``sums`` of its tiles.
+
+    ``COUNT`` is the term's column of the factor table.
+    """
+    loss = tl.full([], 0.0, ACC)
+    factor = tl.full([], 0.0, ACC)
+    nonzero_z = False
+    if sums is not None:
+        count = table_entry(table, COUNT, level, LEVELS, FACTOR_COLUMNS).to(ACC)
+        factor, nonzero_z = term_factor(normalizer(mask_sum, count, value, NORMALIZER), scale)
+        first = table_entry(table, SUM_FIRST, level, LEVELS, FACTOR_COLUMNS)
+        last = table_entry(table, SUM_LAST, level, LEVELS, FACTOR_COLUMNS)
+        loss = tl.where(nonzero_z, factor * sum_range(sums, first, last, ACC, _SUM_BLOCK), 0.0)
+    if factors is not None:
+        tl.store(factor_pointer(factors, LOSS_FACTOR, TERM, level, LEVELS), factor)
+        tl.store(factor_pointer(factors, NONZERO_Z, TERM, level, LEVELS), tl.cast(nonzero_z, ACC))
+    tl.store(level_losses + (TERM * LEVELS + level), loss)
+    return loss
+
+
+@triton.jit(
+    do_not_specialize=[
+        *("mask_sums", "feat_sums", "head_sums", "factors", "pending", "level_losses", "losses"),
+        *_SCALARS,
+    ]
+)
 def finish_kernel(
     table,  # factor table of the levels
     mask_sums,  # [tiles], partial sums of S
     feat_sums,  # [tiles], partial sums of S c (x - y)^2; None without an imitation term
     head_sums,  # [tiles], partial sums of S |p - q|^beta BCE(s, q); None without a head term
-    losses,  # [3], written
+    factors,  # [3, 2, LEVELS], LOSS_FACTOR and NONZERO_Z written for image_losses_kernel; or None
     pending,  # [2, LEVELS], written: 1, as there are no gradients
+    level_losses,  # [2, LEVELS], written
+    losses,  # [3], written
     z_value_high, z_value_low, z_value_tensor,  # Z_l where the caller gives it, see scalar()
     feat_scale_high, feat_scale_low, feat_scale_tensor,
     head_scale_high, head_scale_low, head_scale_tensor,
@@ -153,14 +211,71 @@ def finish_kernel(
         first = table_entry(table, SUM_FIRST, level, LEVELS, FACTOR_COLUMNS)
         last = table_entry(table, SUM_LAST, level, LEVELS, FACTOR_COLUMNS)
         mask_sum = sum_range(mask_sums, first, last, ACC, _SUM_BLOCK)
-        if feat_sums is not None:
-            count = table_entry(table, FEAT_COUNT, level, LEVELS, FACTOR_COLUMNS).to(ACC)
-            factor, nonzero_z = term_factor(normalizer(mask_sum, count, z_value, NORMALIZER), feat_scale)
-            feature += tl.where(nonzero_z, factor * sum_range(feat_sums, first, last, ACC, _SUM_BLOCK), 0.0)
-        if head_sums is not None:
-            count = table_entry(table, HEAD_COUNT, level, LEVELS, FACTOR_COLUMNS).to(ACC)
-            factor, nonzero_z = term_factor(normalizer(mask_sum, count, z_value, NORMALIZER), head_scale)
-            head += tl.where(nonzero_z, factor * sum_range(head_sums, first, last, ACC, _SUM_BLOCK), 0.0)
+        feature += finished_level(
+            table,
+            level,
+            mask_sum,
+            z_value,
+            feat_scale,
+            feat_sums,
+            level_losses,
+            factors,
+            IMITATION,
+            FEAT_COUNT,
+            NORMALIZER,
+            LEVELS,
+            ACC,
+        )
+        head += finished_level(
+            table,
+            level,
+            mask_sum,
+            z_value,
+            head_scale,
+            head_sums,
+            level_losses,
+            factors,
+            HEAD,
+            HEAD_COUNT,
+            NORMALIZER,
+            LEVELS,
+            ACC,
+        )
         tl.store(pending + level, tl.full([], 1.0, ACC))
         tl.store(pending + LEVELS + level, tl.full([], 1.0, ACC))
     store_losses(losses, feature, head)
+
+
+@triton.jit
+def image_loss(
+    bounds, level, image, sums, factors, TERM: tl.constexpr, LEVELS: tl.constexpr, ACC: tl.constexpr
+):  # fmt: skip
+    """The loss of one image in one level. Tiles are image-major, and each image has the same number."""
+    first, last = tiles_of_row(bounds, TERM * LEVELS + level, LEVELS)
+    share = (last - first) // tl.num_programs(0)
+    first += image * share
+    loss = sum_range(sums, first, first + share, ACC)
+    if factors is not None:
+        factor = tl.load(factor_pointer(factors, LOSS_FACTOR, TERM, level, LEVELS))
+        nonzero_z = tl.load(factor_pointer(factors, NONZERO_Z, TERM, level, LEVELS)) != 0
+        loss = tl.where(nonzero_z, factor * loss, 0.0)
+    return loss
+
+
+@triton.jit(do_not_specialize=["sums", "factors", "losses"])
+def image_losses_kernel(
+    bounds,  # tile bounds of both terms
+    sums,  # the partial losses of loss_kernel, or the sums of single_kernel
+    factors,  # [3, 2, LEVELS] of finish_kernel, which multiply the sums of single_kernel; or None
+    losses,  # [3, B], written: feature, head and their sum of each image
+    LEVELS: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """One program adds the tiles of one image."""
+    image = tl.program_id(0)
+    feature = tl.full([], 0.0, ACC)
+    head = tl.full([], 0.0, ACC)
+    for level in range(0, LEVELS):
+        feature += image_loss(bounds, level, image, sums, factors, IMITATION, LEVELS, ACC)
+        head += image_loss(bounds, level, image, sums, factors, HEAD, LEVELS, ACC)
+    store_losses(losses + image, feature, head, tl.num_programs(0))

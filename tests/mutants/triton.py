@@ -1,0 +1,39 @@
+"""Faults in the Triton kernels and in what the host plans for them."""
+
+from .mutant import Mutant
+
+FOLDER = "frs_kernels/backends/triton"
+
+MUTANTS = (
+    Mutant(
+        "the-head-term-has-the-sums-of-the-imitation-term",
+        f"{FOLDER}/plan.py",
+        "feats[-1] + bound for bound",
+        "bound for bound",
+        ("tests/test_triton.py::test_tile_bounds_of_both_terms_follow_each_other",),
+    ),
+    Mutant(
+        "a-level-is-added-before-its-last-tile",
+        f"{FOLDER}/loss.py",
+        "if done_before + 1 == last - first:",
+        "if done_before + 2 == last - first:",
+        ("tests/test_triton.py::test_levels_of_several_tiles_add_up_whatever_finishes_last",),
+        interpreted=True,
+    ),
+    Mutant(
+        "an-image-has-the-tiles-of-the-one-before",
+        f"{FOLDER}/reduce.py",
+        "first += image * share",
+        "first += (image - 1) * share",
+        ("tests/test_loss_operator.py::test_an_image_alone_has_the_loss_it_has_among_others",),
+        interpreted=True,
+    ),
+    Mutant(
+        "every-image-is-scaled-by-the-first-factor",
+        f"{FOLDER}/scale.py",
+        "        grad_output += image\n",
+        "",
+        ("tests/test_triton.py::test_scale_takes_images_of_any_size",),
+        interpreted=True,
+    ),
+)
