@@ -62,6 +62,7 @@ struct Problem {
     params.mode = frs::Mode::mask_first;
     params.feat_scale.value = kFeatScale, params.head_scale.value = kHeadScale;
     params.losses = memory.take(3 * sizeof(double));
+    params.level_losses = memory.take(2 * params.num_levels * sizeof(double));
     params.pending = memory.take(2 * params.num_levels * sizeof(double));
     double locations = 0;
     for (int l = 0; l < params.num_levels; ++l) {
@@ -113,9 +114,10 @@ template <class T>
 bool is_right(Problem<T>& p, const char* name) {
   const int levels = p.params.num_levels;
   const std::vector<double> results = host_values<T>(p.params.losses, 3),
+                            level_losses = host_values<T>(p.params.level_losses, 2 * levels),
                             pending = host_values<T>(p.params.pending, 2 * levels);
   auto* sums = static_cast<double*>(p.memory.take(8 * sizeof(double)));
-  double losses[2] = {}, norms[4] = {};
+  double losses[2] = {}, norms[4] = {}, level = 0;
   for (int l = 0; l < levels; ++l) {
     const Level& v = p.params.levels[l];
     const int count = p.batch * static_cast<int>(v.locations);
@@ -139,17 +141,43 @@ bool is_right(Problem<T>& p, const char* name) {
     gradient_errors<<<(count + kThreads - 1) / kThreads, kThreads>>>(truth);
     double host[7];
     CHECK(cudaMemcpy(host, sums, sizeof host, cudaMemcpyDeviceToHost));
-    losses[0] += kFeatScale * host[1] / host[0], losses[1] += kHeadScale * host[2] / host[0];
+    const double terms[2] = {kFeatScale * host[1] / host[0], kHeadScale * host[2] / host[0]};
+    for (int term = 0; term < 2; ++term) {
+      losses[term] += terms[term];
+      const double error = fabs(level_losses[term * levels + l] / terms[term] - 1);
+      level = error <= level ? level : error;  // keeps NaN
+    }
     for (int j = 0; j < 4; ++j) norms[j] += host[3 + j];
   }
   const double feature = fabs(results[0] / losses[0] - 1), head = fabs(results[1] / losses[1] - 1);
   const double dx = sqrt(norms[0] / norms[1]), ds = sqrt(norms[2] / norms[3]);
   const double limit = sizeof(T) == 2 ? 4e-3 : 5e-6;
-  const bool right = feature < 1e-5 && head < 1e-5 && dx < limit && ds < limit;
-  printf("%s %s B=%d: %s, relative errors: feature %.1e head %.1e dx %.1e ds %.1e\n", name,
-         p.location_major ? "nchw" : "channels_last", p.batch, right ? "right" : "WRONG", feature, head, dx,
-         ds);
+  const bool right = feature < 1e-5 && head < 1e-5 && level < 1e-5 && dx < limit && ds < limit;
+  printf("%s %s B=%d: %s, relative errors: feature %.1e head %.1e levels %.1e dx %.1e ds %.1e\n", name,
+         p.location_major ? "nchw" : "channels_last", p.batch, right ? "right" : "WRONG", feature, head,
+         level, dx, ds);
   return right;
+}
+
+// Whether the losses of the images add up to those of the batch.
+template <class T>
+bool images_add_up(Problem<T>& p) {
+  const std::vector<double> losses = host_values<T>(p.params.losses, 3);
+  LossParams params = p.params;
+  params.per_image = true;
+  params.losses = p.memory.take(3 * p.batch * sizeof(double));
+  loss_call(p.memory, params, p.types)();
+  const std::vector<double> images = host_values<T>(params.losses, 3 * p.batch);
+  double error = 0;
+  for (int row = 0; row < 3; ++row) {
+    double sum = 0;
+    for (int b = 0; b < p.batch; ++b) sum += images[row * p.batch + b];
+    const double difference = fabs(sum / losses[row] - 1);
+    error = difference <= error ? error : difference;  // keeps NaN
+  }
+  printf("  losses per image: %s, relative error of their sum %.1e\n", error < 1e-5 ? "right" : "WRONG",
+         error);
+  return error < 1e-5;
 }
 
 // With masks and Z given, there is only the loss kernel, after a memset of four bytes.
@@ -175,8 +203,9 @@ LossParams one_level(LossParams p, int level) {
   return p;
 }
 
+// The backward, with one factor for all images or, if `per_image`, with as many as there are images.
 template <class T>
-std::function<void()> scale_call(Problem<T>& p, float factor) {
+std::function<void()> scale_call(Problem<T>& p, float factor, bool per_image = false) {
   std::vector<DenseTensor> grads;
   for (Term Level::* term : {&Level::imitation, &Level::head}) {
     for (int l = 0; l < p.params.num_levels; ++l) {
@@ -186,12 +215,14 @@ std::function<void()> scale_call(Problem<T>& p, float factor) {
     }
   }
   using Acc = std::conditional_t<sizeof(T) == 8, double, float>;
-  std::vector<Acc> factors(grads.size() + 1, 1);  // pending, and the incoming gradient
-  factors.back() = factor;
+  const int64_t images = per_image ? p.batch : 1;
+  std::vector<Acc> factors(grads.size(), 1);  // pending, and the incoming gradient
+  factors.insert(factors.end(), images, factor);
   Acc* device = static_cast<Acc*>(p.memory.take(factors.size() * sizeof(Acc)));
   CHECK(cudaMemcpy(device, factors.data(), factors.size() * sizeof(Acc), cudaMemcpyHostToDevice));
-  return [grads, device] {
-    CHECK(cuda::scale(grads.data(), static_cast<int>(grads.size()), device + grads.size(), device, nullptr));
+  return [grads, images, device] {
+    const int count = static_cast<int>(grads.size());
+    CHECK(cuda::scale(grads.data(), count, images, device + count, device, nullptr));
   };
 }
 
@@ -224,8 +255,11 @@ template <class T>
 void run_other_kernels(Problem<T>& p) {
   LossParams focal = p.params;
   focal.beta = 2.0;
+  LossParams images = no_gradients(p.params);
+  images.per_image = true;
+  images.losses = p.memory.take(3 * p.batch * sizeof(double));
   for (const LossParams& params :
-       {masks_given(p.params), no_gradients(p.params), focal, no_gradients(focal)}) {
+       {masks_given(p.params), no_gradients(p.params), images, focal, no_gradients(focal)}) {
     loss_call(p.memory, params, p.types)();
   }
   LossParams sums = masks_given(p.params);
@@ -233,6 +267,7 @@ void run_other_kernels(Problem<T>& p) {
   loss_call(p.memory, sums, p.types)();
   CHECK(cuda::mask(p.params.levels, p.params.num_levels, p.types.head.teacher, nullptr));
   scale_call(p, 0.5f)();
+  scale_call(p, 0.5f, true)();
 }
 
 enum class Mode { times, once, tiny };
@@ -244,6 +279,7 @@ bool run(DType type, const char* name, int batch, Mode mode) {
     Problem<T> p(type, mode == Mode::tiny ? kRagged : kRetinaNet, batch, location_major);
     loss_call(p.memory, p.params, p.types)();
     right &= is_right(p, name);
+    if (mode != Mode::once) right &= images_add_up(p);
     if (mode == Mode::tiny) run_other_kernels(p);
     if (mode == Mode::times) time_kernels(p);
     CHECK(cudaDeviceSynchronize());

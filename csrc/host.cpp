@@ -87,24 +87,45 @@ void define_binary(py::module_& m, const char* name, Function function) {
 using TermShape = std::tuple<uint32_t, uint32_t, uint32_t, bool>;  // batch, rows, columns, vectorized
 using WarpTile = std::tuple<int, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>;
 
+// A launch of the loss kernel over `terms`.
+struct Launch {
+  std::vector<tiles::Tiling> tilings;
+  std::vector<uint32_t> first_block;
+  uint32_t blocks;
+
+  Launch(const std::vector<TermShape>& terms, uint32_t width)
+      : tilings(terms.size()), first_block(terms.size()) {
+    for (size_t i = 0; i < terms.size(); ++i) {
+      tiles::Tiling& t = tilings[i];
+      std::tie(t.batch, t.rows, t.columns, t.vectorized) = terms[i];
+    }
+    blocks = tiles::tile_terms(tilings.data(), first_block.data(), static_cast<int>(terms.size()), width);
+  }
+};
+
 // The tiles of all warps of all blocks in a launch of the loss kernel over `terms`, in this order:
 // (term, batch, row_begin, row_end, column, lanes).
 std::vector<WarpTile> warp_tiles(const std::vector<TermShape>& terms, uint32_t width) {
-  std::vector<tiles::Tiling> tilings(terms.size());
-  std::vector<uint32_t> first_block(terms.size());
-  for (size_t i = 0; i < terms.size(); ++i) {
-    tiles::Tiling& t = tilings[i];
-    std::tie(t.batch, t.rows, t.columns, t.vectorized) = terms[i];
-  }
-  const int count = static_cast<int>(terms.size());
-  const uint32_t blocks = tiles::tile_terms(tilings.data(), first_block.data(), count, width);
+  const Launch launch(terms, width);
   std::vector<WarpTile> result;
-  for (uint32_t block = 0; block < blocks; ++block) {
-    const int term = tiles::find_range(first_block.data(), count, block);
+  for (uint32_t block = 0; block < launch.blocks; ++block) {
+    const int term =
+        tiles::find_range(launch.first_block.data(), static_cast<int>(launch.first_block.size()), block);
+    const tiles::Tiling& tiling = launch.tilings[term];
     for (uint32_t warp = 0; warp < tiles::kWarps; ++warp) {
-      const auto tile = tiles::warp_tile_of(tilings[term], block - first_block[term], warp, width);
-      result.emplace_back(term, tile.batch, tile.row_begin, tile.row_end, tile.column, tilings[term].lanes());
+      const auto tile = tiles::warp_tile_of(tiling, block - launch.first_block[term], warp, width);
+      result.emplace_back(term, tile.batch, tile.row_begin, tile.row_end, tile.column, tiling.lanes());
     }
+  }
+  return result;
+}
+
+// How many warp tiles an image has in each term; 0 for a term without elements.
+std::vector<uint32_t> tiles_per_image(const std::vector<TermShape>& terms, uint32_t width) {
+  std::vector<uint32_t> result;
+  for (const tiles::Tiling& t : Launch(terms, width).tilings) {
+    const bool empty = t.batch == 0 || t.rows == 0 || t.columns == 0;
+    result.push_back(empty ? 0 : tiles::tiles_per_image(t));
   }
   return result;
 }
@@ -172,6 +193,7 @@ PYBIND11_MODULE(_host, m) {
   define_binary(m, "bce_gradient", &HostMath::bce_gradient);
   m.def("location_walk", location_walk);
   m.def("warp_tiles", warp_tiles, py::arg("terms"), py::arg("width"));
+  m.def("tiles_per_image", tiles_per_image, py::arg("terms"), py::arg("width"));
   m.def("lane_columns",
         [](uint32_t tile_begin, uint32_t count, uint32_t lanes, uint32_t width, bool vectorized) {
           return vectorized ? lane_columns<1>(tile_begin, count, lanes, width)

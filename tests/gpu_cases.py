@@ -1,5 +1,6 @@
 """Inputs and calls that the GPU tests of several backends share."""
 
+import torch
 from cases import LONG_SIZES, Target, compare, random_masks
 from loss_cases import WRT, arguments
 
@@ -15,7 +16,10 @@ RETINANET = (
 
 
 def run_every_kernel(target: Target, dtype, layout):
-    """Runs every pass, given masks, the focal form, scaling, losses per image; returns the ragged levels."""
+    """Runs mask, loss and single pass, given masks, the focal form, losses per image and scaling.
+
+    Returns the ragged levels.
+    """
     base = arguments(24, 24, sizes=LONG_SIZES, dtype=dtype, layout=layout, device="cuda")
     compare(frs.frs_loss, target, base, WRT, upstream=0.7)
     compare(frs.frs_loss, target, base, WRT, upstream=0.7, normalizer="batch")
@@ -24,6 +28,7 @@ def run_every_kernel(target: Target, dtype, layout):
     head = {name: base[name] for name in ("student_logits", "teacher_logits")}
     mask = random_masks(sizes=LONG_SIZES, device="cuda")
     compare(frs.weighted_bce, target, head, ("student_logits",), masks=mask, beta=2.0)
+    images = torch.tensor([0.7, 1.0], device="cuda")
     for wrt in (("student_logits",), ()):
-        compare(frs.weighted_bce, target, head, wrt, upstream=0.7, masks=mask, reduction="none")
+        compare(frs.weighted_bce, target, head, wrt, upstream=images, masks=mask, reduction="none")
     return base

@@ -69,6 +69,22 @@ def test_a_block_belongs_to_one_term_and_terms_come_in_order(terms):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @given(data=st.data())
+def test_the_warp_tiles_of_an_image_are_adjacent_and_as_many_as_of_another(width, data):
+    """Where the kernel finds an image's partial sums: tiles_per_image of them, image after image."""
+    terms = data.draw(st.lists(term(width), min_size=1, max_size=6))
+    counts = host.tiles_per_image(terms, width)
+    images = [[] for _ in terms]
+    for index, batch, row_begin, row_end, *_ in host.warp_tiles(terms, width):
+        images[index].append(batch if row_begin < row_end else None)
+    for (batch, rows, columns, _), count, of_tiles in zip(terms, counts, images, strict=True):
+        used = [image for image in range(batch) for _ in range(count)]
+        assert of_tiles[: len(used)] == used
+        assert set(of_tiles[len(used) :]) <= {None} and len(of_tiles) - len(used) < WARPS
+        assert bool(used) == (batch * rows * columns > 0)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@given(data=st.data())
 def test_a_channel_major_mask_tile_is_walked_through_in_step(width, data):
     """Each logit is loaded once. The lanes of a location leave it together, as shuffles over them require."""
     locations = data.draw(st.integers(1, 200))

@@ -31,13 +31,4 @@ __device__ __forceinline__ Acc factor(const Scalar& scale, Acc z) {
   return z == 0 ? Acc(0) : scalar<Acc>(scale) / z;
 }
 
-template <class Acc>
-__device__ __forceinline__ void write_losses(const LossTable& table, Acc feature, Acc head) {
-  if (threadIdx.x != 0) return;
-  Acc* losses = static_cast<Acc*>(table.losses);
-  losses[0] = feature;
-  losses[1] = head;
-  losses[2] = feature + head;
-}
-
 }  // namespace frs::cuda

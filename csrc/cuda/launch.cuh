@@ -8,9 +8,9 @@
 namespace frs::cuda {
 
 template <class Table>
-cudaError_t launch(void (*kernel)(Table), uint32_t blocks, const Table& table, cudaStream_t stream) {
+cudaError_t launch(void (*kernel)(Table), dim3 blocks, const Table& table, cudaStream_t stream) {
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
+  config.gridDim = blocks;
   config.blockDim = dim3(tiles::kThreads);
   config.stream = stream;
   return cudaLaunchKernelEx(&config, kernel, table);

@@ -3,6 +3,7 @@
 #include "head.cuh"
 #include "imitation.cuh"
 #include "launch.cuh"
+#include "losses.cuh"
 #include "plan.h"
 #include "term_tile.cuh"
 
@@ -44,19 +45,39 @@ __device__ __forceinline__ typename C::Acc block_share(Ring<C, 2>& ring, typenam
   return term_sum<true>(ring, loss, operands);
 }
 
+// What the last block does: the losses are sums of the partial sums of all blocks. Those of single warps lack
+// the pending factors.
+template <class Acc>
+__device__ __forceinline__ void write_results(const LossTable& table, Acc (&sums)[kWarps][kMaxTerms]) {
+  const uint32_t* first = table.first_block;
+  Acc* pending = static_cast<Acc*>(table.pending);
+  write_losses(table, sums, [](int, Acc sum) { return sum; });
+  for (int e = threadIdx.x; e < 2 * table.num_levels; e += kThreads) {
+    if (first[e] == first[e + 1]) pending[e] = 1;
+  }
+  if (!table.per_image) return;
+  auto sums_of = [&](int e, uint32_t image) -> ImageSums<Acc> {
+    if (first[e] == first[e + 1]) return {};
+    const uint32_t count = tiles::tiles_per_image(table.tilings[e]);
+    return {static_cast<const Acc*>(table.warp_partials) + first[e] * kWarps + image * count, count};
+  };
+  write_image_losses<Acc>(table, sums_of, [&](int e, Acc sum) { return __ldcg(pending + e) * sum; });
+}
+
 // Blocks per multiprocessor that the compiler must allow for, which limits the registers. Four instead of
 // three gain nothing (docs/tuning-cuda.md).
 template <class C>
 constexpr int kMinBlocks = C::kWords > 4 || sizeof(typename C::Acc) > 4 ? 2 : 3;
 
 // The head term comes first, from level 0 on: the mask pass has read the logits of that level last, so the
-// end of them is still in the L2 cache. Every block writes one partial sum; the block that is done last adds
+// end of them is still in the L2 cache. Every block writes one partial sum. For losses per image every warp
+// writes one too, because the tiles of a block may belong to two images. The block that is done last adds
 // them up.
 template <class C, class HeadLoss>
 __global__ void __launch_bounds__(kThreads, kMinBlocks<C>)
     loss_kernel(const __grid_constant__ LossTable table) {
   using Acc = typename C::Acc;
-  __shared__ Ring<C, 2> ring;
+  __shared__ RingOrSums<C> shared;
   __shared__ Acc pending;
   const int levels = table.num_levels;
   const uint32_t blocks = table.first_block[2 * levels], imitation_blocks = table.first_block[levels];
@@ -64,22 +85,19 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<C>)
   const uint32_t block =
       blockIdx.x < head_blocks ? imitation_blocks + blockIdx.x : gridDim.x - 1 - blockIdx.x;
   Acc* partials = static_cast<Acc*>(table.partials);
-  if (block < blocks) {
+  if (blocks > 0) {
     const int entry = tiles::find_range(table.first_block, 2 * levels, block);
-    const Acc share = entry < levels
-                          ? block_share(ring, pending, Imitation<Acc>(), table, kImitation, entry, block)
-                          : block_share(ring, pending, HeadLoss(table.beta), table, kHead, entry, block);
-    const Acc sum = block_sum(share);
-    if (threadIdx.x == 0) partials[block] = sum * pending;
+    const Acc share =
+        entry < levels ? block_share(shared.ring, pending, Imitation<Acc>(), table, kImitation, entry, block)
+                       : block_share(shared.ring, pending, HeadLoss(table.beta), table, kHead, entry, block);
+    const Acc sum = warp_sum(share);
+    if (table.per_image && threadIdx.x % kWarp == 0) {
+      static_cast<Acc*>(table.warp_partials)[block * kWarps + threadIdx.x / kWarp] = sum;
+    }
+    const Acc total = sum_of_warps(sum);
+    if (threadIdx.x == 0) partials[block] = total * pending;
   }
-  if (!arrives_last(table.counter)) return;
-
-  const Acc feature = block_sum_of(partials, imitation_blocks);
-  const Acc head = block_sum_of(partials + imitation_blocks, blocks - imitation_blocks);
-  write_losses(table, feature, head);
-  for (int i = threadIdx.x; i < 2 * levels; i += kThreads) {
-    if (table.first_block[i] == table.first_block[i + 1]) static_cast<Acc*>(table.pending)[i] = 1;
-  }
+  if (arrives_last(table.counter)) write_results(table, shared.sums);
 }
 
 }  // namespace
@@ -100,6 +118,7 @@ cudaError_t loss(LossPlan& plan, void* workspace, cudaStream_t stream) {
   table.counter = reinterpret_cast<unsigned*>(memory);
   table.tile_sums = memory + element;
   table.partials = memory + (1 + size_t{plan.tiles}) * element;
+  table.warp_partials = memory + (1 + size_t{plan.tiles} + table.first_block[2 * table.num_levels]) * element;
   plan.mask.tile_sums = plan.mask_sum.tile_sums = table.tile_sums;
   plan.mask.counter = plan.mask_sum.counter = table.counter;
 

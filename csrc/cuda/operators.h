@@ -39,13 +39,15 @@ struct LossPlan {
 };
 LossPlan plan_loss(const LossParams& params, const DTypes& types);
 
-// Losses, pending factors, and the gradients that are present in the levels. Two launches, the first of which
-// may be a memset. `workspace` is device memory of plan.workspace bytes, aligned to 16 bytes.
+// Losses of batch or images and of levels, pending factors, and the gradients that are present in the levels.
+// Two launches, the first of which may be a memset. `workspace` is device memory of plan.workspace bytes,
+// aligned to 16 bytes.
 cudaError_t loss(LossPlan& plan, void* workspace, cudaStream_t stream);
 
-// grads[i] *= grad_output[0] * pending[i]. A gradient for which the product is 1 is neither read nor written.
-// One launch for up to kMaxTerms gradients.
-cudaError_t scale(const DenseTensor* grads, int count, const void* grad_output, const void* pending,
-                  cudaStream_t stream);
+// grads[i][b] *= grad_output[b] * pending[i] for every image b of a dense gradient, `images` of them one
+// after another. With images == 1, grad_output[0] is for the whole batch. An image for which the product is 1
+// is neither read nor written. One launch for up to kMaxTerms gradients.
+cudaError_t scale(const DenseTensor* grads, int count, int64_t images, const void* grad_output,
+                  const void* pending, cudaStream_t stream);
 
 }  // namespace frs::cuda

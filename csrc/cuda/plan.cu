@@ -63,7 +63,10 @@ LossTable arguments_of(const LossParams& p, const DTypes& types) {
   table.normalizer_value = p.normalizer_value;
   table.scale[kImitation] = p.feat_scale, table.scale[kHead] = p.head_scale;
   table.beta = p.beta;
+  table.per_image = p.per_image;
+  if (p.per_image) table.images = static_cast<uint32_t>(p.levels[0].batch);
   table.losses = p.losses;
+  table.level_losses = p.level_losses;
   table.pending = p.pending;
   table.student_type[kImitation] = types.imitation.student,
   table.teacher_type[kImitation] = types.imitation.teacher;
@@ -100,6 +103,10 @@ uint32_t plan_single_pass(LossTable& table, uint32_t width) {
     logits.lanes_log2 = tiles::choose_lanes(logits.columns, width, logits.vectorized);
     table.first_tile[l] = tiles;
     tiles += tiles::ceil_div(logits.locations(), tiles::mask_tile_size(width)) * logits.batch;
+  }
+  for (int l = 0; l < table.num_levels; ++l) {
+    table.first_block[l] = table.first_tile[l];
+    table.first_block[table.num_levels + l] = tiles + table.first_tile[l];
   }
   return tiles;
 }
@@ -184,10 +191,11 @@ LossPlan plan_loss(const LossParams& p, const DTypes& types) {
     // reads.
     for (int l = 0; !head && l < levels; ++l) table.tilings[levels + l].batch = 0;
     partials = tiles::tile_terms(table.tilings, table.first_block, 2 * levels, width);
-    table.first_block[2 * levels] = partials;
     plan.tiles = plan_first_launch(plan, p);
   }
+  table.first_block[2 * levels] = partials;
   table.first_tile[levels] = plan.tiles;
+  if (p.per_image && !plan.single_pass) partials += partials * tiles::kWarps;  // those of the warps
 
   const size_t element = types.double_precision() ? 8 : 4;
   plan.workspace = (1 + size_t{plan.tiles} + partials) * element;  // counter, tile sums, partials

@@ -37,17 +37,23 @@ __device__ __forceinline__ T warp_sum(T v) {
   return v;
 }
 
-// The sum over all threads of the block, returned in every thread. All threads must call it.
+// The sum over the block's warps of a value that all lanes of a warp have, returned in every thread. All
+// threads must call it.
 template <class T>
-__device__ __forceinline__ T block_sum(T v) {
+__device__ __forceinline__ T sum_of_warps(T v) {
   __shared__ T sums[kWarps];
-  v = warp_sum(v);
   __syncthreads();  // until then, threads may still read the sums of an earlier call
   if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = v;
   __syncthreads();
   v = sums[0];
   for (uint32_t warp = 1; warp < kWarps; ++warp) v += sums[warp];
   return v;
+}
+
+// The sum over all threads of the block, returned in every thread. All threads must call it.
+template <class T>
+__device__ __forceinline__ T block_sum(T v) {
+  return sum_of_warps(warp_sum(v));
 }
 
 // The sum of values[0..count), returned in every thread. Other blocks have written them, of this launch or an
@@ -60,11 +66,13 @@ __device__ __forceinline__ T block_sum_of(const T* values, uint32_t count) {
 }
 
 // True in all threads of the block that calls it last of the grid; these can then read (with __ldcg) what
-// thread 0 of every block wrote before its call. `counter` starts at 0.
+// thread 0 of every block wrote before its call, and what other threads wrote before a barrier of their
+// block. `counter` starts at 0.
 __device__ __forceinline__ bool arrives_last(unsigned* counter) {
   __shared__ bool last;
   if (threadIdx.x == 0) {
-    __threadfence();  // by this thread alone: no other has written what the last block reads
+    __threadfence();  // by this thread alone: what others wrote is behind the barrier, and fences are
+                      // cumulative
     last = atomicAdd(counter, 1u) == gridDim.x - 1;
     __threadfence();
   }

@@ -4,6 +4,7 @@
 #include "imitation.cuh"
 #include "launch.cuh"
 #include "logit_tile.cuh"
+#include "losses.cuh"
 #include "plan.h"
 
 namespace frs::cuda {
@@ -57,13 +58,31 @@ __device__ __forceinline__ typename C::Acc head_share(
       .run();
 }
 
-// The loss of one term on one level: scale / Z times the sum of its partial sums, or 0 where Z is 0.
+// What the last block does: the losses are the partial sums of all blocks times scale / Z, or 0 where Z is 0.
+// `z`, in shared memory, is for the Z of every entry.
 template <class Acc>
-__device__ __forceinline__ Acc level_loss(const LossTable& table, int level, int term, const Acc* partials) {
-  const uint32_t first = table.first_tile[level];
-  const Acc z = normalizer<Acc>(table, level, table.tilings[term * table.num_levels + level]);
-  const Acc sum = block_sum_of(partials + first, table.first_tile[level + 1] - first);
-  return z == 0 ? Acc(0) : factor(table.scale[term], z) * sum;
+__device__ __forceinline__ void write_results(const LossTable& table, Acc (&sums)[kWarps][kMaxTerms],
+                                              Acc (&z)[kMaxTerms]) {
+  const uint32_t* first = table.first_block;
+  const int levels = table.num_levels;
+  for (int e = 0; e < 2 * levels; ++e) {
+    const bool present = table.terms[e].student.data != nullptr;
+    const Acc divisor =
+        present ? normalizer<Acc>(table, e < levels ? e : e - levels, table.tilings[e]) : Acc(0);
+    if (threadIdx.x > 0) continue;
+    z[e] = divisor;
+    static_cast<Acc*>(table.pending)[e] = 1;
+  }
+  auto loss_of = [&](int e, Acc sum) {
+    return z[e] == 0 ? Acc(0) : factor(table.scale[e < levels ? kImitation : kHead], z[e]) * sum;
+  };
+  write_losses(table, sums, loss_of);
+  if (!table.per_image) return;
+  auto sums_of = [&](int e, uint32_t image) -> ImageSums<Acc> {
+    const uint32_t count = (first[e + 1] - first[e]) / table.images;
+    return {static_cast<const Acc*>(table.partials) + first[e] + image * count, count};
+  };
+  write_image_losses<Acc>(table, sums_of, loss_of);
 }
 
 // A block per tile of locations. The block that is done last adds up the partial sums of the others.
@@ -72,7 +91,8 @@ __global__ void __launch_bounds__(kThreads, 2) single_pass_kernel(const __grid_c
   using Acc = typename C::Acc;
   constexpr uint32_t kTile = tiles::mask_tile_size(C::kWidth);
   __shared__ __align__(16) Acc mask[kTile], group_largest[kThreads * C::kWidth / kTile][kTile];
-  __shared__ Ring<C, 2> ring;
+  __shared__ Acc z[kMaxTerms];
+  __shared__ RingOrSums<C> shared;
   const int levels = table.num_levels;
   const uint32_t tiles = table.first_tile[levels];
   Acc* tile_sums = static_cast<Acc*>(table.tile_sums);
@@ -87,23 +107,14 @@ __global__ void __launch_bounds__(kThreads, 2) single_pass_kernel(const __grid_c
       const Acc sum = block_sum(share);
       if (threadIdx.x == 0) sums[blockIdx.x] = sum;
     };
+    auto& ring = shared.ring;
     write(head_sums, table.terms[entry].student.data == nullptr
                          ? head_share(ring, NoHead<Acc>(), table, entry, tile, mask, group_largest)
                          : head_share(ring, HeadLoss(table.beta), table, entry, tile, mask, group_largest));
     write(feature_sums, imitation_share(ring, table, level, tile, mask));
     write(tile_sums, threadIdx.x < kTile ? mask[threadIdx.x] : Acc(0));
   }
-  if (!arrives_last(table.counter)) return;
-
-  Acc feature = 0, head = 0;
-  for (int l = 0; l < levels; ++l) {
-    if (table.terms[l].student.data != nullptr) {
-      feature += level_loss<Acc>(table, l, kImitation, feature_sums);
-    }
-    if (table.terms[levels + l].student.data != nullptr) head += level_loss<Acc>(table, l, kHead, head_sums);
-  }
-  write_losses(table, feature, head);
-  for (int i = threadIdx.x; i < 2 * levels; i += kThreads) static_cast<Acc*>(table.pending)[i] = 1;
+  if (arrives_last(table.counter)) write_results(table, shared.sums, z);
 }
 
 }  // namespace

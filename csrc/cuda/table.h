@@ -53,7 +53,8 @@ constexpr int kMaxTerms = 2 * kMaxLevels;
 struct LossTable {
   TermMatrices terms[kMaxTerms];
   tiles::Tiling tilings[kMaxTerms];
-  uint32_t first_block[kMaxTerms + 1];  // loss kernel: the blocks of each entry
+  uint32_t
+      first_block[kMaxTerms + 1];  // the partial sums of each entry; loss kernel: the blocks too, one each
   uint32_t first_tile[kMaxLevels + 1];  // the tiles of each level in tile_sums
   int num_levels = 0;
   Normalizer normalizer = Normalizer::mask;
@@ -61,11 +62,15 @@ struct LossTable {
   DType student_type[2], teacher_type[2];
   Scalar normalizer_value, scale[2];
   double beta = 0;
-  void* losses = nullptr;       // [3] out: feature, head, feature + head
-  void* pending = nullptr;      // [2, num_levels] out
-  void* tile_sums = nullptr;    // [tiles]: sums of S; input of the loss kernel, scratch of the single pass
-  void* partials = nullptr;     // scratch, sums of S * loss: loss kernel [blocks], single pass [2, tiles]
-  unsigned* counter = nullptr;  // scratch: how many blocks are done; 0 before the launch
+  bool per_image = false;
+  uint32_t images = 0;            // per_image: batch of every level
+  void* losses = nullptr;         // [3], or [3, images] for per_image; out: feature, head, feature + head
+  void* level_losses = nullptr;   // [2, num_levels] out
+  void* pending = nullptr;        // [2, num_levels] out
+  void* tile_sums = nullptr;      // [tiles]: sums of S; input of the loss kernel, scratch of the single pass
+  void* partials = nullptr;       // scratch, sums of S * loss: loss kernel [blocks], single pass [2, tiles]
+  void* warp_partials = nullptr;  // scratch of the loss kernel for per_image, likewise: [blocks, kWarps]
+  unsigned* counter = nullptr;    // scratch: how many blocks are done; 0 before the launch
 };
 static_assert(sizeof(LossTable) <= 4096, "a kernel takes at most 4096 bytes of arguments before CUDA 12.1");
 

@@ -93,7 +93,7 @@ bool release(State state, unsigned begin, unsigned end) {
 // The order of the fibers is reversed each time, so that a race shows in the results.
 void run_block() {
   for (Fiber& fiber : fibers) start(fiber);
-  for (unsigned turn = blockIdx.x;; ++turn) {
+  for (unsigned turn = blockIdx.x + blockIdx.y;; ++turn) {
     bool ran = false;
     for (unsigned n = 0; n < kThreads; ++n) {
       const unsigned i = turn % 2 ? kThreads - 1 - n : n;
@@ -127,8 +127,8 @@ void run(dim3 grid, dim3 block, const std::function<void()>& kernel) {
   body = &kernel;
   gridDim = grid;
   blockDim = block;
-  for (uint32_t i = 0; i < grid.x; ++i) {
-    blockIdx = {i, 0, 0};
+  for (uint32_t i = 0; i < grid.x * grid.y; ++i) {
+    blockIdx = {i % grid.x, i / grid.x, 0};
     run_block();
   }
 }

@@ -88,8 +88,8 @@ void scale_(const Tensors& grads, const Tensor& grad_output, const Tensor& pendi
   device.check(grad_output, "grad_output");
   device.check(pending, "pending");
   const ScaleCall call = prepare_scale(grads, grad_output, pending);
-  STD_CUDA_CHECK(cuda::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.grad_output,
-                             call.pending, device.stream()));
+  STD_CUDA_CHECK(cuda::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.images,
+                             call.grad_output, call.pending, device.stream()));
 }
 
 }  // namespace

@@ -56,6 +56,12 @@ struct Tiling {
   FRS_HOST_DEVICE uint32_t rows_per_step() const { return kWarp >> lanes_log2; }
 };
 
+// The warp tiles of an image: this many, one after another, from `image * tiles_per_image` on. The term must
+// have been divided.
+FRS_HOST_DEVICE uint32_t tiles_per_image(const Tiling& tiling) {
+  return tiling.column_tiles * ceil_div(tiling.rows, tiling.tile_rows);
+}
+
 struct WarpTile {
   uint32_t batch, row_begin, row_end, column;  // empty: row_begin == row_end
 };
@@ -98,8 +104,7 @@ inline uint32_t tile_term(Tiling& tiling, uint32_t width, uint32_t steps) {
   tiling.lanes_log2 = choose_lanes(tiling.columns, width, tiling.vectorized);
   tiling.column_tiles = ceil_div(tiling.columns, width << tiling.lanes_log2);
   tiling.tile_rows = steps * tiling.rows_per_step();
-  const uint64_t tiles =
-      uint64_t{tiling.column_tiles} * ceil_div(tiling.rows, tiling.tile_rows) * tiling.batch;
+  const uint64_t tiles = uint64_t{tiles_per_image(tiling)} * tiling.batch;
   return static_cast<uint32_t>((tiles + kWarps - 1) / kWarps);
 }
 
