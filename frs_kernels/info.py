@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import frs_kernels
+from frs_kernels.backends import devices as kernel_devices
 from frs_kernels.dispatch import BACKENDS
 from frs_kernels.library import build_info
 
@@ -47,8 +48,21 @@ def instruction_set() -> str:
 
 
 def backends() -> dict[str, str]:
-    """For every backend "runs", or why it does not."""
-    return {name: backend.unavailable() or "runs" for name, backend in BACKENDS.items()}
+    """For every backend "runs", or on which of the devices it runs, and why not on the others."""
+    return {name: _where_it_runs(backend) for name, backend in BACKENDS.items()}
+
+
+def _where_it_runs(backend) -> str:
+    if (reason := backend.unavailable()) is not None:
+        return reason
+    by_reason: dict[str | None, list[str]] = {}
+    for device in kernel_devices():
+        by_reason.setdefault(backend.unavailable_on(device), []).append(str(device))
+    fit = by_reason.pop(None)
+    if not by_reason:
+        return "runs"
+    others = [f"not on {', '.join(devices)}: {reason}" for reason, devices in by_reason.items()]
+    return "; ".join([f"runs on {', '.join(fit)}", *others])
 
 
 def report() -> str:
