@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from frs_kernels.torch_private import end_loading
 from frs_train.data.dataset import CocoDetection, Sample
 from frs_train.errors import UserError
 from frs_train.interrupt import SIGNALS
@@ -105,9 +106,7 @@ def _death_reported() -> Iterator[None]:
 def _end(iterator) -> None:
     """Ends the loader processes. torch asks them to exit, waits for seconds, and sends a signal that they
     ignore; one that hangs, for example in a read from a lost disk, is then killed."""
-    processes = iterator._workers
-    iterator._shutdown_workers()
-    for process in processes:
+    for process in end_loading(iterator):
         process.kill()
         process.join()
 
