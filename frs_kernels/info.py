@@ -30,7 +30,8 @@ def versions() -> dict[str, str]:
 
 def devices() -> dict[str, str]:
     """The devices that the kernels could run on, by torch device."""
-    cores = len(os.sched_getaffinity(0))
+    # sched_getaffinity exists on Linux alone. It counts the cores that this process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names = {"cpu": f"{cores} cores, {torch.get_num_threads()} threads, {instruction_set()}"}
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)

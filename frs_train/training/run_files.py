@@ -27,7 +27,7 @@ class TrainLine(TypedDict):
     loss: FiniteFloat
     losses: dict[str, FiniteFloat]
     seconds_per_iteration: FiniteFloat
-    memory_mb: FiniteFloat
+    memory_mb: FiniteFloat | None
 
 
 class Scores(TypedDict):

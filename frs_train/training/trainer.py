@@ -168,7 +168,7 @@ class Trainer:
             "loss": sum(named.values()),
             "losses": named,
             "seconds_per_iteration": timer.lap(iteration),
-            "memory_mb": round(peak_memory_mb(self.state.device), 1),
+            "memory_mb": peak_memory_mb(self.state.device),
         }
         return self.metrics.train(iteration, record)
 
@@ -178,7 +178,7 @@ class Trainer:
             "iterations": self.state.iteration,
             "parameters": sum(p.numel() for p in self.state.student.parameters()),
             "seconds_per_iteration": timer.mean(),
-            "memory_mb": round(peak_memory_mb(self.state.device), 1),
+            "memory_mb": peak_memory_mb(self.state.device),
             "method": self.config.distill.method if self.config.distill else "none",
             "device": str(self.state.device),
         }
