@@ -48,7 +48,7 @@ elif lacking == "ptxas":
         vars(type(knobs.nvidia))[name].default_path = "/nowhere/ptxas"
 
 for tensor in tensors:
-    report = frs.explain_backend(None, None, tensor, tensor)
+    report = frs.explain_backend(None, None, student_logits=tensor, teacher_logits=tensor)
     print(tensor.device, report, sep="\n", end="\n\n")
 print("without an index", native.no_code_for_gpu(None) or "runs", sep="\n", end="\n\n")
 print(info.report())
