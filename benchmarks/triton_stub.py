@@ -63,6 +63,10 @@ class Backend:
         return None
 
     @staticmethod
+    def unavailable_on(device):
+        return None
+
+    @staticmethod
     def unsupported(inputs):
         return None
 

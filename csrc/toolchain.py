@@ -1,6 +1,5 @@
 """What setup.py builds with: the compilers, and the messages when one is missing. Standard library only."""
 
-import fcntl
 import glob
 import importlib
 import os
@@ -78,10 +77,15 @@ def gencode(arch):
 
 
 def jobs():
-    """MAX_JOBS or the cores, but no more compilers than free memory holds at 1.5 GB each."""
-    with open("/proc/meminfo") as meminfo:
-        free = next(int(line.split()[1]) for line in meminfo if line.startswith("MemAvailable"))
-    return max(1, min(int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0))), free // 1_500_000))
+    """MAX_JOBS or the cores, but no more compilers than free memory holds at 1.5 GB each, if it is known."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    wanted = int(os.environ.get("MAX_JOBS") or cores)
+    try:
+        with open("/proc/meminfo") as meminfo:
+            free = next(int(line.split()[1]) for line in meminfo if line.startswith("MemAvailable"))
+    except OSError:  # not Linux
+        return max(1, wanted)
+    return max(1, min(wanted, free // 1_500_000))
 
 
 class Ninja:
@@ -111,6 +115,8 @@ class Ninja:
         return list(compiled.values())
 
     def __enter__(self):
+        import fcntl  # not on Windows, where only FRS_BUILD=none works
+
         self.lock = open(self.folder / "lock", "w")
         fcntl.flock(self.lock, fcntl.LOCK_EX)  # two builds in one folder would overwrite each other's objects
         return self

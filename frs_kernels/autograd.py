@@ -11,6 +11,7 @@ from frs_kernels.contract import LOSS_ARGUMENTS, NORMALIZERS
 from frs_kernels.inductor import register_scaled_lowering
 from frs_kernels.inputs import LossInputs
 from frs_kernels.output import FRSLossOutput
+from frs_kernels.torch_private import graph_is_retained
 
 _FEATURE, _HEAD, _TOTAL = range(3)  # rows of the operator's losses; the first two are those of pending, too
 
@@ -128,12 +129,25 @@ def _not_differentiable(grads: tuple) -> tuple:
     `once_differentiable` is not enough: where the incoming gradient is a constant, as that of a loss is, it
     returns gradients that look constant too. A penalty on them would have no effect and raise no error.
     """
-    message = b"the fused FRS losses are once_differentiable: take backend='eager' for a double backward"
+    message = "the fused FRS losses are once_differentiable: take backend='eager' for a double backward"
 
     def with_error(grad):
-        return torch._C._functions.DelayedError(message, 1)(grad.detach().requires_grad_())
+        return _Undifferentiable.apply(grad.detach().requires_grad_(), message)
 
     return tuple(None if grad is None else with_error(grad) for grad in grads)
+
+
+class _Undifferentiable(torch.autograd.Function):
+    """The same tensor, whose derivative is an error."""
+
+    @staticmethod
+    def forward(ctx, tensor, message):
+        ctx.message = message
+        return tensor.data  # shares its memory, but is no view of it for autograd
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        raise RuntimeError(ctx.message)
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
@@ -151,7 +165,7 @@ def _scaled(namespace: str, grads: list[Tensor], grad_output: Tensor | None, pen
     if torch.compiler.is_compiling():
         register_scaled_lowering(namespace)
         return list(operators.scaled(grads, grad_output, pending))
-    if torch._C._autograd._get_current_graph_task_keep_graph():
+    if graph_is_retained():
         return operators.scaled(grads, grad_output, pending)
     operators.scale_(grads, grad_output, pending)
     return grads

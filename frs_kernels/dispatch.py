@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch.autograd import forward_ad
 
 from frs_kernels.backends import eager, native, triton
 from frs_kernels.contract import MAX_LEVELS
 from frs_kernels.inputs import LossInputs
+from frs_kernels.torch_private import dual_level_is_open, transforms_are_active
 
 # What "auto" tries, in order, by device type. The order on GPUs follows from measurements on an H200
 # (docs/results/cuda-nvidia-h200.md): kernel times differ by at most 5 %, and native takes less host time.
@@ -68,9 +68,9 @@ def why_not(name: str, inputs: LossInputs) -> str | None:
 
 def _is_transformed(inputs: LossInputs) -> bool:
     """Whether tensors carry more than their values (torch.func, tangents), which the operators would drop."""
-    if torch._C._are_functorch_transforms_active():
+    if transforms_are_active(inputs):
         return True
-    if forward_ad._current_level < 0:  # unpack_dual checks the same, but once for each tensor
+    if not dual_level_is_open():
         return False
     students = inputs.student_feats + inputs.student_logits
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in students)

@@ -7,32 +7,29 @@ tensors that nothing else can see ("donated buffers"). For these, ``scaled`` is 
 
 import torch
 
+from frs_kernels import torch_private
 from frs_kernels.library import constant_result
 
 
 @constant_result
 def register_scaled_lowering(namespace: str) -> None:
     """Registers the lowering of ``namespace``'s ``scaled``. Called while TorchDynamo traces a backward."""
-    try:
-        # Private to torch. A release that moves them loses the lowering: `scaled` then makes new tensors.
-        from torch._inductor.ir import DonatedBuffer, FallbackKernel, StorageBox, TensorBox
-        from torch._inductor.lowering import fallback_handler, register_lowering
-        from torch._inductor.virtualized import V
-    except ImportError:
+    parts = torch_private.inductor()
+    if parts is None:  # `scaled` then makes new tensors
         return
     scaled = getattr(torch.ops, namespace).scaled.default
     scale_ = getattr(torch.ops, namespace).scale_.default
-    into_new_tensors = fallback_handler(scaled, add_to_fallback_set=False)
+    into_new_tensors = parts.fallback_handler(scaled, add_to_fallback_set=False)
 
     def is_donated(grad, node) -> bool:
-        if not (isinstance(grad, TensorBox) and isinstance(grad.data, StorageBox)):
+        if not (isinstance(grad, parts.TensorBox) and isinstance(grad.data, parts.StorageBox)):
             return False
-        return isinstance(grad.data.data, DonatedBuffer) and len(node.users) == 1
+        return isinstance(grad.data.data, parts.DonatedBuffer) and len(node.users) == 1
 
-    @register_lowering(scaled, type_promotion_kind=None)
+    @parts.register_lowering(scaled, type_promotion_kind=None)
     def lower(grads, grad_output, pending):
-        nodes = V.graph.current_node.args[0]
+        nodes = parts.V.graph.current_node.args[0]
         if not all(map(is_donated, grads, nodes)):
             return into_new_tensors(grads, grad_output, pending)
-        FallbackKernel.create(scale_, grads, grad_output, pending)
+        parts.FallbackKernel.create(scale_, grads, grad_output, pending)
         return grads

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import frs_kernels
+from frs_kernels.backends import devices as kernel_devices
 from frs_kernels.dispatch import BACKENDS
 from frs_kernels.library import build_info
 
@@ -29,7 +30,8 @@ def versions() -> dict[str, str]:
 
 def devices() -> dict[str, str]:
     """The devices that the kernels could run on, by torch device."""
-    cores = len(os.sched_getaffinity(0))
+    # sched_getaffinity exists on Linux alone. It counts the cores that this process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names = {"cpu": f"{cores} cores, {torch.get_num_threads()} threads, {instruction_set()}"}
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
@@ -47,8 +49,21 @@ def instruction_set() -> str:
 
 
 def backends() -> dict[str, str]:
-    """For every backend "runs", or why it does not."""
-    return {name: backend.unavailable() or "runs" for name, backend in BACKENDS.items()}
+    """For every backend "runs", or on which of the devices it runs, and why not on the others."""
+    return {name: _where_it_runs(backend) for name, backend in BACKENDS.items()}
+
+
+def _where_it_runs(backend) -> str:
+    if (reason := backend.unavailable()) is not None:
+        return reason
+    by_reason: dict[str | None, list[str]] = {}
+    for device in kernel_devices():
+        by_reason.setdefault(backend.unavailable_on(device), []).append(str(device))
+    fit = by_reason.pop(None)
+    if not by_reason:
+        return "runs"
+    others = [f"not on {', '.join(devices)}: {reason}" for reason, devices in by_reason.items()]
+    return "; ".join([f"runs on {', '.join(fit)}", *others])
 
 
 def report() -> str:

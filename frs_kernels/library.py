@@ -14,6 +14,7 @@ import torch
 
 from frs_kernels.contract import LOSS_ARGUMENTS, SCHEMAS, accumulation_dtype
 from frs_kernels.layouts import grad_like
+from frs_kernels.torch_private import mark_constant
 
 NATIVE = "frs_kernels"
 TRITON = "frs_kernels_triton"
@@ -78,18 +79,14 @@ triton_library = define_with_fakes(TRITON)
 
 
 def constant_result(function):
-    """Decorator: caches the result of ``function``, and makes torch.compile treat it as a constant.
-
-    The mark is that of `torch.compiler.assume_constant_result`. Calling that function would import
-    TorchDynamo, which takes as long as importing torch.
-    """
+    """Decorator: caches the result of ``function``, and makes torch.compile treat it as a constant."""
     cached = functools.cache(function)
 
     @functools.wraps(function)
     def constant(*arguments):
         return cached(*arguments)
 
-    constant._dynamo_marked_constant = True
+    mark_constant(constant)
     return constant
 
 

@@ -74,7 +74,10 @@ def remove(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folder, and others none that cannot be read
+        return
     try:
         os.fsync(handle)
     finally:

@@ -104,7 +104,7 @@ def target(request) -> Target:
     target = request.param
     if target.device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
-    reason = dispatch.load(target.backend).unavailable()
+    reason = dispatch.load(target.backend).unavailable_on(torch.device(target.device))
     if reason is not None:
         pytest.skip(f"backend {target.backend}: {reason}")
     return target

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.gpu
 def target() -> Target:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
-    if (reason := native.unavailable()) is not None:
+    if (reason := native.unavailable_on(torch.device("cuda"))) is not None:
         pytest.skip(reason)
     return Target("native", "cuda")
 

@@ -67,6 +67,10 @@ def test_a_backend_that_cannot_run_says_why(monkeypatch):
         (["8.0+PTX"], (9, 0), True),
         (["9.0+PTX"], (8, 0), False),
         (["9.0a"], (9, 0), True),
+        (["10.0a"], (10, 3), False),
+        (["9.0a+PTX"], (10, 0), False),
+        (["10.0f"], (10, 3), True),
+        (["10.0f+PTX"], (12, 0), False),
     ],
 )
 def test_a_build_covers_the_gpus_that_can_run_its_code(archs, capability, runs):

@@ -12,7 +12,11 @@ pytest.importorskip("triton", reason="needs triton")
 if INTERPRETED:
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime.errors import PTXASError  # noqa: E402
+
 from frs_kernels.backends.triton import aot, launcher, launches  # noqa: E402
+from frs_kernels.backends.triton.toolchain import OLDEST_GPU  # noqa: E402
 
 
 def ids(variant):
@@ -35,6 +39,14 @@ def test_compiles_without_spills_and_with_wide_accesses(target, variant):
         assert vectorized >= expected if is_fp64 else vectorized == expected, message
         narrow = {1, 2} if is_fp64 else {1, 2, 8}  # masks of float64 are read one or two at a time
         assert not counts.keys() & narrow, message
+
+
+def test_compiles_for_the_oldest_gpu_and_for_none_before():
+    variant = next(v for v in aot.variants() if v.name == "loss bf16, location-major")
+    major, minor = OLDEST_GPU
+    aot.compiled(variant, GPUTarget("cuda", 10 * major + minor, 32))
+    with pytest.raises(PTXASError, match="requires .target sm_70"):
+        aot.compiled(variant, GPUTarget("cuda", 62, 32))
 
 
 def test_an_unaligned_level_is_read_element_by_element():

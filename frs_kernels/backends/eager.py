@@ -7,5 +7,9 @@ def unavailable() -> str | None:
     return None
 
 
+def unavailable_on(device) -> str | None:
+    return None
+
+
 def unsupported(inputs) -> str | None:
     return None

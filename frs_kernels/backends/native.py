@@ -2,22 +2,20 @@
 
 import torch
 
+from frs_kernels.backends import devices
 from frs_kernels.library import NATIVE, build_info, constant_result, load_native
 
 NAME = "native"
 
 
 def unavailable() -> str | None:
-    """Why the backend cannot run on this machine at all, or None."""
-    reason = load_native("cpu")
-    if reason is None or not torch.cuda.is_available():
-        return reason
-    return load_native("cuda")
+    """Why the backend can run on no device of this machine, or None."""
+    reasons = [unavailable_on(device) for device in devices()]
+    return None if None in reasons else reasons[0]
 
 
-def unsupported(inputs) -> str | None:
-    """Why the backend cannot run for these arguments, or None."""
-    device = inputs.device
+def unavailable_on(device: torch.device) -> str | None:
+    """Why the backend cannot run on this device, or None."""
     if device.type not in ("cpu", "cuda"):
         return f"there are no compiled kernels for {device.type} tensors"
     reason = load_native(device.type)
@@ -26,9 +24,20 @@ def unsupported(inputs) -> str | None:
     return reason
 
 
-@constant_result
+def unsupported(inputs) -> str | None:
+    """Why the backend cannot run for these arguments, or None."""
+    return unavailable_on(inputs.device)
+
+
 def no_code_for_gpu(index: int | None) -> str | None:
-    """Why the CUDA kernels as built cannot run on this GPU, or None."""
+    """Why the CUDA kernels as built cannot run on this GPU (None: the current one), or None."""
+    if index is None and torch.cuda.is_available():
+        index = torch.cuda.current_device()
+    return _no_code_for_gpu(index)
+
+
+@constant_result
+def _no_code_for_gpu(index: int | None) -> str | None:
     if not torch.cuda.is_available():  # fake tensors, traced on a machine without a GPU
         return None
     return no_code_for(torch.cuda.get_device_capability(index))
@@ -47,16 +56,23 @@ def no_code_for(capability: tuple[int, int]) -> str | None:
 
 
 def covers(archs: list[str], capability: tuple[int, int]) -> bool:
-    """Whether code for ``archs`` ("9.0", "12.0+PTX") runs on a GPU of this compute capability.
+    """Whether code for ``archs`` ("9.0", "9.0a", "12.0+PTX") runs on a GPU of this compute capability.
 
     Machine code runs on GPUs of the same major version and at least its minor version, PTX on all later GPUs.
+    Code for one architecture alone ("9.0a") runs on no other, and code for a family ("10.0f") on those of its
+    major version, whether it is machine code or PTX.
     """
-    for arch in archs:
-        number, has_ptx, _ = arch.partition("+")
-        major, minor = (int(part) for part in number.rstrip("af").split("."))
-        if (major == capability[0] and minor <= capability[1]) or (has_ptx and (major, minor) <= capability):
-            return True
-    return False
+    return any(_runs(arch, capability) for arch in archs)
+
+
+def _runs(arch: str, capability: tuple[int, int]) -> bool:
+    number, has_ptx, _ = arch.partition("+")
+    version = tuple(map(int, number.rstrip("af").split(".")))
+    if number.endswith("a"):
+        return version == capability
+    is_of_family = version[0] == capability[0] and version[1] <= capability[1]
+    runs_on_later = bool(has_ptx) and not number.endswith("f")
+    return is_of_family or (runs_on_later and version <= capability)
 
 
 def namespace():

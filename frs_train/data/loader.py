@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from frs_kernels.torch_private import end_loading
 from frs_train.data.dataset import CocoDetection, Sample
 from frs_train.errors import UserError
 from frs_train.interrupt import SIGNALS
@@ -70,7 +71,11 @@ def loaded(
 @contextlib.contextmanager
 def _signals_deferred() -> Iterator[None]:
     """Defers SIGINT and SIGTERM to the end of the block: a new loader process inherits the handlers of its
-    parent and would run them until it ignores the signals."""
+    parent and would run them until it ignores the signals. Windows has no such mask and needs none: its
+    processes do not inherit handlers."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -105,9 +110,7 @@ def _death_reported() -> Iterator[None]:
 def _end(iterator) -> None:
     """Ends the loader processes. torch asks them to exit, waits for seconds, and sends a signal that they
     ignore; one that hangs, for example in a read from a lost disk, is then killed."""
-    processes = iterator._workers
-    iterator._shutdown_workers()
-    for process in processes:
+    for process in end_loading(iterator):
         process.kill()
         process.join()
 
@@ -127,15 +130,19 @@ def _start_worker(_: int) -> None:
     """
     torch.set_num_threads(1)
     gc.freeze()
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process().pid,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _end_with(parent: int) -> None:
-    """Exits once the parent is gone. A loader process whose training was killed would hang on its full
-    pipe."""
-    while os.getppid() == parent:
+def _end_with(parent) -> None:
+    """Exits once the parent process is gone. A loader process whose training was killed would hang on its
+    full pipe.
+
+    Windows reports the same parent as long as a process lives. On Linux a forked sibling may keep the parent
+    alive in the eyes of `is_alive`.
+    """
+    while os.getppid() == parent.pid and parent.is_alive():
         time.sleep(1)
     os._exit(1)
 

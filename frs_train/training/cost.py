@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import resource
+import sys
 import time
 from collections.abc import Iterator
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 class Timer:
@@ -43,8 +48,12 @@ class Timer:
             self.since = time.perf_counter()
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory of this process so far: GPU memory on a GPU, otherwise resident memory."""
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Peak memory of this process so far in MiB: GPU memory on a GPU, otherwise resident memory; None where
+    the system does not tell it."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    if resource is None:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

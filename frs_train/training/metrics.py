@@ -1,7 +1,8 @@
 """The metrics of a run: `metrics.jsonl`, lines in the log and, by option, TensorBoard.
 
 Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration` (see `run_files`):
-    train   lr, loss, losses {name: value}, seconds_per_iteration, memory_mb (peak, of the GPU if any),
+    train   lr, loss, losses {name: value}, seconds_per_iteration,
+            memory_mb (peak, of the GPU if any; or null),
             levels {feature_level_0: value, ...}: what each level that student and teacher share, finest
             first, contributes to frs_feature and frs_head
     eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}, max_detections

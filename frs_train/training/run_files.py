@@ -28,7 +28,7 @@ class TrainLine(TypedDict):
     losses: dict[str, FiniteFloat]
     levels: NotRequired[dict[str, FiniteFloat]]
     seconds_per_iteration: FiniteFloat
-    memory_mb: FiniteFloat
+    memory_mb: FiniteFloat | None
 
 
 class Scores(TypedDict):

@@ -170,7 +170,7 @@ class Trainer:
             "losses": named,
             "levels": values,
             "seconds_per_iteration": timer.lap(iteration),
-            "memory_mb": round(peak_memory_mb(self.state.device), 1),
+            "memory_mb": peak_memory_mb(self.state.device),
         }
         return self.metrics.train(iteration, record)
 
@@ -180,7 +180,7 @@ class Trainer:
             "iterations": self.state.iteration,
             "parameters": sum(p.numel() for p in self.state.student.parameters()),
             "seconds_per_iteration": timer.mean(),
-            "memory_mb": round(peak_memory_mb(self.state.device), 1),
+            "memory_mb": peak_memory_mb(self.state.device),
             "method": self.config.distill.method if self.config.distill else "none",
             "device": str(self.state.device),
         }

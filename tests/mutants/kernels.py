@@ -37,6 +37,20 @@ MUTANTS = (
         ("tests/test_dispatch.py::test_native_comes_before_triton_and_triton_before_eager",),
     ),
     Mutant(
+        "the-code-of-one-architecture-runs-on-a-whole-family",
+        "frs_kernels/backends/native.py",
+        "        return version == capability\n",
+        "        return version[0] == capability[0]\n",
+        ("tests/test_dispatch.py::test_a_build_covers_the_gpus_that_can_run_its_code",),
+    ),
+    Mutant(
+        "triton-launches-without-a-compiler",
+        "frs_kernels/backends/triton/toolchain.py",
+        "    reason = _no_compiler() or _no_cache()\n",
+        "    reason = _no_cache()\n",
+        ("tests/test_gpus.py::test_a_compiler_is_needed",),
+    ),
+    Mutant(
         "the-kernels-drop-a-tangent",
         "frs_kernels/dispatch.py",
         "    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in students)",
@@ -46,7 +60,7 @@ MUTANTS = (
     Mutant(
         "transforms-are-not-noticed",
         "frs_kernels/dispatch.py",
-        "    if torch._C._are_functorch_transforms_active():\n        return True\n",
+        "    if transforms_are_active(inputs):\n        return True\n",
         "",
         ("tests/test_transforms.py",),
     ),
@@ -89,7 +103,7 @@ MUTANTS = (
     Mutant(
         "a-retained-graph-loses-its-gradients",
         "frs_kernels/autograd.py",
-        "    if torch._C._autograd._get_current_graph_task_keep_graph():\n",
+        "    if graph_is_retained():\n",
         "    if False:\n",
         (f"{BACKWARD}::test_second_backward_with_a_retained_graph",),
     ),

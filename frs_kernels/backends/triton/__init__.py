@@ -9,6 +9,7 @@ import importlib.util
 
 import torch
 
+from frs_kernels.backends import devices
 from frs_kernels.library import TRITON, constant_result, triton_library
 
 NAME = "triton"
@@ -16,7 +17,49 @@ NAME = "triton"
 
 @constant_result
 def unavailable() -> str | None:
-    """The reason why the backend cannot run on this machine, or None. Registers the operators if it can."""
+    """Why the backend can run on no device of this machine, or None. Registers the operators if it can."""
+    if (reason := _no_triton()) is not None:
+        return reason
+    gpus = [device for device in devices() if device.type != "cpu"]
+    keys = sorted({gpu.type.upper() for gpu in gpus})
+    if interpreted():
+        from frs_kernels.backends.triton.interpreter import patch_interpreter
+
+        patch_interpreter()
+        register(triton_library, [*keys, "CPU"])
+        return None
+    if not gpus:
+        return "there is no GPU; for tests, Triton's interpreter runs with TRITON_INTERPRET=1"
+    from frs_kernels.backends.triton.toolchain import cannot_compile
+
+    reasons = [cannot_compile() or _no_code_for(gpu.type, gpu.index) for gpu in gpus]
+    if None not in reasons:
+        return reasons[0]
+    register(triton_library, keys)
+    return None
+
+
+def unavailable_on(device: torch.device) -> str | None:
+    """Why the backend cannot run on this device, or None."""
+    if (reason := unavailable()) is not None:
+        return reason
+    if device.type not in ("cuda", "xpu", "cpu"):
+        return f"there are no Triton kernels for {device.type} tensors"
+    if interpreted():
+        return None
+    if device.type == "cpu":
+        return "Triton runs on CPU tensors only in its interpreter: start Python with TRITON_INTERPRET=1"
+    return _no_code_for(device.type, device.index)
+
+
+def unsupported(inputs) -> str | None:
+    """Why it cannot run for these arguments, or None."""
+    return unavailable_on(inputs.device)
+
+
+@constant_result
+def _no_triton() -> str | None:
+    """Why Triton cannot be imported, or None."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     try:
@@ -25,27 +68,17 @@ def unavailable() -> str | None:
         return f"Triton cannot be imported: {error}"
     if not hasattr(triton, "knobs"):  # an old release, or a folder named triton
         return f"Triton 3.4 or later is needed, {triton.__path__[0]} is something else"
-    gpus = [name for name in ("cuda", "xpu") if getattr(torch, name).is_available()]
-    if not gpus and not interpreted():
-        return "there is no GPU; for tests, Triton's interpreter runs with TRITON_INTERPRET=1"
-    if interpreted():
-        from frs_kernels.backends.triton.interpreter import patch_interpreter
-
-        patch_interpreter()
-    register(triton_library, [*map(str.upper, gpus), *(["CPU"] if interpreted() else [])])
     return None
 
 
-def unsupported(inputs) -> str | None:
-    """Why it cannot run for these arguments, or None."""
-    if (reason := unavailable()) is not None:
-        return reason
-    device = inputs.device.type
-    if device == "cpu" and not interpreted():
-        return "Triton runs on CPU tensors only in its interpreter: start Python with TRITON_INTERPRET=1"
-    if device not in ("cuda", "xpu", "cpu"):
-        return f"there are no Triton kernels for {device} tensors"
-    return None
+@constant_result
+def _no_code_for(kind: str, index: int | None) -> str | None:
+    """Why Triton makes no code for this GPU, or None. Only NVIDIA's have a compute capability."""
+    if kind != "cuda" or torch.version.hip or not torch.cuda.is_available():
+        return None
+    from frs_kernels.backends.triton.toolchain import no_code_for
+
+    return no_code_for(torch.cuda.get_device_capability(index))
 
 
 def namespace():
