@@ -12,6 +12,9 @@ from frs_kernels.inductor import register_scaled_lowering
 from frs_kernels.inputs import LossInputs
 from frs_kernels.output import FRSLossOutput
 
+ONCE_DIFFERENTIABLE = (
+    "the fused FRS losses are once_differentiable: take backend='eager' for a double backward"
+)
 _FEATURE, _HEAD, _TOTAL = range(3)  # rows of the operator's losses; the first two are those of pending, too
 
 
@@ -24,9 +27,8 @@ def fused_loss(namespace: str, inputs: LossInputs) -> FRSLossOutput:
     grad_enabled = torch.is_grad_enabled()
     feat_grad = grad_enabled and any(t.requires_grad for t in inputs.student_feats)
     head_grad = grad_enabled and any(t.requires_grad for t in inputs.student_logits)
-    arguments = _loss_arguments(inputs, feat_grad, head_grad)
     with torch.no_grad():
-        losses, level_losses, pending, *grads = _operator(namespace, inputs)(*arguments)
+        losses, level_losses, pending, *grads = run_operator(namespace, inputs, feat_grad, head_grad)
     results = _separate(losses)
     students = inputs.student_feats, inputs.student_logits
     for term in (_HEAD, _FEATURE):
@@ -38,13 +40,14 @@ def fused_loss(namespace: str, inputs: LossInputs) -> FRSLossOutput:
     return FRSLossOutput(*results, *level_losses.unbind())
 
 
-def _operator(namespace: str, inputs: LossInputs):
-    """The loss operator, under the name that says which terms the call has."""
+def run_operator(namespace: str, inputs: LossInputs, feat_grad: bool, head_grad: bool) -> tuple:
+    """The results of the loss operator, under the name that says which terms the call has."""
     if inputs.student_feats:
         name = "loss" if inputs.student_logits else "imitation"
     else:
         name = "head"
-    return getattr(getattr(torch.ops, namespace), name)
+    operator = getattr(getattr(torch.ops, namespace), name)
+    return operator(*_loss_arguments(inputs, feat_grad, head_grad))
 
 
 def _loss_arguments(inputs: LossInputs, feat_grad: bool, head_grad: bool) -> list:
@@ -83,7 +86,16 @@ def _number_and_tensor(value, dtype: torch.dtype, device: torch.device) -> tuple
     """A scalar as the operators take it: a number times an optional tensor on the device."""
     if isinstance(value, Tensor):
         return 1.0, value.detach().to(device=device, dtype=dtype, non_blocking=True)
+    if torch.compiler.is_compiling() and not _is_static(value):
+        return 1.0, torch.ones((), dtype=dtype, device=device) * value
     return float(value), None
+
+
+def _is_static(value: float) -> bool:
+    """Whether a number is a constant of the graph that is traced; it would become one as a Python float."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return has_static_value(value)
 
 
 def _separate(losses: Tensor) -> list[Tensor]:
@@ -91,6 +103,8 @@ def _separate(losses: Tensor) -> list[Tensor]:
 
     On one of several views, autograd forbids in-place operations such as `loss += other`.
     """
+    if torch.compiler.is_compiling():  # there, an output that shares memory with an input loses its gradient
+        return [loss.clone() for loss in losses.unbind()]
     return [loss.data for loss in losses.unbind()]
 
 
@@ -128,10 +142,11 @@ def _not_differentiable(grads: tuple) -> tuple:
     `once_differentiable` is not enough: where the incoming gradient is a constant, as that of a loss is, it
     returns gradients that look constant too. A penalty on them would have no effect and raise no error.
     """
-    message = b"the fused FRS losses are once_differentiable: take backend='eager' for a double backward"
 
     def with_error(grad):
-        return torch._C._functions.DelayedError(message, 1)(grad.detach().requires_grad_())
+        return torch._C._functions.DelayedError(ONCE_DIFFERENTIABLE.encode(), 1)(
+            grad.detach().requires_grad_()
+        )
 
     return tuple(None if grad is None else with_error(grad) for grad in grads)
 
@@ -147,11 +162,28 @@ def _scaled(namespace: str, grads: list[Tensor], grad_output: Tensor | None, pen
     """grads[i] * grad_output * pending[i], in place unless a later backward may need the stored gradients."""
     if grad_output is None or not grads:
         return []
+    if grad_output.dim() > 0:
+        grad_output = grad_output.contiguous()
     operators = getattr(torch.ops, namespace)
     if torch.compiler.is_compiling():
         register_scaled_lowering(namespace)
         return list(operators.scaled(grads, grad_output, pending))
+    if _is_wrapped(grad_output):
+        return [multiplied(grad, grad_output * factor) for grad, factor in zip(grads, pending, strict=True)]
     if torch._C._autograd._get_current_graph_task_keep_graph():
         return operators.scaled(grads, grad_output, pending)
     operators.scale_(grads, grad_output, pending)
     return grads
+
+
+def multiplied(grad: Tensor, factor: Tensor) -> Tensor:
+    """grad * factor, which is [] or [B] in the accumulation dtype, in PyTorch that every transform knows."""
+    if factor.dim() == 1:
+        factor = factor.reshape(-1, *[1] * (grad.dim() - 1))
+    return (grad.to(factor.dtype) * factor).to(grad.dtype)
+
+
+def _is_wrapped(tensor: Tensor) -> bool:
+    """Whether a tensor holds several gradients at once, for `is_grads_batched` or torch.func.vmap."""
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(tensor) or functorch.is_functorch_wrapped_tensor(tensor)

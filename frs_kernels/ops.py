@@ -7,7 +7,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from frs_kernels import checks, dispatch, reference
+from frs_kernels import checks, dispatch, reference, transforms
 from frs_kernels.autograd import fused_loss
 from frs_kernels.inputs import LossInputs
 from frs_kernels.levels import Levels
@@ -49,6 +49,8 @@ def frs_mask(teacher_logits: Levels, *, backend: Backend = "auto") -> Tensor | l
     with torch.no_grad():
         if chosen.NAME == "eager":
             masks = reference.frs_mask(inputs.teacher_logits)
+        elif transforms.are_active():
+            masks = transforms.mask(chosen.namespace().name, inputs)
         else:
             masks = chosen.namespace().mask(inputs.canonical().teacher_logits)
     return masks[0] if isinstance(teacher_logits, Tensor) else masks
@@ -105,7 +107,7 @@ def weighted_mse(
     if channel_weights is not None:
         inputs.channel_weights = checks.as_tensors("channel_weights", channel_weights)
         if isinstance(channel_weights, Tensor):
-            inputs.channel_weights *= len(inputs.student_feats)
+            inputs.channel_weights = inputs.channel_weights * len(inputs.student_feats)
     return _masked_loss(inputs, masks, mask_sets, normalizer, scale, reduction, backend).feature
 
 
@@ -270,7 +272,7 @@ def _merged(inputs: LossInputs, mask_sets, normalizer, scale) -> list[Tensor]:
         for levels, z, factor in zip(sets, normalizers, scales, strict=True):
             values = levels[level].detach().to(inputs.dtype).flatten(1)
             z = reference.normalizer_value(z, values, student.shape)
-            z = z if isinstance(z, Tensor) else values.new_full((), z)
+            z = z if isinstance(z, Tensor) else z * values.new_ones(())
             total = total + torch.where(z == 0, 0.0, factor / z * values)
         merged.append(total)
     return merged
@@ -287,6 +289,8 @@ def _run(inputs: LossInputs, backend: str) -> FRSLossOutput:
     chosen = dispatch.select(backend, inputs)
     if chosen.NAME == "eager":
         return _run_reference(inputs)
+    if transforms.are_active():
+        return transforms.loss(chosen.namespace().name, inputs)
     return fused_loss(chosen.namespace().name, inputs.canonical())
 
 
