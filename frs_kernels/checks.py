@@ -171,14 +171,14 @@ def _check_scalars(inputs: LossInputs) -> None:
     names = NORMALIZERS[:-1]
     if isinstance(inputs.normalizer, str) and inputs.normalizer not in names:
         raise ValueError(f"normalizer {inputs.normalizer!r} is none of {names}, a number or a 0-d tensor")
-    _check_scalar("normalizer", inputs.normalizer)
-    _check_scalar("feat_weight or scale", inputs.feat_scale)
-    _check_scalar("head_weight or scale", inputs.head_scale)
+    check_scalar("normalizer", inputs.normalizer)
+    check_scalar("feat_weight", inputs.feat_scale)
+    check_scalar("head_weight", inputs.head_scale)
     if not inputs.beta >= 0:
         raise ValueError(f"beta must be >= 0, got {inputs.beta}")
 
 
-def _check_scalar(name: str, value) -> None:
+def check_scalar(name: str, value) -> None:
     """A number, or a 0-d tensor that requires no gradient."""
     if isinstance(value, (list, tuple)):
         raise TypeError(f"{name} is a sequence, which goes with mask_sets only: one value per set")

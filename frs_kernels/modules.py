@@ -130,8 +130,9 @@ class FRSDistillationLoss(nn.Module):
     def count_steps(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
         """Makes the warm-up count the steps of ``optimizer`` from here on, by a hook on them.
 
-        A step that a gradient scaler skips does not count. Call it once in every process, after a resumed
-        run has loaded its state too. ``.remove()`` of the result ends the counting.
+        Call it once in every process, also in a resumed run: no checkpoint contains the hook. A step that a
+        gradient scaler skips does not count, except of an optimizer with ``fused=True``, which the scaler
+        calls even then. ``.remove()`` of the result ends the counting.
         """
         self._is_told_the_steps = True
         return optimizer.register_step_post_hook(self._count_step)

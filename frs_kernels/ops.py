@@ -179,7 +179,7 @@ def frs_loss(
 
     Returns:
         :class:`FRSLossOutput`: ``feature``, ``head`` and ``total = feature + head``, multiplied by their
-        weights, and the shares of the levels. Each may be differentiated: once, as in eager.
+        weights, and the shares of the levels. Each term may be differentiated once, alone or in the total.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit, naming argument, level and both shapes; for
@@ -206,7 +206,7 @@ def explain_backend(
 ) -> dispatch.BackendReport:
     """Which backend :func:`frs_loss` would run for these tensors, what it would copy, and why no other.
 
-    Takes the arguments of :func:`frs_loss`. Print the result, or read ``chosen``, ``reasons`` and ``copies``.
+    Takes the tensors of :func:`frs_loss`. Print the result, or read ``chosen``, ``reasons`` and ``copies``.
     """
     inputs = _frs_inputs(student_feats, teacher_feats, student_logits, teacher_logits, masks=masks)
     return dispatch.explain(backend, inputs)
@@ -242,6 +242,7 @@ def _masked_loss(
         raise ValueError("give either masks, or several of them as mask_sets")
     inputs.per_image = reduction == "none"
     if mask_sets is None:
+        checks.check_scalar("scale", scale)
         inputs.masks = checks.as_masks("masks", masks)
         inputs.normalizer, inputs.feat_scale, inputs.head_scale = normalizer, scale, scale
     else:
@@ -263,7 +264,8 @@ def _merged(inputs: LossInputs, mask_sets, normalizer, scale) -> list[Tensor]:
     scales = _one_per_set("scale", scale, len(sets))
     for i, levels in enumerate(sets):
         try:
-            checks.check(replace(inputs, masks=levels, normalizer=normalizers[i], feat_scale=scales[i]))
+            checks.check_scalar("scale", scales[i])
+            checks.check(replace(inputs, masks=levels, normalizer=normalizers[i]))
         except ValueError as error:
             raise ValueError(f"mask_sets[{i}]: {error}") from None
     merged = []

@@ -6,8 +6,8 @@ import pytest
 MODULES = imports.modules("frs_kernels")
 # From the bottom up. A package is one layer; its modules may import each other.
 LAYERS = (
-    "contract", "layouts", "levels", "inputs", "checks", "library", "inductor", "reference", "backends",
-    "dispatch", "autograd", "ops", "modules", "integrations", "frs_kernels", "info",
+    "contract", "output", "layouts", "levels", "inputs", "checks", "library", "inductor", "reference",
+    "backends", "dispatch", "autograd", "ops", "modules", "integrations", "frs_kernels", "info",
 )  # fmt: skip
 
 

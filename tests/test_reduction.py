@@ -76,6 +76,19 @@ def test_an_image_gets_the_gradient_of_its_own_value(target, name):
 
 
 @pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("reduced", [torch.sum, torch.mean, lambda v: v[[1, 0, 1]].sum()])
+def test_the_values_of_the_images_may_be_reduced_afterwards(target, reduced, name):
+    """The gradient of a sum is one number, expanded to all images."""
+    function, base, wrt = case(name, device=target.device)
+
+    def loss(**arguments):
+        return reduced(function(**arguments, reduction="none"))
+
+    actual, expected = (evaluate(loss, base, wrt, backend=backend) for backend in (target.backend, "eager"))
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", TERMS)
 def test_an_image_in_a_level_whose_normalizer_is_0_adds_nothing(target, name):
     function, base, wrt = case(name, device=target.device)
     base["masks"][1].zero_()

@@ -18,8 +18,8 @@ MUTANTS = (
     Mutant(
         "a-mask-of-zeros-is-divided-by-0",
         "frs_kernels/ops.py",
-        "torch.where(z == 0, 0.0, scale / z * values)",
-        "scale / z * values",
+        "torch.where(z == 0, 0.0, factor / z * values)",
+        "factor / z * values",
         (f"{IMITATION}::test_a_mask_whose_normalizer_is_0_adds_nothing_to_others",),
     ),
     Mutant(
