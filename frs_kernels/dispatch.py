@@ -82,9 +82,14 @@ def _recording_unsupported(inputs: LossInputs) -> str | None:
             return transforms.ONLY_EAGER
     if torch.jit.is_tracing():
         return "only eager can be recorded by torch.jit.trace"
-    if torch.compiler.is_exporting() and torch.is_grad_enabled() and any(t.requires_grad for t in students):
+    if _is_exporting() and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in students):
         return "only eager has gradients in an exported graph: without them, export under torch.no_grad()"
     return None
+
+
+def _is_exporting() -> bool:
+    """Whether torch.export records the call; TorchDynamo always says that torch.compiler.is_exporting()."""
+    return getattr(torch.compiler, "_is_exporting_flag", False)
 
 
 def select(name: str, inputs: LossInputs):

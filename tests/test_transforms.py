@@ -212,7 +212,7 @@ def test_batched_gradients(target, reduction, dtype):
     upstreams = torch.tensor([[2.0, 3.0], [0.0, -1.0], [1.0, 1.0]], device=target.device)
     upstreams = upstreams[:, 0] if reduction == "sum" else upstreams
     one_by_one = [torch.autograd.grad(loss, leaf, v, retain_graph=True)[0] for v in upstreams]
-    (batched,) = torch.autograd.grad(loss, leaf, upstreams, is_grads_batched=True)
+    (batched,) = torch.autograd.grad(loss, leaf, upstreams, is_grads_batched=True, retain_graph=True)
     assert torch.equal(batched, torch.stack(one_by_one))
     pullback = vmap(lambda v: torch.autograd.grad(loss, leaf, v, retain_graph=True)[0])
     assert torch.equal(pullback(upstreams), torch.stack(one_by_one))
