@@ -30,13 +30,16 @@ def fused_loss(namespace: str, inputs: LossInputs) -> FRSLossOutput:
     with torch.no_grad():
         losses, level_losses, pending, *grads = run_operator(namespace, inputs, feat_grad, head_grad)
     results = _separate(losses)
-    students = inputs.student_feats, inputs.student_logits
-    for term in (_HEAD, _FEATURE):
+    for term, students in ((_FEATURE, inputs.student_feats), (_HEAD, inputs.student_logits)):
         if grads[term]:
-            other = results[_FEATURE + _HEAD - term]
+            only_one = not (feat_grad and head_grad)
             results[term], results[_TOTAL] = _Term.apply(
-                namespace, term, losses, pending, other, len(students[term]), *grads[term], *students[term]
+                namespace, term, only_one, losses, pending, len(students), *grads[term], *students
             )
+    if (
+        feat_grad and head_grad
+    ):  # a node of both terms would release, with the one, the gradients of the other
+        results[_TOTAL] = results[_FEATURE] + results[_HEAD]
     return FRSLossOutput(*results, *level_losses.unbind())
 
 
@@ -109,15 +112,15 @@ def _separate(losses: Tensor) -> list[Tensor]:
 
 
 class _Term(torch.autograd.Function):
-    """The autograd node of one term: its loss, and the total, which is the sum of that and the ``other``."""
+    """The autograd node of one term: its loss, and the total if the other term is a constant."""
 
     @staticmethod
-    def forward(ctx, namespace, term, losses, pending, other, num_levels, *grads_and_students):
+    def forward(ctx, namespace, term, only_one, losses, pending, num_levels, *grads_and_students):
         ctx.namespace, ctx.term, ctx.num_levels = namespace, term, num_levels
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(pending, *grads_and_students[:num_levels])
         results = _separate(losses)
-        return results[term], results[_TOTAL]
+        return results[term], results[_TOTAL] if only_one else None
 
     @staticmethod
     def backward(ctx, *grad_outputs):
@@ -129,11 +132,11 @@ class _Term(torch.autograd.Function):
 
     @staticmethod
     def gradients(ctx, grad_loss, grad_total):
-        """The stored gradients times the incoming one, for the students; d total / d other = 1."""
+        """The stored gradients times the incoming one, for the students."""
         pending, *grads = ctx.saved_tensors
         nothing = [None] * ctx.num_levels
         grads = _scaled(ctx.namespace, grads, _sum(grad_loss, grad_total), pending[ctx.term])
-        return None, None, None, None, grad_total, None, *nothing, *(grads or nothing)
+        return *[None] * 6, *nothing, *(grads or nothing)
 
 
 def _not_differentiable(grads: tuple) -> tuple:
