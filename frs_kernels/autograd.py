@@ -11,8 +11,11 @@ from frs_kernels.contract import LOSS_ARGUMENTS, NORMALIZERS
 from frs_kernels.inductor import register_scaled_lowering
 from frs_kernels.inputs import LossInputs
 from frs_kernels.output import FRSLossOutput
-from frs_kernels.torch_private import graph_is_retained
+from frs_kernels.torch_private import graph_is_retained, holds_several
 
+ONCE_DIFFERENTIABLE = (
+    "the fused FRS losses are once_differentiable: take backend='eager' for a double backward"
+)
 _FEATURE, _HEAD, _TOTAL = range(3)  # rows of the operator's losses; the first two are those of pending, too
 
 
@@ -25,27 +28,29 @@ def fused_loss(namespace: str, inputs: LossInputs) -> FRSLossOutput:
     grad_enabled = torch.is_grad_enabled()
     feat_grad = grad_enabled and any(t.requires_grad for t in inputs.student_feats)
     head_grad = grad_enabled and any(t.requires_grad for t in inputs.student_logits)
-    arguments = _loss_arguments(inputs, feat_grad, head_grad)
     with torch.no_grad():
-        losses, level_losses, pending, *grads = _operator(namespace, inputs)(*arguments)
+        losses, level_losses, pending, *grads = run_operator(namespace, inputs, feat_grad, head_grad)
     results = _separate(losses)
-    students = inputs.student_feats, inputs.student_logits
-    for term in (_HEAD, _FEATURE):
+    only_one = not (feat_grad and head_grad)
+    for term, students in ((_FEATURE, inputs.student_feats), (_HEAD, inputs.student_logits)):
         if grads[term]:
-            other = results[_FEATURE + _HEAD - term]
             results[term], results[_TOTAL] = _Term.apply(
-                namespace, term, losses, pending, other, len(students[term]), *grads[term], *students[term]
+                namespace, term, only_one, losses, pending, len(students), *grads[term], *students
             )
+    if not only_one:
+        # No node of both: a backward through it would release the gradients of the term that is not meant.
+        results[_TOTAL] = results[_FEATURE] + results[_HEAD]
     return FRSLossOutput(*results, *level_losses.unbind())
 
 
-def _operator(namespace: str, inputs: LossInputs):
-    """The loss operator, under the name that says which terms the call has."""
+def run_operator(namespace: str, inputs: LossInputs, feat_grad: bool, head_grad: bool) -> tuple:
+    """The results of the loss operator, under the name that says which terms the call has."""
     if inputs.student_feats:
         name = "loss" if inputs.student_logits else "imitation"
     else:
         name = "head"
-    return getattr(getattr(torch.ops, namespace), name)
+    operator = getattr(getattr(torch.ops, namespace), name)
+    return operator(*_loss_arguments(inputs, feat_grad, head_grad))
 
 
 def _loss_arguments(inputs: LossInputs, feat_grad: bool, head_grad: bool) -> list:
@@ -84,7 +89,16 @@ def _number_and_tensor(value, dtype: torch.dtype, device: torch.device) -> tuple
     """A scalar as the operators take it: a number times an optional tensor on the device."""
     if isinstance(value, Tensor):
         return 1.0, value.detach().to(device=device, dtype=dtype, non_blocking=True)
+    if torch.compiler.is_compiling() and not _is_static(value):
+        return 1.0, torch.ones((), dtype=dtype, device=device) * value
     return float(value), None
+
+
+def _is_static(value: float) -> bool:
+    """Whether a number is a constant of the graph that is traced; it would become one as a Python float."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return has_static_value(value)
 
 
 def _separate(losses: Tensor) -> list[Tensor]:
@@ -92,19 +106,21 @@ def _separate(losses: Tensor) -> list[Tensor]:
 
     On one of several views, autograd forbids in-place operations such as `loss += other`.
     """
+    if torch.compiler.is_compiling():  # there, an output that shares memory with an input loses its gradient
+        return [loss.clone() for loss in losses.unbind()]
     return [loss.data for loss in losses.unbind()]
 
 
 class _Term(torch.autograd.Function):
-    """The autograd node of one term: its loss, and the total, which is the sum of that and the ``other``."""
+    """The autograd node of one term: its loss, and the total if the other term is a constant."""
 
     @staticmethod
-    def forward(ctx, namespace, term, losses, pending, other, num_levels, *grads_and_students):
+    def forward(ctx, namespace, term, only_one, losses, pending, num_levels, *grads_and_students):
         ctx.namespace, ctx.term, ctx.num_levels = namespace, term, num_levels
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(pending, *grads_and_students[:num_levels])
         results = _separate(losses)
-        return results[term], results[_TOTAL]
+        return results[term], results[_TOTAL] if only_one else None
 
     @staticmethod
     def backward(ctx, *grad_outputs):
@@ -116,11 +132,11 @@ class _Term(torch.autograd.Function):
 
     @staticmethod
     def gradients(ctx, grad_loss, grad_total):
-        """The stored gradients times the incoming one, for the students; d total / d other = 1."""
+        """The stored gradients times the incoming one, for the students."""
         pending, *grads = ctx.saved_tensors
         nothing = [None] * ctx.num_levels
         grads = _scaled(ctx.namespace, grads, _sum(grad_loss, grad_total), pending[ctx.term])
-        return None, None, None, None, grad_total, None, *nothing, *(grads or nothing)
+        return *[None] * 6, *nothing, *(grads or nothing)
 
 
 def _not_differentiable(grads: tuple) -> tuple:
@@ -129,10 +145,9 @@ def _not_differentiable(grads: tuple) -> tuple:
     `once_differentiable` is not enough: where the incoming gradient is a constant, as that of a loss is, it
     returns gradients that look constant too. A penalty on them would have no effect and raise no error.
     """
-    message = "the fused FRS losses are once_differentiable: take backend='eager' for a double backward"
 
     def with_error(grad):
-        return _Undifferentiable.apply(grad.detach().requires_grad_(), message)
+        return _Undifferentiable.apply(grad.detach().requires_grad_())
 
     return tuple(None if grad is None else with_error(grad) for grad in grads)
 
@@ -141,13 +156,12 @@ class _Undifferentiable(torch.autograd.Function):
     """The same tensor, whose derivative is an error."""
 
     @staticmethod
-    def forward(ctx, tensor, message):
-        ctx.message = message
+    def forward(ctx, tensor):
         return tensor.data  # shares its memory, but is no view of it for autograd
 
     @staticmethod
     def backward(ctx, grad_output):
-        raise RuntimeError(ctx.message)
+        raise RuntimeError(ONCE_DIFFERENTIABLE)
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
@@ -161,11 +175,22 @@ def _scaled(namespace: str, grads: list[Tensor], grad_output: Tensor | None, pen
     """grads[i] * grad_output * pending[i], in place unless a later backward may need the stored gradients."""
     if grad_output is None or not grads:
         return []
+    if grad_output.dim() > 0:
+        grad_output = grad_output.contiguous()
     operators = getattr(torch.ops, namespace)
     if torch.compiler.is_compiling():
         register_scaled_lowering(namespace)
         return list(operators.scaled(grads, grad_output, pending))
+    if holds_several(grad_output):
+        return [multiplied(grad, grad_output * factor) for grad, factor in zip(grads, pending, strict=True)]
     if graph_is_retained():
         return operators.scaled(grads, grad_output, pending)
     operators.scale_(grads, grad_output, pending)
     return grads
+
+
+def multiplied(grad: Tensor, factor: Tensor) -> Tensor:
+    """grad * factor, which is [] or [B] in the accumulation dtype, in PyTorch that every transform knows."""
+    if factor.dim() == 1:
+        factor = factor.reshape(-1, *[1] * (grad.dim() - 1))
+    return (grad.to(factor.dtype) * factor).to(grad.dtype)

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch.autograd import forward_ad
 
+from frs_kernels import transforms
 from frs_kernels.backends import eager, native, triton
 from frs_kernels.contract import MAX_LEVELS
 from frs_kernels.inputs import LossInputs
-from frs_kernels.torch_private import dual_level_is_open, transforms_are_active
+from frs_kernels.torch_private import dual_level_is_open, is_exporting, transforms_are_active
 
 # What "auto" tries, in order, by device type. The order on GPUs follows from measurements on an H200
 # (docs/results/cuda-nvidia-h200.md): kernel times differ by at most 5 %, and native takes less host time.
@@ -30,7 +32,8 @@ class BackendReport:
     Attributes:
         chosen: the backend that would run.
         reasons: why each other backend would not run, by name.
-        copies: the copies that the chosen backend would make of tensors it cannot read in place.
+        copies: the copies that the chosen backend would make of tensors it cannot read in place; not listed
+            inside transforms of torch.func.
     """
 
     chosen: str
@@ -61,19 +64,28 @@ def why_not(name: str, inputs: LossInputs) -> str | None:
     backend = load(name)
     if name != "eager" and inputs.num_levels > MAX_LEVELS:
         return f"{inputs.num_levels} levels, the fused kernels take {MAX_LEVELS} in one call"
-    if name != "eager" and _is_transformed(inputs):
-        return "only eager supports torch.func's transforms and forward-mode derivatives"
+    if name != "eager" and (reason := _recording_unsupported(inputs)) is not None:
+        return reason
     return backend.unsupported(inputs)
 
 
-def _is_transformed(inputs: LossInputs) -> bool:
-    """Whether tensors carry more than their values (torch.func, tangents), which the operators would drop."""
+def _recording_unsupported(inputs: LossInputs) -> str | None:
+    """Why fused operators cannot run with what records them here, or None.
+
+    They would drop all but the values of tensors that carry more, which are wrappers of torch.func and
+    tangents. A graph that is exported has no gradients of them, and one of torch.jit.trace no code.
+    """
     if transforms_are_active(inputs):
-        return True
-    if not dual_level_is_open():
-        return False
+        return transforms.unsupported(inputs)
     students = inputs.student_feats + inputs.student_logits
-    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in students)
+    if dual_level_is_open():
+        if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in students):
+            return transforms.ONLY_EAGER
+    if torch.jit.is_tracing():
+        return "only eager can be recorded by torch.jit.trace"
+    if is_exporting() and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in students):
+        return "only eager has gradients in an exported graph: without them, export under torch.no_grad()"
+    return None
 
 
 def select(name: str, inputs: LossInputs):
@@ -95,7 +107,9 @@ def explain(name: str, inputs: LossInputs) -> BackendReport:
         for other in BACKENDS
         if other != chosen
     }
-    return BackendReport(chosen, reasons, [] if chosen == "eager" else inputs.copies())
+    return BackendReport(
+        chosen, reasons, [] if chosen == "eager" or transforms_are_active(inputs) else inputs.copies()
+    )
 
 
 def _why_not_chosen(other: str, chosen: str, requested: str) -> str:

@@ -7,11 +7,12 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from frs_kernels import checks, dispatch, reference
+from frs_kernels import checks, dispatch, reference, transforms
 from frs_kernels.autograd import fused_loss
 from frs_kernels.inputs import LossInputs
 from frs_kernels.levels import Levels
 from frs_kernels.output import FRSLossOutput
+from frs_kernels.torch_private import transforms_are_active
 
 Scalar = float | Tensor
 Normalizer = Literal["mask", "mask_channels", "batch", "numel"] | float | Tensor
@@ -49,6 +50,8 @@ def frs_mask(teacher_logits: Levels, *, backend: Backend = "auto") -> Tensor | l
     with torch.no_grad():
         if chosen.NAME == "eager":
             masks = reference.frs_mask(inputs.teacher_logits)
+        elif transforms_are_active(inputs):
+            masks = transforms.mask(chosen.namespace().name, inputs)
         else:
             masks = chosen.namespace().mask(inputs.canonical().teacher_logits)
     return masks[0] if isinstance(teacher_logits, Tensor) else masks
@@ -105,7 +108,7 @@ def weighted_mse(
     if channel_weights is not None:
         inputs.channel_weights = checks.as_tensors("channel_weights", channel_weights)
         if isinstance(channel_weights, Tensor):
-            inputs.channel_weights *= len(inputs.student_feats)
+            inputs.channel_weights = inputs.channel_weights * len(inputs.student_feats)
     return _masked_loss(inputs, masks, mask_sets, normalizer, scale, reduction, backend).feature
 
 
@@ -272,7 +275,7 @@ def _merged(inputs: LossInputs, mask_sets, normalizer, scale) -> list[Tensor]:
         for levels, z, factor in zip(sets, normalizers, scales, strict=True):
             values = levels[level].detach().to(inputs.dtype).flatten(1)
             z = reference.normalizer_value(z, values, student.shape)
-            z = z if isinstance(z, Tensor) else values.new_full((), z)
+            z = z if isinstance(z, Tensor) else z * values.new_ones(())
             total = total + torch.where(z == 0, 0.0, factor / z * values)
         merged.append(total)
     return merged
@@ -289,6 +292,8 @@ def _run(inputs: LossInputs, backend: str) -> FRSLossOutput:
     chosen = dispatch.select(backend, inputs)
     if chosen.NAME == "eager":
         return _run_reference(inputs)
+    if transforms_are_active(inputs):
+        return transforms.loss(chosen.namespace().name, inputs)
     return fused_loss(chosen.namespace().name, inputs.canonical())
 
 

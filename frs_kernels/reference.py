@@ -73,7 +73,7 @@ def imitation_term(student, teacher, masks, channel_weights, normalizer, scale) 
         squared = (x - y).square()
         if c is not None:
             squared = squared * _constant_operand(c).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
-        levels.append(scale * _per_image(squared.sum(dim=1), m, z))
+        levels.append(_own(scale) * _per_image(squared.sum(dim=1), m, z))
     return levels
 
 
@@ -85,7 +85,7 @@ def head_term(student_logits, teacher_logits, masks, beta, normalizer, scale) ->
         entropy = _cross_entropy(s, t)
         if beta > 0:
             entropy = entropy * _power((s.sigmoid() - t.sigmoid()).abs(), beta)
-        levels.append(scale * _per_image(entropy.sum(dim=1), m, z))
+        levels.append(_own(scale) * _per_image(entropy.sum(dim=1), m, z))
     return levels
 
 
@@ -100,15 +100,15 @@ def _reduced(levels: list[Tensor], reduction: str) -> Tensor:
 def normalizer_value(normalizer, mask: Tensor, shape) -> Tensor | float:
     """Z_l of a level with this mask, whose student tensor has ``shape`` [B, C, ...]."""
     channels = shape[1]
+    if not isinstance(normalizer, str):
+        return normalizer
     if normalizer == "mask":
         return mask.sum()
     if normalizer == "mask_channels":
         return channels * mask.sum() + NORMALIZER_EPSILON
     if normalizer == "batch":
         return shape[0]
-    if normalizer == "numel":
-        return channels * mask.numel()
-    return normalizer
+    return channels * mask.numel()
 
 
 def _prepared(student: Tensor, teacher: Tensor, mask: Tensor, normalizer) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +121,7 @@ def _prepared(student: Tensor, teacher: Tensor, mask: Tensor, normalizer) -> tup
     if student.dtype != teacher.dtype:
         student, teacher = student.double(), teacher.double()
     z = normalizer_value(normalizer, _constant(mask).to(student.dtype), student.shape)
-    z = z.to(student) if isinstance(z, Tensor) else student.new_full((), z)
+    z = z.to(student) if isinstance(z, Tensor) else z * student.new_ones(())
     return student.masked_fill(z == 0, 0.0), teacher, z
 
 
@@ -159,8 +159,13 @@ def _constant(tensor: Tensor) -> Tensor:
 
 
 def _constant_operand(tensor: Tensor) -> Tensor:
-    """The same as a copy: autograd saves such an operand, and cannot save a tensor of inference mode."""
-    return _constant(tensor.clone())
+    """The same for an operand that autograd saves."""
+    return _constant(_own(tensor))
+
+
+def _own(operand):
+    """A copy of a tensor: autograd saves such an operand, and cannot save a tensor of inference mode."""
+    return operand.clone() if isinstance(operand, Tensor) else operand
 
 
 def _as_list(levels) -> list[Tensor]:

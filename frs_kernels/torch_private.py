@@ -25,6 +25,7 @@ def _found(*names: str):
 
 _keeps_graph = _found("_C", "_autograd", "_get_current_graph_task_keep_graph")
 _transforms_are_active = _found("_C", "_are_functorch_transforms_active")
+_functorch = _found("_C", "_functorch")
 _has_level = hasattr(forward_ad, "_current_level")
 
 
@@ -47,6 +48,52 @@ def transforms_are_active(inputs) -> bool:
     if _transforms_are_active is not None:
         return _transforms_are_active()
     return torch.compiler.is_compiling() or not all(map(_has_storage, inputs.tensors))
+
+
+def active_transforms() -> set[str]:
+    """The kinds of the active transforms of torch.func: "grad" (and vjp), "vmap", "jvp", "functionalize".
+
+    torch runs its transforms by this stack; seen in 2.10 to 2.14. Without it: "unknown", and eager runs.
+    """
+    stack = getattr(_functorch, "get_interpreter_stack", None)
+    if stack is None or not hasattr(_functorch, "get_unwrapped"):
+        return {"unknown"}
+    return {transform.key().name.lower() for transform in stack()}
+
+
+def layers(tensor: Tensor) -> list[Tensor]:
+    """The tensor, and those it wraps for transforms of torch.func, one inside the other.
+
+    Called only where :func:`active_transforms` knows them. torch.func unwraps its results so; seen in 2.10 to
+    2.14.
+    """
+    found = [tensor]
+    while _functorch.is_functorch_wrapped_tensor(found[-1]):
+        found.append(_functorch.get_unwrapped(found[-1]))
+    return found
+
+
+def holds_several(tensor: Tensor) -> bool:
+    """Whether a tensor holds several at once, for `is_grads_batched` or inside torch.func.vmap.
+
+    torch prints tensors by it; seen in 2.10 to 2.14. Without it: whether the tensor has no storage of its
+    own.
+    """
+    try:
+        return _functorch.is_legacy_batchedtensor(tensor) or _functorch.is_functorch_wrapped_tensor(tensor)
+    except AttributeError:
+        return not _has_storage(tensor)
+
+
+def is_exporting() -> bool:
+    """Whether torch.export records the call.
+
+    The public `torch.compiler.is_exporting` is True in every graph that TorchDynamo traces; the flag behind
+    it is not. Seen in 2.10 to 2.14. Without it: the public function, and compiled losses with gradients run
+    eager.
+    """
+    flag = getattr(torch.compiler, "_is_exporting_flag", None)
+    return torch.compiler.is_exporting() if flag is None else flag
 
 
 def _has_storage(tensor: Tensor) -> bool:

@@ -7,8 +7,8 @@ MODULES = imports.modules("frs_kernels")
 # From the bottom up. A package is one layer; its modules may import each other.
 LAYERS = (
     "torch_private", "contract", "output", "layouts", "levels", "inputs", "checks", "library", "inductor",
-    "reference",
-    "backends", "dispatch", "autograd", "ops", "modules", "integrations", "frs_kernels", "info",
+    "reference", "autograd", "transforms", "backends", "dispatch", "ops", "modules", "integrations",
+    "frs_kernels", "info",
 )  # fmt: skip
 
 

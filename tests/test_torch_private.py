@@ -6,10 +6,10 @@ import sys
 import imports
 import programs
 import pytest
-import test_transforms
 import torch
 from cases import INTERPRETED, evaluate
 from loss_cases import WRT, arguments
+from test_transforms import AUTO, EAGER, FUSED, STUDENT, TANGENT, functions
 
 import frs_kernels as frs
 from frs_kernels import torch_private
@@ -71,6 +71,7 @@ def test_a_missing_name_is_found_to_be_missing():
 
 
 # A release without one of the names.
+TRANSFORMS = FUSED | EAGER
 
 
 def agrees_with_eager(backend: str, base: dict) -> list[torch.Tensor]:
@@ -102,12 +103,27 @@ def test_a_second_backward_is_right_without_the_graphs_flag(target, monkeypatch)
     torch.testing.assert_close(first, 3 * second)
 
 
-@pytest.mark.parametrize("missing", ["_transforms_are_active", "_has_level"])
-@pytest.mark.parametrize("name", ["mse", "bce", "loss", "mask"])
-@pytest.mark.parametrize("transform", test_transforms.DERIVATIVES)
-def test_transforms_take_eager_without(target, missing, name, transform, monkeypatch):
+@pytest.mark.parametrize("missing", ["_transforms_are_active", "_has_level", "_functorch"])
+@pytest.mark.parametrize("name", ["mse", "loss", "none"])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_are_right_without(target, missing, name, transform, monkeypatch):
+    x, v = STUDENT.to(target.device), TANGENT.to(target.device)
+    auto, plain = (functions(backend, target.device)[name] for backend in (AUTO, "eager"))
+    expected = TRANSFORMS[transform](plain, x, v)
     monkeypatch.setattr(torch_private, missing, None)
-    test_transforms.test_a_fused_backend_refuses_and_auto_takes_eager(target, name, transform)
+    torch.testing.assert_close(TRANSFORMS[transform](auto, x, v), expected)
+
+
+@pytest.mark.parametrize("missing", ["_functorch", "_keeps_graph"])
+def test_batched_gradients_are_right_without(target, missing, monkeypatch):
+    monkeypatch.setattr(torch_private, missing, None)
+    base = arguments(device=target.device)
+    leaf = base["student_feats"][0].requires_grad_()
+    loss = frs.frs_loss(**base, backend=target.backend).total
+    factors = torch.tensor([1.0, -2.0], device=target.device)
+    (several,) = torch.autograd.grad(loss, leaf, factors, is_grads_batched=True, retain_graph=True)
+    (one,) = torch.autograd.grad(loss, leaf)
+    torch.testing.assert_close(several, torch.stack([one, -2 * one]))
 
 
 @pytest.mark.parametrize("missing", ["mark", "inductor", "transforms"])
