@@ -8,6 +8,7 @@ from torch import Tensor
 from frs_kernels.contract import DTYPES, NORMALIZERS
 from frs_kernels.inputs import LossInputs
 from frs_kernels.levels import Levels
+from frs_kernels.torch_private import records_derivatives
 
 _MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _RESIZE_HINT = "pass resize=True to FeatureAdapter or resize them first"
@@ -148,23 +149,19 @@ def _check_gradients(present: dict[str, list[Tensor]]) -> None:
     """Tensors that are constants in these losses must not look as if they received a gradient."""
     for name in ("masks", "channel_weights"):
         for level, tensor in enumerate(present.get(name, [])):
-            if tensor.requires_grad:
+            if records_derivatives(tensor):
                 raise ValueError(
                     f"level {level}: {name} requires a gradient, which these losses do not compute: "
                     "detach it, or write the part of the loss that needs it in PyTorch"
                 )
     for student, teacher in (("student_feats", "teacher_feats"), ("student_logits", "teacher_logits")):
-        if student not in present or _any_requires_grad(present[student]):
+        if student not in present or any(map(records_derivatives, present[student])):
             continue
-        if _any_requires_grad(present[teacher]):
+        if any(map(records_derivatives, present[teacher])):
             raise ValueError(
                 f"{teacher} requires a gradient and {student} does not: the student comes first, "
                 "are the two swapped? Otherwise run the teacher under torch.no_grad()"
             )
-
-
-def _any_requires_grad(levels: list[Tensor]) -> bool:
-    return any(tensor.requires_grad for tensor in levels)
 
 
 def _check_scalars(inputs: LossInputs) -> None:
@@ -186,7 +183,7 @@ def check_scalar(name: str, value) -> None:
         return
     if value.dim() != 0:
         raise ValueError(f"{name} must be a number or a 0-d tensor, got a tensor {list(value.shape)}")
-    if value.requires_grad and torch.is_grad_enabled():
+    if torch.is_grad_enabled() and records_derivatives(value):
         raise ValueError(
             f"{name} requires a gradient, which these losses do not compute: "
             "detach it, or leave it out and multiply the loss by it"

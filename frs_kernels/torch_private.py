@@ -73,6 +73,17 @@ def layers(tensor: Tensor) -> list[Tensor]:
     return found
 
 
+def records_derivatives(tensor: Tensor) -> bool:
+    """Whether autograd or one of the active transforms records derivatives in ``tensor``.
+
+    A wrapper answers for the innermost transform alone. In torch.compile, and in a release without
+    :func:`layers`, this does so too.
+    """
+    if tensor.requires_grad or torch.compiler.is_compiling() or _functorch is None:
+        return tensor.requires_grad
+    return any(layer.requires_grad for layer in layers(tensor))
+
+
 def holds_several(tensor: Tensor) -> bool:
     """Whether a tensor holds several at once, for `is_grads_batched` or inside torch.func.vmap.
 

@@ -233,3 +233,21 @@ def test_the_report_says_why():
     inside_jvp = True
     jvp(chosen, (LOGITS,), (LOGITS,))
     assert seen[-1] == "eager"
+
+
+@pytest.mark.parametrize("name", ["masks", "channel_weights", "scale", "normalizer", "teacher_feats"])
+def test_a_constant_that_an_outer_transform_differentiates_is_refused(target, name):
+    """Its gradient would be lost: the wrapper of the inner transform does not require one."""
+    given = {
+        "student_feats": STUDENT, "teacher_feats": TEACHER, "masks": MASK,
+        "channel_weights": torch.ones(2, 5), "scale": torch.ones(()), "normalizer": torch.ones(()),
+    }  # fmt: skip
+    given = {key: value.detach().to(target.device) for key, value in given.items()}
+    stacked = torch.stack([given.pop(name)] * 2)
+
+    def loss(value):
+        return frs.weighted_mse(**given, **{name: value}, backend=target.backend)
+
+    assert vmap(loss)(stacked).isfinite().all()
+    with pytest.raises(ValueError, match="requires a gradient"):
+        grad(lambda stacked: vmap(loss)(stacked).sum())(stacked)
