@@ -23,10 +23,11 @@ test-slow: .venv/built .venv/integrations
 	TRITON_INTERPRET=1 $(PYTEST) -m slow tests/test_*.py
 	$(BIN)/pytest -m "slow and gpu"  # one at a time, as each takes most of the GPU's memory
 
-lint: .venv/built
+lint: .venv/built .venv/integrations
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python  # else it asks for a newer pyright
 
 format: .venv/built
 	$(BIN)/ruff check --fix .

@@ -160,7 +160,7 @@ class _Undifferentiable(torch.autograd.Function):
         return tensor.data  # shares its memory, but is no view of it for autograd
 
     @staticmethod
-    def backward(ctx, grad_output):
+    def backward(ctx, *grad_outputs):
         raise RuntimeError(ONCE_DIFFERENTIABLE)
 
 

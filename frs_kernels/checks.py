@@ -1,14 +1,17 @@
 """Checks of the public functions' arguments: every message names the argument, the level and both shapes."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from frs_kernels.contract import DTYPES, NORMALIZERS
+from frs_kernels.contract import DTYPES, NORMALIZERS, Normalizer, Scalar
 from frs_kernels.inputs import LossInputs
 from frs_kernels.levels import Levels
 from frs_kernels.torch_private import records_derivatives
+
+T = TypeVar("T", Scalar, Normalizer)
 
 _MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _RESIZE_HINT = "pass resize=True to FeatureAdapter or resize them first"
@@ -31,7 +34,7 @@ def as_masks(name: str, value: Levels | None) -> list[Tensor]:
     return as_tensors(name, value, dtypes=(*DTYPES, *_MASK_DTYPES))
 
 
-def as_tensors(name: str, value: Levels | None, dtypes: tuple = DTYPES) -> list[Tensor]:
+def as_tensors(name: str, value: Levels | None, dtypes: tuple[torch.dtype, ...] = DTYPES) -> list[Tensor]:
     """One tensor or a sequence as a list of tensors of any rank; None is an empty list."""
     if value is None:
         return []
@@ -168,23 +171,22 @@ def _check_scalars(inputs: LossInputs) -> None:
     names = NORMALIZERS[:-1]
     if isinstance(inputs.normalizer, str) and inputs.normalizer not in names:
         raise ValueError(f"normalizer {inputs.normalizer!r} is none of {names}, a number or a 0-d tensor")
-    check_scalar("normalizer", inputs.normalizer)
-    check_scalar("feat_weight", inputs.feat_scale)
-    check_scalar("head_weight", inputs.head_scale)
+    one_scalar("normalizer", inputs.normalizer)
+    one_scalar("feat_weight", inputs.feat_scale)
+    one_scalar("head_weight", inputs.head_scale)
     if not inputs.beta >= 0:
         raise ValueError(f"beta must be >= 0, got {inputs.beta}")
 
 
-def check_scalar(name: str, value) -> None:
-    """A number, or a 0-d tensor that requires no gradient."""
+def one_scalar(name: str, value: T | Sequence[T]) -> T:
+    """The value itself, which must be a number, a 0-d tensor that requires no gradient, or a name."""
     if isinstance(value, (list, tuple)):
         raise TypeError(f"{name} is a sequence, which goes with mask_sets only: one value per set")
-    if not isinstance(value, Tensor):
-        return
-    if value.dim() != 0:
+    if isinstance(value, Tensor) and value.dim() != 0:
         raise ValueError(f"{name} must be a number or a 0-d tensor, got a tensor {list(value.shape)}")
-    if torch.is_grad_enabled() and records_derivatives(value):
+    if isinstance(value, Tensor) and torch.is_grad_enabled() and records_derivatives(value):
         raise ValueError(
             f"{name} requires a gradient, which these losses do not compute: "
             "detach it, or leave it out and multiply the loss by it"
         )
+    return value  # pyright: ignore[reportReturnType]  # every sequence has been refused

@@ -4,8 +4,17 @@ What both sides have to agree on is defined once for Python, here, and once for 
 ``csrc/include/frs/contract.h``. This module imports nothing else of the package.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+# What the public functions take for their scalars and their modes.
+Scalar = float | Tensor  # a number or a 0-d tensor
+NormalizerName = Literal["mask", "mask_channels", "batch", "numel"]
+Normalizer = NormalizerName | float | Tensor
+Reduction = Literal["sum", "mean", "none"]
+Backend = Literal["auto", "native", "triton", "eager"]
 
 # Ways to choose the normalizer Z_l. The position of a name is its code; the last means a number or a
 # 0-d tensor that the caller gives.

@@ -1,6 +1,7 @@
 """Choice of the backend: the one named by the caller, or the first in order of preference that can run."""
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch.autograd import forward_ad
@@ -18,7 +19,7 @@ PREFERENCE = {
     "cuda": ("native", "triton", "eager"),
     "xpu": ("triton", "eager"),
 }
-BACKENDS = {"native": native, "triton": triton, "eager": eager}
+BACKENDS: dict[str, ModuleType] = {"native": native, "triton": triton, "eager": eager}
 _MEASURED = (
     "RetinaNet at 800x1344 with 16 images takes 0.72 ms on an H200 (Triton: 0.72 to 0.73) in bfloat16, "
     "1.37 to 1.38 ms (1.30 to 1.34) in float32, and 0.75 to 0.97 ms (1.2 to 1.7) of host time"
@@ -47,7 +48,7 @@ class BackendReport:
         return "\n".join(lines)
 
 
-def load(name: str):
+def load(name: str) -> ModuleType:
     """The backend module of that name."""
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r} is none of {('auto', *BACKENDS)}")
@@ -79,16 +80,18 @@ def _recording_unsupported(inputs: LossInputs) -> str | None:
         return transforms.unsupported(inputs)
     students = inputs.student_feats + inputs.student_logits
     if dual_level_is_open():
-        if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in students):
+        # torch does not annotate unpack_dual.
+        duals = [forward_ad.unpack_dual(tensor) for tensor in students]  # pyright: ignore[reportUnknownMemberType]
+        if any(dual.tangent is not None for dual in duals):
             return transforms.ONLY_EAGER
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage] (documented all the same)
         return "only eager can be recorded by torch.jit.trace"
     if is_exporting() and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in students):
         return "only eager has gradients in an exported graph: without them, export under torch.no_grad()"
     return None
 
 
-def select(name: str, inputs: LossInputs):
+def select(name: str, inputs: LossInputs) -> ModuleType:
     """The backend module to run. Raises RuntimeError if the backend that the caller named cannot run."""
     if name == "auto":
         return load(_first_that_runs(inputs))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from frs_kernels.contract import accumulation_dtype
+from frs_kernels.contract import Normalizer, Scalar, accumulation_dtype
 from frs_kernels.layouts import in_layout, layout
 
 
@@ -22,9 +22,9 @@ class LossInputs:
     teacher_logits: list[Tensor] = field(default_factory=list)  # T [B, K, H, W]
     masks: list[Tensor] = field(default_factory=list)  # S [B, H, W]; empty: the FRS masks of teacher_logits
     channel_weights: list[Tensor] = field(default_factory=list)  # c [B, D]
-    normalizer: str | float | Tensor = "mask"
-    feat_scale: float | Tensor = 1.0
-    head_scale: float | Tensor = 1.0
+    normalizer: Normalizer = "mask"
+    feat_scale: Scalar = 1.0
+    head_scale: Scalar = 1.0
     beta: float = 0.0
     per_image: bool = False  # whether the losses are [B] instead of []
 
@@ -48,7 +48,7 @@ class LossInputs:
 
     def copies(self) -> list[str]:
         """One sentence for each copy that :meth:`canonical` makes, as kernels read some layouts only."""
-        notes = []
+        notes: list[str] = []
         if self.student_feats:
             notes += _layout_copies("feats", self.student_feats, self.teacher_feats)
         if self.student_logits:
@@ -79,7 +79,7 @@ class LossInputs:
 
 
 def _layout_copies(name: str, students: list[Tensor], teachers: list[Tensor]) -> list[str]:
-    notes = []
+    notes: list[str] = []
     for level, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
         if layout(student) is None:
             notes.append(f"level {level}: {name} with strides {list(student.stride())} are copied")
@@ -88,7 +88,9 @@ def _layout_copies(name: str, students: list[Tensor], teachers: list[Tensor]) ->
     return notes
 
 
-def _aligned(students: list[Tensor], teachers: list[Tensor], dtype: torch.dtype) -> tuple:
+def _aligned(
+    students: list[Tensor], teachers: list[Tensor], dtype: torch.dtype
+) -> tuple[list[Tensor], list[Tensor]]:
     """One dtype per list; per level the layout of the student, or of the teacher if there is no student."""
     students, teachers = _one_dtype(students, dtype), _one_dtype(teachers, dtype)
     layouts = [layout(t) or "location_major" for t in students or teachers]

@@ -6,6 +6,7 @@ flattened locations, ``[B, D, L]``), and a mask with one factor for each of its 
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 Levels = Tensor | Sequence[Tensor]
@@ -16,7 +17,7 @@ def as_list(levels: Levels) -> list[Tensor]:
     return [levels] if isinstance(levels, Tensor) else list(levels)
 
 
-def split_levels(flat_logits: Tensor, sizes: Sequence[tuple[int, int]], num_anchors: int) -> list[Tensor]:
+def split_levels(flat_logits: Tensor, sizes: Sequence[Sequence[int]], num_anchors: int) -> list[Tensor]:
     """Splits torchvision's flat logits into one view per level, without a copy.
 
     Args:
@@ -40,8 +41,8 @@ def split_levels(flat_logits: Tensor, sizes: Sequence[tuple[int, int]], num_anch
             f"{list(sizes)} with num_anchors={num_anchors} need {sum(anchors)}"
         )
     batch, _, classes = flat_logits.shape
-    views = []
-    for level, (height, width) in zip(flat_logits.split(anchors, dim=1), sizes, strict=True):
-        grid = level.unflatten(1, (height, width, num_anchors)).flatten(3)
+    views: list[Tensor] = []
+    for level, (height, width) in zip(torch.split(flat_logits, anchors, dim=1), sizes, strict=True):
+        grid = torch.unflatten(level, 1, (height, width, num_anchors)).flatten(3)
         views.append(grid.permute(0, 3, 1, 2).view(batch, num_anchors * classes, height, width))
     return views

@@ -1,17 +1,20 @@
 """nn.Modules for training: channel adapters, and the FRS loss with its weights and warm-up."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from frs_kernels.contract import Backend, Normalizer, Scalar
 from frs_kernels.levels import Levels, as_list
-from frs_kernels.ops import Backend, Normalizer, frs_loss
+from frs_kernels.ops import frs_loss
 from frs_kernels.output import FRSLossOutput
 
-ADAPTERS = ("conv3x3", "conv1x1", "mlp1x1", "identity")
+Adapter = Literal["conv3x3", "conv1x1", "mlp1x1", "identity"]
+ADAPTERS: tuple[Adapter, ...] = ("conv3x3", "conv1x1", "mlp1x1", "identity")
 
 
 class FeatureAdapter(nn.Module):
@@ -35,15 +38,15 @@ class FeatureAdapter(nn.Module):
         teacher_channels: int | Sequence[int],
         num_levels: int | None = None,
         *,
-        kind: str = "conv3x3",
+        kind: Adapter = "conv3x3",
         resize: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         channels = _channels_per_level(student_channels, teacher_channels, num_levels)
         self.layers = nn.ModuleList(_adapter(kind, student, teacher) for student, teacher in channels)
         self.resize = resize
 
-    def forward(self, feats: Levels, sizes: Sequence[tuple[int, int]] | None = None) -> list[Tensor]:
+    def forward(self, feats: Levels, sizes: Sequence[Sequence[int]] | None = None) -> list[Tensor]:
         """Adapts the student's features.
 
         Args:
@@ -59,7 +62,7 @@ class FeatureAdapter(nn.Module):
         levels = as_list(feats)
         if len(levels) != len(self.layers):
             raise ValueError(f"student features have {len(levels)} levels, the adapter {len(self.layers)}")
-        adapted = []
+        adapted: list[Tensor] = []
         for level, (layer, feat) in enumerate(zip(self.layers, levels, strict=True)):
             expected = getattr(layer[0] if isinstance(layer, nn.Sequential) else layer, "in_channels", None)
             if expected is not None and feat.shape[1] != expected:
@@ -101,6 +104,7 @@ class FRSDistillationLoss(nn.Module):
     Source: Du et al. 2021, section 4.1 and the official configurations.
     """
 
+    iteration: Tensor
     # What the error of a warm-up that does not know the optimizer's steps advises.
     _remedy = "call count_steps(optimizer) once, or set_step(step) before every step"
 
@@ -110,14 +114,14 @@ class FRSDistillationLoss(nn.Module):
         teacher_channels: int | Sequence[int],
         num_levels: int | None = None,
         *,
-        adapter: str = "conv3x3",
+        adapter: Adapter = "conv3x3",
         feat_weight: float = 0.005,
         head_weight: float = 0.02,
         warmup_iters: int = 500,
         normalizer: Normalizer = "mask",
         resize: bool = False,
         backend: Backend = "auto",
-    ):
+    ) -> None:
         super().__init__()
         self.adapter = FeatureAdapter(
             student_channels, teacher_channels, num_levels, kind=adapter, resize=resize
@@ -125,8 +129,8 @@ class FRSDistillationLoss(nn.Module):
         self.feat_weight = feat_weight
         self.head_weight = head_weight
         self.warmup_iters = warmup_iters
-        self.normalizer = normalizer
-        self.backend = backend
+        self.normalizer: Normalizer = normalizer
+        self.backend: Backend = backend
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         self._is_told_the_steps = False
 
@@ -184,7 +188,7 @@ class FRSDistillationLoss(nn.Module):
             f"warmup_iters={self.warmup_iters}, normalizer={self.normalizer!r}, backend={self.backend!r}"
         )
 
-    def _warmup_factor(self) -> float | Tensor:
+    def _warmup_factor(self) -> Scalar:
         """What both weights are multiplied by: a tensor, or 1.0 without warm-up."""
         if self.warmup_iters <= 0:
             return 1.0
@@ -195,7 +199,7 @@ class FRSDistillationLoss(nn.Module):
             )
         return (self.iteration / self.warmup_iters).clamp(max=1.0)
 
-    def _count_step(self, *_) -> None:
+    def _count_step(self, *_: object) -> None:
         self.iteration += 1
 
 
@@ -203,18 +207,21 @@ def _as_list_or_none(levels: Levels | None) -> list[Tensor] | None:
     return None if levels is None else as_list(levels)
 
 
-def _channels_per_level(student, teacher, num_levels) -> list[tuple[int, int]]:
+def _channels_per_level(
+    student: int | Sequence[int], teacher: int | Sequence[int], num_levels: int | None
+) -> list[tuple[int, int]]:
     """(student's, teacher's channels) of every level."""
     lengths = {len(c) for c in (student, teacher) if not isinstance(c, int)}
-    lengths |= {num_levels} - {None}
+    if num_levels is not None:
+        lengths.add(num_levels)
     if len(lengths) != 1:
         raise ValueError(
             f"student_channels={student}, teacher_channels={teacher} and num_levels={num_levels} "
             "do not agree on a number of levels: give num_levels, or the channels of every level"
         )
     (count,) = lengths
-    per_level = [[c] * count if isinstance(c, int) else list(c) for c in (student, teacher)]
-    return list(zip(*per_level, strict=True))
+    students, teachers = ([c] * count if isinstance(c, int) else c for c in (student, teacher))
+    return list(zip(students, teachers, strict=True))
 
 
 def _adapter(kind: str, student: int, teacher: int) -> nn.Module:
@@ -231,8 +238,8 @@ def _adapter(kind: str, student: int, teacher: int) -> nn.Module:
     return nn.Identity()
 
 
-def resized(feat: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(feat: Tensor, size: Sequence[int]) -> Tensor:
     """The features, interpolated bilinearly to ``size`` (H, W) if theirs differs."""
     if feat.shape[-2:] == tuple(size):
         return feat
-    return F.interpolate(feat, size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(feat, size=list(size), mode="bilinear", align_corners=False)

@@ -2,22 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, overload
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from frs_kernels import checks, dispatch, reference, transforms
 from frs_kernels.autograd import fused_loss
+from frs_kernels.contract import Backend, Normalizer, Reduction, Scalar
 from frs_kernels.inputs import LossInputs
 from frs_kernels.levels import Levels
 from frs_kernels.output import FRSLossOutput
 from frs_kernels.torch_private import transforms_are_active
 
-Scalar = float | Tensor
-Normalizer = Literal["mask", "mask_channels", "batch", "numel"] | float | Tensor
-Reduction = Literal["sum", "mean", "none"]
-Backend = Literal["auto", "native", "triton", "eager"]
+T = TypeVar("T", Scalar, Normalizer)
 
 
 @overload
@@ -190,7 +188,7 @@ def frs_loss(
     Source: eq. 1, 2 and 4 of the FRS paper.
     """
     inputs = _frs_inputs(
-        student_feats, teacher_feats, student_logits, teacher_logits, masks=masks,
+        student_feats, teacher_feats, student_logits, teacher_logits, masks,
         feat_scale=feat_weight, head_scale=head_weight, normalizer=normalizer,
     )  # fmt: skip
     return _run(inputs, backend)
@@ -209,12 +207,20 @@ def explain_backend(
 
     Takes the tensors of :func:`frs_loss`. Print the result, or read ``chosen``, ``reasons`` and ``copies``.
     """
-    inputs = _frs_inputs(student_feats, teacher_feats, student_logits, teacher_logits, masks=masks)
+    inputs = _frs_inputs(student_feats, teacher_feats, student_logits, teacher_logits, masks)
     return dispatch.explain(backend, inputs)
 
 
 def _frs_inputs(
-    student_feats, teacher_feats, student_logits, teacher_logits, *, masks, **scalars
+    student_feats: Levels | None,
+    teacher_feats: Levels | None,
+    student_logits: Levels | None,
+    teacher_logits: Levels | None,
+    masks: Levels | None,
+    *,
+    feat_scale: Scalar = 1.0,
+    head_scale: Scalar = 1.0,
+    normalizer: Normalizer = "mask",
 ) -> LossInputs:
     if teacher_logits is None and masks is None:
         raise ValueError("teacher_logits and masks are both None: one of them has to weight the locations")
@@ -227,13 +233,21 @@ def _frs_inputs(
             student_logits=checks.as_levels("student_logits", student_logits),
             teacher_logits=checks.as_levels("teacher_logits", teacher_logits),
             masks=checks.as_masks("masks", masks),
-            **scalars,
+            feat_scale=feat_scale,
+            head_scale=head_scale,
+            normalizer=normalizer,
         )
     )
 
 
 def _masked_loss(
-    inputs: LossInputs, masks, mask_sets, normalizer, scale, reduction: str, backend: str
+    inputs: LossInputs,
+    masks: Levels | None,
+    mask_sets: Sequence[Levels] | None,
+    normalizer: Normalizer | Sequence[Normalizer],
+    scale: Scalar | Sequence[Scalar],
+    reduction: str,
+    backend: Backend,
 ) -> FRSLossOutput:
     """The loss for one mask per level, or for several, merged into the one that gives the sum of their
     losses."""
@@ -243,9 +257,9 @@ def _masked_loss(
         raise ValueError("give either masks, or several of them as mask_sets")
     inputs.per_image = reduction == "none"
     if mask_sets is None:
-        checks.check_scalar("scale", scale)
+        inputs.feat_scale = inputs.head_scale = checks.one_scalar("scale", scale)
         inputs.masks = checks.as_masks("masks", masks)
-        inputs.normalizer, inputs.feat_scale, inputs.head_scale = normalizer, scale, scale
+        inputs.normalizer = checks.one_scalar("normalizer", normalizer)
     else:
         inputs.masks = _merged(inputs, mask_sets, normalizer, scale)
         inputs.normalizer = 1.0
@@ -256,7 +270,12 @@ def _masked_loss(
     return _run(inputs, backend)
 
 
-def _merged(inputs: LossInputs, mask_sets, normalizer, scale) -> list[Tensor]:
+def _merged(
+    inputs: LossInputs,
+    mask_sets: Sequence[Levels] | Tensor,
+    normalizer: Normalizer | Sequence[Normalizer],
+    scale: Scalar | Sequence[Scalar],
+) -> list[Tensor]:
     """sum_m scale_m / Z_m,l * S_m,l per level: masks are small in comparison with features and logits."""
     if isinstance(mask_sets, Tensor) or len(mask_sets) == 0:
         raise ValueError("mask_sets must be a sequence of what masks may be, with at least one")
@@ -265,30 +284,32 @@ def _merged(inputs: LossInputs, mask_sets, normalizer, scale) -> list[Tensor]:
     scales = _one_per_set("scale", scale, len(sets))
     for i, levels in enumerate(sets):
         try:
-            checks.check_scalar("scale", scales[i])
+            checks.one_scalar("scale", scales[i])
             checks.check(replace(inputs, masks=levels, normalizer=normalizers[i]))
         except ValueError as error:
             raise ValueError(f"mask_sets[{i}]: {error}") from None
-    merged = []
+    merged: list[Tensor] = []
     for level, student in enumerate(inputs.student_feats or inputs.student_logits):
-        total = 0.0
+        weighted: list[Tensor] = []
         for levels, z, factor in zip(sets, normalizers, scales, strict=True):
             values = levels[level].detach().to(inputs.dtype).flatten(1)
             z = reference.normalizer_value(z, values, student.shape)
             z = z if isinstance(z, Tensor) else z * values.new_ones(())
-            total = total + torch.where(z == 0, 0.0, factor / z * values)
-        merged.append(total)
+            weighted.append(torch.where(z == 0, 0.0, factor / z * values))
+        merged.append(sum(weighted[1:], weighted[0]))
     return merged
 
 
-def _one_per_set(name: str, value, count: int) -> list:
-    values = list(value) if isinstance(value, (list, tuple)) else [value] * count
+def _one_per_set(name: str, value: T | Sequence[T], count: int) -> list[T]:
+    if not isinstance(value, (list, tuple)):
+        return [checks.one_scalar(name, value)] * count
+    values = list(value)
     if len(values) != count:
         raise ValueError(f"{count} mask_sets are given, but {name} has {len(values)} values")
     return values
 
 
-def _run(inputs: LossInputs, backend: str) -> FRSLossOutput:
+def _run(inputs: LossInputs, backend: Backend) -> FRSLossOutput:
     chosen = dispatch.select(backend, inputs)
     if chosen.NAME == "eager":
         return _run_reference(inputs)

@@ -1,6 +1,7 @@
 """The result of the loss functions."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -37,8 +38,9 @@ class FRSLossOutput:
         for term in ("feature", "head"):
             names += [f"{term}_level_{level}" for level in range(self.feature_levels.numel())]
         losses = torch.stack([self.total, self.feature, self.head]).detach()
-        values = torch.cat([losses, self.feature_levels, self.head_levels]).tolist()
-        return dict(zip(names, values, strict=True))
+        values = torch.cat([losses, self.feature_levels, self.head_levels])
+        numbers = cast("list[float]", values.tolist())  # pyright: ignore[reportUnknownMemberType]  # list
+        return dict(zip(names, numbers, strict=True))
 
     def __repr__(self) -> str:
         try:

@@ -7,15 +7,23 @@ the gradients to autograd. Levels may be one tensor or a sequence of them.
 Source: Du et al., "Distilling Object Detectors with Feature Richness", NeurIPS 2021 (arXiv 2111.00674).
 """
 
+from collections.abc import Sequence
+from typing import overload
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frs_kernels.contract import NORMALIZER_EPSILON
+from frs_kernels.contract import NORMALIZER_EPSILON, Normalizer, Reduction, Scalar
+from frs_kernels.levels import Levels, as_list
 from frs_kernels.output import FRSLossOutput
 
 
-def frs_mask(teacher_logits):
+@overload
+def frs_mask(teacher_logits: Tensor) -> Tensor: ...
+@overload
+def frs_mask(teacher_logits: Sequence[Tensor]) -> list[Tensor]: ...
+def frs_mask(teacher_logits: Levels) -> Tensor | list[Tensor]:
     """S = max_k sigmoid(T_k) = sigmoid(max_k T_k), each location's largest class probability, a constant."""
     if not isinstance(teacher_logits, Tensor):
         return [frs_mask(logits) for logits in teacher_logits]
@@ -26,15 +34,29 @@ def frs_mask(teacher_logits):
 
 
 def weighted_mse(
-    student, teacher, masks, *, channel_weights=None, normalizer="mask", scale=1.0, reduction="sum"
-):
+    student: Levels,
+    teacher: Levels,
+    masks: Levels,
+    *,
+    channel_weights: Levels | None = None,
+    normalizer: Normalizer = "mask",
+    scale: Scalar = 1.0,
+    reduction: Reduction = "sum",
+) -> Tensor:
     """sum_l 1/Z_l sum_bhw S sum_d c_d (x_d - y_d)^2; its gradient is 2 S c_d (x_d - y_d) / Z_l."""
     return _reduced(imitation_term(student, teacher, masks, channel_weights, normalizer, scale), reduction)
 
 
 def weighted_bce(
-    student_logits, teacher_logits, masks, *, beta=0.0, normalizer="mask", scale=1.0, reduction="sum"
-):
+    student_logits: Levels,
+    teacher_logits: Levels,
+    masks: Levels,
+    *,
+    beta: float = 0.0,
+    normalizer: Normalizer = "mask",
+    scale: Scalar = 1.0,
+    reduction: Reduction = "sum",
+) -> Tensor:
     """sum_l 1/Z_l sum_bhw S sum_k |p_k - q_k|^beta BCE(s_k, q_k), with p = sigmoid(s), q = sigmoid(T).
 
     BCE(s, q) = softplus(s) - q s; for beta = 0 the gradient is S (p_k - q_k) / Z_l.
@@ -43,61 +65,91 @@ def weighted_bce(
 
 
 def frs_loss(
-    student_feats, teacher_feats, *, student_logits=None, teacher_logits=None, masks=None,
-    channel_weights=None, beta=0.0, feat_weight=1.0, head_weight=1.0, normalizer="mask", reduction="sum",
-):  # fmt: skip
+    student_feats: Levels | None,
+    teacher_feats: Levels | None,
+    *,
+    student_logits: Levels | None = None,
+    teacher_logits: Levels | None = None,
+    masks: Levels | None = None,
+    channel_weights: Levels | None = None,
+    beta: float = 0.0,
+    feat_weight: Scalar = 1.0,
+    head_weight: Scalar = 1.0,
+    normalizer: Normalizer = "mask",
+    reduction: Reduction = "sum",
+) -> FRSLossOutput:
     """The FRS loss: the imitation term and the head term, both weighted by the FRS mask.
 
     It also takes what only the single terms have: ``channel_weights``, ``beta`` and ``reduction``.
     """
-    masks = frs_mask(teacher_logits) if masks is None else masks
-    feature = head = None
+    if masks is None:
+        assert teacher_logits is not None
+        masks = frs_mask(teacher_logits)
+    feature: list[Tensor] = []
+    head: list[Tensor] = []
     if student_feats is not None:
+        assert teacher_feats is not None
         feature = imitation_term(
             student_feats, teacher_feats, masks, channel_weights, normalizer, feat_weight
         )
     if student_logits is not None:
+        assert teacher_logits is not None
         head = head_term(student_logits, teacher_logits, masks, beta, normalizer, head_weight)
     feature = feature or [torch.zeros_like(level) for level in head]
     head = head or [torch.zeros_like(level) for level in feature]
-    levels = (torch.stack([level.detach().sum() for level in term]) for term in (feature, head))
-    feature, head = _reduced(feature, reduction), _reduced(head, reduction)
-    return FRSLossOutput(feature, head, feature + head, *levels)
+    feature_levels, head_levels = (
+        torch.stack([level.detach().sum() for level in term]) for term in (feature, head)
+    )
+    feature_loss, head_loss = _reduced(feature, reduction), _reduced(head, reduction)
+    return FRSLossOutput(feature_loss, head_loss, feature_loss + head_loss, feature_levels, head_levels)
 
 
-def imitation_term(student, teacher, masks, channel_weights, normalizer, scale) -> list[Tensor]:
+def imitation_term(
+    student: Levels,
+    teacher: Levels,
+    masks: Levels,
+    channel_weights: Levels | None,
+    normalizer: Normalizer,
+    scale: Scalar,
+) -> list[Tensor]:
     """The imitation term of every level and image: one tensor [B] per level."""
-    levels = []
+    levels: list[Tensor] = []
     for x, y, m, c in zip(*_as_lists(student, teacher, masks, channel_weights), strict=True):
         x, y, z = _prepared(x, y, m, normalizer)
         squared = (x - y).square()
         if c is not None:
             squared = squared * _constant_operand(c).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
-        levels.append(_own(scale) * _per_image(squared.sum(dim=1), m, z))
+        levels.append(_scale_operand(scale) * _per_image(squared.sum(dim=1), m, z))
     return levels
 
 
-def head_term(student_logits, teacher_logits, masks, beta, normalizer, scale) -> list[Tensor]:
+def head_term(
+    student_logits: Levels,
+    teacher_logits: Levels,
+    masks: Levels,
+    beta: float,
+    normalizer: Normalizer,
+    scale: Scalar,
+) -> list[Tensor]:
     """The head term of every level and image: one tensor [B] per level."""
-    levels = []
+    levels: list[Tensor] = []
     for s, t, m, _ in zip(*_as_lists(student_logits, teacher_logits, masks, None), strict=True):
         s, t, z = _prepared(s, t, m, normalizer)
         entropy = _cross_entropy(s, t)
         if beta > 0:
             entropy = entropy * _power((s.sigmoid() - t.sigmoid()).abs(), beta)
-        levels.append(_own(scale) * _per_image(entropy.sum(dim=1), m, z))
+        levels.append(_scale_operand(scale) * _per_image(entropy.sum(dim=1), m, z))
     return levels
 
 
-def _reduced(levels: list[Tensor], reduction: str) -> Tensor:
+def _reduced(levels: list[Tensor], reduction: Reduction) -> Tensor:
     """One number, or one per image for "none", from the values [B] of the levels."""
-    if reduction == "none":
-        return sum(levels)
-    total = sum(level.sum() for level in levels)
+    parts = levels if reduction == "none" else [level.sum() for level in levels]
+    total = sum(parts[1:], parts[0])
     return total / max(levels[0].shape[0], 1) if reduction == "mean" else total
 
 
-def normalizer_value(normalizer, mask: Tensor, shape) -> Tensor | float:
+def normalizer_value(normalizer: Normalizer, mask: Tensor, shape: Sequence[int]) -> Tensor | float:
     """Z_l of a level with this mask, whose student tensor has ``shape`` [B, C, ...]."""
     channels = shape[1]
     if not isinstance(normalizer, str):
@@ -111,7 +163,9 @@ def normalizer_value(normalizer, mask: Tensor, shape) -> Tensor | float:
     return channels * mask.numel()
 
 
-def _prepared(student: Tensor, teacher: Tensor, mask: Tensor, normalizer) -> tuple[Tensor, Tensor, Tensor]:
+def _prepared(
+    student: Tensor, teacher: Tensor, mask: Tensor, normalizer: Normalizer
+) -> tuple[Tensor, Tensor, Tensor]:
     """Student and teacher in the accumulation dtype, and Z_l.
 
     Where Z_l is 0, the student is set to 0: otherwise an infinity in it would make its gradient NaN, which is
@@ -159,22 +213,20 @@ def _constant(tensor: Tensor) -> Tensor:
 
 
 def _constant_operand(tensor: Tensor) -> Tensor:
-    """The same for an operand that autograd saves."""
-    return _constant(_own(tensor))
+    """The same as a copy: autograd saves such an operand, and cannot save a tensor of inference mode."""
+    return _constant(tensor.clone())
 
 
-def _own(operand):
-    """A copy of a tensor: autograd saves such an operand, and cannot save a tensor of inference mode."""
-    return operand.clone() if isinstance(operand, Tensor) else operand
+def _scale_operand(scale: Scalar) -> Scalar:
+    """The scale, a tensor as a copy, for the same reason."""
+    return scale.clone() if isinstance(scale, Tensor) else scale
 
 
-def _as_list(levels) -> list[Tensor]:
-    return [levels] if isinstance(levels, Tensor) else list(levels)
-
-
-def _as_lists(student, teacher, masks, channel_weights):
+def _as_lists(
+    student: Levels, teacher: Levels, masks: Levels, channel_weights: Levels | None
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Sequence[Tensor | None]]:
     """Each argument as a list over levels. One tensor of channel weights serves every level."""
-    student, teacher, masks = map(_as_list, (student, teacher, masks))
-    if channel_weights is None or isinstance(channel_weights, Tensor):
-        channel_weights = [channel_weights] * len(student)
-    return student, teacher, masks, channel_weights
+    students, weights = as_list(student), channel_weights
+    if weights is None or isinstance(weights, Tensor):
+        weights = [weights] * len(students)
+    return students, as_list(teacher), as_list(masks), weights

@@ -9,15 +9,23 @@ moves itself to a device (integrations/hooks.py). Without it a teacher has to be
 """
 
 from types import SimpleNamespace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 
-def _found(*names: str):
+class HasTensors(Protocol):
+    """Arguments of a loss; see :class:`frs_kernels.inputs.LossInputs`, which this module is below."""
+
+    @property
+    def tensors(self) -> list[Tensor]: ...
+
+
+def _found(*names: str) -> Any:
     """torch.NAME.NAME..., or None where a release does not have it."""
-    value = torch
+    value: Any = torch
     for name in names:
         value = getattr(value, name, None)
     return value
@@ -38,7 +46,7 @@ def graph_is_retained() -> bool:
     return True if _keeps_graph is None else _keeps_graph()
 
 
-def transforms_are_active(inputs) -> bool:
+def transforms_are_active(inputs: HasTensors) -> bool:
     """Whether a transform of torch.func is active, of which ``inputs.tensors`` may be the wrapped values.
 
     torch asks it in its autograd.Function; seen in 2.10 to 2.14. Without it: whether one of the tensors has

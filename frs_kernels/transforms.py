@@ -7,6 +7,7 @@ per entry.
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,7 +95,8 @@ class _Call:
         """(term, position among the tensors) of the student tensors whose gradients are wanted."""
         feats = self.inputs.student_feats if self.feat_grad else []
         logits = self.inputs.student_logits if self.head_grad else []
-        return [(term, p.index) for term, positions in enumerate((feats, logits)) for p in positions]
+        positions: list[list[Any]] = [feats, logits]  # each a _Position
+        return [(term, p.index) for term, of_term in enumerate(positions) for p in of_term]
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ class _Loss(torch.autograd.Function):
         ctx.save_for_backward(pending, *grads, *(tensors[index] for _, index in call.students()))
 
     @staticmethod
-    def backward(ctx, grad_losses, *_):
+    def backward(ctx, *grad_outputs):
+        grad_losses = grad_outputs[0]
         result = [None] * ctx.num_tensors
         if grad_losses is None:
             return None, *result
@@ -178,10 +181,10 @@ class _OnceDifferentiable(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx, grad_output):
+    def backward(ctx, *grad_outputs):
         if ctx.needs_input_grad[1]:
             raise RuntimeError(ONCE_DIFFERENTIABLE)
-        return grad_output, None
+        return grad_outputs[0], None
 
 
 def _one_by_one(function, info, in_dims, arguments) -> tuple[tuple, tuple]:

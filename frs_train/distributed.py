@@ -58,8 +58,10 @@ def pick_device(name: str) -> torch.device:
 def devices() -> list[str]:
     """Names of the devices of this machine."""
     kind = torch.accelerator.current_accelerator(check_available=True)
-    count = torch.accelerator.device_count() if kind else 0
-    return ["cpu", *([kind.type] if count else []), *(f"{kind.type}:{i}" for i in range(count))]
+    count = torch.accelerator.device_count()
+    if kind is None or count == 0:
+        return ["cpu"]
+    return ["cpu", kind.type, *(f"{kind.type}:{i}" for i in range(count))]
 
 
 def any_of(flag: int) -> int:

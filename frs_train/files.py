@@ -42,7 +42,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replaces the content of a file. The path always has either the whole old content or the whole
     new one.
 

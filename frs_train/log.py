@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -54,7 +55,7 @@ class Log:
             task = self.bar.add_task(what, total=total, completed=done, text="", rate="")
             stack.callback(self.bar.remove_task, task)
 
-            def tell(*, advance: float | None = None, completed: float | None = None, **fields: str) -> None:
+            def tell(*, advance: float | None = None, completed: float | None = None, **fields: Any) -> None:
                 self.bar.update(task, advance=advance, completed=completed, **fields)
 
             yield tell

@@ -121,7 +121,7 @@ def test_archives_of_a_build_of_nothing(tmp_path):
         names = wheel.namelist()
         scripts = wheel.read(f"frs_kernels-{version}.dist-info/entry_points.txt").decode()
         metadata = wheel.read(f"frs_kernels-{version}.dist-info/METADATA").decode()
-    kinds = (".py", ".pt")
+    kinds = (".py", ".pt", ".typed")
     modules = [p.relative_to(ROOT).as_posix() for p in ROOT.glob("frs_*/**/*") if p.suffix in kinds]
     assert set(modules) <= set(names)
     assert not [name for name in names if name.endswith(".so") or name.split("/")[0] in ("tests", "csrc")]

@@ -5,7 +5,8 @@ and the loss in one module, which DistributedDataParallel can wrap.
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from frs_kernels.modules import FRSDistillationLoss
 from frs_kernels.output import FRSLossOutput
 
-Source = str | tuple[str, Callable]
+# What modules return and take has no type of its own: any nesting of tensors, or a class of the detector.
+Source = str | tuple[str, Callable[[Any], Any]]
 
 
 class Capture:
@@ -39,7 +41,7 @@ class Capture:
         ValueError: for a path that does not exist in the model.
     """
 
-    def __init__(self, model: nn.Module, **sources: Source):
+    def __init__(self, model: nn.Module, **sources: Source) -> None:
         root = unwrapped(model)
         self._seen: dict[str, list[Tensor]] = {name: [] for name in sources}
         self._paths: dict[str, str] = {}
@@ -63,7 +65,7 @@ class Capture:
             )
         return list(self._seen[name])
 
-    def clear(self, *_) -> None:
+    def clear(self, *_: object) -> None:
         """Releases the tensors, and with them their autograd graphs."""
         for tensors in self._seen.values():
             tensors.clear()
@@ -77,7 +79,7 @@ class Capture:
     def __enter__(self) -> "Capture":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
 
@@ -110,7 +112,7 @@ class Distiller(nn.Module):
         criterion: FRSDistillationLoss,
         student_sources: Mapping[str, Source],
         teacher_sources: Mapping[str, Source] | None = None,
-    ):
+    ) -> None:
         super().__init__()
         self.student = student
         self.criterion = criterion
@@ -123,11 +125,11 @@ class Distiller(nn.Module):
     def teacher(self) -> nn.Module:
         return self._teacher[0]
 
-    def run_teacher(self, *args, **kwargs) -> None:
+    def run_teacher(self, *args: Any, **kwargs: Any) -> None:
         """Calls the teacher with the first argument, the images. Override it for other arguments."""
         self.teacher(args[0])
 
-    def forward(self, *args, **kwargs) -> tuple[object, FRSLossOutput]:
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, FRSLossOutput]:
         """Takes the arguments of the student's forward; returns its output and the distillation loss."""
         with torch.no_grad():
             self.run_teacher(*args, **kwargs)
@@ -143,64 +145,65 @@ class Distiller(nn.Module):
         teacher.clear()
         return output, loss
 
-    def _apply(self, fn, recurse=True):
-        self.teacher._apply(fn, recurse)
-        return super()._apply(fn, recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
+        # torch does not annotate it.
+        self.teacher._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
+        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
+        return self
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside DistributedDataParallel, DataParallel and torch.compile."""
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        return unwrapped(model.module)
+        return unwrapped(cast(nn.Module, model.module))  # pyright: ignore[reportUnknownMemberType]  # generic
     compiled = getattr(model, "_orig_mod", None)
     return model if compiled is None else unwrapped(compiled)
 
 
-def tensors_in(output) -> list[Tensor]:
+def tensors_in(output: Any) -> list[Tensor]:
     """All tensors of a module's output, in order: of one tensor, or of nested mappings and sequences."""
     if isinstance(output, Tensor):
         return [output]
-    if isinstance(output, Mapping):
-        output = output.values()
-    elif not isinstance(output, (list, tuple)):
+    if not isinstance(output, (Mapping, list, tuple)):
         raise TypeError(f"expected tensors, or lists or dicts of them, got {type(output).__name__}")
-    return [tensor for part in output for tensor in tensors_in(part)]
+    parts = cast("Iterable[Any]", output.values() if isinstance(output, Mapping) else output)
+    return [tensor for part in parts for tensor in tensors_in(part)]
 
 
-def class_logits(output) -> list[Tensor]:
+def class_logits(output: Any) -> list[Tensor]:
     """The classification logits in the output of a head, one tensor per level.
 
     The output is one tensor, a sequence of levels, or (classification, boxes, ...) with a sequence of levels
     each, as from heads of MMDetection, detectron2 and torchvision's RPN: then the first is taken.
     """
     if isinstance(output, (list, tuple)) and output and not isinstance(output[0], Tensor):
-        output = output[0]
+        return tensors_in(cast(Any, output[0]))
     return tensors_in(output)
 
 
-def _everything(output):
+def _everything(output: Any) -> Any:
     return output
 
 
 class _Collector:
-    def __init__(self, into: list[Tensor], pick: Callable):
+    def __init__(self, into: list[Tensor], pick: Callable[[Any], Any]) -> None:
         self.into, self.pick = into, pick
 
-    def __call__(self, module, inputs, output) -> None:
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.into.extend(tensors_in(self.pick(output)))
 
 
 class _Hook:
     """A hook that does nothing in a copy or a pickle of its module."""
 
-    def __init__(self, action: Callable | None = None):
+    def __init__(self, action: Callable[..., None] | None = None) -> None:
         self.action = action
 
-    def __call__(self, *arguments) -> None:
+    def __call__(self, *arguments: Any) -> None:
         if self.action is not None:
             self.action(*arguments)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["_Hook"], tuple[()]]:
         return _Hook, ()
 
 
@@ -208,7 +211,7 @@ def _submodule(root: nn.Module, path: str) -> nn.Module:
     try:
         return root.get_submodule(path)
     except AttributeError as error:
-        paths = [name for name, _ in root.named_modules()]
-        similar = difflib.get_close_matches(path, paths, n=3)
+        modules: dict[str, nn.Module] = dict(root.named_modules())  # pyright: ignore[reportUnknownArgumentType]
+        similar = difflib.get_close_matches(path, modules, n=3)
         message = f"{type(root).__name__} has no submodule {path!r}; similar paths: {similar}"
         raise ValueError(message) from error

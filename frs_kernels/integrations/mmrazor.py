@@ -21,8 +21,11 @@ Features are the output of a neck (a sequence of levels) or one level. Logits ar
 all.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
+from frs_kernels.contract import Backend, Normalizer
 from frs_kernels.integrations import configurable, need
 from frs_kernels.integrations.hooks import class_logits
 from frs_kernels.levels import Levels, as_list
@@ -46,7 +49,10 @@ class FRSLoss(FRSDistillationLoss):
 
     _remedy = 'add dict(type="FRSWarmupHook") to custom_hooks'
 
-    def forward(self, s_feature: Levels, t_feature: Levels, t_logits, s_logits=None) -> Tensor:
+    # MMRazor passes what its recorders hold, by the names of a configuration.
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, s_feature: Levels, t_feature: Levels, t_logits: Any, s_logits: Any = None
+    ) -> Tensor:
         """The loss to minimise, a 0-d tensor; without ``s_logits`` there is no head term."""
         student_logits = None if s_logits is None else class_logits(s_logits)
         loss = super().forward(
@@ -60,18 +66,19 @@ class FRSLoss(FRSDistillationLoss):
 class FRSConnector(FeatureAdapter):
     """FeatureAdapter as a connector for the student's features: all levels of a neck, or one level."""
 
-    def forward(self, feature: Levels) -> list[Tensor]:
+    # MMRazor calls a connector with the feature alone.
+    def forward(self, feature: Levels) -> list[Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().forward(feature)
 
 
 class _Term(nn.Module):
     """One term of the loss with its weight, and with ``warmup_factor``, which FRSWarmupHook sets."""
 
-    def __init__(self, loss_weight: float = 1.0, normalizer: str | float = "mask", backend: str = "auto"):
+    def __init__(self, loss_weight: float = 1.0, normalizer: Normalizer = "mask", backend: Backend = "auto"):
         super().__init__()
         self.loss_weight = loss_weight
-        self.normalizer = normalizer
-        self.backend = backend
+        self.normalizer: Normalizer = normalizer
+        self.backend: Backend = backend
         self.warmup_factor = 1.0
 
 
@@ -80,7 +87,7 @@ class _Term(nn.Module):
 class FRSFeatureLoss(_Term):
     """The imitation term alone, for features of equal channels and sizes (use FRSConnector)."""
 
-    def forward(self, s_feature: Levels, t_feature: Levels, t_logits) -> Tensor:
+    def forward(self, s_feature: Levels, t_feature: Levels, t_logits: Any) -> Tensor:
         return frs_loss(
             as_list(s_feature), as_list(t_feature), teacher_logits=class_logits(t_logits),
             feat_weight=self.loss_weight * self.warmup_factor,
@@ -104,14 +111,14 @@ class FRSHeadLoss(_Term):
         loss_weight: float = 1.0,
         beta: float = 0.0,
         masked: bool = True,
-        normalizer: str | float = "mask",
-        backend: str = "auto",
+        normalizer: Normalizer = "mask",
+        backend: Backend = "auto",
     ):
         super().__init__(loss_weight, normalizer, backend)
         self.beta = beta
         self.masked = masked
 
-    def forward(self, s_logits, t_logits) -> Tensor:
+    def forward(self, s_logits: Any, t_logits: Any) -> Tensor:
         student, teacher = class_logits(s_logits), class_logits(t_logits)
         if self.masked:
             masks = frs_mask(teacher)

@@ -13,10 +13,11 @@
 import torch
 from torch import Tensor, nn
 
+from frs_kernels.contract import Backend, Normalizer
 from frs_kernels.integrations import configurable, need
 from frs_kernels.integrations.hooks import class_logits, tensors_in
 from frs_kernels.levels import split_levels
-from frs_kernels.modules import FeatureAdapter, resized
+from frs_kernels.modules import Adapter, FeatureAdapter, resized
 from frs_kernels.ops import frs_loss
 
 need("torchdistill")
@@ -64,8 +65,8 @@ class FRSLoss(nn.Module):
         first_iter: int = 0,
         accumulate: int = 1,
         resize: bool = False,
-        normalizer: str | float = "mask",
-        backend: str = "auto",
+        normalizer: Normalizer = "mask",
+        backend: Backend = "auto",
     ):
         super().__init__()
         if accumulate < 1:
@@ -80,8 +81,8 @@ class FRSLoss(nn.Module):
         self.accumulate = accumulate
         self.calls = first_iter * accumulate
         self.resize = resize
-        self.normalizer = normalizer
-        self.backend = backend
+        self.normalizer: Normalizer = normalizer
+        self.backend: Backend = backend
 
     def forward(self, student_io_dict: dict, teacher_io_dict: dict, targets=None, *args, **kwargs) -> Tensor:
         teacher_feats = tensors_in(_stored(teacher_io_dict, self.teacher_features))
@@ -150,7 +151,7 @@ class FRSStudent(AuxiliaryModelWrapper):
         teacher_channels,
         num_levels: int | None = None,
         *,
-        adapter: str = "conv3x3",
+        adapter: Adapter = "conv3x3",
         device=None,
         device_ids=None,
         distributed: bool = False,

@@ -18,9 +18,11 @@ this package. Ultralytics is licensed AGPL-3.0 and is not part of this package.
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor
 
+from frs_kernels.contract import Backend
 from frs_kernels.integrations import need
 from frs_kernels.ops import weighted_bce, weighted_mse
 
@@ -40,7 +42,7 @@ from ultralytics.utils import DEFAULT_CFG  # noqa: E402
 
 @contextlib.contextmanager
 def use_frs_kernels(
-    *, head_weight: float = 0.0, scale: Callable[[], float] | None = None, backend: str = "auto"
+    *, head_weight: float = 0.0, scale: Callable[[], float] | None = None, backend: Backend = "auto"
 ) -> Iterator[None]:
     """Context manager in which frs_kernels computes the distillation losses of Ultralytics.
 
@@ -101,7 +103,7 @@ class FRSTrainer(DetectionTrainer):
     task: str = "detect"
     head_weight: float = 0.0
     warmup_iters: int = 0
-    backend: str = "auto"
+    backend: Backend = "auto"
 
     def __init__(self, cfg=DEFAULT_CFG, overrides: dict | None = None, _callbacks: dict | None = None):
         distillation_model()
@@ -120,6 +122,7 @@ class FRSTrainer(DetectionTrainer):
         """The factor by which the distillation loss of the current batch is multiplied."""
         if self.warmup_iters <= 0:
             return 1.0
+        assert self.ema is not None  # made by _setup_train
         steps = self.ema.updates  # one per optimizer step, in every process, and restored from checkpoints
         return min(steps / self.warmup_iters, 1.0)
 
@@ -140,7 +143,7 @@ class FRSTrainer(DetectionTrainer):
         self.compile_mode, self.args.compile = self.args.compile, False
         super()._setup_train()
         if self.compile_mode:
-            model = getattr(self.model, "module", self.model)
+            model: Any = getattr(self.model, "module", self.model)
             for network in (model.student_model, model.teacher_model):
                 network.compile(mode="default" if self.compile_mode is True else self.compile_mode)
 
@@ -204,7 +207,7 @@ def _unsupported_version(difference: str) -> RuntimeError:
     )
 
 
-def _head_term(model, level: int, mask: Tensor, weight: float, backend: str) -> Tensor:
+def _head_term(model, level: int, mask: Tensor, weight: float, backend: Backend) -> Tensor:
     """The head term of one level, averaged over the head's branches."""
     try:
         # The keys are levels or layers, depending on the version: the features in order, then the head's
@@ -227,4 +230,4 @@ def _head_term(model, level: int, mask: Tensor, weight: float, backend: str) -> 
             )
         student, teacher = (scores.split(sizes, dim=-1)[level] for scores in (student, teacher))
         losses.append(weighted_bce(student, teacher, mask, scale=weight, backend=backend))
-    return sum(losses) / len(losses)
+    return sum(losses) / len(losses)  # pyright: ignore[reportReturnType]  # of two losses

@@ -114,7 +114,7 @@ def read_content(path: Path) -> Content:
         error = invalid.errors(include_url=False, include_input=False)[0]
     if error["type"] == "json_invalid":
         raise UserError(
-            f"Annotation file {path} is not valid JSON: {error['ctx']['error']}. It may be cut off; write or "
+            f"Annotation file {path} is not valid JSON: {error['ctx']['error']}. It may be cut off; write or "  # pyright: ignore[reportTypedDictNotRequiredAccess]  # of this type, it has one
             "download it again."
         )
     raise UserError(f"{path}{_complaint(error['loc'], from_json(data))}")

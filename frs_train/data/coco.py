@@ -23,6 +23,7 @@ from frs_train.data.annotation_file import (
     LONGEST_SIDE,
     AnnotationRecord,
     CategoryRecord,
+    Content,
     ImageRecord,
     read_content,
 )
@@ -42,7 +43,7 @@ class Images(Sequence):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> ImageRecord:
+    def __getitem__(self, index: int) -> ImageRecord:  # pyright: ignore[reportIncompatibleMethodOverride]  # no slices
         width, height = self.sizes[index].tolist()
         name = str(self.names[index])
         return {"id": int(self.ids[index]), "file_name": name, "width": width, "height": height}
@@ -135,10 +136,13 @@ class CocoFile:
         return indexed(self.images, self.categories, annotations)
 
 
-def indexed(images: Iterable[dict], categories: list[dict], annotations: list[dict]) -> COCO:
+def indexed(
+    images: Iterable[ImageRecord], categories: list[CategoryRecord], annotations: list[dict[str, Any]]
+) -> COCO:
     """A pycocotools object of these records, without the progress that pycocotools prints."""
     coco = COCO()
-    coco.dataset = {"images": list(images), "categories": categories, "annotations": annotations}
+    # Its stub describes the JSON of the official annotations, with keys that no evaluation reads.
+    coco.dataset = {"images": list(images), "categories": categories, "annotations": annotations}  # pyright: ignore[reportAttributeAccessIssue]  # see above
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
@@ -168,7 +172,7 @@ def read_coco(path: Path) -> CocoFile:
     return CocoFile(path, images, categories, annotations, dropped, unused)
 
 
-def _places(path: Path, records: list[dict], what: str) -> dict[int, int]:
+def _places(path: Path, records: list[ImageRecord] | list[CategoryRecord], what: str) -> dict[int, int]:
     """Position by id."""
     places: dict[int, int] = {}
     for position, record in enumerate(records):
@@ -181,7 +185,7 @@ def _places(path: Path, records: list[dict], what: str) -> dict[int, int]:
     return places
 
 
-def _named(path: Path, content: dict) -> tuple[list[CategoryRecord], tuple[str, ...]]:
+def _named(path: Path, content: Content) -> tuple[list[CategoryRecord], tuple[str, ...]]:
     """The categories in the order of their ids, one per name, and descriptions of those left out.
 
     Some exporters add a root category with the name of a class. It has no annotations and is not a class.

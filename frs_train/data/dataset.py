@@ -66,9 +66,10 @@ class CocoDetection(Dataset):
         rows = self.coco.annotations.of(index)
         learnt = self.learnt[rows]
         boxes = torch.from_numpy(self.coco.annotations.boxes[rows][learnt])
-        size = self.coco.images.sizes[index, ::-1].tolist()
+        height, width = self.coco.images.sizes[index, ::-1].tolist()
         return (
-            tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=tuple(size)),
+            # The overloads of torchvision leave out the name of a format.
+            tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),  # pyright: ignore[reportCallIssue]
             torch.from_numpy(self.labels[rows][learnt]),
         )
 

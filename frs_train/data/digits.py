@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -156,7 +156,7 @@ def scans() -> tuple[np.ndarray, np.ndarray]:
     """All scans [1797, 8, 8] with ink in 0..1, and their digits [1797]."""
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    data: Any = load_digits()
     return data.images / 16.0, data.target
 
 

@@ -61,7 +61,7 @@ class Detector(nn.Module):
         self.num_classes = num_classes
         self.num_anchors = num_anchors
         self.model = model
-        self.feat_channels = [model.backbone.out_channels] * len(self.strides)
+        self.feat_channels: list[int] = [model.backbone.out_channels] * len(self.strides)
 
     @property
     def logit_channels(self) -> int:

@@ -11,7 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -38,7 +38,7 @@ COLOURS = matplotlib.colormaps["inferno"]
 CLASSES = matplotlib.colormaps["tab10"]
 PANEL = 2.6  # inches
 DOTS = 110  # per inch
-PLAIN = {"parse_math": False}  # a $ in a name does not start a formula
+PLAIN: dict[str, Any] = {"parse_math": False}  # a $ in a name does not start a formula
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def show_boxes(
         axis.add_patch(
             Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4)
         )
-        text = printable(classes[label - 1]) + ("" if score is None else f" {score:.2f}")
+        text = printable(classes[int(label) - 1]) + ("" if score is None else f" {score:.2f}")
         patch = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
         style = {"fontsize": 5.5, "color": "white", "verticalalignment": "bottom", "clip_on": True, **PLAIN}
         axis.text(x1, y1, text, bbox=patch, **style)

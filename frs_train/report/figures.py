@@ -59,7 +59,7 @@ def curves(runs: Sequence[Run]) -> Figure:
 
 def scale(axis: Axes) -> None:
     """Makes the axis logarithmic if the values span `SPAN`, with a linear part around 0 if some are <= 0."""
-    values = [float(y) for drawn in axis.lines for y in drawn.get_ydata()]
+    values = [float(y) for drawn in axis.lines for y in drawn.get_ydata()]  # pyright: ignore[reportGeneralTypeIssues]  # arrays of numbers
     positive = [value for value in values if value > 0]
     if positive and max(positive) > SPAN * min(positive):
         linear = {} if len(positive) == len(values) else {"linthresh": min(positive)}
@@ -104,7 +104,7 @@ def masks(runs: Sequence[Run], images: int) -> tuple[list[Figure], list[str]]:
                 views.setdefault(index, []).append((run, look(model, image)))
         except UserError as error:
             notes.append(f"No masks of {run.name}: {error}")
-    return [_mask_rows(views[index], truth[index], dataset.coco.classes) for index in views], notes
+    return [_mask_rows(views[index], truth[index], dataset.coco.classes) for index in views], notes  # pyright: ignore[reportOptionalMemberAccess]  # of a view
 
 
 def _mask_rows(

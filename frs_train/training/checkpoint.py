@@ -38,7 +38,7 @@ Classes = Annotated[list[str], Field(min_length=1)]
 class Content(TypedDict):
     """The content that every checkpoint has. It suffices for detection: the demo's teacher has no more."""
 
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)  # pyright: ignore[reportGeneralTypeIssues]  # for pydantic
     format: Literal["frs-train/1"]
     config: dict[str, Any]
     """See `options.to_dict`."""

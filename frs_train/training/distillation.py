@@ -75,7 +75,7 @@ class DistilledLearner(Learner):
             head_weight=config.head_weight,
             warmup_iters=config.warmup_iters,
             normalizer=1.0 if self.global_sum else config.normalizer,
-            backend=config.backend,
+            backend=config.backend,  # pyright: ignore[reportArgumentType]  # checked above
         )
 
     @property

@@ -68,4 +68,4 @@ def build(config: DetectorConfig, classes: list[str]) -> Detector:
 
 def _placed(learner: Learner, config: RunConfig, device: torch.device) -> Learner:
     memory_format = torch.channels_last if config.train.channels_last else torch.preserve_format
-    return learner.to(device, memory_format=memory_format)
+    return learner.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]  # torch's overloads lack it

@@ -96,7 +96,9 @@ class Metrics:
             ) from None
 
     def _scalars(self, group: str, values: dict[str, float], iteration: int) -> None:
-        for name, value in values.items() if self.writer else ():
+        if self.writer is None:
+            return
+        for name, value in values.items():
             self.writer.add_scalar(f"{group}/{name}", value, iteration)
 
 

@@ -23,14 +23,14 @@ STATE = {
 class OptimizerState(TypedDict):
     """The part of an optimizer's state that is restored. Its options come from the configuration."""
 
-    __pydantic_config__ = STRICT
+    __pydantic_config__ = STRICT  # pyright: ignore[reportGeneralTypeIssues]  # for pydantic
     state: dict[NonNegativeInt, dict[str, Tensor | None]]
 
 
 class ScalerState(TypedDict):
     """`GradScaler.state_dict()` of an enabled scaler."""
 
-    __pydantic_config__ = STRICT
+    __pydantic_config__ = STRICT  # pyright: ignore[reportGeneralTypeIssues]  # for pydantic
     scale: Annotated[float, Field(gt=0, lt=2.0**127)]
     growth_factor: FiniteFloat
     backoff_factor: FiniteFloat
@@ -70,7 +70,7 @@ def _fits(kept: dict[str, Tensor | None], parameter: Tensor, names: set[str]) ->
     )
 
 
-def load_scaler(scaler: torch.amp.GradScaler, saved: dict[str, Any], name: str) -> None:
+def load_scaler(scaler: torch.amp.GradScaler, saved: dict[str, Any], name: str) -> None:  # pyright: ignore[reportPrivateImportUsage]  # documented there
     """Restores a gradient scaler if it is enabled in both the checkpoint and the configuration."""
     if saved and scaler.is_enabled():
         scaler.load_state_dict(checkpoint.checked(SCALER, saved, f"The gradient scaler in {name}"))

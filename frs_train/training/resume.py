@@ -53,13 +53,13 @@ def refuse_other(saved: dict[str, Any], config: RunConfig, classes: list[str]) -
 def fixed(config: RunConfig) -> dict[str, Any]:
     """The options that decide which tensors a run has, by name: a resumed run cannot change them."""
     detector = {f.name: getattr(config.detector, f.name) for f in dataclasses.fields(config.detector)}
-    distills = config.distill is not None and config.distill.method != "none"
+    distill = config.distill if config.distill is not None and config.distill.method != "none" else None
     options = {
         "detector": detector.pop("family"),
         **detector,
         "optimizer": config.train.optimizer,
         "ema": "on" if config.train.ema else "off",
-        "method": config.distill.method if distills else "none",
-        "adapter": config.distill.adapter if distills else "none",
+        "method": distill.method if distill else "none",
+        "adapter": distill.adapter if distill else "none",
     }
     return {option.replace("_", "-"): value for option, value in options.items()}

@@ -20,7 +20,7 @@ OPEN = ConfigDict(extra="allow")  # other versions may write more fields
 class TrainLine(TypedDict):
     """A training line of metrics.jsonl. Its losses are those of one step, `iteration`."""
 
-    __pydantic_config__ = OPEN
+    __pydantic_config__ = OPEN  # pyright: ignore[reportGeneralTypeIssues]  # for pydantic
     kind: Literal["train"]
     iteration: NonNegativeInt
     lr: FiniteFloat
@@ -34,7 +34,7 @@ class TrainLine(TypedDict):
 class Scores(TypedDict):
     """The scores of an evaluation as fractions; None where there was nothing to measure."""
 
-    __pydantic_config__ = OPEN
+    __pydantic_config__ = OPEN  # pyright: ignore[reportGeneralTypeIssues]  # for pydantic
     AP: FiniteFloat | None
     AP50: FiniteFloat | None
     AP75: FiniteFloat | None
@@ -64,7 +64,7 @@ class Result(Scores):
 class DetectorWords(TypedDict):
     """The part of a detector's configuration that a report shows."""
 
-    __pydantic_config__ = OPEN
+    __pydantic_config__ = OPEN  # pyright: ignore[reportGeneralTypeIssues]  # for pydantic
     family: str
     backbone: str
     backbone_width: FiniteFloat
@@ -74,7 +74,7 @@ class DetectorWords(TypedDict):
 class DataPaths(TypedDict):
     """The validation data of a run."""
 
-    __pydantic_config__ = OPEN
+    __pydantic_config__ = OPEN  # pyright: ignore[reportGeneralTypeIssues]  # for pydantic
     val_annotations: str | None
     val_images: str | None
 
@@ -82,7 +82,7 @@ class DataPaths(TypedDict):
 class DistillWords(TypedDict):
     """How a run was distilled."""
 
-    __pydantic_config__ = OPEN
+    __pydantic_config__ = OPEN  # pyright: ignore[reportGeneralTypeIssues]  # for pydantic
     teacher: str | None
     method: str
 
@@ -90,7 +90,7 @@ class DistillWords(TypedDict):
 class SavedConfig(TypedDict):
     """The part of config.json that a report needs. A report also reads runs of other versions."""
 
-    __pydantic_config__ = OPEN
+    __pydantic_config__ = OPEN  # pyright: ignore[reportGeneralTypeIssues]  # for pydantic
     detector: DetectorWords
     data: DataPaths
     distill: NotRequired[DistillWords | None]

@@ -22,7 +22,7 @@ class TrainingState:
         self.config, self.learner, self.device, self.total = config, learner, device, total
         self.student: Detector = learner.student
         self.optimizer = make_optimizer(learner, config.train)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16")  # pyright: ignore[reportPrivateImportUsage]  # documented there
         average = get_ema_multi_avg_fn(config.train.ema)
         self.ema = (
             AveragedModel(self.student, multi_avg_fn=average, use_buffers=True) if config.train.ema else None
@@ -37,7 +37,7 @@ class TrainingState:
     @property
     def detector(self) -> Detector:
         """The detector that is evaluated: the moving average if there is one."""
-        return self.ema.module if self.ema else self.student
+        return self.ema.module if self.ema else self.student  # pyright: ignore[reportReturnType]  # a copy of it
 
     def content(self, classes: list[str]) -> dict[str, Any]:
         """The content of a checkpoint: see `checkpoint.Resumable`."""

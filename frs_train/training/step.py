@@ -37,10 +37,10 @@ def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroB
     state.optimizer.zero_grad(set_to_none=True)
     mean: dict[str, Tensor] = {}
     for number, batch in enumerate(batches, start=1):
-        unsynchronized = isinstance(module, DistributedDataParallel) and number < len(batches)
-        with module.no_sync() if unsynchronized else contextlib.nullcontext():
+        wrapped = isinstance(module, DistributedDataParallel)
+        with module.no_sync() if wrapped and number < len(batches) else contextlib.nullcontext():
             losses = _losses(state, module, batch)
-            state.scaler.scale(sum(losses.values()) / len(batches)).backward()
+            state.scaler.scale(sum(losses.values()) / len(batches)).backward()  # pyright: ignore[reportArgumentType, reportCallIssue]  # never an empty sum
         for name, loss in (losses | state.learner.level_losses).items():
             mean[name] = mean.get(name, 0) + loss.detach() / len(batches)
     if config.clip:

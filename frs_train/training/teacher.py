@@ -13,9 +13,9 @@ def prepare_teacher(
 ) -> Detector:
     """Prepares the teacher: frozen, on the device, and with the student's limit of the image size."""
     teacher.eval().requires_grad_(False).to(device)
-    teacher.model.transform.max_size = student.model.transform.max_size
+    teacher.model.transform.max_size = student.model.transform.max_size  # pyright: ignore[reportAttributeAccessIssue]  # torchvision's
     if config.teacher_channels_last:
-        teacher.to(memory_format=torch.channels_last)
+        teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # torch's overloads lack it
     if config.teacher_compile:
         teacher.features = torch.compile(teacher.features)
         teacher.classify = torch.compile(teacher.classify)

@@ -99,7 +99,7 @@ MUTANTS = (
     Mutant(
         "teacher-resizes-by-its-own-limit",
         "frs_train/training/teacher.py",
-        "    teacher.model.transform.max_size = student.model.transform.max_size\n",
+        "    teacher.model.transform.max_size = student.model.transform.max_size",
         "",
         DISTILLATION,
     ),

@@ -90,7 +90,7 @@ def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter. It is decided when they are first imported."""
     import triton
 
-    return triton.knobs.runtime.interpret
+    return triton.knobs.runtime.interpret  # pyright: ignore[reportAttributeAccessIssue]  # a lazy module
 
 
 def register(library: torch.library.Library, dispatch_keys: list[str]) -> None:

@@ -5,6 +5,9 @@
 Tests also count the global memory accesses of the compiled kernels by their width.
 """
 
+# A compiler's report without one of these numbers ends in an error, as it should.
+# pyright: reportOptionalSubscript=false
+
 import re
 import subprocess
 import sys
@@ -17,6 +20,7 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
 from frs_kernels.backends.triton import level_table, plan, reduce, scale
 from frs_kernels.backends.triton.launcher import THREADS
@@ -45,7 +49,7 @@ class Variant:
     """One kernel as it is compiled for one kind of inputs."""
 
     name: str
-    kernel: object
+    kernel: JITFunction
     arguments: dict  # name -> type of a run-time argument, or value of a constant
     # Bytes of features and logits that a thread loads and stores per iteration, where all levels are aligned.
     loaded: int = 0

@@ -97,7 +97,8 @@ class Geometry:
     def _strides(self, level: int, tensor: Tensor) -> tuple[int, int]:
         """(stride of the batch, stride of the non-contiguous dimension, 0 where that has one element)"""
         if self._channel_major[level]:
-            return tensor.stride(0), location_stride(tensor) if self.locations[level] > 1 else 0
+            stride = location_stride(tensor) if self.locations[level] > 1 else 0
+            return tensor.stride(0), stride  # pyright: ignore[reportReturnType]  # a level with a layout has one
         return tensor.stride(0), tensor.stride(1) if self.channels[level] > 1 else 0
 
     def _flags(self, level: int, tensors: tuple[Tensor, ...]) -> int:

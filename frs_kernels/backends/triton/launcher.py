@@ -7,10 +7,12 @@ the constants and on which optional arguments are None. From its second launch o
 the compiled object directly.
 """
 
+from typing import Any
+
 import torch
 from triton.runtime.jit import JITFunction
 
-_COMPILED: dict[tuple, object] = {}
+_COMPILED: dict[tuple, Any] = {}  # of classes private to Triton
 WARP = 64 if torch.version.hip else 32
 THREADS = 128  # per program, where a launch does not say otherwise
 

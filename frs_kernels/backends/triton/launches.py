@@ -3,6 +3,9 @@
 frs_kernels/contract.py describes their arguments and results.
 """
 
+# Whether a term is there decides on its tensors, its geometry and its plan, which no type says.
+# pyright: reportOptionalMemberAccess=false
+
 import contextlib
 from dataclasses import dataclass
 
@@ -235,6 +238,7 @@ class LossCall:
 
     def _image_losses(self, bounds: tuple[int, ...], sums: Tensor, factors: Tensor | None) -> Tensor:
         """losses [3, B] from the sums of tiles, which ``factors`` multiply."""
+        assert self.batch is not None
         losses = self._empty(3, self.batch)
         if self.batch:
             constants = len(self.mask_sizes), TL_DTYPES[self.acc]
@@ -257,6 +261,7 @@ class LossCall:
                 masks.append(address)
                 address += size * storage.element_size()
             empty = self._empty if needs_sums else None
+            assert self.logits is not None
             return *_launch_mask(self.logits, masks, self.acc, empty), masks, storage
         planned = plan.plan_flat(tuple(self.mask_sizes), SUM_BLOCK.value)
         masks = _addresses(self.masks)

@@ -86,7 +86,8 @@ def _elements(count: int, acc: torch.dtype) -> int:
     interpreter, where a program of any size takes milliseconds."""
     if acc == torch.float64:
         count //= 2
-    return 8 * count if triton.knobs.runtime.interpret else count
+    interpreted = triton.knobs.runtime.interpret  # pyright: ignore[reportAttributeAccessIssue]  # a lazy module
+    return 8 * count if interpreted else count
 
 
 def loss_stages(layout: int, dtype: torch.dtype, has_grads: bool) -> int:
@@ -188,7 +189,7 @@ def factor_table(
 
     def counts(term: Geometry | None) -> list[int]:
         if term is None or NORMALIZERS[normalizer] == "batch":
-            return (logits or feats).batch
+            return (logits or feats).batch  # pyright: ignore[reportOptionalMemberAccess]  # one is there
         if NORMALIZERS[normalizer] == "numel":
             return [size * channels for size, channels in zip(term.mask_sizes, term.channels, strict=True)]
         return term.channels
@@ -199,7 +200,7 @@ def factor_table(
 
 def tile_bounds_of_terms(feats: tuple[int, ...] | None, logits: tuple[int, ...] | None) -> tuple[int, ...]:
     """The tile bounds [2 * levels + 1] of both terms as a table: those of the imitation term come first."""
-    feats = feats or (0,) * len(logits)
+    feats = feats or (0,) * len(logits or ())
     logits = logits or (0,) * len(feats)
     return encode((*feats, *(feats[-1] + bound for bound in logits[1:])))
 
