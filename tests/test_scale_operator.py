@@ -4,13 +4,15 @@ import math
 
 import pytest
 import torch
-from cases import DTYPES
+from cases import DTYPES, INTERPRETED
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from frs_kernels import dispatch
 
+# The interpreter's casts to bfloat16 truncate, so that its bits are others.
+EXACT_DTYPES = [dtype for dtype in DTYPES if not (INTERPRETED and dtype == torch.bfloat16)]
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32}  # 16 bits for the other dtypes
 SIGNALING_NAN = {
     torch.float64: 0x7FF0_0000_0000_0001, torch.float32: 0x7F80_0001,
@@ -56,7 +58,7 @@ factors = st.sampled_from((1.0, 0.5, -3.0, 0.0, 1.1))
 
 
 @given(
-    dtype=st.sampled_from(DTYPES), batch=st.integers(0, 5), per_image=st.booleans(), data=st.data(),
+    dtype=st.sampled_from(EXACT_DTYPES), batch=st.integers(0, 5), per_image=st.booleans(), data=st.data(),
     sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 40)), min_size=1, max_size=6),
     offset=st.integers(0, 8),
 )  # fmt: skip
@@ -73,7 +75,7 @@ def test_every_image_gets_its_factor(target, dtype, batch, per_image, data, size
 
 
 @pytest.mark.slow_interpreted
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", EXACT_DTYPES, ids=str)
 def test_large_images_and_more_gradients_than_a_launch_takes(target, dtype):
     """More rounds than one through the images and through an image."""
     options = {"dtype": torch.promote_types(dtype, torch.float32), "device": target.device}

@@ -90,7 +90,7 @@ def test_losses_and_gradients_are_right_without(target, name, monkeypatch):
     monkeypatch.setattr(torch_private, name, None)
     without = agrees_with_eager(target.backend, base)
     assert all(map(torch.equal, with_it, without))
-    assert frs.explain_backend(**base).chosen == frs.explain_backend(**base, backend=target.backend).chosen
+    assert frs.explain_backend(**base).chosen != "eager"
 
 
 def test_a_second_backward_is_right_without_the_graphs_flag(target, monkeypatch):
