@@ -234,11 +234,11 @@ def clamped(bbox: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray
     The second array, bool [n], marks the usable boxes. The others are degenerate: a number is not finite or
     exceeds `LONGEST_SIDE`, or the part inside the image is narrower or lower than `NARROWEST` of the image.
     """
-    sane = (np.abs(bbox) <= LONGEST_SIDE).all(1)
+    sane = np.all(np.abs(bbox) <= LONGEST_SIDE, axis=1)
     corners = np.where(sane[:, None], bbox, 0)
     corners[:, 2:] += corners[:, :2]
     boxes = np.clip(corners, 0, np.tile(sizes, 2)).astype(np.float32)
-    return boxes, sane & (boxes[:, 2:] - boxes[:, :2] > NARROWEST * sizes).all(1)
+    return boxes, sane & np.all(boxes[:, 2:] - boxes[:, :2] > NARROWEST * sizes, axis=1)
 
 
 def _some(values: list, most: int = 20) -> str:
