@@ -30,12 +30,13 @@ def fused_loss(namespace: str, inputs: LossInputs) -> FRSLossOutput:
     head_grad = grad_enabled and any(t.requires_grad for t in inputs.student_logits)
     with torch.no_grad():
         losses, level_losses, pending, *grads = run_operator(namespace, inputs, feat_grad, head_grad)
-    results = _separate(losses)
+    results = [_owned(loss) for loss in losses.unbind()]
     only_one = not (feat_grad and head_grad)
     for term, students in ((_FEATURE, inputs.student_feats), (_HEAD, inputs.student_logits)):
         if grads[term]:
+            total = results[_TOTAL] if only_one else None
             results[term], results[_TOTAL] = _Term.apply(
-                namespace, term, only_one, losses, pending, len(students), *grads[term], *students
+                namespace, results[term], total, pending[term], len(students), *grads[term], *students
             )
     if not only_one:
         # No node of both: a backward through it would release the gradients of the term that is not meant.
@@ -101,26 +102,24 @@ def _is_static(value: float) -> bool:
     return has_static_value(value)
 
 
-def _separate(losses: Tensor) -> list[Tensor]:
-    """The three losses as tensors that share their memory, but are no views for autograd.
+def _owned(loss: Tensor) -> Tensor:
+    """A loss as a tensor that shares its memory, but is no view of others for autograd.
 
     On one of several views, autograd forbids in-place operations such as `loss += other`.
     """
-    if torch.compiler.is_compiling():  # there, an output that shares memory with an input loses its gradient
-        return [loss.clone() for loss in losses.unbind()]
-    return [loss.data for loss in losses.unbind()]
+    # In torch.compile, an output that shares memory with an input loses its gradient.
+    return loss.clone() if torch.compiler.is_compiling() else loss.data
 
 
 class _Term(torch.autograd.Function):
     """The autograd node of one term: its loss, and the total if the other term is a constant."""
 
     @staticmethod
-    def forward(ctx, namespace, term, only_one, losses, pending, num_levels, *grads_and_students):
-        ctx.namespace, ctx.term, ctx.num_levels = namespace, term, num_levels
+    def forward(ctx, namespace, loss, total, pending, num_levels, *grads_and_students):
+        ctx.namespace, ctx.num_levels = namespace, num_levels
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(pending, *grads_and_students[:num_levels])
-        results = _separate(losses)
-        return results[term], results[_TOTAL] if only_one else None
+        return _owned(loss), None if total is None else _owned(total)
 
     @staticmethod
     def backward(ctx, *grad_outputs):
@@ -135,8 +134,8 @@ class _Term(torch.autograd.Function):
         """The stored gradients times the incoming one, for the students."""
         pending, *grads = ctx.saved_tensors
         nothing = [None] * ctx.num_levels
-        grads = _scaled(ctx.namespace, grads, _sum(grad_loss, grad_total), pending[ctx.term])
-        return *[None] * 6, *nothing, *(grads or nothing)
+        grads = _scaled(ctx.namespace, grads, _sum(grad_loss, grad_total), pending)
+        return *[None] * 5, *nothing, *(grads or nothing)
 
 
 def _not_differentiable(grads: tuple) -> tuple:
