@@ -30,17 +30,21 @@ def fused_loss(namespace: str, inputs: LossInputs) -> FRSLossOutput:
     head_grad = grad_enabled and any(t.requires_grad for t in inputs.student_logits)
     with torch.no_grad():
         losses, level_losses, pending, *grads = run_operator(namespace, inputs, feat_grad, head_grad)
-    results = [_owned(loss) for loss in losses.unbind()]
-    only_one = not (feat_grad and head_grad)
+    results, factors = list(losses.unbind()), pending.unbind()
+    both = feat_grad and head_grad
     for term, students in ((_FEATURE, inputs.student_feats), (_HEAD, inputs.student_logits)):
         if grads[term]:
-            total = results[_TOTAL] if only_one else None
+            total = None if both else results[_TOTAL]
             results[term], results[_TOTAL] = _Term.apply(
-                namespace, results[term], total, pending[term], len(students), *grads[term], *students
+                namespace, results[term], total, factors[term], grads[term], *students
             )
-    if not only_one:
+        else:
+            results[term] = _owned(results[term])
+    if both:
         # No node of both: a backward through it would release the gradients of the term that is not meant.
         results[_TOTAL] = results[_FEATURE] + results[_HEAD]
+    elif not (feat_grad or head_grad):
+        results[_TOTAL] = _owned(results[_TOTAL])
     return FRSLossOutput(*results, *level_losses.unbind())
 
 
@@ -112,13 +116,17 @@ def _owned(loss: Tensor) -> Tensor:
 
 
 class _Term(torch.autograd.Function):
-    """The autograd node of one term: its loss, and the total if the other term is a constant."""
+    """The autograd node of one term: its loss, and the total if the other term is a constant.
+
+    The stored gradients come in a list, because autograd need not follow them, and it takes time for every
+    tensor that is an argument of its own.
+    """
 
     @staticmethod
-    def forward(ctx, namespace, loss, total, pending, num_levels, *grads_and_students):
-        ctx.namespace, ctx.num_levels = namespace, num_levels
+    def forward(ctx, namespace, loss, total, pending, grads, *students):
+        ctx.namespace = namespace
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(pending, *grads_and_students[:num_levels])
+        ctx.save_for_backward(pending, *grads)
         return _owned(loss), None if total is None else _owned(total)
 
     @staticmethod
@@ -133,9 +141,7 @@ class _Term(torch.autograd.Function):
     def gradients(ctx, grad_loss, grad_total):
         """The stored gradients times the incoming one, for the students."""
         pending, *grads = ctx.saved_tensors
-        nothing = [None] * ctx.num_levels
-        grads = _scaled(ctx.namespace, grads, _sum(grad_loss, grad_total), pending)
-        return *[None] * 5, *nothing, *(grads or nothing)
+        return *[None] * 5, *_scaled(ctx.namespace, grads, _sum(grad_loss, grad_total), pending)
 
 
 def _not_differentiable(grads: tuple) -> tuple:
@@ -170,10 +176,10 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other
 
 
-def _scaled(namespace: str, grads: list[Tensor], grad_output: Tensor | None, pending: Tensor) -> list[Tensor]:
+def _scaled(namespace: str, grads: list[Tensor], grad_output: Tensor | None, pending: Tensor) -> list:
     """grads[i] * grad_output * pending[i], in place unless a later backward may need the stored gradients."""
-    if grad_output is None or not grads:
-        return []
+    if grad_output is None:
+        return [None] * len(grads)
     if grad_output.dim() > 0:
         grad_output = grad_output.contiguous()
     operators = getattr(torch.ops, namespace)

@@ -32,7 +32,7 @@ MAX_LOG_FACTORS = 64
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     """The dtype of sums, masks and losses: float64 if any of the tensors is float64, else float32."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    return torch.float64 if torch.float64 in [t.dtype for t in tensors] else torch.float32
 
 
 def pending_factor(dtype: torch.dtype) -> bool:
