@@ -207,7 +207,7 @@ def test_a_second_derivative_inside_one_transform_is_refused(target):
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_batched_gradients(target, reduction, dtype):
     x, y, m = STUDENT.to(target.device, dtype), TEACHER.to(target.device, dtype), MASK.to(target.device)
-    leaf = x.requires_grad_()
+    leaf = x.clone().requires_grad_()
     loss = frs.weighted_mse(leaf, y, m, reduction=reduction, backend=target.backend)
     upstreams = torch.tensor([[2.0, 3.0], [0.0, -1.0], [1.0, 1.0]], device=target.device)
     upstreams = upstreams[:, 0] if reduction == "sum" else upstreams
