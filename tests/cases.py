@@ -14,7 +14,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAYOUTS = ("nchw", "channels_last", "flat", "split", "rows", "odd")
 NORMALIZERS = ("mask", "mask_channels", "batch", "numel", 7.5)
 SIZES = ((9, 14), (5, 7), (3, 4), (1, 1))
-LONG_SIZES = ((40, 67), (13, 21))  # long enough for every vector path, tail and split of the work
+# Long enough for every vector path, tail and split of the work; the interpreter takes time for every tile.
+LONG_SIZES = ((28, 41) if INTERPRETED else (40, 67), (13, 21))
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ def random_masks(*, sizes=SIZES, batch=2, device="cpu", seed=5, dtype=torch.floa
     generator = torch.Generator().manual_seed(seed)
     values = [torch.rand(batch, h, w, generator=generator, dtype=torch.float64) for h, w in sizes]
     return [(v * (v > 0.2)).to(device, dtype) for v in values]
+
+
+def gradcheck(function, leaves, **options) -> None:
+    """Compares the gradients with finite differences; in the interpreter along one random direction only."""
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=INTERPRETED, **options)
 
 
 def term(

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from cases import evaluate, fields, term
+from cases import INTERPRETED, evaluate, fields, term
 from loss_cases import WRT, arguments
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor.utils import run_fw_bw_and_get_code
@@ -14,6 +14,8 @@ from frs_kernels import dispatch
 from frs_kernels.inductor import register_scaled_lowering
 
 pytestmark = pytest.mark.slow_interpreted
+# Once a graph takes any number and size, more of them show nothing new, and the interpreter is slow.
+STEPS, IMAGE_SIZES = (5, 4) if INTERPRETED else (20, 12)
 ALLOCATION = re.compile(r"= empty_strided\w*\(")
 
 
@@ -114,7 +116,7 @@ def test_changing_numbers_compile_again_once(target, name):
         torch.compiler.reset()
         counter = CompileCounterWithBackend("aot_eager")
         compiled = torch.compile(frs.frs_loss, backend=counter, fullgraph=True)
-        for step in range(20):
+        for step in range(STEPS):
             options = {name: 0.1 + step / 8, "backend": backend}
             actual, expected = compiled(**base, **options), frs.frs_loss(**base, **options)
             torch.testing.assert_close(actual.total, expected.total, rtol=1e-6, atol=0)
@@ -128,7 +130,7 @@ def test_changing_scales_of_masks_compile_again_once(target):
     student = base["student_feats"][0].requires_grad_()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(frs.weighted_mse, backend=counter, fullgraph=True)
-    for step in range(20):
+    for step in range(STEPS):
         scale = 0.1 + step / 8
         options = {"mask_sets": masks, "scale": [scale, 2.0], "normalizer": [3.0, 4 * scale]}
         actual, expected = (
@@ -143,7 +145,7 @@ def test_changing_scales_of_masks_compile_again_once(target):
 def test_image_sizes_compile_twice_at_most(target, layout):
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(frs.frs_loss, backend=counter, fullgraph=True)
-    for i in range(12):
+    for i in range(IMAGE_SIZES):
         sizes = ((16 + 2 * i, 20 + 4 * i), (8 + i, 10 + 2 * i))
         base = leaves_of(arguments(sizes=sizes, layout=layout, device=target.device))
         actual = compiled(**base, backend=target.backend)

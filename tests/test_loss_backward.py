@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from cases import SIZES, compare, evaluate, random_masks, tensors, term
+from cases import SIZES, compare, evaluate, gradcheck, random_masks, tensors, term
 from loss_cases import WRT, arguments
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -233,12 +233,10 @@ def test_gradcheck(target, reduction):
     (x, z), (y, w) = (tensors(3, seed=seed, **common) for seed in (1, 2))
     options = {"reduction": reduction, "backend": target.backend}
     students = x.requires_grad_(), z.requires_grad_()
-    assert torch.autograd.gradcheck(
+    gradcheck(
         lambda *levels: frs.weighted_mse(levels, [y, w], masks, **options), students, check_batched_grad=True
     )
-    assert torch.autograd.gradcheck(
-        lambda *levels: frs.weighted_bce(levels, [y, w], masks, beta=2.0, **options), students
-    )
+    gradcheck(lambda *levels: frs.weighted_bce(levels, [y, w], masks, beta=2.0, **options), students)
 
 
 @pytest.mark.parametrize("backend", ["eager", None])

@@ -36,8 +36,15 @@ def test_mask_operator(target, layout):
 
 
 @pytest.mark.slow_interpreted
-@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "odd"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [
+        *((torch.float32, layout) for layout in LAYOUTS if layout != "odd"),
+        (torch.float16, "nchw"),
+        (torch.float64, "channels_last"),
+    ],
+    ids=str,
+)
 def test_loss_operator(target, dtype, layout):
     for wanted in ((True, True), (True, False), (False, True), (False, False)):
         arguments = loss_arguments(target, dtype, layout)
