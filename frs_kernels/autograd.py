@@ -36,7 +36,7 @@ def fused_loss(namespace: str, inputs: LossInputs) -> FRSLossOutput:
         if grads[term]:
             total = None if both else results[_TOTAL]
             results[term], results[_TOTAL] = _Term.apply(
-                namespace, results[term], total, factors[term], grads[term], *students
+                namespace, results[term], total, factors[term], len(students), *grads[term], *students
             )
         else:
             results[term] = _owned(results[term])
@@ -116,17 +116,14 @@ def _owned(loss: Tensor) -> Tensor:
 
 
 class _Term(torch.autograd.Function):
-    """The autograd node of one term: its loss, and the total if the other term is a constant.
-
-    The stored gradients come in a list, because autograd need not follow them, and it takes time for every
-    tensor that is an argument of its own.
-    """
+    """The autograd node of one term: its loss, and the total if the other term is a constant."""
 
     @staticmethod
-    def forward(ctx, namespace, loss, total, pending, grads, *students):
+    def forward(ctx, namespace, loss, total, pending, num_levels, *grads_and_students):
+        # The gradients are no list: with one, a graph of any image size is wrong in torch 2.10.
         ctx.namespace = namespace
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(pending, *grads)
+        ctx.save_for_backward(pending, *grads_and_students[:num_levels])
         return _owned(loss), None if total is None else _owned(total)
 
     @staticmethod
@@ -141,7 +138,8 @@ class _Term(torch.autograd.Function):
     def gradients(ctx, grad_loss, grad_total):
         """The stored gradients times the incoming one, for the students."""
         pending, *grads = ctx.saved_tensors
-        return *[None] * 5, *_scaled(ctx.namespace, grads, _sum(grad_loss, grad_total), pending)
+        nothing = [None] * (5 + len(grads))
+        return *nothing, *_scaled(ctx.namespace, grads, _sum(grad_loss, grad_total), pending)
 
 
 def _not_differentiable(grads: tuple) -> tuple:

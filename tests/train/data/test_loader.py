@@ -75,7 +75,7 @@ def test_loading_works_with_little_shared_memory():
 
 
 def test_batch_in_pinned_memory_stays_a_batch(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *device: tensor + 1)
     batch = collate([(torch.zeros(3, 2, 2), {"boxes": torch.zeros(1, 4)})])
     ((image, target),) = pin_memory(batch)
     assert image.unique().tolist() == target["boxes"].unique().tolist() == [1]
