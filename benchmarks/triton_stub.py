@@ -48,7 +48,9 @@ class Driver(CudaDriver):
 
 
 def _launcher(source, metadata):
-    with contextlib.suppress(ImportError):  # compiled into the cache, but not loadable without a driver
+    # Triton 3.6 compiles a launcher into the cache, which cannot be loaded without a driver. Triton 3.8 has
+    # one for all kernels, in its driver.
+    with contextlib.suppress(ImportError, AttributeError):
         CudaLauncher(source, metadata)
     return lambda *_: None
 
