@@ -137,8 +137,8 @@ struct LossParams {
   bool per_image = false;  // whether losses has one value per image; all levels then have one batch size
   // [3], or [3, B] for per_image; out, accumulation dtype: feature, head, feature + head; scales included
   void* losses = nullptr;
-  void* level_losses =
-      nullptr;  // [2, num_levels] out, likewise: the imitation and the head term of each level
+  // [2, num_levels] out, accumulation dtype: the imitation and the head term of each level, scales included
+  void* level_losses = nullptr;
   // [2, num_levels] out, accumulation dtype: the pending factors of the imitation term (row 0) and of the
   // head term (row 1). Each is 1, except scale / Z_l (0 where Z_l is 0) for gradients with a pending factor.
   void* pending = nullptr;
