@@ -120,7 +120,8 @@ class _Term(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, namespace, loss, total, pending, num_levels, *grads_and_students):
-        # The gradients are no list: with one, a graph of any image size is wrong in torch 2.10.
+        # The gradients are arguments of their own. In torch 2.10, torch.compile confuses a list of them with
+        # the sizes that change from image to image.
         ctx.namespace = namespace
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(pending, *grads_and_students[:num_levels])
@@ -138,8 +139,11 @@ class _Term(torch.autograd.Function):
     def gradients(ctx, grad_loss, grad_total):
         """The stored gradients times the incoming one, for the students."""
         pending, *grads = ctx.saved_tensors
-        nothing = [None] * (5 + len(grads))
-        return *nothing, *_scaled(ctx.namespace, grads, _sum(grad_loss, grad_total), pending)
+        nothing = [None] * len(grads)
+        grad_output = _sum(grad_loss, grad_total)
+        if grad_output is None:
+            return *[None] * 5, *nothing, *nothing
+        return *[None] * 5, *nothing, *_scaled(ctx.namespace, grads, grad_output, pending)
 
 
 def _not_differentiable(grads: tuple) -> tuple:
@@ -174,10 +178,8 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other
 
 
-def _scaled(namespace: str, grads: list[Tensor], grad_output: Tensor | None, pending: Tensor) -> list:
+def _scaled(namespace: str, grads: list[Tensor], grad_output: Tensor, pending: Tensor) -> list[Tensor]:
     """grads[i] * grad_output * pending[i], in place unless a later backward may need the stored gradients."""
-    if grad_output is None:
-        return [None] * len(grads)
     if grad_output.dim() > 0:
         grad_output = grad_output.contiguous()
     operators = getattr(torch.ops, namespace)

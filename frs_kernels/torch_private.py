@@ -87,12 +87,8 @@ def records_derivatives(tensor: Tensor) -> bool:
     A wrapper answers for the innermost transform alone. In torch.compile, and in a release without
     :func:`layers`, this does so too.
     """
-    if tensor.requires_grad:
-        return True
-    if torch.compiler.is_compiling() or _functorch is None:
-        return False
-    if _transforms_are_active is not None and not _transforms_are_active():
-        return False
+    if tensor.requires_grad or torch.compiler.is_compiling() or _functorch is None:
+        return tensor.requires_grad
     return any(layer.requires_grad for layer in layers(tensor))
 
 
