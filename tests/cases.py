@@ -14,7 +14,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAYOUTS = ("nchw", "channels_last", "flat", "split", "rows", "odd")
 NORMALIZERS = ("mask", "mask_channels", "batch", "numel", 7.5)
 SIZES = ((9, 14), (5, 7), (3, 4), (1, 1))
-# Long enough for every vector path, tail and split of the work; the interpreter takes time for every tile.
+# Long enough for every vector path, tail and split of the work. Shorter in the interpreter, where each tile
+# takes milliseconds, but of several tiles too.
 LONG_SIZES = ((28, 41) if INTERPRETED else (40, 67), (13, 21))
 
 

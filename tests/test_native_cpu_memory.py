@@ -15,7 +15,6 @@ from frs_kernels.library import load_native
 
 pytestmark = pytest.mark.skipif(load_native("cpu") is not None, reason=str(load_native("cpu")))
 
-
 # The pool of gradients needs torch_from_blob. Without it they come from malloc, whose heap has gaps.
 HAS_POOL = torch.__version__ >= (2, 11)
 

@@ -32,8 +32,8 @@ def test_compiles_without_spills_and_with_wide_accesses(target, variant):
     kernel = aot.compiled(variant, aot.TARGETS[target])
     registers, spilled = aot.resources(kernel)
     most = 16 if variant.max_registers else 0  # spilled before the loops, see plan.max_loss_registers
-    if target == "sm_100" and TRITON >= (3, 7):
-        most += 24  # 3.8 spills up to ten registers there, one of which it reloads within a loop
+    if target == "sm_100" and TRITON >= (3, 8) and variant.name.startswith("loss"):
+        most += 24  # at most ten registers in all, one of which is reloaded within a loop
     assert 0 < registers and spilled <= most, f"{spilled} bytes spilled with {registers} registers"
     if variant.vectorized_bytes:
         counts = aot.accesses(kernel)
