@@ -37,7 +37,6 @@ class Driver(CudaDriver):
 
     def __init__(self, capability: tuple[int, int]):
         self.utils, self.launcher_cls = self, _launcher
-        self.launch = None  # Triton 3.8 has one launcher for all kernels, and it is never called here
         self.get_current_device, self.get_current_stream = lambda: 0, lambda _: 0
         self.get_device_capability = lambda _=0: capability
 
@@ -49,7 +48,9 @@ class Driver(CudaDriver):
 
 
 def _launcher(source, metadata):
-    with contextlib.suppress(ImportError):  # compiled into the cache, but not loadable without a driver
+    # Triton 3.6 compiles a launcher into the cache, which cannot be loaded without a driver. Triton 3.8 has
+    # one for all kernels, in its driver.
+    with contextlib.suppress(ImportError, AttributeError):
         CudaLauncher(source, metadata)
     return lambda *_: None
 
