@@ -3,12 +3,12 @@
 Read :mod:`frs_kernels.reference` for the maths, then :mod:`frs_kernels.ops` for the public functions.
 """
 
-from frs_kernels import reference
-from frs_kernels.dispatch import available_backends
-from frs_kernels.levels import split_levels
-from frs_kernels.modules import FeatureAdapter, FRSDistillationLoss
-from frs_kernels.ops import explain_backend, frs_loss, frs_mask, weighted_bce, weighted_mse
-from frs_kernels.output import FRSLossOutput
+from . import reference
+from .dispatch import available_backends
+from .levels import split_levels
+from .modules import FeatureAdapter, FRSDistillationLoss
+from .ops import explain_backend, frs_loss, frs_mask, weighted_bce, weighted_mse
+from .output import FRSLossOutput
 
 __version__ = "0.1.0"
 

@@ -7,11 +7,11 @@ backward multiplies them by the incoming gradient, in place and without a synchr
 import torch
 from torch import Tensor
 
-from frs_kernels.contract import LOSS_ARGUMENTS, NORMALIZERS
-from frs_kernels.inductor import register_scaled_lowering
-from frs_kernels.inputs import LossInputs
-from frs_kernels.output import FRSLossOutput
-from frs_kernels.torch_private import graph_is_retained, holds_several
+from .contract import LOSS_ARGUMENTS, NORMALIZERS
+from .inductor import register_scaled_lowering
+from .inputs import LossInputs
+from .output import FRSLossOutput
+from .torch_private import graph_is_retained, holds_several
 
 ONCE_DIFFERENTIABLE = (
     "the fused FRS losses are once_differentiable: take backend='eager' for a double backward"

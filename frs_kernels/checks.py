@@ -6,10 +6,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from frs_kernels.contract import DTYPES, NORMALIZERS, Normalizer, Scalar
-from frs_kernels.inputs import LossInputs
-from frs_kernels.levels import Levels
-from frs_kernels.torch_private import records_derivatives
+from .contract import DTYPES, NORMALIZERS, Normalizer, Scalar
+from .inputs import LossInputs
+from .levels import Levels
+from .torch_private import records_derivatives
 
 T = TypeVar("T", Scalar, Normalizer)
 

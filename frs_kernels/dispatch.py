@@ -6,11 +6,11 @@ from types import ModuleType
 import torch
 from torch.autograd import forward_ad
 
-from frs_kernels import transforms
-from frs_kernels.backends import eager, native, triton
-from frs_kernels.contract import MAX_LEVELS
-from frs_kernels.inputs import LossInputs
-from frs_kernels.torch_private import dual_level_is_open, is_exporting, transforms_are_active
+from . import transforms
+from .backends import eager, native, triton
+from .contract import MAX_LEVELS
+from .inputs import LossInputs
+from .torch_private import dual_level_is_open, is_exporting, transforms_are_active
 
 # What "auto" tries, in order, by device type. The order on GPUs follows from measurements on an H200
 # (docs/results/cuda-nvidia-h200.md): kernel times differ by at most 5 %, and native takes less host time.

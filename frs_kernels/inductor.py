@@ -7,8 +7,8 @@ tensors that nothing else can see ("donated buffers"). For these, ``scaled`` is 
 
 import torch
 
-from frs_kernels import torch_private
-from frs_kernels.library import constant_result
+from . import torch_private
+from .library import constant_result
 
 
 @constant_result

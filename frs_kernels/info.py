@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 import frs_kernels
-from frs_kernels.backends import devices as kernel_devices
-from frs_kernels.dispatch import BACKENDS
-from frs_kernels.library import build_info
+
+from .backends import devices as kernel_devices
+from .dispatch import BACKENDS
+from .library import build_info
 
 
 def versions() -> dict[str, str]:

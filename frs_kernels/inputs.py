@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from frs_kernels.contract import Normalizer, Scalar, accumulation_dtype
-from frs_kernels.layouts import in_layout, layout
+from .contract import Normalizer, Scalar, accumulation_dtype
+from .layouts import in_layout, layout
 
 
 @dataclass

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from frs_kernels.contract import LOSS_ARGUMENTS, SCHEMAS, accumulation_dtype
-from frs_kernels.layouts import grad_like
-from frs_kernels.torch_private import mark_constant
+from .contract import LOSS_ARGUMENTS, SCHEMAS, accumulation_dtype
+from .layouts import grad_like
+from .torch_private import mark_constant
 
 NATIVE = "frs_kernels"
 TRITON = "frs_kernels_triton"

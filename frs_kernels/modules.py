@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from frs_kernels.contract import Backend, Normalizer, Scalar
-from frs_kernels.levels import Levels, as_list
-from frs_kernels.ops import frs_loss
-from frs_kernels.output import FRSLossOutput
+from .contract import Backend, Normalizer, Scalar
+from .levels import Levels, as_list
+from .ops import frs_loss
+from .output import FRSLossOutput
 
 Adapter = Literal["conv3x3", "conv1x1", "mlp1x1", "identity"]
 ADAPTERS: tuple[Adapter, ...] = ("conv3x3", "conv1x1", "mlp1x1", "identity")

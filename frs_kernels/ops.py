@@ -7,13 +7,13 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor
 
-from frs_kernels import checks, dispatch, reference, transforms
-from frs_kernels.autograd import fused_loss
-from frs_kernels.contract import Backend, Normalizer, Reduction, Scalar
-from frs_kernels.inputs import LossInputs
-from frs_kernels.levels import Levels
-from frs_kernels.output import FRSLossOutput
-from frs_kernels.torch_private import transforms_are_active
+from . import checks, dispatch, reference, transforms
+from .autograd import fused_loss
+from .contract import Backend, Normalizer, Reduction, Scalar
+from .inputs import LossInputs
+from .levels import Levels
+from .output import FRSLossOutput
+from .torch_private import transforms_are_active
 
 T = TypeVar("T", Scalar, Normalizer)
 

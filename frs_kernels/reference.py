@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frs_kernels.contract import NORMALIZER_EPSILON, Normalizer, Reduction, Scalar
-from frs_kernels.levels import Levels, as_list
-from frs_kernels.output import FRSLossOutput
+from .contract import NORMALIZER_EPSILON, Normalizer, Reduction, Scalar
+from .levels import Levels, as_list
+from .output import FRSLossOutput
 
 
 @overload

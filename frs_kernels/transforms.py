@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frs_kernels.autograd import ONCE_DIFFERENTIABLE, multiplied, run_operator
-from frs_kernels.inputs import LossInputs
-from frs_kernels.output import FRSLossOutput
-from frs_kernels.torch_private import active_transforms, layers
+from .autograd import ONCE_DIFFERENTIABLE, multiplied, run_operator
+from .inputs import LossInputs
+from .output import FRSLossOutput
+from .torch_private import active_transforms, layers
 
 ONLY_EAGER = (
     "only eager supports second and forward-mode derivatives, and torch.func under torch.compile or with "

@@ -22,7 +22,15 @@ def imported(path: Path, names: set[str]) -> set[str]:
         if isinstance(node, ast.Import):
             imports |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
-            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & names
-            imports |= submodules or {node.module}
+            module = _absolute(node, path)
+            submodules = {f"{module}.{alias.name}" for alias in node.names} & names
+            imports |= submodules or {module}
     return imports & names
+
+
+def _absolute(node: ast.ImportFrom, path: Path) -> str:
+    """The module of ``from MODULE import ...``, whose leading dots count the folders up from the file."""
+    if not node.level:
+        return node.module
+    folder = path.relative_to(ROOT).parents[node.level - 1]
+    return ".".join([*folder.parts, *filter(None, [node.module])])

@@ -2,8 +2,8 @@
 
 import torch
 
-from frs_kernels.backends import devices
-from frs_kernels.library import NATIVE, build_info, constant_result, load_native
+from ..library import NATIVE, build_info, constant_result, load_native
+from . import devices
 
 NAME = "native"
 

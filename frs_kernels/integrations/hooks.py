@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from frs_kernels.modules import FRSDistillationLoss
-from frs_kernels.output import FRSLossOutput
+from ..modules import FRSDistillationLoss
+from ..output import FRSLossOutput
 
 # What modules return and take has no type of its own: any nesting of tensors, or a class of the detector.
 Source = str | tuple[str, Callable[[Any], Any]]

@@ -25,12 +25,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from frs_kernels.contract import Backend, Normalizer
-from frs_kernels.integrations import configurable, need
-from frs_kernels.integrations.hooks import class_logits
-from frs_kernels.levels import Levels, as_list
-from frs_kernels.modules import FeatureAdapter, FRSDistillationLoss
-from frs_kernels.ops import frs_loss, frs_mask, weighted_bce
+from ..contract import Backend, Normalizer
+from ..levels import Levels, as_list
+from ..modules import FeatureAdapter, FRSDistillationLoss
+from ..ops import frs_loss, frs_mask, weighted_bce
+from . import configurable, need
+from .hooks import class_logits
 
 need("mmengine")
 

@@ -13,12 +13,12 @@
 import torch
 from torch import Tensor, nn
 
-from frs_kernels.contract import Backend, Normalizer
-from frs_kernels.integrations import configurable, need
-from frs_kernels.integrations.hooks import class_logits, tensors_in
-from frs_kernels.levels import split_levels
-from frs_kernels.modules import Adapter, FeatureAdapter, resized
-from frs_kernels.ops import frs_loss
+from ..contract import Backend, Normalizer
+from ..levels import split_levels
+from ..modules import Adapter, FeatureAdapter, resized
+from ..ops import frs_loss
+from . import configurable, need
+from .hooks import class_logits, tensors_in
 
 need("torchdistill")
 

@@ -4,7 +4,7 @@
 normalizer "mask_channels". :func:`use_frs_kernels` replaces it by a fused one. :class:`FRSTrainer` does so
 during a training, adds a head term and a warm-up, and makes ``compile`` work::
 
-    from frs_kernels.integrations.ultralytics import FRSTrainer
+    from .ultralytics import FRSTrainer
     YOLO("yolo26n.pt").train(trainer=FRSTrainer, distill_model="yolo26s.pt", data="coco8.yaml")
 
 Every task that Ultralytics distils has its trainer: :class:`FRSTrainer`, :class:`FRSSegmentationTrainer`,
@@ -22,9 +22,9 @@ from typing import Any
 
 from torch import Tensor
 
-from frs_kernels.contract import Backend
-from frs_kernels.integrations import need
-from frs_kernels.ops import weighted_bce, weighted_mse
+from ..contract import Backend
+from ..ops import weighted_bce, weighted_mse
+from . import need
 
 REQUIREMENT = "ultralytics>=8.4.80"  # tested with 8.4.80, 8.4.120, 8.4.160 and 8.4.190
 LOSS_SL2_ARGUMENTS = ["self", "student_feat", "teacher_feat", "feat_idx", "teacher_scores"]

@@ -9,8 +9,8 @@ import importlib.util
 
 import torch
 
-from frs_kernels.backends import devices
-from frs_kernels.library import TRITON, constant_result, triton_library
+from ...library import TRITON, constant_result, triton_library
+from .. import devices
 
 NAME = "triton"
 
@@ -23,14 +23,14 @@ def unavailable() -> str | None:
     gpus = [device for device in devices() if device.type != "cpu"]
     keys = sorted({gpu.type.upper() for gpu in gpus})
     if interpreted():
-        from frs_kernels.backends.triton.interpreter import patch_interpreter
+        from .interpreter import patch_interpreter
 
         patch_interpreter()
         register(triton_library, [*keys, "CPU"])
         return None
     if not gpus:
         return "there is no GPU; for tests, Triton's interpreter runs with TRITON_INTERPRET=1"
-    from frs_kernels.backends.triton.toolchain import cannot_compile
+    from .toolchain import cannot_compile
 
     reasons = [cannot_compile() or _no_code_for(gpu.type, gpu.index) for gpu in gpus]
     if None not in reasons:
@@ -76,7 +76,7 @@ def _no_code_for(kind: str, index: int | None) -> str | None:
     """Why Triton makes no code for this GPU, or None. Only NVIDIA's have a compute capability."""
     if kind != "cuda" or torch.version.hip or not torch.cuda.is_available():
         return None
-    from frs_kernels.backends.triton.toolchain import no_code_for
+    from .toolchain import no_code_for
 
     return no_code_for(torch.cuda.get_device_capability(index))
 
@@ -95,7 +95,7 @@ def interpreted() -> bool:
 
 def register(library: torch.library.Library, dispatch_keys: list[str]) -> None:
     """Implements the operators of ``library`` for these dispatch keys ("CUDA", "CPU", ...)."""
-    from frs_kernels.backends.triton import (
+    from . import (
         arithmetic,
         head,
         imitation,
@@ -107,7 +107,7 @@ def register(library: torch.library.Library, dispatch_keys: list[str]) -> None:
         scale,
         tiles,
     )
-    from frs_kernels.backends.triton.launcher import precompute_cache_keys
+    from .launcher import precompute_cache_keys
 
     callees_first = level_table, arithmetic, tiles, mask, imitation, head, reduce, loss, scale
     precompute_cache_keys(*callees_first)

@@ -22,13 +22,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from frs_kernels.backends.triton import level_table, plan, reduce, scale
-from frs_kernels.backends.triton.launcher import THREADS
-from frs_kernels.backends.triton.loss import loss_kernel, single_kernel
-from frs_kernels.backends.triton.mask import SUM_COLUMNS, mask_kernel, mask_sums_kernel
-from frs_kernels.backends.triton.reduce import factors_kernel, finish_kernel, image_losses_kernel
-from frs_kernels.backends.triton.scale import scale_kernel
-from frs_kernels.backends.triton.tiles import CHANNEL_MAJOR, LOCATION_MAJOR, MIXED_LAYOUTS, TileConfig
+from . import level_table, plan, reduce, scale
+from .launcher import THREADS
+from .loss import loss_kernel, single_kernel
+from .mask import SUM_COLUMNS, mask_kernel, mask_sums_kernel
+from .reduce import factors_kernel, finish_kernel, image_losses_kernel
+from .scale import scale_kernel
+from .tiles import CHANNEL_MAJOR, LOCATION_MAJOR, MIXED_LAYOUTS, TileConfig
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

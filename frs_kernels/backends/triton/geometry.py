@@ -8,10 +8,10 @@ import math
 
 from torch import Tensor
 
-from frs_kernels.backends.triton.level_table import FLAG_ALIGNED, FLAG_CHANNEL_MAJOR
-from frs_kernels.backends.triton.tiles import CHANNEL_MAJOR, LOCATION_MAJOR, MIXED_LAYOUTS
-from frs_kernels.contract import pending_factor
-from frs_kernels.layouts import layout, location_stride
+from ...contract import pending_factor
+from ...layouts import layout, location_stride
+from .level_table import FLAG_ALIGNED, FLAG_CHANNEL_MAJOR
+from .tiles import CHANNEL_MAJOR, LOCATION_MAJOR, MIXED_LAYOUTS
 
 _MAX_INT32 = 2**31 - 1
 _CACHE: dict[tuple, "Geometry"] = {}

@@ -10,10 +10,10 @@ one FMA per element, r <- r (1 + e) + e.
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.arithmetic import divide, exp_minus_abs, expm1, log1p, max_over_channels
-from frs_kernels.backends.triton.level_table import FLAG_ALIGNED, FLAGS, STUDENT, TEACHER, table_entry
-from frs_kernels.backends.triton.tiles import block_pointers, grad_view, input_view, level_shape, load_block
-from frs_kernels.contract import MAX_LOG_FACTORS
+from ...contract import MAX_LOG_FACTORS
+from .arithmetic import divide, exp_minus_abs, expm1, log1p, max_over_channels
+from .level_table import FLAG_ALIGNED, FLAGS, STUDENT, TEACHER, table_entry
+from .tiles import block_pointers, grad_view, input_view, level_shape, load_block
 
 _PADDING = tl.constexpr(-10000.0)  # of s and T: entropy and gradient are exactly 0, and nothing is NaN
 _MAX_LOG_FACTORS = tl.constexpr(MAX_LOG_FACTORS)

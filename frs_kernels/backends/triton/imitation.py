@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.level_table import (
+from .level_table import (
     CHANNEL_WEIGHT,
     CHANNELS,
     FLAG_ALIGNED,
@@ -12,7 +12,7 @@ from frs_kernels.backends.triton.level_table import (
     TEACHER,
     table_entry,
 )
-from frs_kernels.backends.triton.tiles import block_pointers, grad_view, input_view, level_shape, load_block
+from .tiles import block_pointers, grad_view, input_view, level_shape, load_block
 
 
 @triton.jit

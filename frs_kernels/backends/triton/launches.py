@@ -12,30 +12,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from frs_kernels.backends.triton import level_table, plan
-from frs_kernels.backends.triton.arguments import check, two_floats
-from frs_kernels.backends.triton.geometry import Geometry, geometry, grads_are_pending
-from frs_kernels.backends.triton.launcher import launch
-from frs_kernels.backends.triton.level_table import with_addresses
-from frs_kernels.backends.triton.loss import loss_kernel, single_kernel
-from frs_kernels.backends.triton.mask import (
+from ...contract import NORMALIZERS, accumulation_dtype
+from ...layouts import grad_like
+from . import level_table, plan
+from .arguments import check, two_floats
+from .geometry import Geometry, geometry, grads_are_pending
+from .launcher import launch
+from .level_table import with_addresses
+from .loss import loss_kernel, single_kernel
+from .mask import (
     SUM_ADDRESS,
     SUM_BLOCK,
     SUM_COLUMNS,
     mask_kernel,
     mask_sums_kernel,
 )
-from frs_kernels.backends.triton.plan import TL_DTYPES
-from frs_kernels.backends.triton.reduce import (
+from .plan import TL_DTYPES
+from .reduce import (
     FACTOR_ROWS,
     THREADS,
     factors_kernel,
     finish_kernel,
     image_losses_kernel,
 )
-from frs_kernels.backends.triton.scale import ADDRESS, BLOCK, COLUMNS, MAX_PROGRAMS, scale_kernel
-from frs_kernels.contract import NORMALIZERS, accumulation_dtype
-from frs_kernels.layouts import grad_like
+from .scale import ADDRESS, BLOCK, COLUMNS, MAX_PROGRAMS, scale_kernel
 
 
 def mask(teacher_logits: list[Tensor]) -> list[Tensor]:

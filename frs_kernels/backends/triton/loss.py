@@ -7,12 +7,12 @@ calls that want no gradients: it computes mask and losses, not yet normalized, w
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.arithmetic import sigmoid, sum_range
-from frs_kernels.backends.triton.head import head_tile
-from frs_kernels.backends.triton.imitation import imitation_tile
-from frs_kernels.backends.triton.level_table import CHANNELS, LOCATIONS, level_of_tile, table_entry
-from frs_kernels.backends.triton.mask import max_logit_tile
-from frs_kernels.backends.triton.reduce import (
+from .arithmetic import sigmoid, sum_range
+from .head import head_tile
+from .imitation import imitation_tile
+from .level_table import CHANNELS, LOCATIONS, level_of_tile, table_entry
+from .mask import max_logit_tile
+from .reduce import (
     GRAD_FACTOR,
     HEAD,
     IMITATION,
@@ -23,7 +23,7 @@ from frs_kernels.backends.triton.reduce import (
     sum_of_levels,
     tiles_of_row,
 )
-from frs_kernels.backends.triton.tiles import load_mask, tile_origin
+from .tiles import load_mask, tile_origin
 
 
 @triton.jit

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.arithmetic import max_over_channels, sigmoid
-from frs_kernels.backends.triton.level_table import (
+from .arithmetic import max_over_channels, sigmoid
+from .level_table import (
     FLAG_ALIGNED,
     FLAGS,
     LOCATIONS,
@@ -13,7 +13,7 @@ from frs_kernels.backends.triton.level_table import (
     level_of_tile,
     table_entry,
 )
-from frs_kernels.backends.triton.tiles import block_pointers, input_view, level_shape, tile_origin
+from .tiles import block_pointers, input_view, level_shape, tile_origin
 
 SUM_BLOCK = tl.constexpr(4096)  # elements that one program of mask_sums_kernel adds
 # Columns of its table, after the first tile: a mask's address and its number of elements B * L.

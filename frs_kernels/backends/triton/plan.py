@@ -11,10 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.geometry import Geometry
-from frs_kernels.backends.triton.level_table import Level, encode
-from frs_kernels.backends.triton.tiles import CHANNEL_MAJOR, LOCATION_MAJOR, MIXED_LAYOUTS, TileConfig
-from frs_kernels.contract import NORMALIZERS
+from ...contract import NORMALIZERS
+from .geometry import Geometry
+from .level_table import Level, encode
+from .tiles import CHANNEL_MAJOR, LOCATION_MAJOR, MIXED_LAYOUTS, TileConfig
 
 TL_DTYPES = {
     torch.float32: tl.float32,

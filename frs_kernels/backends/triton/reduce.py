@@ -7,9 +7,9 @@ arithmetic in the kernels of float32 inputs.
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.arithmetic import sum_range
-from frs_kernels.backends.triton.level_table import table_entry
-from frs_kernels.contract import NORMALIZER_EPSILON, NORMALIZERS
+from ...contract import NORMALIZER_EPSILON, NORMALIZERS
+from .arithmetic import sum_range
+from .level_table import table_entry
 
 # Threads per program. A few programs read thousands of partial sums: they need many loads in flight.
 THREADS = 512

@@ -6,7 +6,7 @@ The table has one row per gradient instead of one per level: address, number of 
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.level_table import level_of_tile, table_entry
+from .level_table import level_of_tile, table_entry
 
 MAX_PROGRAMS = 2048  # fills any GPU, and costs little where all factors are 1 and programs return early
 BLOCK = tl.constexpr(2048)  # elements per iteration of a program

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from frs_kernels.backends.triton.level_table import (
+from .level_table import (
     CHANNELS,
     FIRST_TILE,
     FLAG_CHANNEL_MAJOR,
