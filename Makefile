@@ -9,7 +9,7 @@ CPP := $(shell find csrc tests/cpp benchmarks -name '*.cpp' -o -name '*.h' -o -n
 # One process per core with one thread each, because the tensors in tests are small.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow lint format bench wheel abi-check clean
+.PHONY: demo test test-slow lint format bench wheel wheel-aarch64 wheel-check clean
 
 demo: .venv/built
 	$(BIN)/frs-train demo
@@ -37,11 +37,23 @@ format: .venv/built
 bench: .venv/built
 	$(BIN)/pytest benchmarks/
 
-wheel: .venv/built
-	$(BIN)/python -m build --wheel --no-isolation
+# One wheel for every Python and torch, with the kernels for the CPU, and for GPUs if there are nvcc and a CUDA build
+# of torch. auditwheel checks that the libraries run with glibc 2.28, and refuses the name otherwise.
+wheel: PLATFORM = manylinux_2_28_$(shell uname -m)
+wheel-aarch64: PLATFORM = auto  # auditwheel takes no name of another architecture, but finds the right one
+wheel-aarch64: export CXX = aarch64-linux-gnu-g++
+wheel-aarch64: export FRS_BUILD = cpu
+wheel-aarch64: NEED_TORCH = -Xlinker --no-as-needed  # though the empty libtorch_cpu.so has no symbol
+wheel wheel-aarch64: .venv/built .venv/wheel
+	rm -rf build/lib* build/bdist* build/wheel build/older_glibc
+	$(BIN)/python csrc/older_glibc.py build/older_glibc
+	LDFLAGS="-Lbuild/older_glibc $(NEED_TORCH)" \
+		$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --only-plat --plat $(PLATFORM) --exclude 'libtorch*' \
+		--wheel-dir dist build/wheel/*.whl
 
-abi-check: wheel  # one build, run with several releases of torch (downloads gigabytes)
-	$(BIN)/python tests/abi_check.py
+wheel-check: wheel  # in a new environment for each Python on PATH and several releases of torch (downloads gigabytes)
+	$(BIN)/python tests/wheel_check.py
 
 .venv/built: .venv/installed setup.py pyproject.toml $(shell find csrc -type f -not -name '*.pyc')
 	FRS_BUILD=none $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
@@ -57,6 +69,10 @@ abi-check: wheel  # one build, run with several releases of torch (downloads gig
 
 .venv/integrations: .venv/installed requirements-integrations.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-integrations.txt
+	@touch $@
+
+.venv/wheel: .venv/installed requirements-wheel.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-wheel.txt
 	@touch $@
 
 clean:

@@ -6,8 +6,8 @@ FRS_BUILD says which native libraries are built (without any, the backends eager
     cuda  both, or an error that says what is missing
     cpu   the CPU kernels only
     none  nothing: a pure Python package, no compiler and no torch needed
-CXX, CXXFLAGS, MAX_JOBS, CUDA_HOME, TORCH_CUDA_ARCH_LIST and nvcc's NVCC_APPEND_FLAGS mean what they mean
-elsewhere.
+CXX, CXXFLAGS, LDFLAGS, MAX_JOBS, CUDA_HOME, TORCH_CUDA_ARCH_LIST and nvcc's NVCC_APPEND_FLAGS mean what they
+mean elsewhere. A cross-compiler as CXX builds for its own target.
 
 A source's folder says where it goes; a new file needs no change here:
     csrc/bind/*.cpp                         _native_cpu.so and _native_cuda.so
@@ -16,12 +16,12 @@ A source's folder says where it goes; a new file needs no change here:
     csrc/cuda/*.cu    csrc/bind/cuda/*.cpp  _native_cuda.so, with the static CUDA runtime
     csrc/host.cpp                           _host.<abi>.so, with pybind11 and without torch
     csrc/host_math.cpp                      _host.<abi>.so, once per instruction set
-The two _native libraries use LibTorch's stable ABI: one build serves torch 2.10 and later, and every Python.
+The two _native libraries use LibTorch's stable ABI and nothing of Python's: one build serves torch 2.10 and
+later, and every Python. The wheel is named so. The module _host serves the tests and is no part of a wheel.
 """
 
 import json
 import os
-import platform
 import shlex
 import sys
 import sysconfig
@@ -29,6 +29,7 @@ import time
 from pathlib import Path
 
 from setuptools import Extension, __version__, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -39,9 +40,10 @@ MODE = os.environ.get("FRS_BUILD", "auto")
 TARGET_ABI = "0x020a000000000000"  # torch 2.10
 CXX_FLAGS = "-O3 -fPIC -fvisibility=hidden -fno-math-errno -Wall -Wextra -Icsrc -Icsrc/include".split()
 NVCC_FLAGS = "-O3 -Icsrc -Icsrc/include -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra".split()
-ISAS = {"baseline": []}  # what any machine of this architecture runs; a better one is picked at run time
-if platform.machine() == "x86_64":
-    ISAS |= {"x86_64_v3": ["-march=x86-64-v3"], "x86_64_v4": ["-march=x86-64-v4"]}
+LINK_FLAGS = ["-Xlinker", "--version-script=csrc/exports.map"]
+ISAS = {  # by architecture; the first is what every machine of it runs, and the best is picked at run time
+    "x86_64": {"baseline": [], "x86_64_v3": ["-march=x86-64-v3"], "x86_64_v4": ["-march=x86-64-v4"]},
+}
 LIBRARIES = [f"frs_kernels.{name}" for name in ("_native_cpu", "_native_cuda", "_host")]
 
 
@@ -53,7 +55,8 @@ class BuildNative(build_ext):
 
     def run(self):
         os.chdir(ROOT)
-        self.build_temp = f"build/{self.plat_name}-{sys.implementation.cache_tag}"  # for all ways to build
+        if not self.inplace:
+            self.extensions = [e for e in self.extensions or [] if e.name != LIBRARIES[2]]
         if self.extensions:
             self.decide()
         leftovers = set(LIBRARIES) - {extension.name for extension in self.extensions or []}
@@ -64,6 +67,9 @@ class BuildNative(build_ext):
 
     def decide(self):
         self.torch, self.cxx = toolchain.need("torch"), toolchain.find_cxx()
+        machine = toolchain.machine(self.cxx)
+        self.isas = ISAS.get(machine, {"baseline": []})
+        self.build_temp = f"build/linux-{machine}-{sys.implementation.cache_tag}"  # for all ways to build
         missing = toolchain.missing_for_cuda(self.torch)
         if MODE == "cuda" and missing:
             toolchain.stop(f"FRS_BUILD=cuda, but {missing}.", "FRS_BUILD=cpu builds the CPU kernels alone.")
@@ -72,19 +78,19 @@ class BuildNative(build_ext):
         why = f", {missing}" if MODE == "auto" and missing else ""
         print(f"frs-kernels: FRS_BUILD={MODE}, torch {self.torch.__version__}: {what}{why}", flush=True)
         skipped = [] if self.archs else [LIBRARIES[1]]
-        if not Path(sysconfig.get_path("include"), "Python.h").exists():
-            print("frs-kernels: no Python.h (Debian: python3-dev), so no _host: only tests and info use it")
+        if self.inplace and not Path(sysconfig.get_path("include"), "Python.h").exists():
+            print("frs-kernels: no Python.h (Debian: python3-dev), so no _host: only tests use it")
             skipped.append(LIBRARIES[2])
         self.extensions = [e for e in self.extensions if e.name not in skipped]
 
     def build_extensions(self):
-        temp, info = Path(self.build_temp), json.dumps(self.build_info(), indent=2)
+        temp = Path(self.build_temp)
         targets = {e.name: self.get_ext_fullpath(e.name) for e in self.extensions}
         for folder in [temp, Path(targets[LIBRARIES[0]]).parent]:
             folder.mkdir(parents=True, exist_ok=True)
         with toolchain.Ninja(temp, self.cxx) as ninja:
-            (temp / "build_info.cpp").write_text(f'extern const char frs_build_info[] = R"-({info})-";\n')
             self.plan(ninja, targets)
+        info = json.dumps(self.build_info(), indent=2)
         Path(targets[LIBRARIES[0]]).with_name("build_info.json").write_text(info + "\n")
 
     def plan(self, ninja, targets):
@@ -93,21 +99,21 @@ class BuildNative(build_ext):
         standard = "-std=c++20" if self.torch.__version__ >= (2, 13) else "-std=c++17"  # its headers need it
         stable = ["-isystem", f"{base}/include", f"-DTORCH_TARGET_VERSION={TARGET_ABI}", standard]
         plain = [*CXX_FLAGS, "-std=c++17", *shlex.split(os.environ.get("CXXFLAGS", ""))]
+        linked = [*LINK_FLAGS, *shlex.split(os.environ.get("LDFLAGS", "")), f"-L{base}/lib"]
 
         shared = ninja.objects("cxx", "csrc/bind/*.cpp", plain + stable)
         cpu = shared + ninja.objects("cxx", "csrc/cpu/*.cpp", plain)
         cpu += ninja.objects("cxx", "csrc/bind/cpu/*.cpp", plain + stable)
-        variants = {isa: [*flags, f"-DFRS_ISA={isa}"] for isa, flags in ISAS.items()}
+        variants = {isa: [*flags, f"-DFRS_ISA={isa}"] for isa, flags in self.isas.items()}
         for isa, more in variants.items():
             cpu += ninja.objects("cxx", "csrc/cpu/isa/*.cpp", plain + more, f".{isa}")
-        ninja.build("link", targets[LIBRARIES[0]], cpu, [f"-L{base}/lib", "-ltorch_cpu", "-pthread"])
+        ninja.build("link", targets[LIBRARIES[0]], cpu, [*linked, "-ltorch_cpu", "-pthread"])
 
         if LIBRARIES[1] in targets:
             gencode = [flag for arch in self.archs for flag in toolchain.gencode(arch)]
             cuda = shared + ninja.objects("nvcc", "csrc/cuda/*.cu", [*NVCC_FLAGS, "-std=c++17", *gencode])
             cuda += ninja.objects("nvcc", "csrc/bind/cuda/*.cpp", [*NVCC_FLAGS, *stable, "-DUSE_CUDA"])
-            libraries = [f"-L{base}/lib", "-ltorch_cuda", "-ltorch_cpu"]
-            ninja.build("culink", targets[LIBRARIES[1]], cuda, [*gencode, *libraries])
+            ninja.build("culink", targets[LIBRARIES[1]], cuda, [*linked, "-ltorch_cuda", "-ltorch_cpu"])
 
         if LIBRARIES[2] in targets:
             pybind = ["-isystem", toolchain.need("pybind11").get_include()]
@@ -115,7 +121,6 @@ class BuildNative(build_ext):
             host = ninja.objects("cxx", "csrc/host.cpp", plain + pybind + python)
             for isa, more in variants.items():
                 host += ninja.objects("cxx", "csrc/host_math.cpp", plain + more, f".{isa}")
-            host += ninja.objects("cxx", f"{self.build_temp}/build_info.cpp", plain)
             ninja.build("link", targets[LIBRARIES[2]], host, [])
 
     def copy_extensions_to_source(self):  # setuptools' last step of an in-place build
@@ -132,7 +137,7 @@ class BuildNative(build_ext):
             "target_abi": TARGET_ABI,
             "compiler": toolchain.output([*shlex.split(self.cxx), "--version"]).split("\n")[0],
             "cxx_flags": " ".join([*CXX_FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]),
-            "instruction_sets": list(ISAS),
+            "instruction_sets": list(self.isas),
             "nvcc": self.archs and toolchain.output([toolchain.find_nvcc(), "--version"]).split("\n")[-1],
             "cuda_archs": self.archs,
             "commit": toolchain.output(["git", "describe", "--always", "--dirty", "--abbrev=12"]) or None,
@@ -140,9 +145,18 @@ class BuildNative(build_ext):
         }
 
 
+class Wheel(bdist_wheel):
+    """Names a wheel with libraries after what it needs: any Python 3, on Linux, of the compiler's target."""
+
+    def get_tag(self):
+        if self.root_is_pure:
+            return super().get_tag()
+        return "py3", "none", f"linux_{toolchain.machine(toolchain.find_cxx())}"
+
+
 if MODE not in ("auto", "cuda", "cpu", "none"):
     toolchain.stop(f"FRS_BUILD={MODE!r} is unknown.", "It is one of auto, cuda, cpu, none.")
 if int(__version__.split(".")[0]) < 77:
     toolchain.stop(f"setuptools {__version__} is too old.", 'Take a newer one: pip install "setuptools>=77"')
 extensions = [] if MODE == "none" else [Extension(name, sources=[]) for name in LIBRARIES]
-setup(ext_modules=extensions, cmdclass={"build_ext": BuildNative})
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel})

@@ -1,7 +1,6 @@
-// The Python module frs_kernels._host: the parts of the C++ that need no torch, for tests and for
-// `frs_kernels.info`. How the libraries were built, the instruction set of the CPU kernels, the contract of
-// frs/contract.h, the scalar maths of frs/math.h as each instruction set computes it, and the tiles of
-// frs/tiles.h.
+// The Python module frs_kernels._host, for tests: the parts of the C++ that need no torch. The instruction
+// sets of this machine, the contract of frs/contract.h, the scalar maths of frs/math.h as each instruction
+// set computes it, and the tiles of frs/tiles.h.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -15,8 +14,6 @@
 #include "frs/contract.h"
 #include "frs/tiles.h"
 #include "host_math.h"
-
-extern const char frs_build_info[];  // JSON, written by setup.py
 
 namespace frs {
 namespace {
@@ -174,8 +171,6 @@ std::vector<std::vector<WalkStep>> location_walk(uint32_t rows, uint32_t columns
 
 PYBIND11_MODULE(_host, m) {
   using namespace frs;
-  m.def("build_info", [] { return std::string(frs_build_info); });
-  m.def("instruction_set", [] { return cpu::name_of(cpu::picked_isa()); });
   m.def("instruction_sets", [] {  // that this machine supports
     std::vector<std::string> names;
     for (cpu::Isa isa : {cpu::Isa::baseline, cpu::Isa::avx2, cpu::Isa::avx512})

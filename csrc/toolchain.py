@@ -45,6 +45,11 @@ def find_cxx():
     )
 
 
+def machine(cxx):
+    """The architecture that the compiler compiles for, as in the name of a wheel: x86_64, aarch64."""
+    return output([*shlex.split(cxx), "-dumpmachine"]).partition("-")[0]
+
+
 def find_nvcc():
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
     places = [f"{home}/bin/nvcc" for home in homes] + ["nvcc", "/usr/local/cuda/bin/nvcc"]

@@ -4,7 +4,7 @@ It prints versions, devices, how the native libraries were built, and for each b
 not. It loads as little as possible, so that it works on a broken installation too.
 """
 
-import importlib
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -12,17 +12,16 @@ from pathlib import Path
 
 import torch
 
-import frs_kernels
-
+from . import __version__
 from .backends import devices as kernel_devices
 from .dispatch import BACKENDS
-from .library import build_info
+from .library import build_info, load_native, native_path
 
 
 def versions() -> dict[str, str]:
     """Versions of the packages involved, by name."""
     return {
-        "frs_kernels": f"{frs_kernels.__version__} ({Path(frs_kernels.__file__).parent})",
+        "frs_kernels": f"{__version__} ({Path(__file__).parent})",
         "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'no'}, ROCm {torch.version.hip or 'no'})",
         "triton": _version("triton"),
@@ -42,11 +41,12 @@ def devices() -> dict[str, str]:
 
 
 def instruction_set() -> str:
-    """The instruction set of the CPU kernels that this machine runs."""
-    try:
-        return importlib.import_module("frs_kernels._host").instruction_set()
-    except ImportError as error:
-        return f"instruction set unknown ({error})"
+    """The instruction set of the CPU kernels that this machine runs: "default", "avx2" or "avx512"."""
+    if load_native("cpu") is not None:
+        return "no CPU kernels"
+    name_of_it = ctypes.CDLL(str(native_path("cpu"))).frs_instruction_set
+    name_of_it.restype = ctypes.c_char_p
+    return name_of_it().decode()
 
 
 def backends() -> dict[str, str]:

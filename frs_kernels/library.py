@@ -96,6 +96,11 @@ def build_info() -> dict:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
+def native_path(device_type: str) -> Path:
+    """The shared library of the native operators on "cpu" or "cuda", whether it is built or not."""
+    return Path(__file__).with_name(f"_native_{device_type}.so")
+
+
 @constant_result
 def load_native(device_type: str) -> str | None:
     """Loads the shared library that implements the native operators on "cpu" or "cuda".
@@ -103,11 +108,12 @@ def load_native(device_type: str) -> str | None:
     Returns None if they are ready, else a sentence that says why they are not. In one process, loading is
     attempted only once.
     """
-    path = Path(__file__).with_name(f"_native_{device_type}.so")
+    path = native_path(device_type)
     if not path.exists():
         return f"{path.name} is not built; reinstall with FRS_BUILD={device_type}"
     try:
         torch.ops.load_library(path)
     except (OSError, RuntimeError) as error:
-        return f"{path.name} cannot be loaded by torch {torch.__version__}: {str(error).splitlines()[0]}"
+        reason = str(error.__cause__ or error).splitlines()[0]  # torch's own text is without the reason
+        return f"{path.name} cannot be loaded by torch {torch.__version__}: {reason}"
     return None

@@ -133,6 +133,20 @@ def test_archives_of_a_build_of_nothing(tmp_path):
     assert {"setup.py", "csrc/toolchain.py", "LICENSE", *kernels, *modules} <= packed
 
 
+@pytest.mark.parametrize(("architecture", "instruction_sets"), [("x86_64", 3), ("aarch64", 1)])
+def test_a_wheel_is_for_every_python(tmp_path, architecture, instruction_sets):
+    command = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(sources(tmp_path))]
+    compiler = f"{sys.executable} {programs.FOLDER / 'stub_compiler.py'} {architecture}"
+    done = run(sys.executable, *command, FRS_BUILD="cpu", CXX=compiler)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    name = f"frs_kernels-{frs_kernels.__version__}-py3-none-linux_{architecture}.whl"
+    with zipfile.ZipFile(tmp_path / name) as wheel:
+        libraries = [name for name in wheel.namelist() if name.endswith(".so")]
+        info = json.loads(wheel.read("frs_kernels/build_info.json"))
+    assert libraries == ["frs_kernels/_native_cpu.so"]
+    assert len(info["instruction_sets"]) == instruction_sets
+
+
 def library(name):
     path = PACKAGE / name
     if not path.exists():
@@ -160,6 +174,21 @@ def test_cpu_library_needs_the_stable_abi_alone():
     undefined = symbols("-D", "--undefined-only", library("_native_cpu.so"))
     assert "aoti_torch" in undefined or "torch_" in undefined
     assert not re.findall(r"\b(?:at|c10)::.*", undefined)
+
+
+@pytest.mark.parametrize("name", ["_native_cpu.so", "_native_cuda.so"])
+def test_libraries_load_with_the_libstdcxx_of_gcc_8(name):
+    """manylinux_2_28 has nothing newer. The version of glibc is that of the machine, except in a wheel."""
+    newest = {"GLIBCXX_3.4": 25, "CXXABI_1.3": 11}
+    needed = re.findall(r"@(GLIBCXX_3\.4|CXXABI_1\.3)\.(\d+)", symbols("-D", library(name)))
+    assert needed
+    assert not [f"{base}.{minor}" for base, minor in needed if int(minor) > newest[base]]
+
+
+@pytest.mark.parametrize("name", ["_native_cpu.so", "_native_cuda.so"])
+def test_libraries_export_only_names_of_their_own(name):
+    exported = symbols("-D", "--defined-only", library(name)).split()[2::3]
+    assert all(symbol.startswith("frs_") for symbol in exported)
 
 
 def test_no_instruction_set_leaks():

@@ -30,3 +30,8 @@ const Kernels& kernels() {
 }
 
 }  // namespace frs::cpu
+
+// For frs_kernels.info, through Python's ctypes.
+extern "C" __attribute__((visibility("default"))) const char* frs_instruction_set() {
+  return frs::cpu::name_of(frs::cpu::picked_isa());
+}

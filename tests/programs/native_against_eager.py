@@ -1,6 +1,6 @@
 """Compares the installed CPU kernels with eager PyTorch, and prints whether the CUDA library loads.
 
-Needs nothing but torch and the installed package: `make abi-check` runs it in environments of their own.
+Needs nothing but torch and the installed package: `make wheel-check` runs it in environments of their own.
 """
 
 import torch
