@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 
-import frs_kernels
-
+from . import __version__
 from .backends import devices as kernel_devices
 from .dispatch import BACKENDS
 from .library import build_info
@@ -22,7 +21,7 @@ from .library import build_info
 def versions() -> dict[str, str]:
     """Versions of the packages involved, by name."""
     return {
-        "frs_kernels": f"{frs_kernels.__version__} ({Path(frs_kernels.__file__).parent})",
+        "frs_kernels": f"{__version__} ({Path(__file__).parent})",
         "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'no'}, ROCm {torch.version.hip or 'no'})",
         "triton": _version("triton"),
@@ -44,7 +43,7 @@ def devices() -> dict[str, str]:
 def instruction_set() -> str:
     """The instruction set of the CPU kernels that this machine runs."""
     try:
-        return importlib.import_module("frs_kernels._host").instruction_set()
+        return importlib.import_module("._host", __package__).instruction_set()
     except ImportError as error:
         return f"instruction set unknown ({error})"
 
