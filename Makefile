@@ -9,7 +9,7 @@ CPP := $(shell find csrc tests/cpp benchmarks -name '*.cpp' -o -name '*.h' -o -n
 # One process per core with one thread each, because the tensors in tests are small.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow lint format bench wheel abi-check clean
+.PHONY: demo test test-slow lint format bench wheel hub abi-check clean
 
 demo: .venv/built
 	$(BIN)/frs-train demo
@@ -39,6 +39,9 @@ bench: .venv/built
 
 wheel: .venv/built
 	$(BIN)/python -m build --wheel --no-isolation
+
+hub: .venv/built  # the layout that the package `kernels` loads, in build/hub
+	$(BIN)/python csrc/hub_layout.py
 
 abi-check: wheel  # one build, run with several releases of torch (downloads gigabytes)
 	$(BIN)/python tests/abi_check.py
