@@ -9,7 +9,7 @@ CPP := $(shell find csrc tests/cpp benchmarks -name '*.cpp' -o -name '*.h' -o -n
 # One process per core with one thread each, because the tensors in tests are small.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow lint format bench wheel wheel-aarch64 wheel-check clean
+.PHONY: demo test test-slow lint format bench wheel wheel-aarch64 wheel-check hub clean
 
 demo: .venv/built
 	$(BIN)/frs-train demo
@@ -54,6 +54,9 @@ wheel wheel-aarch64: .venv/built .venv/wheel
 
 wheel-check: wheel  # in a new environment for each Python on PATH and several releases of torch (downloads gigabytes)
 	$(BIN)/python tests/wheel_check.py
+
+hub: .venv/built  # the layout that the package `kernels` loads, in build/hub
+	$(BIN)/python csrc/hub_layout.py
 
 .venv/built: .venv/installed setup.py pyproject.toml $(shell find csrc -type f -not -name '*.pyc')
 	FRS_BUILD=none $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .

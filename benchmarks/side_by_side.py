@@ -2,10 +2,10 @@
 
 python -m benchmarks.side_by_side OTHER_TREE
 
-Both trees have to be built in place (`python setup.py build_ext --inplace`), and their operators have to take
-the same arguments. A round runs one process per tree. The table shows the median over the rounds of this
-tree's time divided by the other's. What is timed is the operator of the whole loss, without the Python around
-it, on RetinaNet's shapes.
+Both trees have to be built in place (`python setup.py build_ext --inplace`), and their operators have to be
+registered in the same way and take the same arguments. A round runs one process per tree. The table shows the
+median over the rounds of this tree's time divided by the other's. What is timed is the operator of the whole
+loss, without the Python around it, on RetinaNet's shapes.
 """
 
 import argparse
@@ -65,9 +65,9 @@ def main() -> None:
         if not library_of(tree).exists():
             parser.error(f"{tree} is not built: run `python setup.py build_ext --inplace` there")
     if options.measure:
-        import frs_kernels.library  # noqa: F401 - the operators' schemas
+        from frs_kernels import library
 
-        torch.ops.load_library(library_of(other))
+        library.implement(library.NATIVE, library_of(other), "CPU")
         print(json.dumps(medians("retinanet-800x1344")))
         return
     from frs_kernels import _host

@@ -1,8 +1,8 @@
 """``python csrc/older_glibc.py FOLDER``: what to link with, so that a library runs with glibc 2.28 and later.
 
 A linker takes the newest version of every symbol that this machine's glibc has, and the library then needs
-that version. Zig (pip install ziglang) knows the symbols of every version. It makes stubs of glibc 2.28, without
-any code; LDFLAGS=-LFOLDER links with them. The target is that of CXX. For a cross-compiler the folder has an
+that version. Zig (pip install ziglang) knows the symbols of every version, and makes stubs of glibc 2.28 that
+have no code. LDFLAGS=-LFOLDER links with them. The target is that of CXX. For a cross-compiler the folder has an
 empty libtorch_cpu.so too, because the installed one is of another architecture.
 """
 

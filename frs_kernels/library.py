@@ -4,8 +4,12 @@ A fused backend is a *namespace of operators* with the schemas of :data:`frs_ker
 which it implements three: the last, ``scaled``, is made of ``scale_``. ``frs_kernels`` holds the native ones
 (C++ on the CPU, CUDA C++ on a GPU) and ``frs_kernels_triton`` the Triton ones. Schemas and fakes do not
 depend on the backend, so importing this module needs neither a compiler nor a built extension.
+
+The namespaces have the name under which the package is imported. A loader of kernels imports each build under
+a name of its own, so that one process can hold several.
 """
 
+import ctypes
 import functools
 import json
 from pathlib import Path
@@ -16,8 +20,8 @@ from .contract import LOSS_ARGUMENTS, SCHEMAS, accumulation_dtype
 from .layouts import grad_like
 from .torch_private import mark_constant
 
-NATIVE = "frs_kernels"
-TRITON = "frs_kernels_triton"
+NATIVE = __name__.rpartition(".")[0].replace(".", "_")
+TRITON = f"{NATIVE}_triton"
 
 
 def _mask_fake(teacher_logits):
@@ -112,8 +116,12 @@ def load_native(device_type: str) -> str | None:
     if not path.exists():
         return f"{path.name} is not built; reinstall with FRS_BUILD={device_type}"
     try:
-        torch.ops.load_library(path)
-    except (OSError, RuntimeError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]  # torch's own text is without the reason
-        return f"{path.name} cannot be loaded by torch {torch.__version__}: {reason}"
+        implement(NATIVE, path, device_type.upper())
+    except (OSError, AttributeError) as error:  # AttributeError: a library of another version
+        return f"{path.name} cannot be loaded by torch {torch.__version__}: {str(error).splitlines()[0]}"
     return None
+
+
+def implement(namespace: str, path: Path, dispatch_key: str) -> None:
+    """Implements the operators of a namespace by a shared library, for tensors of a dispatch key ("CPU")."""
+    ctypes.CDLL(str(path)).frs_register(namespace.encode(), dispatch_key.encode())

@@ -55,4 +55,4 @@ class FRSLossOutput:
         )
 
 
-torch.export.register_dataclass(FRSLossOutput, serialized_type_name="frs_kernels.FRSLossOutput")
+torch.export.register_dataclass(FRSLossOutput, serialized_type_name=f"{__package__}.FRSLossOutput")

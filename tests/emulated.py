@@ -43,7 +43,7 @@ def load() -> ctypes.CDLL:
         fcntl.flock(lock, fcntl.LOCK_EX)
         target = _build()
     load.library = library.define_with_fakes(NAMESPACE)  # lives as long as its operators
-    torch.ops.load_library(target)
+    library.implement(NAMESPACE, target, "CPU")
     return ctypes.CDLL(str(target))
 
 

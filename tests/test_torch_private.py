@@ -33,7 +33,7 @@ def private(source: str) -> set[str]:
         if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in OTHERS:
             if ast.unparse(node.value) not in ("self", "cls"):
                 names.add(ast.unparse(node))
-        elif isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "torch":
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "torch":
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names if alias.name.startswith("torch.")}

@@ -1,5 +1,4 @@
-// The binding of the CUDA kernels over the emulator: the same operators, as frs_kernels_emulated, on CPU
-// tensors.
+// The binding of the CUDA kernels over the emulator: the same operators, for CPU tensors.
 #define USE_CUDA
 #define aoti_torch_get_current_cuda_stream emulated_current_stream
 #define aoti_torch_create_device_guard emulated_create_guard
@@ -8,10 +7,6 @@
 #define torch_c10_cuda_free_error_msg emulated_free
 
 #include <torch/csrc/stable/c/shim.h>
-#include <torch/csrc/stable/library.h>
-#undef STABLE_TORCH_LIBRARY_IMPL
-#define STABLE_TORCH_LIBRARY_IMPL(library, key, m) \
-  _STABLE_TORCH_LIBRARY_IMPL(frs_kernels_emulated, CPU, m, C10_UID)
 
 extern "C" {
 AOTITorchError emulated_current_stream(int32_t, void** stream) {

@@ -4,10 +4,11 @@ Prints whether the operator `loss` has a CUDA kernel then.
 """
 
 import sys
+from pathlib import Path
 
 import torch
 
-import frs_kernels.library  # noqa: F401
+from frs_kernels import library
 
-torch.ops.load_library(sys.argv[1])
+library.implement(library.NATIVE, Path(sys.argv[1]), "CUDA")
 print(torch._C._dispatch_has_kernel_for_dispatch_key("frs_kernels::loss", "CUDA"))

@@ -3,6 +3,7 @@
 
 #include "bind/arguments.h"
 #include "bind/cpu/gradient_memory.h"
+#include "bind/registration.h"
 
 namespace frs::bind {
 namespace {
@@ -38,10 +39,9 @@ void scale_(const Tensors& grads, const Tensor& grad_output, const Tensor& pendi
 }  // namespace
 }  // namespace frs::bind
 
-STABLE_TORCH_LIBRARY_IMPL(frs_kernels, CPU, m) {
-  m.impl("mask", TORCH_BOX(&frs::bind::mask));
-  for (const char* name : {"loss", "imitation", "head"}) {
-    m.impl(name, TORCH_BOX(&frs::bind::loss_operator<frs::bind::loss>));
-  }
-  m.impl("scale_", TORCH_BOX(&frs::bind::scale_));
+// Called by frs_kernels/library.py, which has defined the operators of this namespace.
+extern "C" __attribute__((visibility("default"))) void frs_register(const char* name_space,
+                                                                    const char* dispatch_key) {
+  using namespace frs::bind;
+  register_operators<&mask, &loss_operator<loss>, &scale_>(name_space, dispatch_key);
 }
