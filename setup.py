@@ -71,6 +71,8 @@ class BuildNative(build_ext):
         what = f"CPU and CUDA kernels ({';'.join(self.archs)})" if self.archs else "CPU kernels only"
         why = f", {missing}" if MODE == "auto" and missing else ""
         print(f"frs-kernels: FRS_BUILD={MODE}, torch {self.torch.__version__}: {what}{why}", flush=True)
+        if self.archs and (other := toolchain.other_cuda(self.torch)):
+            print(f"frs-kernels: {other}", flush=True)
         skipped = [] if self.archs else [LIBRARIES[1]]
         if not Path(sysconfig.get_path("include"), "Python.h").exists():
             print("frs-kernels: no Python.h (Debian: python3-dev), so no _host: only tests and info use it")

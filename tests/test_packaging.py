@@ -1,6 +1,5 @@
 """The build and its results: decisions and messages of setup.py, archives, libraries, frs_kernels.info."""
 
-import importlib.util
 import json
 import os
 import re
@@ -8,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import types
 import zipfile
 from pathlib import Path
 
@@ -19,9 +17,6 @@ import frs_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(frs_kernels.__file__).parent
-spec = importlib.util.spec_from_file_location("toolchain", ROOT / "csrc" / "toolchain.py")
-toolchain = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(toolchain)
 
 
 def run(*command, **environment):
@@ -64,43 +59,6 @@ def test_cuda_asked_for_and_impossible_is_an_error():
 def test_unknown_mode_and_old_setuptools_are_errors():
     assert "one of auto, cuda, cpu, none" in failed_build(FRS_BUILD="gpu")
     assert "65.5.0 is too old" in failed_build("new-setuptools")
-
-
-def test_cuda_is_decided_on_toolkit_and_torch(monkeypatch):
-    with_cuda, without = (
-        types.SimpleNamespace(__version__="2.11.0", version=types.SimpleNamespace(cuda=cuda))
-        for cuda in ("13.0", None)
-    )
-    monkeypatch.setattr(toolchain, "find_nvcc", lambda: "/opt/cuda/bin/nvcc")
-    assert toolchain.missing_for_cuda(with_cuda) == ""
-    assert toolchain.missing_for_cuda(without) == "torch 2.11.0 is a build without CUDA"
-    monkeypatch.setattr(toolchain, "find_nvcc", lambda: None)
-    assert toolchain.missing_for_cuda(without).count("nvcc was not found") == 1
-
-
-def test_architectures(monkeypatch):
-    def gpus(*capabilities):
-        cuda = types.SimpleNamespace(
-            device_count=lambda: len(capabilities), get_device_capability=capabilities.__getitem__
-        )
-        return types.SimpleNamespace(cuda=cuda)
-
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 9.0a;12.0+PTX")
-    assert toolchain.cuda_archs(gpus((9, 0))) == ["8.0", "9.0a", "12.0+PTX"]
-    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
-    assert toolchain.cuda_archs(gpus((9, 0), (8, 0), (9, 0))) == ["8.0", "9.0"]
-    monkeypatch.setattr(toolchain, "find_nvcc", lambda: "nvcc")
-    monkeypatch.setattr(toolchain, "output", lambda command: "compute_80\ncompute_86\ncompute_89\ncompute_90")
-    assert toolchain.cuda_archs(gpus()) == ["8.0", "8.6", "8.9", "9.0"]
-    assert toolchain.gencode("9.0a") == ["-gencode=arch=compute_90a,code=sm_90a"]
-    assert toolchain.gencode("12.0+PTX")[1] == "-gencode=arch=compute_120,code=compute_120"
-
-
-def test_jobs_are_bounded(monkeypatch):
-    monkeypatch.setenv("MAX_JOBS", "1")
-    assert toolchain.jobs() == 1
-    monkeypatch.setenv("MAX_JOBS", "1000000")
-    assert 1 <= toolchain.jobs() < 1000000
 
 
 def sources(folder):
