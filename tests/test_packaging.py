@@ -1,5 +1,6 @@
 """The build and its results: decisions and messages of setup.py, archives, libraries, frs_kernels.info."""
 
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import programs
 import pytest
+from builds import TORCH_FOR_CPU, TORCH_FOR_CUDA, failed_build
 
 import frs_kernels
 
@@ -26,21 +28,12 @@ def run(*command, **environment):
     )
 
 
-def failed_build(missing="nothing", **environment):
-    """What ``setup.py build_ext`` prints when it fails, in an interpreter in which something is missing."""
-    done = programs.run("build_without.py", missing, **environment)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    return done.stdout + done.stderr
-
-
-# Environments in which setup.py sees a stub of torch, built with CUDA or without.
-TORCH_FOR_CUDA = {"PYTHONPATH": str(programs.FOLDER / "torch_stub"), "TORCH_STUB_CUDA": "13.0"}
-TORCH_FOR_CPU = {"PYTHONPATH": str(programs.FOLDER / "torch_stub")}
-
-
 def test_without_torch_the_message_gives_the_command():
     message = failed_build("torch")
-    assert "no torch" in message and "    pip install --no-build-isolation .\n" in message
+    assert "no torch" in message
+    for installer in ("pip", "uv pip"):
+        assert f'    {installer} install "torch>=2.10" "setuptools>=77" ninja "pybind11>=3"\n' in message
+        assert f"    {installer} install --no-build-isolation .\n" in message
 
 
 def test_without_a_compiler_the_message_gives_both_ways_out(tmp_path):
@@ -69,13 +62,20 @@ def sources(folder):
     return shutil.copytree(ROOT, folder / "clone", ignore=made)
 
 
-def test_archives_of_a_build_of_nothing(tmp_path):
-    clone = sources(tmp_path)
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(clone)]
-    done = run(*command, FRS_BUILD="none")
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """A folder with the archives of a build of nothing: (the wheel, the source archive)."""
+    folder = tmp_path_factory.mktemp("archives")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, sources(folder)]
+    done = run(*map(str, command), FRS_BUILD="none")
     assert done.returncode == 0, done.stderr
     version = frs_kernels.__version__
-    with zipfile.ZipFile(tmp_path / f"frs_kernels-{version}-py3-none-any.whl") as wheel:
+    return folder / f"frs_kernels-{version}-py3-none-any.whl", folder / f"frs_kernels-{version}.tar.gz"
+
+
+def test_archives_of_a_build_of_nothing(archives):
+    version = frs_kernels.__version__
+    with zipfile.ZipFile(archives[0]) as wheel:
         names = wheel.namelist()
         scripts = wheel.read(f"frs_kernels-{version}.dist-info/entry_points.txt").decode()
         metadata = wheel.read(f"frs_kernels-{version}.dist-info/METADATA").decode()
@@ -85,10 +85,22 @@ def test_archives_of_a_build_of_nothing(tmp_path):
     assert not [name for name in names if name.endswith(".so") or name.split("/")[0] in ("tests", "csrc")]
     assert "frs-train = frs_train.__main__:main" in scripts
     assert re.findall(r"^Requires-Dist: (\S+)$", metadata, re.M) == ["torch>=2.10"]
-    with tarfile.open(tmp_path / f"frs_kernels-{version}.tar.gz") as sdist:
+    with tarfile.open(archives[1]) as sdist:
         packed = {name.partition("/")[2] for name in sdist.getnames()}
     kernels = [p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*.[ch]*") if p.suffix != ".pyc"]
-    assert {"setup.py", "csrc/toolchain.py", "LICENSE", *kernels, *modules} <= packed
+    assert {"setup.py", "csrc/toolchain.py", "csrc/machine.py", "LICENSE", *kernels, *modules} <= packed
+
+
+def test_a_wheel_needs_no_compiler(archives, tmp_path):
+    if importlib.util.find_spec("pip") is None:
+        pytest.skip("this Python has no pip")
+    nothing = tmp_path / "nothing"
+    alone = {"PATH": str(nothing), "CXX": "no-such-compiler"}
+    command = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(tmp_path)]
+    done = run(sys.executable, *command, str(archives[0]), **alone)
+    assert done.returncode == 0, done.stderr
+    out = programs.output("package_report.py", cwd=tmp_path, **alone, PYTHONPATH=str(tmp_path))
+    assert "eager            runs" in out and str(tmp_path / "frs_kernels") in out
 
 
 def library(name):

@@ -3,24 +3,14 @@
 import inspect
 import os
 import re
-import sys
 import types
 from pathlib import Path
 
 import pytest
 import torch.utils.cpp_extension
-
-CSRC = str(Path(__file__).resolve().parent.parent / "csrc")
-sys.path.insert(0, CSRC)
-import architectures  # noqa: E402
-import machine  # noqa: E402
-import toolchain  # noqa: E402
-
-sys.path.remove(CSRC)
+from builds import TO_BLACKWELL, TURING_TO_HOPPER, architectures, fake_nvcc, machine, toolchain
 
 GIB = 2**30
-TURING_TO_HOPPER = "7.5 8.0 8.6 8.7 8.9 9.0"
-TO_BLACKWELL = TURING_TO_HOPPER + " 10.0 10.3 11.0 12.0 12.1"
 
 
 def a_torch(*capabilities, cuda="13.0", version="2.11.0"):
@@ -36,20 +26,13 @@ def a_torch(*capabilities, cuda="13.0", version="2.11.0"):
 
 @pytest.fixture
 def nvcc(tmp_path, monkeypatch):
-    """Puts an nvcc of this release, which lists these architectures, into CUDA_HOME."""
+    """Makes CUDA_HOME a faked toolkit, with an nvcc of the release and the architectures that are given."""
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
 
-    def install(release="13.0", archs=TO_BLACKWELL):
-        listing = "\n".join(f"compute_{arch.replace('.', '')}" for arch in archs.split())
-        tool = tmp_path / "cuda" / "bin" / "nvcc"
-        tool.parent.mkdir(parents=True, exist_ok=True)
-        tool.write_text(
-            f"#!/bin/sh\ncase $1 in\n--version) echo 'Cuda compilation tools, release {release}, V1';;\n"
-            f"--list-gpu-arch) echo '{listing}';;\nesac\n"
-        )
-        tool.chmod(0o755)
-        monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
-        return tool
+    def install(*release_and_archs):
+        home = fake_nvcc(tmp_path, *release_and_archs)
+        monkeypatch.setenv("CUDA_HOME", home)
+        return Path(home, "bin", "nvcc")
 
     return install
 
@@ -81,6 +64,10 @@ def test_what_is_dropped_has_a_line_that_says_so(nvcc, monkeypatch, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("frs-kernels: no CUDA kernels for ") and line.count("7.5 (older than 8.0") == 1
     assert [line.count(f"{arch} (unknown to this nvcc)") for arch in ("8.0a", "10.0f", "12.0")] == [1, 1, 1]
+    nvcc("12.8", TO_BLACKWELL)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "10.0,10.0f")
+    assert toolchain.cuda_archs(a_torch()) == ["10.0"], "families came with 12.9"
+    assert "10.0f (unknown to this nvcc)" in capsys.readouterr().out
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0a")
     assert toolchain.cuda_archs(a_torch()) == ["9.0a"] and capsys.readouterr().out == ""
 
@@ -215,6 +202,8 @@ def test_cgroup_2_counts_every_group_above(host):
     write("sys/fs/cgroup/other.slice/cpu.max", "100000 100000")
     assert machine.free_memory(root) == 8 * GIB, "a file's pages that can be dropped are free"
     assert (machine.cores(root), toolchain.jobs(root)) == (4, 4)
+    write("sys/fs/cgroup/user.slice/build.service/memory.high", 6 * GIB)
+    assert machine.free_memory(root) == 6 * GIB, "above it, the kernel slows the group down"
 
 
 def test_cgroup_1(host):
