@@ -67,7 +67,7 @@ class BuildNative(build_ext):
 
     def decide(self):
         self.torch, self.cxx = toolchain.need("torch"), toolchain.find_cxx()
-        machine = toolchain.machine(self.cxx)
+        machine = toolchain.target_machine(self.cxx)
         self.isas = ISAS.get(machine, {"baseline": []})
         self.build_temp = f"build/linux-{machine}-{sys.implementation.cache_tag}"  # for all ways to build
         missing = toolchain.missing_for_cuda(self.torch)
@@ -77,6 +77,8 @@ class BuildNative(build_ext):
         what = f"CPU and CUDA kernels ({';'.join(self.archs)})" if self.archs else "CPU kernels only"
         why = f", {missing}" if MODE == "auto" and missing else ""
         print(f"frs-kernels: FRS_BUILD={MODE}, torch {self.torch.__version__}: {what}{why}", flush=True)
+        if self.archs and (other := toolchain.other_cuda(self.torch)):
+            print(f"frs-kernels: {other}", flush=True)
         skipped = [] if self.archs else [LIBRARIES[1]]
         if self.inplace and not Path(sysconfig.get_path("include"), "Python.h").exists():
             print("frs-kernels: no Python.h (Debian: python3-dev), so no _host: only tests use it")
@@ -151,7 +153,7 @@ class Wheel(bdist_wheel):
     def get_tag(self):
         if self.root_is_pure:
             return super().get_tag()
-        return "py3", "none", f"linux_{toolchain.machine(toolchain.find_cxx())}"
+        return "py3", "none", f"linux_{toolchain.target_machine(toolchain.find_cxx())}"
 
 
 if MODE not in ("auto", "cuda", "cpu", "none"):

@@ -2,8 +2,8 @@
 
 A linker takes the newest version of every symbol that this machine's glibc has, and the library then needs
 that version. Zig (pip install ziglang) knows the symbols of every version, and makes stubs of glibc 2.28 that
-have no code. LDFLAGS=-LFOLDER links with them. The target is that of CXX. For a cross-compiler the folder has an
-empty libtorch_cpu.so too, because the installed one is of another architecture.
+have no code. LDFLAGS=-LFOLDER links with them. The target is that of CXX. For a cross-compiler the folder has
+an empty libtorch_cpu.so too, because the installed one is of another architecture.
 """
 
 import importlib.util
@@ -53,7 +53,7 @@ def make_script(cxx: list[str], folder: Path) -> None:
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     cxx = shlex.split(toolchain.find_cxx())
-    machine = toolchain.machine(shlex.join(cxx))
+    machine = toolchain.target_machine(shlex.join(cxx))
     make_stubs(machine, folder)
     make_script(cxx, folder)
     if machine != platform.machine():

@@ -8,20 +8,17 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import types
 import zipfile
 from pathlib import Path
 
 import programs
 import pytest
+from builds import TORCH_FOR_CPU, TORCH_FOR_CUDA, failed_build
 
 import frs_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(frs_kernels.__file__).parent
-spec = importlib.util.spec_from_file_location("toolchain", ROOT / "csrc" / "toolchain.py")
-toolchain = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(toolchain)
 
 
 def run(*command, **environment):
@@ -31,21 +28,12 @@ def run(*command, **environment):
     )
 
 
-def failed_build(missing="nothing", **environment):
-    """What ``setup.py build_ext`` prints when it fails, in an interpreter in which something is missing."""
-    done = programs.run("build_without.py", missing, **environment)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    return done.stdout + done.stderr
-
-
-# Environments in which setup.py sees a stub of torch, built with CUDA or without.
-TORCH_FOR_CUDA = {"PYTHONPATH": str(programs.FOLDER / "torch_stub"), "TORCH_STUB_CUDA": "13.0"}
-TORCH_FOR_CPU = {"PYTHONPATH": str(programs.FOLDER / "torch_stub")}
-
-
 def test_without_torch_the_message_gives_the_command():
     message = failed_build("torch")
-    assert "no torch" in message and "    pip install --no-build-isolation .\n" in message
+    assert "no torch" in message
+    for installer in ("pip", "uv pip"):
+        assert f'    {installer} install "torch>=2.10" "setuptools>=77" ninja "pybind11>=3"\n' in message
+        assert f"    {installer} install --no-build-isolation .\n" in message
 
 
 def test_without_a_compiler_the_message_gives_both_ways_out(tmp_path):
@@ -66,43 +54,6 @@ def test_unknown_mode_and_old_setuptools_are_errors():
     assert "65.5.0 is too old" in failed_build("new-setuptools")
 
 
-def test_cuda_is_decided_on_toolkit_and_torch(monkeypatch):
-    with_cuda, without = (
-        types.SimpleNamespace(__version__="2.11.0", version=types.SimpleNamespace(cuda=cuda))
-        for cuda in ("13.0", None)
-    )
-    monkeypatch.setattr(toolchain, "find_nvcc", lambda: "/opt/cuda/bin/nvcc")
-    assert toolchain.missing_for_cuda(with_cuda) == ""
-    assert toolchain.missing_for_cuda(without) == "torch 2.11.0 is a build without CUDA"
-    monkeypatch.setattr(toolchain, "find_nvcc", lambda: None)
-    assert toolchain.missing_for_cuda(without).count("nvcc was not found") == 1
-
-
-def test_architectures(monkeypatch):
-    def gpus(*capabilities):
-        cuda = types.SimpleNamespace(
-            device_count=lambda: len(capabilities), get_device_capability=capabilities.__getitem__
-        )
-        return types.SimpleNamespace(cuda=cuda)
-
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 9.0a;12.0+PTX")
-    assert toolchain.cuda_archs(gpus((9, 0))) == ["8.0", "9.0a", "12.0+PTX"]
-    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
-    assert toolchain.cuda_archs(gpus((9, 0), (8, 0), (9, 0))) == ["8.0", "9.0"]
-    monkeypatch.setattr(toolchain, "find_nvcc", lambda: "nvcc")
-    monkeypatch.setattr(toolchain, "output", lambda command: "compute_80\ncompute_86\ncompute_89\ncompute_90")
-    assert toolchain.cuda_archs(gpus()) == ["8.0", "8.6", "8.9", "9.0"]
-    assert toolchain.gencode("9.0a") == ["-gencode=arch=compute_90a,code=sm_90a"]
-    assert toolchain.gencode("12.0+PTX")[1] == "-gencode=arch=compute_120,code=compute_120"
-
-
-def test_jobs_are_bounded(monkeypatch):
-    monkeypatch.setenv("MAX_JOBS", "1")
-    assert toolchain.jobs() == 1
-    monkeypatch.setenv("MAX_JOBS", "1000000")
-    assert 1 <= toolchain.jobs() < 1000000
-
-
 def sources(folder):
     """A copy of the tree without what builds and runs have made, like a fresh clone."""
     made = shutil.ignore_patterns(
@@ -111,13 +62,20 @@ def sources(folder):
     return shutil.copytree(ROOT, folder / "clone", ignore=made)
 
 
-def test_archives_of_a_build_of_nothing(tmp_path):
-    clone = sources(tmp_path)
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(clone)]
-    done = run(*command, FRS_BUILD="none")
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """A folder with the archives of a build of nothing: (the wheel, the source archive)."""
+    folder = tmp_path_factory.mktemp("archives")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, sources(folder)]
+    done = run(*map(str, command), FRS_BUILD="none")
     assert done.returncode == 0, done.stderr
     version = frs_kernels.__version__
-    with zipfile.ZipFile(tmp_path / f"frs_kernels-{version}-py3-none-any.whl") as wheel:
+    return folder / f"frs_kernels-{version}-py3-none-any.whl", folder / f"frs_kernels-{version}.tar.gz"
+
+
+def test_archives_of_a_build_of_nothing(archives):
+    version = frs_kernels.__version__
+    with zipfile.ZipFile(archives[0]) as wheel:
         names = wheel.namelist()
         scripts = wheel.read(f"frs_kernels-{version}.dist-info/entry_points.txt").decode()
         metadata = wheel.read(f"frs_kernels-{version}.dist-info/METADATA").decode()
@@ -127,10 +85,22 @@ def test_archives_of_a_build_of_nothing(tmp_path):
     assert not [name for name in names if name.endswith(".so") or name.split("/")[0] in ("tests", "csrc")]
     assert "frs-train = frs_train.__main__:main" in scripts
     assert re.findall(r"^Requires-Dist: (\S+)$", metadata, re.M) == ["torch>=2.10"]
-    with tarfile.open(tmp_path / f"frs_kernels-{version}.tar.gz") as sdist:
+    with tarfile.open(archives[1]) as sdist:
         packed = {name.partition("/")[2] for name in sdist.getnames()}
     kernels = [p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*.[ch]*") if p.suffix != ".pyc"]
-    assert {"setup.py", "csrc/toolchain.py", "LICENSE", *kernels, *modules} <= packed
+    assert {"setup.py", "csrc/toolchain.py", "csrc/machine.py", "LICENSE", *kernels, *modules} <= packed
+
+
+def test_a_wheel_needs_no_compiler(archives, tmp_path):
+    if importlib.util.find_spec("pip") is None:
+        pytest.skip("this Python has no pip")
+    nothing = tmp_path / "nothing"
+    alone = {"PATH": str(nothing), "CXX": "no-such-compiler"}
+    command = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(tmp_path)]
+    done = run(sys.executable, *command, str(archives[0]), **alone)
+    assert done.returncode == 0, done.stderr
+    out = programs.output("package_report.py", cwd=tmp_path, **alone, PYTHONPATH=str(tmp_path))
+    assert "eager            runs" in out and str(tmp_path / "frs_kernels") in out
 
 
 @pytest.mark.parametrize(("architecture", "instruction_sets"), [("x86_64", 3), ("aarch64", 1)])
