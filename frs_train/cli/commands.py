@@ -10,15 +10,17 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from frs_train.config import Count, DistillConfig, Fraction, Images, Period, Processes, RunConfig, Seed
 from frs_train.errors import UserError
-from frs_train.log import Log
 from frs_train.options import Options, whole
 from frs_train.recipes import Recipe
+
+if TYPE_CHECKING:
+    from frs_train.log import Log
 
 Positional = tyro.conf.Positional
 

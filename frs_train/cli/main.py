@@ -16,7 +16,6 @@ import tyro
 from frs_train.cli.commands import COMMANDS, Command
 from frs_train.errors import Stopped, UserError
 from frs_train.interrupt import MESSAGE, unwinding
-from frs_train.log import Log
 from frs_train.options import Options
 from frs_train.recipes import find_recipe
 
@@ -55,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             command, configuration = parse(sys.argv[1:] if arguments is None else arguments)
             with unwinding():
+                from frs_train.log import Log  # which imports torch, and --help needs neither
+
                 command.run(configuration, Log())
         finally:
             sys.stdout.flush()  # here, so that BrokenPipeError is caught below

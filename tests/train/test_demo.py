@@ -1,14 +1,23 @@
 """`frs-train demo` from start to end, and the teacher that the package ships."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
+import programs
 import pytest
 import torch
 
 from frs_train import demo
 from frs_train.cli.main import main
 from frs_train.log import Log
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -50,3 +59,40 @@ def test_packed_teacher_has_only_the_content_for_detection(digits, teacher, tmp_
     assert path.stat().st_size < 0.4 * whole.stat().st_size
     files = f"--annotations {digits}/val.json --images {digits}/images --device cpu --workers 0"
     assert main(f"eval {path} {files}".split()) == 0
+
+
+@pytest.fixture
+def site(tmp_path) -> Path:
+    """A folder with the content of a wheel, made of the sources without native libraries."""
+    clone, made = tmp_path / "clone", shutil.ignore_patterns("*.so", "*.pyc", "build_info.json")
+    for name in ("csrc", "frs_kernels", "frs_train"):
+        shutil.copytree(ROOT / name, clone / name, ignore=made)
+    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, clone)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, clone]
+    environment = {**os.environ, "FRS_BUILD": "none"}
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(clone)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    return tmp_path / "site"
+
+
+def content(folder: Path) -> dict[Path, int]:
+    """When each file of a folder was last written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_demo_of_a_wheel_needs_neither_the_sources_nor_a_compiler(site, tmp_path):
+    before, nowhere = content(site), str(tmp_path / "empty")
+    out = programs.output(
+        "installed_demo.py", tmp_path / "results", cwd=tmp_path, PYTHONPATH=str(site),
+        PYTHONDONTWRITEBYTECODE="1", PATH=nowhere, CC=nowhere, CXX=nowhere, CUDA_HOME=nowhere,
+    )  # fmt: skip
+    *imports, last = out.splitlines()
+    packages = [f"{name} in {site / name}" for name in ("frs_kernels", "frs_train")]
+    assert imports == [*packages, "imports opened"]  # opened nothing: only the demo reads its teacher
+    assert last.startswith("the demo opened") and "digits_teacher.pt" in last.split()
+    assert "student-frs" in (tmp_path / "results" / "results.md").read_text()
+    assert content(site) == before, "the installed package may be read-only"

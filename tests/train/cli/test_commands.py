@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 
+import programs
 import pytest
 import torch
 from tiny_detectors import tiny
@@ -21,6 +22,27 @@ def test_help_names_every_command(capsys):
     text = capsys.readouterr().out
     for command in ("train", "distill", "eval", "visualize", "demo", "make-digits", "export", "report"):
         assert command in text
+
+
+HEAVY = {"frs_kernels", "torch", "torchvision", "matplotlib", "pycocotools", "skimage", "sklearn"}
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("--help", 0),
+        ("distill --help", 0),
+        ("demo --help", 0),
+        ("train --out x --bacth-size 3", 2),
+        ("train --out x --batch-size 0", 2),
+        ("no-such-command", 2),
+    ],
+)
+def test_help_and_errors_of_options_import_nothing_heavy(line, status):
+    output = programs.output("command_imports.py", *line.split())
+    found, *packages = output.splitlines()[-1].split()
+    assert int(found) == status and {"tyro", "frs_train"} <= set(packages)
+    assert not HEAVY.intersection(packages)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "-u"])
