@@ -6,8 +6,9 @@ FRS_BUILD says which native libraries are built (without any, the backends eager
     cuda  both, or an error that says what is missing
     cpu   the CPU kernels only
     none  nothing: a pure Python package, no compiler and no torch needed
-CXX, CXXFLAGS, MAX_JOBS, CUDA_HOME, TORCH_CUDA_ARCH_LIST and nvcc's NVCC_APPEND_FLAGS mean what they mean
-elsewhere.
+FRS_DEBUG=1 builds with bounds checks (FRS_CHECK in csrc/, the C++ library's assertions) and symbols.
+CXX, CXXFLAGS, LDFLAGS, MAX_JOBS, CUDA_HOME, TORCH_CUDA_ARCH_LIST and nvcc's NVCC_APPEND_FLAGS mean what they
+mean elsewhere.
 
 A source's folder says where it goes; a new file needs no change here:
     csrc/bind/*.cpp                         _native_cpu.so and _native_cuda.so
@@ -36,9 +37,14 @@ sys.path.insert(0, str(ROOT / "csrc"))
 import toolchain  # noqa: E402
 
 MODE = os.environ.get("FRS_BUILD", "auto")
+DEBUG = os.environ.get("FRS_DEBUG", "0")
 TARGET_ABI = "0x020a000000000000"  # torch 2.10
 CXX_FLAGS = "-O3 -fPIC -fvisibility=hidden -fno-math-errno -Wall -Wextra -Icsrc -Icsrc/include".split()
 NVCC_FLAGS = "-O3 -Icsrc -Icsrc/include -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra".split()
+if DEBUG == "1":
+    CXX_FLAGS += "-DFRS_DEBUG -D_GLIBCXX_ASSERTIONS -g -fno-omit-frame-pointer".split()
+    NVCC_FLAGS += "-DFRS_DEBUG -D_GLIBCXX_ASSERTIONS -lineinfo -Xcompiler=-g,-fno-omit-frame-pointer".split()
+LD_FLAGS = shlex.split(os.environ.get("LDFLAGS", ""))  # of what CXX links; nvcc links _native_cuda.so
 ISAS = {"baseline": []}  # what any machine of this architecture runs; a better one is picked at run time
 if platform.machine() == "x86_64":
     ISAS |= {"x86_64_v3": ["-march=x86-64-v3"], "x86_64_v4": ["-march=x86-64-v4"]}
@@ -100,7 +106,9 @@ class BuildNative(build_ext):
         variants = {isa: [*flags, f"-DFRS_ISA={isa}"] for isa, flags in ISAS.items()}
         for isa, more in variants.items():
             cpu += ninja.objects("cxx", "csrc/cpu/isa/*.cpp", plain + more, f".{isa}")
-        ninja.build("link", targets[LIBRARIES[0]], cpu, [f"-L{base}/lib", "-ltorch_cpu", "-pthread"])
+        ninja.build(
+            "link", targets[LIBRARIES[0]], cpu, [f"-L{base}/lib", "-ltorch_cpu", "-pthread", *LD_FLAGS]
+        )
 
         if LIBRARIES[1] in targets:
             gencode = [flag for arch in self.archs for flag in toolchain.gencode(arch)]
@@ -116,7 +124,7 @@ class BuildNative(build_ext):
             for isa, more in variants.items():
                 host += ninja.objects("cxx", "csrc/host_math.cpp", plain + more, f".{isa}")
             host += ninja.objects("cxx", f"{self.build_temp}/build_info.cpp", plain)
-            ninja.build("link", targets[LIBRARIES[2]], host, [])
+            ninja.build("link", targets[LIBRARIES[2]], host, LD_FLAGS)
 
     def copy_extensions_to_source(self):  # setuptools' last step of an in-place build
         super().copy_extensions_to_source()
@@ -132,6 +140,8 @@ class BuildNative(build_ext):
             "target_abi": TARGET_ABI,
             "compiler": toolchain.output([*shlex.split(self.cxx), "--version"]).split("\n")[0],
             "cxx_flags": " ".join([*CXX_FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]),
+            "ld_flags": " ".join(LD_FLAGS),
+            "debug": "bounds checks (FRS_DEBUG=1)" if DEBUG == "1" else "",
             "instruction_sets": list(ISAS),
             "nvcc": self.archs and toolchain.output([toolchain.find_nvcc(), "--version"]).split("\n")[-1],
             "cuda_archs": self.archs,
@@ -142,6 +152,8 @@ class BuildNative(build_ext):
 
 if MODE not in ("auto", "cuda", "cpu", "none"):
     toolchain.stop(f"FRS_BUILD={MODE!r} is unknown.", "It is one of auto, cuda, cpu, none.")
+if DEBUG not in ("", "0", "1"):
+    toolchain.stop(f"FRS_DEBUG={DEBUG!r} is unknown.", "It is 1 for a build with bounds checks, or 0.")
 if int(__version__.split(".")[0]) < 77:
     toolchain.stop(f"setuptools {__version__} is too old.", 'Take a newer one: pip install "setuptools>=77"')
 extensions = [] if MODE == "none" else [Extension(name, sources=[]) for name in LIBRARIES]
