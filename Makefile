@@ -9,7 +9,7 @@ CPP := $(shell find csrc tests/cpp benchmarks -name '*.cpp' -o -name '*.h' -o -n
 # One process per core with one thread each, because the tensors in tests are small.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow lint format bench wheel wheel-aarch64 wheel-check hub clean
+.PHONY: demo test test-slow sanitize lint format bench wheel wheel-aarch64 wheel-check hub clean
 
 demo: .venv/built
 	$(BIN)/frs-train demo
@@ -22,6 +22,10 @@ test-slow: .venv/built .venv/integrations
 	$(PYTEST) -m "slow and not gpu"
 	TRITON_INTERPRET=1 $(PYTEST) -m slow tests/test_*.py
 	$(BIN)/pytest -m "slow and gpu"  # one at a time, as each takes most of the GPU's memory
+
+sanitize: .venv/built  # tests/sanitizers.py says what it finds
+	$(BIN)/python -m tests.sanitizers address $(QUICK)
+	$(BIN)/python -m tests.sanitizers thread $(QUICK)
 
 lint: .venv/built .venv/integrations
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ FRS_BUILD says which native libraries are built (without any, the backends eager
     cuda  both, or an error that says what is missing
     cpu   the CPU kernels only
     none  nothing: a pure Python package, no compiler and no torch needed
+FRS_DEBUG=1 builds with bounds checks (FRS_CHECK in csrc/, the C++ library's assertions) and symbols.
 CXX, CXXFLAGS, LDFLAGS, MAX_JOBS, CUDA_HOME, TORCH_CUDA_ARCH_LIST and nvcc's NVCC_APPEND_FLAGS mean what they
 mean elsewhere. A cross-compiler as CXX builds for its own target.
 
@@ -37,10 +38,14 @@ sys.path.insert(0, str(ROOT / "csrc"))
 import toolchain  # noqa: E402
 
 MODE = os.environ.get("FRS_BUILD", "auto")
+DEBUG = os.environ.get("FRS_DEBUG", "0")
 TARGET_ABI = "0x020a000000000000"  # torch 2.10
 CXX_FLAGS = "-O3 -fPIC -fvisibility=hidden -fno-math-errno -Wall -Wextra -Icsrc -Icsrc/include".split()
 NVCC_FLAGS = "-O3 -Icsrc -Icsrc/include -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra".split()
-LINK_FLAGS = ["-Xlinker", "--version-script=csrc/exports.map"]
+LD_FLAGS = ["-Xlinker", "--version-script=csrc/exports.map", *shlex.split(os.environ.get("LDFLAGS", ""))]
+if DEBUG == "1":
+    CXX_FLAGS += "-DFRS_DEBUG -D_GLIBCXX_ASSERTIONS -g -fno-omit-frame-pointer".split()
+    NVCC_FLAGS += "-DFRS_DEBUG -D_GLIBCXX_ASSERTIONS -lineinfo -Xcompiler=-g,-fno-omit-frame-pointer".split()
 ISAS = {  # by architecture; the first is what every machine of it runs, and the best is picked at run time
     "x86_64": {"baseline": [], "x86_64_v3": ["-march=x86-64-v3"], "x86_64_v4": ["-march=x86-64-v4"]},
 }
@@ -101,7 +106,7 @@ class BuildNative(build_ext):
         standard = "-std=c++20" if self.torch.__version__ >= (2, 13) else "-std=c++17"  # its headers need it
         stable = ["-isystem", f"{base}/include", f"-DTORCH_TARGET_VERSION={TARGET_ABI}", standard]
         plain = [*CXX_FLAGS, "-std=c++17", *shlex.split(os.environ.get("CXXFLAGS", ""))]
-        linked = [*LINK_FLAGS, *shlex.split(os.environ.get("LDFLAGS", "")), f"-L{base}/lib"]
+        linked = [*LD_FLAGS, f"-L{base}/lib"]
 
         shared = ninja.objects("cxx", "csrc/bind/*.cpp", plain + stable)
         cpu = shared + ninja.objects("cxx", "csrc/cpu/*.cpp", plain)
@@ -115,6 +120,7 @@ class BuildNative(build_ext):
             gencode = [flag for arch in self.archs for flag in toolchain.gencode(arch)]
             cuda = shared + ninja.objects("nvcc", "csrc/cuda/*.cu", [*NVCC_FLAGS, "-std=c++17", *gencode])
             cuda += ninja.objects("nvcc", "csrc/bind/cuda/*.cpp", [*NVCC_FLAGS, *stable, "-DUSE_CUDA"])
+            linked.insert(0, "-forward-unknown-to-host-compiler")  # LDFLAGS may have flags that nvcc lacks
             ninja.build("culink", targets[LIBRARIES[1]], cuda, [*linked, "-ltorch_cuda", "-ltorch_cpu"])
 
         if LIBRARIES[2] in targets:
@@ -139,6 +145,8 @@ class BuildNative(build_ext):
             "target_abi": TARGET_ABI,
             "compiler": toolchain.output([*shlex.split(self.cxx), "--version"]).split("\n")[0],
             "cxx_flags": " ".join([*CXX_FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]),
+            "ld_flags": os.environ.get("LDFLAGS", ""),
+            "debug": "bounds checks (FRS_DEBUG=1)" if DEBUG == "1" else "",
             "instruction_sets": list(self.isas),
             "nvcc": self.archs and toolchain.output([toolchain.find_nvcc(), "--version"]).split("\n")[-1],
             "cuda_archs": self.archs,
@@ -158,6 +166,8 @@ class Wheel(bdist_wheel):
 
 if MODE not in ("auto", "cuda", "cpu", "none"):
     toolchain.stop(f"FRS_BUILD={MODE!r} is unknown.", "It is one of auto, cuda, cpu, none.")
+if DEBUG not in ("", "0", "1"):
+    toolchain.stop(f"FRS_DEBUG={DEBUG!r} is unknown.", "It is 1 for a build with bounds checks, or 0.")
 if int(__version__.split(".")[0]) < 77:
     toolchain.stop(f"setuptools {__version__} is too old.", 'Take a newer one: pip install "setuptools>=77"')
 extensions = [] if MODE == "none" else [Extension(name, sources=[]) for name in LIBRARIES]

@@ -1,9 +1,13 @@
-"""The CUDA kernels on the CPU: compiled by g++ against tests/cpp/cuda_shim, as a backend named "emulated"."""
+"""The CUDA kernels on the CPU: compiled by g++ against tests/cpp/cuda_shim, as a backend named "emulated".
+
+As a program it compiles them. CXXFLAGS and LDFLAGS mean what they mean to setup.py.
+"""
 
 import ctypes
 import fcntl
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "cuda-emulated"
 NAMESPACE = "frs_kernels_emulated"
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-Wall", "-Wno-attributes", "-Wno-unknown-pragmas"]
+FLAGS += shlex.split(os.environ.get("CXXFLAGS", ""))
 FLAGS += [f"-I{ROOT / path}" for path in ("tests/cpp/cuda_shim", "csrc", "csrc/include")]
 
 NAME = "emulated"
@@ -38,13 +43,18 @@ def namespace():
 @functools.cache
 def load() -> ctypes.CDLL:
     """Compiles what has changed, and registers the operators."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "lock").open("w") as lock:  # the processes of pytest-xdist share the folder
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        target = _build()
+    target = build()
     load.library = library.define_with_fakes(NAMESPACE)  # lives as long as its operators
     library.implement(NAMESPACE, target, "CPU")
     return ctypes.CDLL(str(target))
+
+
+def build() -> Path:
+    """Compiles what has changed; the library."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:  # the processes of pytest-xdist share the folder
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build()
 
 
 def _build() -> Path:
@@ -58,7 +68,8 @@ def _build() -> Path:
         objects = list(pool.map(lambda job: _compile(*job), jobs))
     target = BUILD / "emulated.so"
     if not target.exists() or target.stat().st_mtime < max(o.stat().st_mtime for o in objects):
-        _run(["g++", "-shared", *map(str, objects), f"-L{base}/lib", "-ltorch_cpu", "-o", str(target)])
+        flags = [f"-L{base}/lib", "-ltorch_cpu", *shlex.split(os.environ.get("LDFLAGS", ""))]
+        _run(["g++", "-shared", *map(str, objects), *flags, "-o", str(target)])
     return target
 
 
@@ -79,3 +90,7 @@ def _compile(source: Path, flags: list[str]) -> Path:
 def _run(command: list[str]):
     done = subprocess.run(command, text=True, capture_output=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-4000:]}"
+
+
+if __name__ == "__main__":
+    build()

@@ -4,13 +4,14 @@ Planting them all takes up to an hour and is done by hand: see CONTRIBUTING.md.
 """
 
 import ast
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mutants import everything
-from mutants.__main__ import FAILED, PASSED, Broken, Copy, files_of_the_tree, try_all
+from mutants.__main__ import FAILED, FOUND, PASSED, Broken, Copy, files_of_the_tree, try_all
 from mutants.mutant import Mutant
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +96,15 @@ def test_a_fault_is_killed_or_survives_and_the_copy_is_whole_again(copy, without
 def test_tests_that_do_not_end_with_the_fault_have_killed_it(copy, without_pytest):
     assert copy.try_(mutant("is_positive", new="= 1000")) is True
     assert (copy.folder / "limit.ini").read_text() == TEXT
+
+
+def test_a_sanitizer_has_to_find_its_fault_itself(copy, monkeypatch):
+    statuses, commands = iter([PASSED, FAILED, FOUND]), []
+    monkeypatch.setattr(Copy, "run", lambda _, command, *__: commands.append(command) or next(statuses))
+    fault = dataclasses.replace(mutant("is_2"), sanitizer="thread")
+    assert copy.try_(fault) is False  # the tests fail, and the sanitizer is silent
+    assert copy.try_(fault) is True
+    assert [command[1:4] for command in commands] == [["-m", "tests.sanitizers", "thread"]] * 3
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """What only the compiled CPU kernels promise: instruction sets, threads, stacks and conversions."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import programs
 import pytest
 import torch
-from cpu_calls import bits, check_large_gradients, check_special_values, make_call, run
+from cpu_calls import bits, check_large_gradients, check_special_values, large_call, make_call, run
 
 import frs_kernels
 from frs_kernels.library import load_native
@@ -54,6 +57,23 @@ def test_the_same_bits_with_any_number_of_threads(dtype, layout):
         exact = frs_kernels.frs_loss(**doubled, backend="eager").total
     torch.testing.assert_close(single.total.double(), exact, rtol=1e-6, atol=0)
     torch.testing.assert_close(run(call)[0].double(), exact, rtol=1e-6, atol=0)
+
+
+def test_threads_that_call_at_once():
+    """Each has tensors of its own, and a share of torch's threads; they share the pool of gradients."""
+    calls = [large_call(64), make_call(sizes=[(100, 90), (7, 7)], logits=130)]
+    expected = [bits(run(call)) for call in calls]
+    barrier = threading.Barrier(len(calls))
+
+    def repeat(call):
+        torch.set_num_threads(2)
+        barrier.wait(timeout=60)
+        return [bits(run(call)) for _ in range(4)]
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for results, alone in zip(pool.map(repeat, calls), expected, strict=True):
+            for result in results:
+                assert all(torch.equal(a, b) for a, b in zip(result, alone, strict=True))
 
 
 @pytest.mark.parametrize("isa", host.instruction_sets())

@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(frs_kernels.__file__).parent
 
 
-def run(*command, **environment):
+def run(*command, cwd=ROOT, **environment):
     """The CompletedProcess of a command, with these changes of the environment."""
     return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, text=True, capture_output=True, timeout=300
+        command, cwd=cwd, env={**os.environ, **environment}, text=True, capture_output=True, timeout=300
     )
 
 
@@ -51,6 +51,7 @@ def test_cuda_asked_for_and_impossible_is_an_error():
 
 def test_unknown_mode_and_old_setuptools_are_errors():
     assert "one of auto, cuda, cpu, none" in failed_build(FRS_BUILD="gpu")
+    assert "FRS_DEBUG='yes' is unknown" in failed_build(FRS_DEBUG="yes")
     assert "65.5.0 is too old" in failed_build("new-setuptools")
 
 
@@ -60,6 +61,22 @@ def sources(folder):
         ".git", ".venv", "build", "dist", "*.egg-info", "*.so", "*.pyc", "build_info.json", "runs"
     )
     return shutil.copytree(ROOT, folder / "clone", ignore=made)
+
+
+def test_flags_of_the_environment_and_of_bounds_checks(tmp_path):
+    clone = sources(tmp_path)
+    compiler = f"{sys.executable} {programs.FOLDER / 'stub_compiler.py'} x86_64"
+    flags = {"CXXFLAGS": "-DGIVEN", "LDFLAGS": "-Wl,--given", "FRS_DEBUG": "1"}
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    done = run(*command, cwd=clone, CXX=compiler, FRS_BUILD="cpu", **flags)
+    assert done.returncode == 0, done.stderr
+    commands = (clone / "commands.txt").read_text().splitlines()
+    compiled = [line for line in commands if " -c " in line]
+    linked = [line for line in commands if "-shared" in line]
+    assert compiled and all(" -DGIVEN " in line and " -DFRS_DEBUG " in line for line in compiled)
+    assert linked and all(" -Wl,--given " in line for line in linked)
+    info = json.loads((clone / "frs_kernels" / "build_info.json").read_text())
+    assert info["ld_flags"] == "-Wl,--given" and "FRS_DEBUG" in info["debug"]
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +146,7 @@ def test_build_info_describes_the_build():
     info = json.loads((PACKAGE / "build_info.json").read_text())
     assert info["target_abi"] == "0x020a000000000000" and info["mode"] in ("auto", "cuda", "cpu")
     assert info["compiler"] and "baseline" in info["instruction_sets"]
+    assert bool(info["debug"]) == ("-DFRS_DEBUG" in info["cxx_flags"])
     assert bool(info["cuda_archs"]) == (PACKAGE / "_native_cuda.so").exists()
 
 

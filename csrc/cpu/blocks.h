@@ -16,6 +16,11 @@ struct Tile {
   int64_t location = 0, locations = 0;
 };
 
+// Whether [begin, begin + length) is a part of [0, size).
+inline bool is_within(int64_t begin, int64_t length, int64_t size) {
+  return 0 <= begin && 0 <= length && begin + length <= size;
+}
+
 inline int64_t runs_of(int64_t locations) { return ceil_div(locations, kRun); }
 
 // Locations of a tile of a mask pass or single pass, which has all channels. Sums are taken over runs, so the
@@ -62,6 +67,9 @@ inline char* at(const TensorView& v, const Tile& tile, DType type) {
 // A tile of one term. Where the student is absent, its type is the accumulation dtype.
 inline Block block_of(const Level& level, const Term& term, const TermTypes& types, bool double_precision,
                       const Tile& tile) {
+  FRS_CHECK(is_within(tile.image, 1, level.batch));
+  FRS_CHECK(is_within(tile.channel, tile.channels, term.channels));
+  FRS_CHECK(is_within(tile.location, tile.locations, level.locations));
   const size_t accumulation = double_precision ? 8 : 4;
   const bool channel_major = !term.location_major();
   auto stride = [&](const TensorView& v) { return channel_major ? v.stride_l : v.stride_c; };

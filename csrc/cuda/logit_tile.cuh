@@ -72,6 +72,7 @@ struct LogitTile {
   LogitRing& ring;
 
   FRS_DEVICE Acc run() const {
+    FRS_CHECK(tile.batch < tiling.batch && tile.location < tiling.locations());
     if (tiling.location_major) return tiling.vectorized ? location_major<true>() : location_major<false>();
     return tiling.vectorized ? channel_major_vectors() : channel_major_elements();
   }

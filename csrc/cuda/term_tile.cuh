@@ -141,6 +141,7 @@ FRS_DEVICE typename C::Acc term_sum(Ring<C, 2>& ring, const ElementLoss& loss, c
   const uint32_t lane = threadIdx.x % kWarp, row_step = kVectorized ? tiling.rows_per_step() : 1;
   const auto columns = tiles::columns_of<kVectorized ? 1 : kWarp>(
       tile.column, tiling.columns, kVectorized ? lane & (tiling.lanes() - 1) : lane, kWidth);
+  FRS_CHECK(tile.batch < tiling.batch && tile.row_end <= tiling.rows);
   if (!columns.has(0)) return 0;
 
   Acc column_factors[kWidth];
@@ -159,6 +160,7 @@ FRS_DEVICE typename C::Acc term_sum(Ring<C, 2>& ring, const ElementLoss& loss, c
   Acc total = 0;
   typename ElementLoss::Sums sums[kLocationMajor ? kWidth : 1];
   auto add_row = [&](const uint32_t* s, const uint32_t* t) {
+    FRS_CHECK(row < tile.row_end);
     Acc row_factor = 1;
     if ((!kLocationMajor || ElementLoss::kChannelWeighted) && row_factors != nullptr)
       row_factor = row_factors[row];
@@ -201,6 +203,7 @@ FRS_DEVICE void clear_grad(const C& codec, const TermMatrices& matrices, const T
   const uint32_t lane = threadIdx.x % kWarp;
   const auto columns = tiles::columns_of<kVectorized ? 1 : kWarp>(tile.column, tiling.columns,
                                                                   lane & (tiling.lanes() - 1), C::kWidth);
+  FRS_CHECK(tile.batch < tiling.batch && tile.row_end <= tiling.rows);
   if (!columns.has(0)) return;
   const uint32_t row_step = tiling.rows_per_step();
   for (uint32_t row = tile.row_begin + (lane >> tiling.lanes_log2); row < tile.row_end; row += row_step) {

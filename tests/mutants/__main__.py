@@ -4,8 +4,9 @@
     python -m tests.mutants --list
 
 The tests that a mutant names must pass in the unchanged copy. Then the fault is planted (and the CPU
-library compiled, if the file is in csrc/), and one of these tests must fail. The exit status is 1 if a fault
-survives or cannot be tried.
+library compiled, if the file is in csrc/), and one of these tests must fail; or, if the mutant names a
+sanitizer, that has to find the fault while they run. The exit status is 1 if a fault survives or cannot be
+tried.
 """
 
 import argparse
@@ -19,6 +20,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.sanitizers import FOUND
 
 from . import everything
 from .mutant import Mutant
@@ -45,7 +48,7 @@ class Copy:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.passing: dict[tuple[tuple[str, ...], bool], float] = {}
+        self.passing: dict[tuple[tuple[str, ...], bool, str], float] = {}
         """How many seconds the tests took that have passed in the unchanged copy."""
         for path in files_of_the_tree():
             source, target = ROOT / path, folder / path
@@ -61,27 +64,28 @@ class Copy:
             faulty = mutant.planted((self.folder / mutant.file).read_text())
         except (OSError, ValueError) as error:
             raise Broken(str(error)) from None
-        tests = mutant.tests, mutant.interpreted
+        tests = mutant.tests, mutant.interpreted, mutant.sanitizer
         if tests not in self.passing:
             start = time.monotonic()
-            if self.test(*tests) != PASSED:
+            if self.test(mutant) != PASSED:
                 raise Broken("its tests fail without the fault")
             self.passing[tests] = time.monotonic() - start
         with self.planted(mutant, faulty):
             try:
-                status = self.test(*tests, limit=60 + 5 * self.passing[tests])
+                status = self.test(mutant, limit=60 + 5 * self.passing[tests])
             except subprocess.TimeoutExpired:
-                return True
-        if status not in (PASSED, FAILED):
+                return not mutant.sanitizer
+        if status not in (PASSED, FAILED, FOUND):
             raise Broken(f"the tests cannot run with the fault (pytest exits with status {status})")
-        return status == FAILED
+        return status == (FOUND if mutant.sanitizer else FAILED)
 
     @contextlib.contextmanager
     def planted(self, mutant: Mutant, faulty: str) -> Iterator[None]:
         """Inside the context the fault is in the file, and in the libraries compiled from it."""
         path, libraries = self.folder / mutant.file, [*self.folder.glob("frs_kernels/*.so")]
         whole = path.read_text()
-        kept = {library: library.read_bytes() for library in libraries if mutant.file.startswith("csrc/")}
+        compiled = mutant.file.startswith("csrc/") and not mutant.sanitizer  # sanitizers have their own build
+        kept = {library: library.read_bytes() for library in libraries if compiled}
         path.write_text(faulty)
         try:
             if kept:
@@ -98,9 +102,13 @@ class Copy:
         if self.run(command, FRS_BUILD="cpu") != 0:
             raise Broken("the source does not compile with the fault")
 
-    def test(self, tests: tuple[str, ...], interpreted: bool, limit: float | None = None) -> int:
-        command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests]
-        return self.run(command, limit, **({"TRITON_INTERPRET": "1"} if interpreted else {}))
+    def test(self, mutant: Mutant, limit: float | None = None) -> int:
+        """The exit status of its tests, or FOUND if they run with a sanitizer that finds something."""
+        command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider"]
+        if mutant.sanitizer:
+            command = [sys.executable, "-m", "tests.sanitizers", mutant.sanitizer]
+        changes = {"TRITON_INTERPRET": "1"} if mutant.interpreted else {}
+        return self.run([*command, *mutant.tests], limit, **changes)
 
     def run(self, command: list[str], limit: float | None = None, **more: str) -> int:
         """The exit status of a command that runs in the copy.

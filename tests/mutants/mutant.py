@@ -18,6 +18,8 @@ class Mutant:
     """Files, or tests in files, as pytest takes them."""
     interpreted: bool = False
     """Whether the tests run in Triton's interpreter."""
+    sanitizer: str = ""
+    """Which of tests/sanitizers.py must find it while the tests run, whatever becomes of them; "": none."""
 
     def planted(self, text: str) -> str:
         """The file's text with the fault in it. Raises ValueError if `old` does not occur exactly once."""

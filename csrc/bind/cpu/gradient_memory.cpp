@@ -12,6 +12,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "bind/cpu/sanitizers.h"
+
 // Part of the stable ABI since torch 2.11. The weak symbol is null in torch 2.10.
 extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
     void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides, int64_t storage_offset,
@@ -48,11 +50,16 @@ void* map(size_t bytes) {
   return data;
 }
 
+void unmap(void* data, size_t bytes) {
+  sanitizers::limit_use(data, bytes, bytes);
+  munmap(data, bytes);
+}
+
 class Pool {
  public:
   void begin() {
     if (!lock()) return;
-    while (kept_ > limit_) munmap_first();
+    while (kept_ > limit_) unmap_first();
     limit_ = 0;
     unlock();
   }
@@ -67,29 +74,30 @@ class Pool {
       remove(i);
     }
     if (data == nullptr)
-      while (count_ > 0) munmap_first();
+      while (count_ > 0) unmap_first();
     unlock();
     return data != nullptr ? data : map(bytes);
   }
 
   void give(void* data, size_t bytes) {
     if (!lock()) {
-      munmap(data, bytes);
+      unmap(data, bytes);
       return;
     }
     if (bytes <= limit_) {
-      while (count_ > 0 && (kept_ + bytes > limit_ || count_ == blocks_.size())) munmap_first();
+      sanitizers::limit_use(data, 0, bytes);
+      while (count_ > 0 && (kept_ + bytes > limit_ || count_ == blocks_.size())) unmap_first();
       blocks_[count_++] = {data, bytes};
       kept_ += bytes;
     } else {
-      munmap(data, bytes);
+      unmap(data, bytes);
     }
     unlock();
   }
 
   void release() {
     if (!lock()) return;
-    while (count_ > 0) munmap_first();
+    while (count_ > 0) unmap_first();
     unlock();
   }
 
@@ -105,8 +113,8 @@ class Pool {
     kept_ -= blocks_[i].bytes;
     for (--count_; i < count_; ++i) blocks_[i] = blocks_[i + 1];
   }
-  void munmap_first() {
-    munmap(blocks_[0].data, blocks_[0].bytes);
+  void unmap_first() {
+    unmap(blocks_[0].data, blocks_[0].bytes);
     remove(0);
   }
 
@@ -123,7 +131,7 @@ void begin_gradients() { pool.begin(); }
 
 Tensor empty_gradient(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                       const Tensor& like) {
-  const size_t bytes = round_up(like.numel() * like.element_size(), kPage);
+  const size_t usable = like.numel() * like.element_size(), bytes = round_up(usable, kPage);
   const bool large = bytes >= kPooledBytes;
   void* const data = large && torch_from_blob != nullptr ? pool.take(bytes) : nullptr;
   if (data == nullptr) {
@@ -131,6 +139,7 @@ Tensor empty_gradient(const std::vector<int64_t>& sizes, const std::vector<int64
     if (large) advise_huge(tensor.mutable_data_ptr(), bytes);
     return tensor;
   }
+  sanitizers::limit_use(data, usable, bytes);
   int32_t dtype;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   AtenTensorHandle handle;

@@ -3,16 +3,33 @@
 
 #include "bind/arguments.h"
 #include "bind/cpu/gradient_memory.h"
+#include "bind/cpu/sanitizers.h"
 #include "bind/registration.h"
 
 namespace frs::bind {
 namespace {
 
+// What a parallel region runs in each thread. ThreadSanitizer does not see that the threads begin after the
+// region was entered and are done before it is left, as torch's OpenMP is not built with it.
+struct Region {
+  void (*body)(void* context);
+  void* context;
+
+  void operator()(int64_t, int64_t) const {
+    sanitizers::acquire(this);
+    body(context);
+    sanitizers::release(this);
+  }
+};
+
 // Torch's own threads: one parallel region of at::parallel_for, with one index per thread.
 cpu::Threads threads() {
   auto run = [](int count, void (*body)(void*), void* context) {
     if (count == 1) return body(context);
-    torch::stable::parallel_for(0, count, 1, [&](int64_t, int64_t) { body(context); });
+    const Region region{body, context};
+    sanitizers::release(&region);
+    torch::stable::parallel_for(0, count, 1, region);
+    sanitizers::acquire(&region);
   };
   return {static_cast<int>(torch::stable::get_num_threads()), run};
 }

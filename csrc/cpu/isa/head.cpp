@@ -38,6 +38,7 @@ void location_major(const Ts* s, const Tt* t, Ts* g, const S* mask, const Block&
   using V = typename VectorOf<Ts>::V;
   constexpr int N = kVectorsPerLoad<Ts, Tt>;
   constexpr int64_t kLanes = VectorOf<Ts>::kLanes;
+  FRS_CHECK(b.channels <= kMaxLogFactors && b.locations <= kMaxLossTile);
   auto& state = scratch_as<State<Accumulator, V, S, N, kLanes>>();
   state.start(mask, b.locations, static_cast<S>(b.factor));
   S* const w = state.w;

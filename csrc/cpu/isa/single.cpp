@@ -177,6 +177,7 @@ template <class S>
 void reduce(const Block& logits, const Block& feats, Sums* sums) {
   LocationTotals<S>& totals = scratch_as<LocationTotals<S>>();
   const int64_t locations = logits.locations;
+  FRS_CHECK(locations <= kMaxMaskTile);
   for (int64_t l = 0; l < locations; ++l) {
     totals.maximum[l] = -static_cast<S>(INFINITY);
     totals.entropy[l] = totals.squares[l] = 0;
