@@ -9,7 +9,7 @@ CPP := $(shell find csrc tests/cpp benchmarks -name '*.cpp' -o -name '*.h' -o -n
 # One process per core with one thread each, because the tensors in tests are small.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow sanitize lint format bench wheel wheel-aarch64 wheel-check hub clean
+.PHONY: demo test test-slow sanitize lint format bench coverage wheel wheel-aarch64 wheel-check hub clean
 
 demo: .venv/built
 	$(BIN)/frs-train demo
@@ -40,6 +40,21 @@ format: .venv/built
 
 bench: .venv/built
 	$(BIN)/pytest benchmarks/
+
+# Lines of Python and C++ that the tests run, in a copy of the tree whose libraries count them. A test that fails there
+# does not stop the count: counting makes calls slower and memory larger.
+COVERAGE := cd build/coverage && CXX="$${CXX:-g++} --coverage -fprofile-update=atomic"
+coverage: .venv/built .venv/integrations
+	rm -rf build/coverage && mkdir -p build/coverage && ln -s ../../.venv build/coverage/.venv
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t build/coverage
+	$(COVERAGE) FRS_BUILD=cpu $(BIN)/python setup.py -q build_ext --inplace
+	-$(COVERAGE) $(PYTEST) -m "not slow" --cov --cov-report=
+	-$(COVERAGE) TRITON_INTERPRET=1 $(PYTEST) -m "not slow" --cov --cov-report= --cov-append tests/test_*.py
+	cd build/coverage && $(BIN)/coverage report
+	cd build/coverage && $(BIN)/gcovr --merge-lines --filter csrc/ --txt-summary --sort uncovered-percent build
+
+compile_commands.json: .venv/built  # for clangd
+	$(BIN)/ninja -f "$$(ls -t build/linux-*/build.ninja | head -1)" -t compdb cxx nvcc > $@
 
 # One wheel for every Python and torch, with the kernels for the CPU, and for GPUs if there are nvcc and a CUDA build
 # of torch. auditwheel checks that the libraries run with glibc 2.28, and refuses the name otherwise.
@@ -83,4 +98,5 @@ hub: .venv/built  # the layout that the package `kernels` loads, in build/hub
 	@touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis frs_kernels/*.so frs_kernels/build_info.json
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis frs_kernels/*.so \
+		frs_kernels/build_info.json compile_commands.json

@@ -20,6 +20,7 @@ from frs_kernels import library
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "cuda-emulated"
 NAMESPACE = "frs_kernels_emulated"
+CXX = shlex.split(os.environ.get("CXX", "g++"))
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-Wall", "-Wno-attributes", "-Wno-unknown-pragmas"]
 FLAGS += shlex.split(os.environ.get("CXXFLAGS", ""))
 FLAGS += [f"-I{ROOT / path}" for path in ("tests/cpp/cuda_shim", "csrc", "csrc/include")]
@@ -28,7 +29,7 @@ NAME = "emulated"
 
 
 def unavailable() -> str | None:
-    return None if shutil.which("g++") and (ROOT / "csrc").exists() else "needs g++ and the sources"
+    return None if shutil.which(CXX[0]) and (ROOT / "csrc").exists() else f"needs {CXX[0]} and the sources"
 
 
 def unsupported(inputs) -> str | None:
@@ -69,7 +70,7 @@ def _build() -> Path:
     target = BUILD / "emulated.so"
     if not target.exists() or target.stat().st_mtime < max(o.stat().st_mtime for o in objects):
         flags = [f"-L{base}/lib", "-ltorch_cpu", *shlex.split(os.environ.get("LDFLAGS", ""))]
-        _run(["g++", "-shared", *map(str, objects), *flags, "-o", str(target)])
+        _run([*CXX, "-shared", *map(str, objects), *flags, "-o", str(target)])
     return target
 
 
@@ -83,7 +84,7 @@ def _compile(source: Path, flags: list[str]) -> Path:
     inputs = [source, *(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.cuh")]
     inputs += [*(ROOT / "tests/cpp").rglob("*.h"), *(ROOT / "csrc/bind/cuda").glob("*.cpp")]
     if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in inputs):
-        _run(["g++", *FLAGS, *flags, "-c", str(source), "-o", str(target)])
+        _run([*CXX, *FLAGS, *flags, "-c", str(source), "-o", str(target)])
     return target
 
 
