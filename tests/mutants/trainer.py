@@ -154,6 +154,13 @@ MUTANTS = (
         "if False:",
         MODULES,
     ),
+    Mutant(
+        "help-waits-for-torch",
+        "frs_train/cli/main.py",
+        "import tyro",
+        "import torch, tyro",
+        ("tests/train/cli/test_commands.py::test_help_and_errors_of_options_import_nothing_heavy",),
+    ),
     # The integrations.
     Mutant(
         "distilled-teacher-is-trained",
