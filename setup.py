@@ -42,7 +42,8 @@ DEBUG = os.environ.get("FRS_DEBUG", "0")
 TARGET_ABI = "0x020a000000000000"  # torch 2.10
 CXX_FLAGS = "-O3 -fPIC -fvisibility=hidden -fno-math-errno -Wall -Wextra -Icsrc -Icsrc/include".split()
 NVCC_FLAGS = "-O3 -Icsrc -Icsrc/include -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra".split()
-LD_FLAGS = ["-Xlinker", "--version-script=csrc/exports.map", *shlex.split(os.environ.get("LDFLAGS", ""))]
+LD_FLAGS = shlex.split(os.environ.get("LDFLAGS", ""))
+EXPORTS = ["-Xlinker", "--version-script=csrc/exports.map"]
 if DEBUG == "1":
     CXX_FLAGS += "-DFRS_DEBUG -D_GLIBCXX_ASSERTIONS -g -fno-omit-frame-pointer".split()
     NVCC_FLAGS += "-DFRS_DEBUG -D_GLIBCXX_ASSERTIONS -lineinfo -Xcompiler=-g,-fno-omit-frame-pointer".split()
@@ -106,7 +107,7 @@ class BuildNative(build_ext):
         standard = "-std=c++20" if self.torch.__version__ >= (2, 13) else "-std=c++17"  # its headers need it
         stable = ["-isystem", f"{base}/include", f"-DTORCH_TARGET_VERSION={TARGET_ABI}", standard]
         plain = [*CXX_FLAGS, "-std=c++17", *shlex.split(os.environ.get("CXXFLAGS", ""))]
-        linked = [*LD_FLAGS, f"-L{base}/lib"]
+        linked = [*EXPORTS, *LD_FLAGS, f"-L{base}/lib"]
 
         shared = ninja.objects("cxx", "csrc/bind/*.cpp", plain + stable)
         cpu = shared + ninja.objects("cxx", "csrc/cpu/*.cpp", plain)
@@ -129,7 +130,7 @@ class BuildNative(build_ext):
             host = ninja.objects("cxx", "csrc/host.cpp", plain + pybind + python)
             for isa, more in variants.items():
                 host += ninja.objects("cxx", "csrc/host_math.cpp", plain + more, f".{isa}")
-            ninja.build("link", targets[LIBRARIES[2]], host, [])
+            ninja.build("link", targets[LIBRARIES[2]], host, LD_FLAGS)
 
     def copy_extensions_to_source(self):  # setuptools' last step of an in-place build
         super().copy_extensions_to_source()
@@ -145,7 +146,7 @@ class BuildNative(build_ext):
             "target_abi": TARGET_ABI,
             "compiler": toolchain.output([*shlex.split(self.cxx), "--version"]).split("\n")[0],
             "cxx_flags": " ".join([*CXX_FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]),
-            "ld_flags": os.environ.get("LDFLAGS", ""),
+            "ld_flags": " ".join(LD_FLAGS),
             "debug": "bounds checks (FRS_DEBUG=1)" if DEBUG == "1" else "",
             "instruction_sets": list(self.isas),
             "nvcc": self.archs and toolchain.output([toolchain.find_nvcc(), "--version"]).split("\n")[-1],
