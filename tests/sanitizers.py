@@ -52,8 +52,8 @@ SANITIZERS = {
         flags="-O1 -g1 -fsanitize=address,undefined -fno-sanitize=null,object-size",
         libraries=("libasan.so", "libubsan.so", "libstdc++.so.6"),
         options={
-            "ASAN_OPTIONS": "detect_leaks=0:handle_abort=1",
-            "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+            "ASAN_OPTIONS": "detect_leaks=0:handle_abort=1",  # aborts are those of UBSan and FRS_CHECK
+            "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
         },
         tests=(*OPERATORS, CPU, *POOL, THREADS[1], EMULATED),
         quick=(*OPERATORS, *POOL, *THREADS),
@@ -105,7 +105,7 @@ class Tree:
         }
         preloaded = ":".join(map(library, self.sanitizer.libraries))
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-        command += ["-n", "logical", "--maxprocesses", "8", "--dist", "worksteal", *tests]
+        command += ["-n", "logical", "--maxprocesses", "8", "--max-worker-restart", "2", *tests]
         status = self.run(command, {**options, "LD_PRELOAD": preloaded, "OMP_NUM_THREADS": "3"})
         found = sorted(self.reports.iterdir())
         for report in found:
