@@ -54,7 +54,7 @@ coverage: .venv/built .venv/integrations
 	cd build/coverage && $(BIN)/gcovr --merge-lines --filter csrc/ --txt-summary --sort uncovered-percent build
 
 compile_commands.json: .venv/built  # for clangd
-	$(BIN)/ninja -f "$$(ls -t build/linux-*/build.ninja | head -1)" -t compdb cxx nvcc > $@
+	$(BIN)/ninja -f "$$(ls -t build/linux-$$(uname -m)-*/build.ninja | head -1)" -t compdb cxx nvcc > $@
 
 # One wheel for every Python and torch, with the kernels for the CPU, and for GPUs if there are nvcc and a CUDA build
 # of torch. auditwheel checks that the libraries run with glibc 2.28, and refuses the name otherwise.
