@@ -11,6 +11,10 @@
 
 #include "cuda_runtime.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 extern "C" {
 int emulated_launches = 0;
@@ -45,12 +49,36 @@ jmp_buf scheduler;
 unsigned current = 0;
 const std::function<void()>* body = nullptr;
 
+// AddressSanitizer has to know which stack is in use: it is told before a jump to another one and after it.
+struct Stack {
+  const void* bottom = nullptr;
+  size_t size = 0;
+};
+Stack stack_of_scheduler;
+
+void leave_for([[maybe_unused]] const Stack& stack) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(nullptr, stack.bottom, stack.size);
+#endif
+}
+
+void arrive_from([[maybe_unused]] Stack& stack) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, &stack.bottom, &stack.size);
+#endif
+}
+
 void wait(State state) {
   fibers[current].state = state;
-  if (_setjmp(fibers[current].resume) == 0) _longjmp(scheduler, 1);
+  if (_setjmp(fibers[current].resume) == 0) {
+    leave_for(stack_of_scheduler);
+    _longjmp(scheduler, 1);
+  }
+  arrive_from(stack_of_scheduler);
 }
 
 void run_blocks() {  // one iteration per block
+  arrive_from(stack_of_scheduler);
   for (;;) {
     (*body)();
     wait(State::done);
@@ -60,9 +88,12 @@ void run_blocks() {  // one iteration per block
 // Runs a fiber until it waits. A context only starts the fiber, because switching contexts takes system
 // calls.
 void resume(Fiber& fiber) {
-  if (_setjmp(scheduler) != 0) return;
-  if (fiber.stack != nullptr) _longjmp(fiber.resume, 1);
-  fiber.stack.reset(new char[kStack]);
+  Stack left;
+  if (_setjmp(scheduler) != 0) return arrive_from(left);
+  const bool started = fiber.stack != nullptr;
+  if (!started) fiber.stack.reset(new char[kStack]);
+  leave_for({fiber.stack.get(), kStack});
+  if (started) _longjmp(fiber.resume, 1);
   ucontext_t context;
   getcontext(&context);
   context.uc_stack.ss_sp = fiber.stack.get();
