@@ -169,10 +169,7 @@ class Ninja:
             ("cxx", f"{cxx} -MMD -MF $out.d $flags -c $in -o $out"),
             ("nvcc", f"{find_nvcc()} -MMD -MF $out.d $flags -c $in -o $out"),
             ("link", f"{cxx} -shared $in $flags -o $out"),
-            (
-                "culink",
-                f"{find_nvcc()} -shared -cudart=static $in $flags -o $out",
-            ),
+            ("culink", f"{find_nvcc()} -shared -cudart=static $in $flags -o $out"),
         ]:
             depends = ["  depfile = $out.d", "  deps = gcc"] if "$out.d" in command else []
             self.text += [f"rule {name}", f"  command = {command}", f"  description = {name} $out", *depends]

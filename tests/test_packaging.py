@@ -63,16 +63,23 @@ def sources(folder):
     return shutil.copytree(ROOT, folder / "clone", ignore=made)
 
 
+def stub_compiler(architecture):
+    return f"{sys.executable} {programs.FOLDER / 'stub_compiler.py'} {architecture}"
+
+
+def compiler_calls(tree):
+    """The arguments of each call of a stub compiler that has built this tree."""
+    return (tree / "commands.txt").read_text().splitlines()
+
+
 def test_flags_of_the_environment_and_of_bounds_checks(tmp_path):
     clone = sources(tmp_path)
-    compiler = f"{sys.executable} {programs.FOLDER / 'stub_compiler.py'} x86_64"
     flags = {"CXXFLAGS": "-DGIVEN", "LDFLAGS": "-Wl,--given", "FRS_DEBUG": "1"}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    done = run(*command, cwd=clone, CXX=compiler, FRS_BUILD="cpu", **flags)
+    done = run(*command, cwd=clone, CXX=stub_compiler("x86_64"), FRS_BUILD="cpu", **flags)
     assert done.returncode == 0, done.stderr
-    commands = (clone / "commands.txt").read_text().splitlines()
-    compiled = [line for line in commands if " -c " in line]
-    linked = [line for line in commands if "-shared" in line]
+    compiled = [call for call in compiler_calls(clone) if " -c " in call]
+    linked = [call for call in compiler_calls(clone) if "-shared" in call]
     assert compiled and all(" -DGIVEN " in line and " -DFRS_DEBUG " in line for line in compiled)
     assert linked and all(" -Wl,--given " in line for line in linked)
     info = json.loads((clone / "frs_kernels" / "build_info.json").read_text())
@@ -120,18 +127,29 @@ def test_a_wheel_needs_no_compiler(archives, tmp_path):
     assert "eager            runs" in out and str(tmp_path / "frs_kernels") in out
 
 
-@pytest.mark.parametrize(("architecture", "instruction_sets"), [("x86_64", 3), ("aarch64", 1)])
-def test_a_wheel_is_for_every_python(tmp_path, architecture, instruction_sets):
-    command = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(sources(tmp_path))]
-    compiler = f"{sys.executable} {programs.FOLDER / 'stub_compiler.py'} {architecture}"
-    done = run(sys.executable, *command, FRS_BUILD="cpu", CXX=compiler)
+def wheel_of(tree, architecture):
+    """The wheel of a tree with the CPU kernels, which a stub compiles for an architecture."""
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(tree)]
+    done = run(*command, FRS_BUILD="cpu", CXX=stub_compiler(architecture))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     name = f"frs_kernels-{frs_kernels.__version__}-py3-none-linux_{architecture}.whl"
-    with zipfile.ZipFile(tmp_path / name) as wheel:
+    return zipfile.ZipFile(tree / "dist" / name)
+
+
+@pytest.mark.parametrize(("architecture", "instruction_sets"), [("x86_64", 3), ("aarch64", 1)])
+def test_a_wheel_is_for_every_python(archives, tmp_path, architecture, instruction_sets):
+    """The source archive makes the same one, by the same commands."""
+    tree = sources(tmp_path)
+    with tarfile.open(archives[1]) as sdist:
+        sdist.extractall(tmp_path, filter="data")
+    unpacked = next(tmp_path.glob("frs_kernels-*"))
+    with wheel_of(tree, architecture) as wheel, wheel_of(unpacked, architecture) as same:
+        assert sorted(same.namelist()) == sorted(wheel.namelist())
         libraries = [name for name in wheel.namelist() if name.endswith(".so")]
         info = json.loads(wheel.read("frs_kernels/build_info.json"))
     assert libraries == ["frs_kernels/_native_cpu.so"]
     assert len(info["instruction_sets"]) == instruction_sets
+    assert sorted(compiler_calls(unpacked)) == sorted(compiler_calls(tree))
 
 
 def library(name):
