@@ -24,8 +24,8 @@ test-slow: .venv/built .venv/integrations
 	$(BIN)/pytest -m "slow and gpu"  # one at a time, as each takes most of the GPU's memory
 
 sanitize: .venv/built  # tests/sanitizers.py says what it finds
-	$(BIN)/python -m tests.sanitizers address $(QUICK)
-	$(BIN)/python -m tests.sanitizers thread $(QUICK)
+	$(BIN)/python -m tests.sanitizers address
+	$(BIN)/python -m tests.sanitizers thread
 
 lint: .venv/built .venv/integrations
 	$(BIN)/ruff check .

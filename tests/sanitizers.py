@@ -1,6 +1,6 @@
 """Builds the C++ with the compiler's sanitizers, runs tests on it, and reports what the sanitizers found.
 
-    python -m tests.sanitizers [address|thread] [--quick] [TEST ...]
+    python -m tests.sanitizers [address|thread] [TEST ...]
 
 address finds accesses outside of memory and undefined behavior, and fails the bounds checks of FRS_DEBUG=1.
 thread finds data races. Each builds in a copy of the sources, build/sanitize/<its name>, so that the normal
@@ -42,7 +42,6 @@ class Sanitizer:
     libraries: tuple[str, ...]  # a process that is not built with the sanitizer has to load them first
     options: dict[str, str]  # what the sanitizer reads from the environment
     tests: tuple[str, ...]
-    quick: tuple[str, ...]  # those of the tests that .ci/run affords
     debug: bool = False  # whether the build has bounds checks
 
 
@@ -56,7 +55,6 @@ SANITIZERS = {
             "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
         },
         tests=(*OPERATORS, CPU, *POOL, THREADS[1], EMULATED),
-        quick=(*OPERATORS, *POOL, *THREADS),
         debug=True,
     ),
     "thread": Sanitizer(
@@ -64,7 +62,6 @@ SANITIZERS = {
         libraries=("libtsan.so", "libstdc++.so.6"),
         options={"TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1:die_after_fork=0"},
         tests=(*POOL, *THREADS, *COUNTER),
-        quick=(*POOL, *THREADS, *COUNTER),
     ),
 }
 
@@ -131,12 +128,11 @@ def main() -> int:
     parser.add_argument(
         "tests", nargs="*", metavar="TEST", help="tests to run; by default, those chosen here"
     )
-    parser.add_argument("--quick", action="store_true", help="run fewer tests")
     options = parser.parse_args()
     sanitizer = SANITIZERS[options.sanitizer]
     tree = Tree(options.sanitizer, sanitizer)
     tree.copy()
-    tests = [*(options.tests or (sanitizer.quick if options.quick else sanitizer.tests))]
+    tests = [*(options.tests or sanitizer.tests)]
     if any(test.startswith(EMULATED) for test in tests) and (status := tree.build_emulated()):
         return status
     return tree.build() or tree.test(tests)
