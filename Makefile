@@ -60,13 +60,12 @@ compile_commands.json: .venv/built  # for clangd
 # of torch. auditwheel checks that the libraries run with glibc 2.28, and refuses the name otherwise.
 wheel: PLATFORM = manylinux_2_28_$(shell uname -m)
 wheel-aarch64: PLATFORM = auto  # auditwheel takes no name of another architecture, but finds the right one
-wheel-aarch64: export CXX = aarch64-linux-gnu-g++
-wheel-aarch64: export FRS_BUILD = cpu
+wheel-aarch64: CROSS = CXX=aarch64-linux-gnu-g++ FRS_BUILD=cpu
 wheel-aarch64: NEED_TORCH = -Xlinker --no-as-needed  # though the empty libtorch_cpu.so has no symbol
 wheel wheel-aarch64: .venv/built .venv/wheel
 	rm -rf build/lib* build/bdist* build/wheel build/older_glibc
-	$(BIN)/python csrc/older_glibc.py build/older_glibc
-	LDFLAGS="-Lbuild/older_glibc $(NEED_TORCH)" \
+	$(CROSS) $(BIN)/python csrc/older_glibc.py build/older_glibc
+	$(CROSS) LDFLAGS="-Lbuild/older_glibc $(NEED_TORCH)" \
 		$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --only-plat --plat $(PLATFORM) --exclude 'libtorch*' \
 		--wheel-dir dist build/wheel/*.whl
