@@ -9,6 +9,20 @@ OPERATOR = "tests/test_loss_operator.py"
 MUTANTS = (
     # The public functions and what chooses a backend.
     Mutant(
+        "copies-of-the-package-share-a-namespace",
+        "frs_kernels/library.py",
+        'NATIVE = __name__.rpartition(".")[0].replace(".", "_")',
+        'NATIVE = "frs_kernels"',
+        ("tests/test_hub.py",),
+    ),
+    Mutant(
+        "a-wheel-is-for-one-python",
+        "setup.py",
+        'return "py3", "none", f"linux_',
+        'return "cp312", "cp312", f"linux_',
+        ("tests/test_packaging.py::test_a_wheel_is_for_every_python",),
+    ),
+    Mutant(
         "quality-focal-loss-is-linear-by-default",
         "frs_train/detectors/gfl_loss.py",
         "quality: Tensor, beta: float = 2.0",
