@@ -5,6 +5,7 @@ programs/native_against_eager.py (which compares the compiled CPU kernels with e
 environment. Every pair downloads some gigabytes, unless pip has them in its cache.
 
     python tests/wheel_check.py [--python PYTHON ...] [--torch VERSION ...]
+    python tests/wheel_check.py --content      # prints the table of docs/install.md, and installs nothing
 """
 
 import argparse
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import programs
@@ -39,16 +41,39 @@ def check(python: str, torch: str, wheel: Path) -> bool:
     return True
 
 
+def content(wheel: Path) -> str:
+    """What the wheel holds, as a table."""
+    names = {
+        "_native_cpu.so": "CPU kernels",
+        "_native_cuda.so": "CUDA kernels",
+        "digits_teacher.pt": "the teacher of `frs-train demo`",
+    }
+    parts = {name: [] for name in [*names.values(), "all else"]}
+    with zipfile.ZipFile(wheel) as archive:
+        for file in archive.infolist():
+            parts[names.get(file.filename.rpartition("/")[2], "all else")].append(file)
+    rows = [f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB", ""]
+    rows += ["| part | unpacked | in the wheel |", "|---|---:|---:|"]
+    for name, files in parts.items():
+        unpacked, packed = sum(f.file_size for f in files), sum(f.compress_size for f in files)
+        rows.append(f"| {name} | {unpacked / 1e6:.1f} MB | {packed / 1e6:.1f} MB |")
+    return "\n".join(rows)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--python", nargs="+", default=[p for p in PYTHONS if shutil.which(p)])
     parser.add_argument("--torch", nargs="+", default=TORCHES)
+    parser.add_argument("--content", action="store_true", help="print what the wheel holds, and stop")
     options = parser.parse_args()
     pattern = f"frs_kernels-*-manylinux_*_{platform.machine()}.whl"
     wheels = sorted((ROOT / "dist").glob(pattern), key=lambda path: path.stat().st_mtime)
     if not wheels:
         print(f"no {pattern} in dist/: run `make wheel` first", file=sys.stderr)
         return 2
+    if options.content:
+        print(content(wheels[-1]))
+        return 0
     pairs = [(python, torch) for python in options.python for torch in options.torch]
     failed = [pair for pair in pairs if not check(*pair, wheels[-1])]
     for python, torch in pairs:
