@@ -1,5 +1,6 @@
 """Builds in faked environments, for the tests of setup.py and of csrc/*.py."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import machine  # noqa: E402
 import toolchain  # noqa: E402
 
 sys.path.remove(str(ROOT / "csrc"))
-__all__ = ["architectures", "failed_build", "fake_nvcc", "machine", "toolchain"]
+__all__ = ["architectures", "failed_build", "fake_nvcc", "machine", "sources", "stub_compiler", "toolchain"]
 
 # Environments in which setup.py sees a stub of torch, built with CUDA or without.
 TORCH_FOR_CUDA = {"PYTHONPATH": str(programs.FOLDER / "torch_stub"), "TORCH_STUB_CUDA": "13.0"}
@@ -40,3 +41,16 @@ def fake_nvcc(folder, release="13.0", archs=TO_BLACKWELL):
     )
     nvcc.chmod(0o755)
     return str(nvcc.parents[1])
+
+
+def sources(folder):
+    """A copy of the tree without what builds and runs have made, like a fresh clone."""
+    made = shutil.ignore_patterns(
+        ".git", ".venv", "build", "dist", "*.egg-info", "*.so", "*.pyc", "build_info.json", "runs"
+    )
+    return shutil.copytree(ROOT, folder / "clone", ignore=made)
+
+
+def stub_compiler(architecture):
+    """The CXX that makes empty files, as if for this architecture."""
+    return f"{sys.executable} {programs.FOLDER / 'stub_compiler.py'} {architecture}"

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import programs
 import pytest
-from builds import ROOT, TORCH_FOR_CPU, TORCH_FOR_CUDA, TURING_TO_HOPPER, failed_build, fake_nvcc, toolchain
+from builds import (
+    ROOT,
+    TORCH_FOR_CPU,
+    TORCH_FOR_CUDA,
+    TURING_TO_HOPPER,
+    failed_build,
+    fake_nvcc,
+    sources,
+    stub_compiler,
+    toolchain,
+)  # fmt: skip
 
 import frs_kernels
 from frs_kernels.backends import native
@@ -25,7 +35,11 @@ PACKAGE = Path(frs_kernels.__file__).parent
 
 def decided(tmp_path, *nvcc, **environment):
     """What a build prints that stops when all is decided, with a faked toolkit."""
-    faked = {"CUDA_HOME": fake_nvcc(tmp_path, *nvcc), "TORCH_CUDA_ARCH_LIST": "", "CXX": "true"}
+    faked = {
+        "CUDA_HOME": fake_nvcc(tmp_path, *nvcc),
+        "TORCH_CUDA_ARCH_LIST": "",
+        "CXX": stub_compiler("x86_64"),
+    }
     return failed_build("compiling", "--build-lib", tmp_path, **{**TORCH_FOR_CUDA, **faked, **environment})
 
 
@@ -53,7 +67,8 @@ def cuda_without_nvcc(tmp_path):
 
 def auto_without_nvcc(tmp_path):
     out = tmp_path / "lib"
-    return failed_build("nvcc+compiling", "--build-lib", out, FRS_BUILD="auto", CXX="true", **TORCH_FOR_CUDA)
+    faked = {"FRS_BUILD": "auto", "CXX": stub_compiler("x86_64"), **TORCH_FOR_CUDA}
+    return failed_build("nvcc+compiling", "--build-lib", out, **faked)
 
 
 def torch_without_cuda(tmp_path):
@@ -189,14 +204,10 @@ def test_uv_builds_with_the_environment_that_is_there(tmp_path):
         pytest.skip("needs uv")
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    made = shutil.copytree(ROOT / "frs_kernels", tmp_path / "tree" / "frs_kernels").parent
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, made)
-    shutil.copytree(ROOT / "csrc", made / "csrc")
     command = [uv, "pip", "install", "--offline", "--no-deps", "--python", python, "."]
     done = subprocess.run(
         command,
-        cwd=made,
+        cwd=sources(tmp_path),
         env=programs.environment(FRS_BUILD="none", PYTHONPATH=""),
         text=True,
         capture_output=True,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import programs
 import pytest
-from builds import TORCH_FOR_CPU, TORCH_FOR_CUDA, failed_build
+from builds import TORCH_FOR_CPU, TORCH_FOR_CUDA, failed_build, sources, stub_compiler
 
 import frs_kernels
 
@@ -53,18 +53,6 @@ def test_unknown_mode_and_old_setuptools_are_errors():
     assert "one of auto, cuda, cpu, none" in failed_build(FRS_BUILD="gpu")
     assert "FRS_DEBUG='yes' is unknown" in failed_build(FRS_DEBUG="yes")
     assert "65.5.0 is too old" in failed_build("new-setuptools")
-
-
-def sources(folder):
-    """A copy of the tree without what builds and runs have made, like a fresh clone."""
-    made = shutil.ignore_patterns(
-        ".git", ".venv", "build", "dist", "*.egg-info", "*.so", "*.pyc", "build_info.json", "runs"
-    )
-    return shutil.copytree(ROOT, folder / "clone", ignore=made)
-
-
-def stub_compiler(architecture):
-    return f"{sys.executable} {programs.FOLDER / 'stub_compiler.py'} {architecture}"
 
 
 def compiler_calls(tree):

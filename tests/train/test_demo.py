@@ -12,12 +12,11 @@ from pathlib import Path
 import programs
 import pytest
 import torch
+from builds import sources
 
 from frs_train import demo
 from frs_train.cli.main import main
 from frs_train.log import Log
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -64,11 +63,7 @@ def test_packed_teacher_has_only_the_content_for_detection(digits, teacher, tmp_
 @pytest.fixture
 def site(tmp_path) -> Path:
     """A folder with the content of a wheel, made of the sources without native libraries."""
-    clone, made = tmp_path / "clone", shutil.ignore_patterns("*.so", "*.pyc", "build_info.json")
-    for name in ("csrc", "frs_kernels", "frs_train"):
-        shutil.copytree(ROOT / name, clone / name, ignore=made)
-    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
-        shutil.copy(ROOT / name, clone)
+    clone = sources(tmp_path)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, clone]
     environment = {**os.environ, "FRS_BUILD": "none"}
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300)
