@@ -3,6 +3,7 @@
 import glob
 import importlib
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -58,7 +59,7 @@ def find_cxx():
 
 def target_machine(cxx):
     """The architecture that the compiler compiles for, as in the name of a wheel: x86_64, aarch64."""
-    return output([*shlex.split(cxx), "-dumpmachine"]).partition("-")[0]
+    return output([*shlex.split(cxx), "-dumpmachine"]).partition("-")[0] or platform.machine()
 
 
 def find_nvcc():

@@ -2,13 +2,14 @@
 
 import inspect
 import os
+import platform
 import re
 import types
 from pathlib import Path
 
 import pytest
 import torch.utils.cpp_extension
-from builds import TO_BLACKWELL, TURING_TO_HOPPER, architectures, fake_nvcc, machine, toolchain
+from builds import TO_BLACKWELL, TURING_TO_HOPPER, architectures, fake_nvcc, machine, stub_compiler, toolchain
 
 GIB = 2**30
 
@@ -245,3 +246,8 @@ def test_max_jobs(host, monkeypatch):
 
 def test_the_machine_that_runs_this():
     assert 1 <= machine.cores() <= os.cpu_count() and machine.free_memory() != 0
+
+
+def test_the_target_is_that_of_the_compiler():
+    assert toolchain.target_machine(stub_compiler("aarch64")) == "aarch64"
+    assert toolchain.target_machine("true") == platform.machine()  # it names none
