@@ -17,6 +17,7 @@ A source's folder says where it goes; a new file needs no change here:
     csrc/cuda/*.cu    csrc/bind/cuda/*.cpp  _native_cuda.so, with the static CUDA runtime
     csrc/host.cpp                           _host.<abi>.so, with pybind11 and without torch
     csrc/host_math.cpp                      _host.<abi>.so, once per instruction set
+    csrc/cpu/settings.cpp                   _host.<abi>.so too
 The two _native libraries use LibTorch's stable ABI and nothing of Python's: one build serves torch 2.10 and
 later, and every Python. The wheel is named so. The module _host serves the tests and is no part of a wheel.
 """
@@ -130,6 +131,7 @@ class BuildNative(build_ext):
             host = ninja.objects("cxx", "csrc/host.cpp", plain + pybind + python)
             for isa, more in variants.items():
                 host += ninja.objects("cxx", "csrc/host_math.cpp", plain + more, f".{isa}")
+            host += [file for file in cpu if file.name.startswith("settings.cpp")]
             ninja.build("link", targets[LIBRARIES[2]], host, LD_FLAGS)
 
     def copy_extensions_to_source(self):  # setuptools' last step of an in-place build

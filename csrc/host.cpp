@@ -1,16 +1,18 @@
 // The Python module frs_kernels._host, for tests: the parts of the C++ that need no torch. The instruction
-// sets of this machine, the contract of frs/contract.h, the scalar maths of frs/math.h as each instruction
-// set computes it, and the tiles of frs/tiles.h.
+// sets of this machine, the settings of processors, the contract of frs/contract.h, the scalar maths of
+// frs/math.h as each instruction set computes it, and the tiles of frs/tiles.h.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "cpu/cpuid.h"
+#include "cpu/settings.h"
 #include "frs/contract.h"
 #include "frs/tiles.h"
 #include "host_math.h"
@@ -40,6 +42,22 @@ py::dict contract() {
   return py::dict("DTYPES"_a = dtypes, "NORMALIZERS"_a = normalizers,
                   "NORMALIZER_EPSILON"_a = kNormalizerEpsilon, "MAX_LEVELS"_a = kMaxLevels,
                   "MAX_LOG_FACTORS"_a = kMaxLogFactors, "pending_factor"_a = pending);
+}
+
+// The row of the table in csrc/cpu/settings.cpp for a processor: its name and the settings.
+std::pair<std::string, std::map<std::string, int64_t>> settings_of(const std::string& vendor, int family,
+                                                                   int model, int64_t l1_bytes,
+                                                                   int64_t l2_bytes) {
+  cpu::Processor processor;
+  vendor.copy(processor.vendor, sizeof(processor.vendor) - 1);
+  processor.family = family, processor.model = model;
+  processor.l1_bytes = l1_bytes, processor.l2_bytes = l2_bytes;
+  const cpu::Row row = cpu::row_of(processor);
+  std::map<std::string, int64_t> values;
+#define FRS_VALUE(name, least, largest, meaning) values[#name] = row.settings.name;
+  FRS_SETTINGS(FRS_VALUE)
+#undef FRS_VALUE
+  return {row.name, values};
 }
 
 double normalizer(int code, int64_t batch, int64_t channels, int64_t locations, double mask_sum,
@@ -178,6 +196,8 @@ PYBIND11_MODULE(_host, m) {
     return names;
   });
   m.def("contract", contract);
+  m.def("settings_of", settings_of, py::arg("vendor"), py::arg("family"), py::arg("model"),
+        py::arg("l1_bytes"), py::arg("l2_bytes"));
   m.def("normalizer", normalizer, py::arg("code"), py::arg("batch"), py::arg("channels"),
         py::arg("locations"), py::arg("mask_sum"), py::arg("value"));
   define_unary(m, "exp", &HostMath::exp);

@@ -4,7 +4,6 @@ It prints versions, devices, how the native libraries were built, and for each b
 not. It loads as little as possible, so that it works on a broken installation too.
 """
 
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -12,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from . import __version__
+from . import __version__, cpu_settings
 from .backends import devices as kernel_devices
 from .dispatch import BACKENDS
-from .library import build_info, load_native, native_path
+from .library import build_info, load_native
 
 
 def versions() -> dict[str, str]:
@@ -32,7 +31,7 @@ def devices() -> dict[str, str]:
     """The devices that the kernels could run on, by torch device."""
     # sched_getaffinity exists on Linux alone. It counts the cores that this process may use.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    names = {"cpu": f"{cores} cores, {torch.get_num_threads()} threads, {instruction_set()}"}
+    names = {"cpu": f"{cores} cores, {torch.get_num_threads()} threads, {cpu_kernels()}"}
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         memory = device.total_memory / 2**30
@@ -40,13 +39,11 @@ def devices() -> dict[str, str]:
     return names
 
 
-def instruction_set() -> str:
-    """The instruction set of the CPU kernels that this machine runs: "default", "avx2" or "avx512"."""
+def cpu_kernels() -> str:
+    """The instruction set that the CPU kernels run here, and the row of their settings."""
     if load_native("cpu") is not None:
         return "no CPU kernels"
-    name_of_it = ctypes.CDLL(str(native_path("cpu"))).frs_instruction_set
-    name_of_it.restype = ctypes.c_char_p
-    return name_of_it().decode()
+    return f"{cpu_settings.instruction_set()}, settings of {cpu_settings.processor()}"
 
 
 def backends() -> dict[str, str]:
@@ -77,9 +74,13 @@ def report() -> str:
         or {"none": "a pure Python installation (FRS_BUILD=none), or used from the source tree"},
         "backends": backends(),
     }
+    if load_native("cpu") is None:
+        settings = cpu_settings.settings()
+        sections["CPU settings"] = {name: f"{s.value}  {s.meaning}" for name, s in settings.items()}
     lines = []
     for title, facts in sections.items():
-        lines += [title, *(f"  {name:<17}{fact}" for name, fact in facts.items())]
+        width = max(17, *(len(name) + 2 for name in facts))
+        lines += [title, *(f"  {name:<{width}}{fact}" for name, fact in facts.items())]
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "isa.h"
+#include "settings.h"
 
 namespace frs::cpu {
 
@@ -28,10 +29,11 @@ inline int64_t runs_of(int64_t locations) { return ceil_div(locations, kRun); }
 // fastest, but there have to be enough tiles, of equal size, to balance the load.
 inline int64_t mask_tile_locations(const Level& level, bool channel_major, int threads) {
   if (channel_major) return kRun;
-  constexpr int64_t kTilesPerThread = 2, kMaxRuns = kMaxMaskTile / kRun;
+  constexpr int64_t kTilesPerThread = 2;
+  const int64_t most = settings().mask_row / kRun;
   const int64_t runs = level.batch * runs_of(level.locations);
-  const int64_t tiles = threads * std::max(kTilesPerThread, ceil_div(runs, threads * kMaxRuns));
-  return kRun * std::clamp<int64_t>(ceil_div(runs, tiles), 1, kMaxRuns);
+  const int64_t tiles = threads * std::max(kTilesPerThread, ceil_div(runs, threads * most));
+  return kRun * std::clamp<int64_t>(ceil_div(runs, tiles), 1, most);
 }
 
 // The size of a tile of a loss pass.
@@ -52,7 +54,7 @@ inline TileSize loss_tile_size(int64_t batch, int64_t channels, int64_t location
   const int64_t segments = std::max<int64_t>(ceil_div(locations, kSegment), 1);
   const int64_t rows = batch * ceil_div(channels, kMaxLogFactors);
   const int64_t wanted =
-      std::clamp<int64_t>(rows * segments / (kTilesPerThread * threads), 1, kMaxLossTile / kSegment);
+      std::clamp<int64_t>(rows * segments / (kTilesPerThread * threads), 1, settings().loss_row / kSegment);
   return {kMaxLogFactors, kSegment * ceil_div(segments, ceil_div(segments, wanted))};
 }
 
@@ -91,12 +93,16 @@ inline Block block_of(const Level& level, const Term& term, const TermTypes& typ
   return b;
 }
 
-// Whether non-temporal stores of a block's gradient are possible and pay off. They write 32 bytes at a time,
-// so every row has to begin at a multiple of 32 bytes. In bfloat16 they pay off for rows that are far apart,
-// whose cache lines the hardware prefetcher does not fetch; in float32 always.
+// Whether a block's gradient is written with non-temporal stores. They write 32 bytes at a time, so every row
+// has to begin at a multiple of 32 bytes.
 inline bool suits_non_temporal_stores(const Block& b) {
+  const Settings& t = settings();
   const int64_t stride = b.grad_stride * static_cast<int64_t>(size_of(b.student_type));
-  const bool pays_off = b.student_type == DType::f32 || (b.student_type == DType::bf16 && !b.channel_major);
+  int64_t pays_off = 0;
+  if (b.student_type == DType::f32)
+    pays_off = b.channel_major ? t.non_temporal_fp32_channels_last : t.non_temporal_fp32;
+  if (b.student_type == DType::bf16)
+    pays_off = b.channel_major ? t.non_temporal_bf16_channels_last : t.non_temporal_bf16;
   return pays_off && (reinterpret_cast<uintptr_t>(b.grad) | stride) % 32 == 0;
 }
 

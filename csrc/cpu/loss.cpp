@@ -10,9 +10,6 @@ namespace {
 // With fewer elements, one thread is faster than waking the others.
 constexpr int64_t kSerialElements = 1 << 15;
 
-// If all gradients together are larger, they have left the caches before the optimizer reads them.
-constexpr int64_t kNonTemporalBytes = 16 << 20;
-
 // sums[i] = the sum of S over run i.
 template <class S>
 void sum_runs(const S* mask, int64_t locations, double* sums) {
@@ -96,7 +93,7 @@ class Loss {
     Block b = block(term, task.tile);
     b.beta = params_.beta;
     b.factor = term.applied();
-    b.non_temporal = plan_.grad_bytes > kNonTemporalBytes && suits_non_temporal_stores(b);
+    b.non_temporal = plan_.grad_bytes > settings().non_temporal_from && suits_non_temporal_stores(b);
     if (!term.factor.normalizer_is_zero)
       term.kernel(b, &segment_sums_[task.first_sum]);
     else if (b.grad != nullptr)

@@ -127,11 +127,11 @@ FRS_INLINE void non_temporal_fence() {
 #endif
 }
 
-// Software prefetch of the cache line at p; p may point anywhere, as a prefetch never faults. prefetch_l1
-// fills all cache levels. prefetch_nta is for data of a single use: it fills L1 only, so that L2 and L3 keep
-// what is still to be read, such as the teacher's logits that the mask pass has read. Callers must be
-// inlined: GCC drops the call of a function that only prefetches.
-FRS_INLINE void prefetch_l1(const void* p) { __builtin_prefetch(p, 0, 3); }
+// Software prefetch of the cache line at p; p may point anywhere, as a prefetch never faults. prefetch_all
+// fills all caches. prefetch_nta is for data of a single use: it fills L1 only, so that L2 and L3 keep what
+// is still to be read, such as the teacher's logits that the mask pass has read. Callers must be inlined: GCC
+// drops the call of a function that only prefetches.
+FRS_INLINE void prefetch_all(const void* p) { __builtin_prefetch(p, 0, 3); }
 FRS_INLINE void prefetch_nta(const void* p) { __builtin_prefetch(p, 0, 0); }
 
 // The extent of a load or store: a full vector, or its first `count` elements at the end of a row. The lanes

@@ -10,7 +10,7 @@ import torch
 from cpu_calls import check_large_gradients, check_special_values, make_call, run
 
 import frs_kernels as frs
-from frs_kernels import info, reference
+from frs_kernels import cpu_settings, reference
 
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 2e-3}
 
@@ -30,7 +30,7 @@ def check_ordinary_values():
 
 
 isa = sys.argv[1]
-assert info.instruction_set() == isa, f"runs on {info.instruction_set()}"
+assert cpu_settings.instruction_set() == isa, f"runs on {cpu_settings.instruction_set()}"
 check_ordinary_values()
 check_special_values()
 check_large_gradients()

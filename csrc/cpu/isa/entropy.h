@@ -2,7 +2,10 @@
 // that brings the logits of a row into it.
 #pragma once
 
+#include <algorithm>
+
 #include "../isa.h"
+#include "../settings.h"
 #include "../vec.h"
 #include "group.h"
 
@@ -50,35 +53,38 @@ struct FocalAccumulator {
 // Fills the lanes past the end of a row. A pair of these contributes exactly 0, as exp(-128) counts as 0.
 constexpr float kPaddingLogit = -128.0f;
 
-// Prefetch policies of for_logits: for_block(...).prefetch(i) is called for each group of a block.
-//
-// NoPrefetch: the next block is contiguous, and the hardware prefetcher finds it.
-struct NoPrefetch {
-  FRS_INLINE void prefetch(int64_t) const {}
-  template <class Ts, class Tt>
-  FRS_INLINE NoPrefetch for_block(int64_t, int64_t, const Ts*, const Tt*) const {
-    return {};
-  }
-};
-// PrefetchRows: what is read `distance` elements later, in this row or in the next one, at *_stride.
-template <class Ts, class Tt>
-struct PrefetchAddresses {
-  const Ts* s;
-  const Tt* t;
-  FRS_INLINE void prefetch(int64_t i) const {
-    prefetch_nta(s + i);
-    prefetch_nta(t + i);
-  }
-};
-struct PrefetchRows {
-  int64_t distance, student_stride, teacher_stride;
+// How a loop prefetches what it will read: prefetch<kind>(p) for every group.
+enum class Prefetch { none, into_l1, into_all_caches };
+template <Prefetch kKind>
+FRS_INLINE void prefetch(const void* p) {
+  if constexpr (kKind == Prefetch::into_l1) prefetch_nta(p);
+  if constexpr (kKind == Prefetch::into_all_caches) prefetch_all(p);
+}
 
-  // s, t point at element `first` of a row; `end` is its length, rounded up to whole blocks.
-  template <class Ts, class Tt>
-  FRS_INLINE PrefetchAddresses<Ts, Tt> for_block(int64_t first, int64_t end, const Ts* s, const Tt* t) const {
-    const int64_t ahead = distance < end ? distance : end;
-    if (first + ahead < end) return {s + ahead, t + ahead};
-    return {s + ahead + student_stride - end, t + ahead + teacher_stride - end};
+// Which logits for_logits prefetches: those `distance` elements later in a row, or at the start of the next
+// row. A row has `length` elements, rounded up to whole blocks, and the next row begins *_skip elements after
+// that. In rows that follow each other in memory, every element is in the same row.
+struct Ahead {
+  int64_t distance, length, student_skip, teacher_skip;
+  Prefetch kind;
+
+  template <int64_t kBlock>
+  static Ahead of_rows(int64_t distance, const Block& b) {
+    const int64_t length = round_up(b.locations, kBlock);
+    return {std::min(distance, length), length, b.student_stride - length, b.teacher_stride - length,
+            kind_of(distance)};
+  }
+  static Ahead of_channels_last() {
+    const int64_t distance = settings().prefetch_channels_last;
+    return {distance, INT64_MAX, 0, 0, kind_of(distance)};
+  }
+  static Prefetch kind_of(int64_t distance) {
+    if (distance == 0) return Prefetch::none;
+    return settings().prefetch_into_l2 ? Prefetch::into_all_caches : Prefetch::into_l1;
+  }
+  // Elements from a block to what is prefetched with it; `first` is the block's first element in its row.
+  FRS_INLINE int64_t from(int64_t first, int64_t skip) const {
+    return distance + (first < length - distance ? 0 : skip);
   }
 };
 
@@ -98,12 +104,13 @@ struct ExpBlock {
   static constexpr int64_t kLanes = VectorOf<Ts>::kLanes, kStep = N * kLanes, kSize = 16 * kStep;
   alignas(64) S student[kSize], teacher[kSize];
 
-  // s, t [length], length <= kSize.
-  template <class Addresses>
-  FRS_NOINLINE_WITH_16_REGISTERS void fill(const Ts* s, const Tt* t, int64_t length,
-                                           const Addresses addresses) {
+  // s, t [length], length <= kSize; s_ahead, t_ahead is what to prefetch meanwhile.
+  template <Prefetch kKind>
+  FRS_NOINLINE_WITH_16_REGISTERS void fill(const Ts* s, const Tt* t, int64_t length, const Ts* s_ahead,
+                                           const Tt* t_ahead) {
     for_steps<kStep>(0, length, [&](int64_t i, auto extent) {
-      addresses.prefetch(i);
+      prefetch<kKind>(s_ahead + i);
+      prefetch<kKind>(t_ahead + i);
       const auto minus_abs_s = negative_abs_of(load_raw<N>(s + i, extent, kPaddingLogit));
       const auto minus_abs_t = negative_abs_of(load_raw<N>(t + i, extent, kPaddingLogit));
       for (int j = 0; j < N; ++j) store(student + i + j * kLanes, exp_nonpositive(minus_abs_s.v[j]));
@@ -125,14 +132,20 @@ struct ExpBlock {
 // Calls body(i, extent, s, t, pairs) for each group of a row of logits, s and t raw, and block_done(i) after
 // each block, whose first element is i. A block takes two loops, its exponentials first: each loop has half
 // of the chain of dependent instructions, so that the out-of-order window holds more elements.
-template <class Ts, class Tt, class Prefetch, class Body, class BlockDone>
-FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, const Prefetch& prefetch,
-                           const Body& body, const BlockDone& block_done) {
+template <class Ts, class Tt, class Body, class BlockDone>
+FRS_INLINE void for_logits(const Ts* s, const Tt* t, int64_t length, const Ahead& ahead, const Body& body,
+                           const BlockDone& block_done) {
   ExpBlock<Ts, Tt> exps;
-  const int64_t end = round_up(length, exps.kSize);
   for (int64_t first = 0; first < length; first += exps.kSize, s += exps.kSize, t += exps.kSize) {
     const int64_t count = first + exps.kSize < length ? exps.kSize : length - first;
-    exps.fill(s, t, count, prefetch.for_block(first, end, s, t));
+    const Ts* const s_ahead = s + ahead.from(first, ahead.student_skip);
+    const Tt* const t_ahead = t + ahead.from(first, ahead.teacher_skip);
+    if (ahead.kind == Prefetch::none)
+      exps.template fill<Prefetch::none>(s, t, count, s, t);
+    else if (ahead.kind == Prefetch::into_l1)
+      exps.template fill<Prefetch::into_l1>(s, t, count, s_ahead, t_ahead);
+    else
+      exps.template fill<Prefetch::into_all_caches>(s, t, count, s_ahead, t_ahead);
     for_steps<exps.kStep>(0, count, [&](int64_t i, auto extent) {
       const auto student = load_raw<exps.N>(s + i, extent, kPaddingLogit);
       const auto teacher = load_raw<exps.N>(t + i, extent, kPaddingLogit);

@@ -45,14 +45,13 @@ void location_major(const Ts* s, const Tt* t, Ts* g, const S* mask, const Block&
   Accumulator<V>* const accumulators = state.accumulators;
   const bool non_temporal = b.non_temporal;
   std::fill(sums, sums + ceil_div(b.locations, kSegment), 0.0);
-  constexpr int64_t kPrefetchDistance = 1024;
-  const PrefetchRows prefetch = {kPrefetchDistance, b.student_stride, b.teacher_stride};
+  const Ahead ahead = Ahead::of_rows<ExpBlock<Ts, Tt>::kSize>(settings().prefetch_loss, b);
   for (int64_t r = 0; r < b.channels; ++r) {
     Ts* const row = g == nullptr ? g : g + r * b.grad_stride;
     // One `linear` for each vector of a group: the compiler would spill one that they share.
     V linear[N] = {}, segments[kMaxLossTile / kSegment] = {};
     for_logits(
-        s + r * b.student_stride, t + r * b.teacher_stride, b.locations, prefetch,
+        s + r * b.student_stride, t + r * b.teacher_stride, b.locations, ahead,
         [&](int64_t i, auto extent, auto student, auto, const auto& pairs) {
           Group<V, N> slope;
           for (int j = 0; j < N; ++j)
@@ -78,6 +77,7 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* mask, const Block
   using V = typename VectorOf<Ts>::V;
   constexpr int N = kVectorsPerLoad<Ts, Tt>;
   constexpr int64_t kChannelsPerLog = kMaxLogFactors * N * VectorOf<Ts>::kLanes;
+  const Ahead ahead = Ahead::of_channels_last();
   const bool non_temporal = b.non_temporal;
   double total = 0.0;
   for (int64_t l = 0; l < b.locations; ++l) {
@@ -87,7 +87,7 @@ double channel_major(const Ts* s, const Tt* t, Ts* g, const S* mask, const Block
       Accumulator<V> accumulators[N] = {};
       const int64_t count = std::min(kChannelsPerLog, b.channels - begin);
       for_logits(
-          s + begin, t + begin, count, NoPrefetch{},
+          s + begin, t + begin, count, ahead,
           [&](int64_t i, auto extent, auto student, auto, const auto& pairs) {
             Group<V, N> slope;
             for (int j = 0; j < N; ++j) slope.v[j] = accumulators[j].add(pairs.v[j], w, b.beta, linear[j]);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../isa.h"
+#include "../settings.h"
 #include "../vec.h"
 
 namespace frs::cpu::FRS_ISA {
@@ -13,13 +14,14 @@ template <int R, class Ts, class Tt, class S>
 double add_rows(const Ts* x, const Tt* y, Ts* g, const S* mask, const S* c, int64_t length, const Block& b) {
   using V = typename VectorOf<Ts>::V;
   const S factor = static_cast<S>(2 * b.factor);
+  const int64_t ahead = R * settings().prefetch_rows;
   V total{};
   for_vectors<Ts>(0, length, [&](int64_t i, auto extent) {
     const V w = load(mask + i, extent);
     V squares{};
     for (int r = 0; r < R; ++r) {
-      prefetch_l1(x + (R + r) * b.student_stride + i);  // the next R rows
-      prefetch_l1(y + (R + r) * b.teacher_stride + i);
+      prefetch_all(x + (ahead + r) * b.student_stride + i);
+      prefetch_all(y + (ahead + r) * b.teacher_stride + i);
       const V d = load(x + r * b.student_stride + i, extent) - load(y + r * b.teacher_stride + i, extent);
       const V cd = c == nullptr ? d : d * c[r];
       squares += cd * d;

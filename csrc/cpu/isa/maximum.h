@@ -1,6 +1,7 @@
 // Maxima that propagate NaN, which the maximum instructions of x86 do not.
 #pragma once
 
+#include "../settings.h"
 #include "../vec.h"
 #include "group.h"
 
@@ -21,10 +22,11 @@ FRS_INLINE V max_or_nan(V maximum, V x) {
 // maxima[l] = max(maxima[l], max over R rows of t[r, l]); t [R, locations] with row stride `stride`.
 template <int R, class T, class S>
 FRS_INLINE void update_max_of_rows(const T* t, int64_t stride, int64_t locations, S* maxima) {
+  const int64_t ahead = R * settings().prefetch_rows;
   for_vectors<T>(0, locations, [&](int64_t i, auto extent) {
     typename VectorOf<T>::V m = load(maxima + i, extent);
     for (int r = 0; r < R; ++r) {
-      prefetch_l1(t + (R + r) * stride + i);  // the next R rows
+      prefetch_all(t + (ahead + r) * stride + i);
       m = max_or_nan(m, load(t + r * stride + i, extent));
     }
     store(maxima + i, extent, m);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../isa.h"
+#include "../settings.h"
 #include "../vec.h"
 #include "entropy.h"
 #include "maximum.h"
@@ -40,10 +41,10 @@ void logits_location_major(const Ts* s, const Tt* t, const Block& b, LocationTot
   auto& states = scratch_as<States<Accumulator, V, kMaxMaskTile / kLanes>, sizeof(LocationTotals<S>)>().of;
   for (int64_t v = 0; v < vectors; ++v)
     states[v] = State<Accumulator, V>{minus_infinity<S>(), V{}, Accumulator<V>{}};
-  const PrefetchRows next_row = {kMaxMaskTile, b.student_stride, b.teacher_stride};
+  const Ahead ahead = Ahead::of_rows<ExpBlock<Ts, Tt>::kSize>(settings().prefetch_single, b);
   for (int64_t row = 0; row < b.channels; ++row) {
     for_logits(
-        s + row * b.student_stride, t + row * b.teacher_stride, b.locations, next_row,
+        s + row * b.student_stride, t + row * b.teacher_stride, b.locations, ahead,
         [&](int64_t i, auto, auto, auto teacher, const auto& pairs) {
           const auto candidates = group_of(teacher);
           for (int j = 0; j < N; ++j) {
@@ -77,6 +78,7 @@ void logits_channel_major(const Ts* s, const Tt* t, const Block& b, LocationTota
   constexpr int N = kVectorsPerLoad<Ts, Tt>;
   constexpr int64_t kChannelsPerLog = kMaxLogFactors * N * VectorOf<Ts>::kLanes;
   const V one = V{} + 1.0f;
+  const Ahead ahead = Ahead::of_channels_last();
   for (int64_t l = 0; l < b.locations; ++l) {
     V m = minus_infinity<S>();
     V entropy{}, linear[N] = {};
@@ -84,7 +86,7 @@ void logits_channel_major(const Ts* s, const Tt* t, const Block& b, LocationTota
       Accumulator<V> accumulators[N] = {};
       const int64_t count = std::min(kChannelsPerLog, b.channels - begin);
       for_logits(
-          s + l * b.student_stride + begin, t + l * b.teacher_stride + begin, count, NoPrefetch{},
+          s + l * b.student_stride + begin, t + l * b.teacher_stride + begin, count, ahead,
           [&](int64_t, auto, auto, auto teacher, const auto& pairs) {
             const auto candidates = group_of(teacher);
             for (int j = 0; j < N; ++j) {
@@ -104,11 +106,12 @@ void logits_channel_major(const Ts* s, const Tt* t, const Block& b, LocationTota
 // squares[l] += the sum of c (x - y)^2 over R rows; x, y [R, locations]; c [R] or nullptr.
 template <int R, class Ts, class Tt, class S>
 void add_squares(const Ts* x, const Tt* y, const S* c, const Block& b, S* squares) {
+  const int64_t ahead = R * settings().prefetch_rows;
   for_vectors<Ts>(0, b.locations, [&](int64_t i, auto extent) {
     auto total = load(squares + i, extent);
     for (int r = 0; r < R; ++r) {
-      prefetch_l1(x + (R + r) * b.student_stride + i);  // the next R rows
-      prefetch_l1(y + (R + r) * b.teacher_stride + i);
+      prefetch_all(x + (ahead + r) * b.student_stride + i);
+      prefetch_all(y + (ahead + r) * b.teacher_stride + i);
       const auto d = load(x + r * b.student_stride + i, extent) - load(y + r * b.teacher_stride + i, extent);
       total += (c == nullptr ? d : d * c[r]) * d;
     }
