@@ -70,6 +70,10 @@ WORKLOADS = {
         _yolo26("x", 384, 768, 768),
         _fpn("retinanet-256x256", ((32, 32), (16, 16), (8, 8), (4, 4), (2, 2)), 256, 720),
         _fpn("ragged", ((97, 131), (49, 67), (23, 31), (11, 17), (5, 9)), 100, 91),
+        # What a core's caches hold, with rows that are long in the layout of the name; and one location.
+        Workload("cached-nchw", ((16, 32),), (46,), 128, cold=False),
+        Workload("cached-nhwc", ((8, 12),), (256,), 720, cold=False),
+        Workload("one-location", ((1, 1),), (1,), 1, cold=False),
         # So small that its time is the overhead of a call.
         Workload("tiny", ((4, 4), (2, 2), (1, 1)), (8, 8, 8), 8, cold=False),
     )
