@@ -41,7 +41,8 @@ ALTERNATIVES = {
     "vector_bytes": (16, 32, 64),
     "prefetch_loss": (0, 256, 512, 1024, 2048),
     "prefetch_single": (0, 512, 1024, 2048, 8192),
-    "prefetch_channels_last": (0, 128, 512, 1024),
+    "prefetch_channels_last": (0, 512, 1024, 4096),
+    "prefetch_mask_channels_last": (0, 1024, 4096),
     "prefetch_into_l2": (0, 1),
     "prefetch_rows": (0, 1, 2),
     "non_temporal_fp32": (0, 1),
@@ -62,7 +63,12 @@ def plays_a_part(setting: str, dtype: str, layout: str, mode: str) -> bool:
         return False
     if setting.startswith("non_temporal"):
         return mode == "both" and f"_{dtype}" in setting
-    only = {"prefetch_loss": "both", "loss_row": "both", "prefetch_single": "forward"}
+    only = {
+        "prefetch_loss": "both",
+        "loss_row": "both",
+        "prefetch_single": "forward",
+        "prefetch_mask_channels_last": "both",
+    }
     return only.get(setting, mode) == mode
 
 

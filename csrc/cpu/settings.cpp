@@ -32,11 +32,12 @@ struct Measured {
 };
 constexpr int64_t kMiB = 1 << 20;
 constexpr Measured kTable[] = {
-    // vectors; prefetches: loss, single, channels_last, into L2, rows; non-temporal: fp32, bf16, from; rows
+    // vectors; prefetches: loss, single, channels_last (loss, mask), into L2, rows; non-temporal: fp32, bf16,
+    // from; rows
     // of tiles
-    {"AMD Zen 3", is_zen3, {32, 1024, 1024, 0, 0, 1, 1, 1, 1, 0, 16 * kMiB, 8192, 20480}},
-    {"AMD Zen 4", is_zen4, {64, 1024, 8192, 0, 0, 1, 1, 1, 1, 0, 16 * kMiB, 8192, 20480}},
-    {"AMD Zen 5", is_zen5, {64, 1024, 8192, 0, 0, 1, 1, 1, 1, 0, 16 * kMiB, 8192, 20480}},
+    {"AMD Zen 3", is_zen3, {32, 1024, 1024, 0, 4096, 0, 1, 1, 1, 1, 0, 16 * kMiB, 8192, 20480}},
+    {"AMD Zen 4", is_zen4, {64, 1024, 8192, 0, 0, 0, 1, 1, 1, 1, 0, 16 * kMiB, 8192, 20480}},
+    {"AMD Zen 5", is_zen5, {64, 1024, 8192, 0, 0, 0, 1, 1, 1, 1, 0, 16 * kMiB, 8192, 20480}},
 };
 
 // For all others. What is prefetched into L1 has to stay there until it is read: two tensors of at most 4
@@ -47,7 +48,7 @@ Settings default_settings(const Processor& p) {
   const int64_t ahead = std::clamp<int64_t>(l1 / 4 / 8, 256, 1024);
   const int64_t mask_row = std::clamp<int64_t>(l2 / 2 / 16 / kRun * kRun, kRun, kMaxMaskTile);
   const int64_t loss_row = std::clamp<int64_t>(l2 / 2 / 8 / kSegment * kSegment, kSegment, kMaxLossTile);
-  return {64, ahead, ahead, 0, 0, 1, 1, 1, 1, 0, 16 * kMiB, mask_row, loss_row};
+  return {64, ahead, ahead, 0, 0, 0, 1, 1, 1, 1, 0, 16 * kMiB, mask_row, loss_row};
 }
 
 Processor this_processor() {

@@ -59,7 +59,9 @@ FRS_INLINE auto maximum(const T* t, int64_t channels) {
   constexpr int N = kVectorsPerLoad<T, T>;
   V m[N];
   for (V& each : m) each = minus_infinity<S>();
+  const int64_t ahead = settings().prefetch_mask_channels_last;
   for_steps<N * VectorOf<T>::kLanes>(0, channels, [&](int64_t i, auto extent) {
+    prefetch_all(t + i + ahead);
     const auto group = group_of(load_raw<N>(t + i, extent, -INFINITY));
     for (int j = 0; j < N; ++j) m[j] = max_or_nan(m[j], group.v[j]);
   });
