@@ -185,6 +185,27 @@ MUTANTS = (
         ("tests/test_head.py::test_more_channels_than_one_product_holds",),
     ),
     Mutant(
+        "prefetched-data-does-not-fit-l1",
+        "csrc/cpu/settings.cpp",
+        "std::clamp<int64_t>(l1 / 4 / 8, 256, 1024)",
+        "std::clamp<int64_t>(l1 / 4, 256, 8192)",
+        ("tests/test_cpu_settings.py::test_the_default_row_fits_the_caches",),
+    ),
+    Mutant(
+        "zen-3-is-taken-for-zen-4",
+        "csrc/cpu/settings.cpp",
+        "((p.model >= 0x10 && p.model < 0x20) || p.model >= 0x60)",
+        "p.model >= 0",
+        ("tests/test_cpu_settings.py::test_a_processor_has_its_row_and_allowed_values",),
+    ),
+    Mutant(
+        "a-changed-setting-stays",
+        "frs_kernels/cpu_settings.py",
+        "_change(name, before[name].value, before)",
+        "pass",
+        ("tests/test_cpu_settings.py::test_settings_are_restored_after_an_error",),
+    ),
+    Mutant(
         "kernel-state-is-on-the-stack",
         "csrc/cpu/isa/head.cpp",
         "  auto& state = scratch_as<State<Accumulator, V, S, N, kLanes>>();",
