@@ -97,8 +97,9 @@ class Loss {
     b.beta = params_.beta;
     b.factor = term.applied();
     b.non_temporal = plan_.grad_bytes > kNonTemporalBytes && suits_non_temporal_stores(b);
+    const bool is_head = &term == &plan_.levels[task.tile.level].head;
     if (!term.factor.normalizer_is_zero)
-      term.kernel(b, &segment_sums_[task.first_sum]);
+      (is_head ? kernels().head : kernels().imitation)(b, &segment_sums_[task.first_sum]);
     else if (b.grad != nullptr)
       set_grad_to_zero(b);  // and the sums stay 0
   }

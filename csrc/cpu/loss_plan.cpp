@@ -20,10 +20,8 @@ LossPlan::LossPlan(const LossParams& params, const DTypes& types, int threads)
     LevelState& state = levels[l];
     state.imitation.term = &level.imitation;
     state.imitation.types = types.imitation;
-    state.imitation.kernel = kernels().imitation;
     state.head.term = &level.head;
     state.head.types = types.head;
-    state.head.kernel = kernels().head;
     add_mask_pass(level, l, single_pass ? Pass::single : Pass::mask, params.mode != Mode::mask_given,
                   threads);
     if (single_pass) continue;

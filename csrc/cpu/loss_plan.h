@@ -32,9 +32,8 @@ struct Factor {
 struct TermState {
   const Term* term = nullptr;
   TermTypes types;
-  void (*kernel)(const Block&, double* sums) = nullptr;  // of the loss pass
-  SumRange sums;                                         // of the loss pass
-  Factor factor;                                         // known once the level's mask is summed
+  SumRange sums;  // of the loss pass
+  Factor factor;  // known once the level's mask is summed
 
   // The factor has two parts: what losses and gradients are multiplied by in the loss pass, and the rest.
   double applied() const { return pending_factor(types.student) ? 1.0 : factor.value; }
