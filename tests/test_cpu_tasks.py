@@ -13,6 +13,7 @@ host = pytest.importorskip("frs_kernels._host", reason="_host is not built")
 THREADS = st.sampled_from((1, 2, 3, 8, 64, 192))
 SHAPE = st.tuples(st.integers(0, 3), st.integers(0, 70), st.integers(0, 70), st.integers(0, 3000))
 LEVELS = st.lists(SHAPE, min_size=1, max_size=16)  # (batch, features, logits, locations)
+RETINANET = [(1, 256, 720, n) for n in (16800, 4200, 1050, 273, 77)]
 MODES = "mask_given", "mask_first", "single_pass"
 RUN, SEGMENT = 256, 1024  # locations with a sum of their own, isa.h: kRun, kSegment
 
@@ -71,6 +72,24 @@ def test_no_task_waits_for_a_later_one(levels, channel_major, threads):
     tasks = tasks_of(levels, "mask_first", channel_major, threads)
     last_mask = {t.level: i for i, t in enumerate(tasks) if t.kind == "mask"}
     assert all(t.kind == "mask" or last_mask[t.level] < i for i, t in enumerate(tasks))
+
+
+@pytest.mark.parametrize("channel_major", [False, True])
+@pytest.mark.parametrize("threads", [1, 2, 8, 64, 192])
+def test_other_threads_have_tasks_until_a_mask_is_done(threads, channel_major):
+    """While a level's last mask task runs, all other threads can take one that does not wait for it."""
+    tasks = tasks_of(RETINANET, "mask_first", channel_major, threads)
+    masks = [i for i, t in enumerate(tasks) if t.kind == "mask"]
+    for level in range(len(RETINANET)):
+        last = max(i for i in masks if tasks[i].level == level)
+        head = min(i for i, t in enumerate(tasks) if t.kind == "head" and t.level == level)
+        if not channel_major or threads > 8:
+            assert head - last >= threads or head > masks[-1]
+    if threads == 1 or (channel_major and threads <= 8):  # the mask pass leaves T in the cache for the head
+        order = list(dict.fromkeys((t.level, t.kind) for t in tasks))
+        assert order[:4] == [(4, "mask"), (4, "head"), (3, "mask"), (3, "head")]
+    if threads >= 64:
+        assert masks == list(range(len(masks)))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8, 64, 192])

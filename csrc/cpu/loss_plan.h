@@ -43,9 +43,9 @@ struct TermState {
   double loss(double sum) const { return term->student.present() ? factor.times(sum) : 0.0; }
 };
 
-struct LevelState {
-  Latch mask_pass;     // opens when the factors of both terms are known
-  SumRange mask_runs;  // of the mask pass or single pass
+struct alignas(64) LevelState {  // no cache line is shared by the latches of two levels
+  Latch mask_pass;               // opens when the factors of both terms are known
+  SumRange mask_runs;            // of the mask pass or single pass
   TermState imitation, head;
 };
 

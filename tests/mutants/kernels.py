@@ -185,6 +185,13 @@ MUTANTS = (
         ("tests/test_head.py::test_more_channels_than_one_product_holds",),
     ),
     Mutant(
+        "a-head-waits-for-the-mask-before-it",
+        "csrc/cpu/loss_plan.cpp",
+        "|| threads >= kManyThreads ? threads - 1 : 0;",
+        "|| threads >= kManyThreads ? 0 : 0;",
+        ("tests/test_cpu_tasks.py::test_other_threads_have_tasks_until_a_mask_is_done",),
+    ),
+    Mutant(
         "kernel-state-is-on-the-stack",
         "csrc/cpu/isa/head.cpp",
         "  auto& state = scratch_as<State<Accumulator, V, S, N, kLanes>>();",
