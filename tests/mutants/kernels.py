@@ -135,8 +135,8 @@ MUTANTS = (
     Mutant(
         "levels-whose-z-is-0-are-counted",
         "csrc/cpu/loss.cpp",
-        "    if (!term.factor.normalizer_is_zero)\n",
-        "    if (true)\n",
+        "    if (term.factor.normalizer_is_zero) {\n",
+        "    if (false) {\n",
         (
             f"{LOSS}::test_a_level_whose_normalizer_is_0_contributes_nothing",
             f"{LOSS}::test_a_level_whose_mask_is_zero_contributes_nothing",
