@@ -15,9 +15,9 @@ A source's folder says where it goes; a new file needs no change here:
     csrc/cpu/*.cpp    csrc/bind/cpu/*.cpp   _native_cpu.so
     csrc/cpu/isa/*.cpp                      _native_cpu.so, once per instruction set with -DFRS_ISA=<its name>
     csrc/cuda/*.cu    csrc/bind/cuda/*.cpp  _native_cuda.so, with the static CUDA runtime
-    csrc/host.cpp                           _host.<abi>.so, with pybind11 and without torch
+    csrc/host.cpp    csrc/host_tasks.cpp    _host.<abi>.so, with pybind11 and without torch
     csrc/host_math.cpp                      _host.<abi>.so, once per instruction set
-    csrc/cpu/settings.cpp                   _host.<abi>.so too
+    csrc/cpu/{loss_plan,settings}.cpp       _host.<abi>.so too
 The two _native libraries use LibTorch's stable ABI and nothing of Python's: one build serves torch 2.10 and
 later, and every Python. The wheel is named so. The module _host serves the tests and is no part of a wheel.
 """
@@ -111,7 +111,8 @@ class BuildNative(build_ext):
         linked = [*EXPORTS, *LD_FLAGS, f"-L{base}/lib"]
 
         shared = ninja.objects("cxx", "csrc/bind/*.cpp", plain + stable)
-        cpu = shared + ninja.objects("cxx", "csrc/cpu/*.cpp", plain)
+        kernels = ninja.objects("cxx", "csrc/cpu/*.cpp", plain)
+        cpu = shared + kernels
         cpu += ninja.objects("cxx", "csrc/bind/cpu/*.cpp", plain + stable)
         variants = {isa: [*flags, f"-DFRS_ISA={isa}"] for isa, flags in self.isas.items()}
         for isa, more in variants.items():
@@ -128,11 +129,12 @@ class BuildNative(build_ext):
         if LIBRARIES[2] in targets:
             pybind = ["-isystem", toolchain.need("pybind11").get_include()]
             python = ["-isystem", sysconfig.get_path("include")]
-            host = ninja.objects("cxx", "csrc/host.cpp", plain + pybind + python)
+            host = [path for path in kernels if path.name.startswith(("loss_plan.", "settings."))]
+            for source in ("csrc/host.cpp", "csrc/host_tasks.cpp"):
+                host += ninja.objects("cxx", source, plain + pybind + python)
             for isa, more in variants.items():
                 host += ninja.objects("cxx", "csrc/host_math.cpp", plain + more, f".{isa}")
-            host += [file for file in cpu if file.name.startswith("settings.cpp")]
-            ninja.build("link", targets[LIBRARIES[2]], host, LD_FLAGS)
+            ninja.build("link", targets[LIBRARIES[2]], host, [*LD_FLAGS, "-pthread"])
 
     def copy_extensions_to_source(self):  # setuptools' last step of an in-place build
         super().copy_extensions_to_source()

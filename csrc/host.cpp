@@ -1,6 +1,6 @@
 // The Python module frs_kernels._host, for tests: the parts of the C++ that need no torch. The instruction
 // sets of this machine, the settings of processors, the contract of frs/contract.h, the scalar maths of
-// frs/math.h as each instruction set computes it, and the tiles of frs/tiles.h.
+// frs/math.h as each instruction set computes it, the tiles of frs/tiles.h, and the tasks of the CPU kernels.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -16,6 +16,7 @@
 #include "frs/contract.h"
 #include "frs/tiles.h"
 #include "host_math.h"
+#include "host_tasks.h"
 
 namespace frs {
 namespace {
@@ -214,4 +215,5 @@ PYBIND11_MODULE(_host, m) {
           return vectorized ? lane_columns<1>(tile_begin, count, lanes, width)
                             : lane_columns<tiles::kWarp>(tile_begin, count, tiles::kWarp, width);
         });
+  define_tasks(m);
 }

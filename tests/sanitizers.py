@@ -30,7 +30,10 @@ CPU, MEMORY, EMULATED = (
 # How much memory a process has is not what a sanitizer leaves of it.
 POOL = (f"{MEMORY}::test_pooled_gradients_are_right_when_their_memory_is_used_again",)
 THREADS = (f"{CPU}::test_threads_that_call_at_once", f"{MEMORY}::test_gradients_survive_a_fork")
-COUNTER = (f"{CPU}::test_the_same_bits_with_any_number_of_threads",)  # of the tasks that threads share
+COUNTER = (  # of the tasks that threads share
+    f"{CPU}::test_the_same_bits_with_any_number_of_threads",
+    f"{CPU}::test_more_threads_than_tasks[sizes0-layout0]",
+)
 OPERATORS = [
     f"tests/test_{name}.py" for name in ("mask", "loss_operator", "scale_operator", "head", "imitation")
 ]

@@ -33,30 +33,66 @@ def per_level_and_image(call):
     return results
 
 
+def results_of(call):
+    """The bits of everything that the operators return for a call."""
+    with torch.no_grad():
+        single = frs_kernels.frs_loss(**call, backend="native")
+        masks = frs_kernels.frs_mask(call["teacher_logits"], backend="native")
+    return bits([*run(call), single.total, *masks, *per_level_and_image(call)])
+
+
+def equal(tensors, others):
+    return all(torch.equal(a, b) for a, b in zip(tensors, others, strict=True))
+
+
+@pytest.fixture
+def with_threads():
+    """Calls a function with a number of torch's threads, more than there are cores too."""
+    before = torch.get_num_threads()
+
+    def run_with(threads, function, *arguments):
+        torch.set_num_threads(threads)
+        return function(*arguments)
+
+    yield run_with
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_same_bits_with_any_number_of_threads(dtype, layout):
+def test_the_same_bits_with_any_number_of_threads(with_threads, dtype, layout):
     call = make_call(
         dtype, layout, sizes=[(100, 230), (50, 45), (7, 7)], logits=130
     )  # several tasks per level
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 3, 8):
-            torch.set_num_threads(threads)
-            with torch.no_grad():
-                single = frs_kernels.frs_loss(**call, backend="native")
-                masks = frs_kernels.frs_mask(call["teacher_logits"], backend="native")
-            results.append(bits([*run(call), single.total, *masks, *per_level_and_image(call)]))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    alone = with_threads(1, results_of, call)
+    for threads in (2, 3, 8):
+        assert equal(with_threads(threads, results_of, call), alone)
     with torch.no_grad():
         doubled = {name: [t.double() for t in levels] for name, levels in call.items()}
         exact = frs_kernels.frs_loss(**doubled, backend="eager").total
-    torch.testing.assert_close(single.total.double(), exact, rtol=1e-6, atol=0)
+        single = frs_kernels.frs_loss(**call, backend="native").total
+    torch.testing.assert_close(single.double(), exact, rtol=1e-6, atol=0)
     torch.testing.assert_close(run(call)[0].double(), exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_bits_with_many_threads(with_threads, dtype, layout):
+    call = make_call(dtype, layout, sizes=[(100, 230), (50, 45), (7, 7)], logits=130)
+    alone = with_threads(1, results_of, call)
+    for threads in (64, 192):
+        assert equal(with_threads(threads, results_of, call), alone)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("sizes", [[(40, 13)], [(3, 5)] * 16, [(1, 1), (30, 30), (2, 1)]])
+def test_more_threads_than_tasks(with_threads, sizes, layout):
+    """Most threads find no task, or wait for the mask of a level that one other thread computes."""
+    call = make_call(layout=layout, sizes=sizes, logits=130, channels=3)
+    alone = with_threads(1, results_of, call)
+    for threads in (8, 64, 192):
+        for _ in range(5):
+            assert equal(with_threads(threads, results_of, call), alone)
 
 
 def test_threads_that_call_at_once():
@@ -73,7 +109,7 @@ def test_threads_that_call_at_once():
     with ThreadPoolExecutor(len(calls)) as pool:
         for results, alone in zip(pool.map(repeat, calls), expected, strict=True):
             for result in results:
-                assert all(torch.equal(a, b) for a, b in zip(result, alone, strict=True))
+                assert equal(result, alone)
 
 
 @pytest.mark.parametrize("isa", host.instruction_sets())

@@ -1,4 +1,5 @@
 // The operator `loss`: masks, losses and gradients of all levels in one parallel region.
+#include <algorithm>
 #include <cstring>
 
 #include "loss_plan.h"
@@ -94,10 +95,16 @@ class Loss {
     b.beta = params_.beta;
     b.factor = term.applied();
     b.non_temporal = plan_.grad_bytes > settings().non_temporal_from && suits_non_temporal_stores(b);
-    if (!term.factor.normalizer_is_zero)
-      term.kernel(b, &segment_sums_[task.first_sum]);
-    else if (b.grad != nullptr)
-      set_grad_to_zero(b);  // and the sums stay 0
+    if (term.factor.normalizer_is_zero) {
+      if (b.grad != nullptr) set_grad_to_zero(b);
+      return;  // the sums stay 0
+    }
+    // The kernels add to the sums row by row, and segment_sums_ has those of eight tasks in one cache line.
+    double sums[kMaxLossTile / kSegment];
+    const bool is_head = &term == &plan_.levels[task.tile.level].head;
+    (is_head ? kernels().head : kernels().imitation)(b, sums);
+    const int64_t count = b.channel_major ? 1 : ceil_div(b.locations, kSegment);
+    std::copy(sums, sums + count, segment_sums_.begin() + task.first_sum);
   }
 
   void run_single_pass(const Task& task) {

@@ -3,6 +3,18 @@
 #include <numeric>
 
 namespace frs::cpu {
+namespace {
+
+// How many tasks there are between a level's mask pass and the head's loss pass, as far as masks of later
+// levels have that many: one for every other thread, which would else wait until the last tile of the mask is
+// done. With many threads, all masks come first. A channel-major tile of the mask takes so little time that
+// few threads gain more from T in the cache.
+size_t tasks_before_head(const Level& level, int threads) {
+  constexpr int kManyThreads = 16;
+  return level.head.location_major() || threads >= kManyThreads ? threads - 1 : 0;
+}
+
+}  // namespace
 
 // Small levels come first: the head's loss pass reads logits that are still in the cache from the mask pass.
 // For the same reason its tiles are in reverse order, so that it begins where the mask pass ended, which
@@ -15,25 +27,35 @@ LossPlan::LossPlan(const LossParams& params, const DTypes& types, int threads)
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return locations(a) < locations(b); });
 
   const bool single_pass = params.mode == Mode::single_pass;
+  std::vector<size_t> mask_pass_ends;
+  size_t heads = 0;  // levels whose head's loss pass is in the list, in this order
+  auto add_heads = [&](bool is_end) {
+    for (; heads < mask_pass_ends.size(); ++heads) {
+      const int l = order[heads];
+      const Level& level = params.levels[l];
+      const size_t first = tasks.size();
+      if (!is_end && first - mask_pass_ends[heads] < tasks_before_head(level, threads)) return;
+      add_loss_pass(level, l, levels[l].head, threads);
+      std::reverse(tasks.begin() + first, tasks.end());
+    }
+  };
   for (int l : order) {
     const Level& level = params.levels[l];
     LevelState& state = levels[l];
     state.imitation.term = &level.imitation;
     state.imitation.types = types.imitation;
-    state.imitation.kernel = kernels().imitation;
     state.head.term = &level.head;
     state.head.types = types.head;
-    state.head.kernel = kernels().head;
     add_mask_pass(level, l, single_pass ? Pass::single : Pass::mask, params.mode != Mode::mask_given,
                   threads);
     if (single_pass) continue;
-    const size_t first = tasks.size();
-    add_loss_pass(level, l, state.head, threads);
-    std::reverse(tasks.begin() + first, tasks.end());
+    mask_pass_ends.push_back(tasks.size());
+    add_heads(false);
   }
+  if (single_pass) return;
+  add_heads(true);
   std::reverse(order.begin(), order.end());
-  for (int l : order)
-    if (!single_pass) add_loss_pass(params.levels[l], l, levels[l].imitation, threads);
+  for (int l : order) add_loss_pass(params.levels[l], l, levels[l].imitation, threads);
 }
 
 void LossPlan::add_mask_pass(const Level& level, int l, Pass pass, bool reads_logits, int threads) {

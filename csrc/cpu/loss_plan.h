@@ -32,9 +32,8 @@ struct Factor {
 struct TermState {
   const Term* term = nullptr;
   TermTypes types;
-  void (*kernel)(const Block&, double* sums) = nullptr;  // of the loss pass
-  SumRange sums;                                         // of the loss pass
-  Factor factor;                                         // known once the level's mask is summed
+  SumRange sums;  // of the loss pass
+  Factor factor;  // known once the level's mask is summed
 
   // The factor has two parts: what losses and gradients are multiplied by in the loss pass, and the rest.
   double applied() const { return pending_factor(types.student) ? 1.0 : factor.value; }
@@ -44,9 +43,9 @@ struct TermState {
   double loss(double sum) const { return term->student.present() ? factor.times(sum) : 0.0; }
 };
 
-struct LevelState {
-  Latch mask_pass;     // opens when the factors of both terms are known
-  SumRange mask_runs;  // of the mask pass or single pass
+struct alignas(64) LevelState {  // no cache line is shared by the latches of two levels
+  Latch mask_pass;               // opens when the factors of both terms are known
+  SumRange mask_runs;            // of the mask pass or single pass
   TermState imitation, head;
 };
 

@@ -135,8 +135,8 @@ MUTANTS = (
     Mutant(
         "levels-whose-z-is-0-are-counted",
         "csrc/cpu/loss.cpp",
-        "    if (!term.factor.normalizer_is_zero)\n",
-        "    if (true)\n",
+        "    if (term.factor.normalizer_is_zero) {\n",
+        "    if (false) {\n",
         (
             f"{LOSS}::test_a_level_whose_normalizer_is_0_contributes_nothing",
             f"{LOSS}::test_a_level_whose_mask_is_zero_contributes_nothing",
@@ -204,6 +204,13 @@ MUTANTS = (
         "_change(name, before[name].value, before)",
         "pass",
         ("tests/test_cpu_settings.py::test_settings_are_restored_after_an_error",),
+    ),
+    Mutant(
+        "a-head-waits-for-the-mask-before-it",
+        "csrc/cpu/loss_plan.cpp",
+        "|| threads >= kManyThreads ? threads - 1 : 0;",
+        "|| threads >= kManyThreads ? 0 : 0;",
+        ("tests/test_cpu_tasks.py::test_other_threads_have_tasks_until_a_mask_is_done",),
     ),
     Mutant(
         "kernel-state-is-on-the-stack",
