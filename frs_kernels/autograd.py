@@ -7,7 +7,7 @@ backward multiplies them by the incoming gradient, in place and without a synchr
 import torch
 from torch import Tensor
 
-from .contract import LOSS_ARGUMENTS, NORMALIZERS
+from .contract import NORMALIZERS, Scalar
 from .inductor import register_scaled_lowering
 from .inputs import LossInputs
 from .output import FRSLossOutput
@@ -26,11 +26,11 @@ def fused_loss(namespace: str, inputs: LossInputs) -> FRSLossOutput:
     one after the other.
     """
     grad_enabled = torch.is_grad_enabled()
-    feat_grad = grad_enabled and any(t.requires_grad for t in inputs.student_feats)
-    head_grad = grad_enabled and any(t.requires_grad for t in inputs.student_logits)
-    with torch.no_grad():
-        losses, level_losses, pending, *grads = run_operator(namespace, inputs, feat_grad, head_grad)
-    results, factors = list(losses.unbind()), pending.unbind()
+    feat_grad = grad_enabled and any([t.requires_grad for t in inputs.student_feats])
+    head_grad = grad_enabled and any([t.requires_grad for t in inputs.student_logits])
+    losses, level_losses, pending, *grads = run_operator(namespace, inputs, feat_grad, head_grad)
+    results = list(losses.unbind())
+    factors = pending.unbind() if feat_grad or head_grad else ()
     both = feat_grad and head_grad
     for term, students in ((_FEATURE, inputs.student_feats), (_HEAD, inputs.student_logits)):
         if grads[term]:
@@ -54,48 +54,40 @@ def run_operator(namespace: str, inputs: LossInputs, feat_grad: bool, head_grad:
         name = "loss" if inputs.student_logits else "imitation"
     else:
         name = "head"
-    operator = getattr(getattr(torch.ops, namespace), name)
-    return operator(*_loss_arguments(inputs, feat_grad, head_grad))
+    operator = getattr(getattr(torch.ops, namespace), name).default
+    return operator(*loss_arguments(inputs, feat_grad, head_grad))
 
 
-def _loss_arguments(inputs: LossInputs, feat_grad: bool, head_grad: bool) -> list:
-    """The arguments of the loss operator, in the order of LOSS_ARGUMENTS."""
-    dtype, device = inputs.dtype, inputs.device
+def loss_arguments(inputs: LossInputs, feat_grad: bool, head_grad: bool) -> list:
+    """The arguments of the loss operator, in the order of contract.LOSS_ARGUMENTS."""
     if isinstance(inputs.normalizer, str):
         normalizer, given_value = NORMALIZERS.index(inputs.normalizer), 1.0
     else:
         normalizer, given_value = NORMALIZERS.index("value"), inputs.normalizer
-    normalizer_value, normalizer_tensor = _number_and_tensor(given_value, dtype, device)
-    feat_scale, feat_scale_tensor = _number_and_tensor(inputs.feat_scale, dtype, device)
-    head_scale, head_scale_tensor = _number_and_tensor(inputs.head_scale, dtype, device)
-    values = {
-        "student_feats": inputs.student_feats,
-        "teacher_feats": inputs.teacher_feats,
-        "student_logits": inputs.student_logits,
-        "teacher_logits": inputs.teacher_logits,
-        "masks": inputs.masks,
-        "channel_weights": inputs.channel_weights,
-        "normalizer": normalizer,
-        "normalizer_value": normalizer_value,
-        "normalizer_tensor": normalizer_tensor,
-        "feat_scale": feat_scale,
-        "feat_scale_tensor": feat_scale_tensor,
-        "head_scale": head_scale,
-        "head_scale_tensor": head_scale_tensor,
-        "beta": float(inputs.beta),
-        "feat_grad": feat_grad,
-        "head_grad": head_grad,
-        "per_image": inputs.per_image,
-    }
-    return [values[name] for name in LOSS_ARGUMENTS]
+    return [
+        inputs.student_feats,
+        inputs.teacher_feats,
+        inputs.student_logits,
+        inputs.teacher_logits,
+        inputs.masks,
+        inputs.channel_weights,
+        normalizer,
+        *_number_and_tensor(given_value, inputs),
+        *_number_and_tensor(inputs.feat_scale, inputs),
+        *_number_and_tensor(inputs.head_scale, inputs),
+        float(inputs.beta),
+        feat_grad,
+        head_grad,
+        inputs.per_image,
+    ]
 
 
-def _number_and_tensor(value, dtype: torch.dtype, device: torch.device) -> tuple[float, Tensor | None]:
+def _number_and_tensor(value: Scalar, inputs: LossInputs) -> tuple[float, Tensor | None]:
     """A scalar as the operators take it: a number times an optional tensor on the device."""
     if isinstance(value, Tensor):
-        return 1.0, value.detach().to(device=device, dtype=dtype, non_blocking=True)
+        return 1.0, value.detach().to(device=inputs.device, dtype=inputs.dtype, non_blocking=True)
     if torch.compiler.is_compiling() and not _is_static(value):
-        return 1.0, torch.ones((), dtype=dtype, device=device) * value
+        return 1.0, torch.ones((), dtype=inputs.dtype, device=inputs.device) * value
     return float(value), None
 
 
@@ -185,12 +177,12 @@ def _scaled(namespace: str, grads: list[Tensor], grad_output: Tensor, pending: T
     operators = getattr(torch.ops, namespace)
     if torch.compiler.is_compiling():
         register_scaled_lowering(namespace)
-        return list(operators.scaled(grads, grad_output, pending))
+        return list(operators.scaled.default(grads, grad_output, pending))
     if holds_several(grad_output):
         return [multiplied(grad, grad_output * factor) for grad, factor in zip(grads, pending, strict=True)]
     if graph_is_retained():
-        return operators.scaled(grads, grad_output, pending)
-    operators.scale_(grads, grad_output, pending)
+        return operators.scaled.default(grads, grad_output, pending)
+    operators.scale_.default(grads, grad_output, pending)
     return grads
 
 

@@ -12,6 +12,7 @@ from .levels import Levels
 from .torch_private import records_derivatives
 
 T = TypeVar("T", Scalar, Normalizer)
+Shapes = dict[str, list[torch.Size]]  # of every list of tensors that is given, by its name
 
 _MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _RESIZE_HINT = "pass resize=True to FeatureAdapter or resize them first"
@@ -39,7 +40,8 @@ def as_tensors(name: str, value: Levels | None, dtypes: tuple[torch.dtype, ...] 
     if value is None:
         return []
     levels = [value] if isinstance(value, Tensor) else value
-    if not isinstance(levels, Sequence) or not all(isinstance(level, Tensor) for level in levels):
+    # Asking the abstract class, and running a generator, takes longer than a level's other checks.
+    if not isinstance(levels, (list, Sequence)) or not all([isinstance(level, Tensor) for level in levels]):
         raise TypeError(f"{name} must be a tensor or a sequence of tensors, got {type(value).__name__}")
     if len(levels) == 0:
         raise ValueError(f"{name} is an empty sequence: pass at least one level")
@@ -60,22 +62,23 @@ def check(inputs: LossInputs) -> LossInputs:
         "channel_weights": inputs.channel_weights,
     }
     present = {name: levels for name, levels in named.items() if levels}
-    _check_level_counts(present)
+    shapes = {name: [tensor.shape for tensor in levels] for name, levels in present.items()}
+    _check_level_counts(shapes)
     _check_devices(present)
-    _check_same_shape("student_feats", "teacher_feats", present, _RESIZE_HINT)
-    _check_same_shape("student_logits", "teacher_logits", present, _CLASSES_HINT)
-    _check_locations(present)
-    _check_channel_weights(present)
+    _check_same_shape("student_feats", "teacher_feats", shapes, _RESIZE_HINT)
+    _check_same_shape("student_logits", "teacher_logits", shapes, _CLASSES_HINT)
+    _check_locations(shapes)
+    _check_channel_weights(shapes)
     _check_scalars(inputs)
     if inputs.per_image:
-        _check_one_batch(present)
+        _check_one_batch(shapes)
     if torch.is_grad_enabled():
         _check_gradients(present)
     return inputs
 
 
-def _check_level_counts(present: dict[str, list[Tensor]]) -> None:
-    (first, levels), *others = present.items()
+def _check_level_counts(shapes: Shapes) -> None:
+    (first, levels), *others = shapes.items()
     for name, other in others:
         if len(other) != len(levels):
             raise ValueError(f"{first} has {len(levels)} levels, {name} has {len(other)}")
@@ -90,60 +93,61 @@ def _check_devices(present: dict[str, list[Tensor]]) -> None:
                 raise ValueError(f"level {level}: {name} is on {tensor.device}, {first} on {device}")
 
 
-def _check_same_shape(
-    student_name: str, teacher_name: str, present: dict[str, list[Tensor]], hint: str
-) -> None:
-    if student_name not in present:
+def _check_same_shape(student_name: str, teacher_name: str, shapes: Shapes, hint: str) -> None:
+    if student_name not in shapes:
         return
-    if teacher_name not in present:
+    if teacher_name not in shapes:
         raise ValueError(f"{student_name} is given without {teacher_name}")
-    pairs = zip(present[student_name], present[teacher_name], strict=True)
+    pairs = zip(shapes[student_name], shapes[teacher_name], strict=True)
     for level, (student, teacher) in enumerate(pairs):
-        if student.shape != teacher.shape:
+        if student != teacher:
             raise ValueError(
-                f"level {level}: {student_name} {list(student.shape)} and {teacher_name} "
-                f"{list(teacher.shape)} differ; {hint}"
+                f"level {level}: {student_name} {list(student)} and {teacher_name} "
+                f"{list(teacher)} differ; {hint}"
             )
 
 
-def _check_locations(present: dict[str, list[Tensor]]) -> None:
+def _check_locations(shapes: Shapes) -> None:
     """Batch and locations agree within a level; a mask may have flat locations, and a channel of 1."""
-    first = next(name for name in ("student_feats", "teacher_logits", "student_logits") if name in present)
+    first, *_ = [name for name in ("student_feats", "teacher_logits", "student_logits") if name in shapes]
     for name in ("teacher_logits", "masks"):
-        for level, (tensor, other) in enumerate(zip(present[first], present.get(name, []), strict=False)):
-            if _same_locations(tensor, other, is_mask=name == "masks"):
+        if name == first or name not in shapes:
+            continue
+        for level, (shape, other) in enumerate(zip(shapes[first], shapes[name], strict=True)):
+            if _same_locations(shape, other, is_mask=name == "masks"):
                 continue
             raise ValueError(
-                f"level {level}: {first} {list(tensor.shape)} and {name} {list(other.shape)} "
+                f"level {level}: {first} {list(shape)} and {name} {list(other)} "
                 "do not agree in batch and locations"
             )
 
 
-def _same_locations(tensor: Tensor, other: Tensor, is_mask: bool) -> bool:
-    """Whether ``other``, a mask or a tensor with channels, has the batch and the locations of ``tensor``."""
-    expected = tensor.shape[2:]
-    actual = other.shape[1:] if is_mask else other.shape[2:]
-    if is_mask and len(actual) > 1 and actual[0] == 1 and actual != expected:
-        actual = actual[1:]
-    if other.shape[0] != tensor.shape[0]:
+def _same_locations(shape: torch.Size, other: torch.Size, is_mask: bool) -> bool:
+    """Whether ``other``, of a mask or with channels, has the batch and the locations of ``shape``."""
+    if len(other) == 0 or other[0] != shape[0]:
         return False
+    expected = shape[2:]
+    actual = other[1:] if is_mask else other[2:]
+    if actual == expected:
+        return True
+    if is_mask and len(actual) > 1 and actual[0] == 1:
+        actual = actual[1:]
     one_is_flat = len(actual) == 1 or len(expected) == 1
     return actual == expected or (one_is_flat and actual.numel() == expected.numel())
 
 
-def _check_channel_weights(present: dict[str, list[Tensor]]) -> None:
-    for level, channel_weights in enumerate(present.get("channel_weights", [])):
-        expected = present["student_feats"][level].shape[:2]
-        if channel_weights.shape != expected:
+def _check_channel_weights(shapes: Shapes) -> None:
+    for level, channel_weights in enumerate(shapes.get("channel_weights", [])):
+        expected = shapes["student_feats"][level][:2]
+        if channel_weights != expected:
             raise ValueError(
-                f"level {level}: channel_weights {list(channel_weights.shape)} must be [B, C] = "
-                f"{list(expected)}"
+                f"level {level}: channel_weights {list(channel_weights)} must be [B, C] = {list(expected)}"
             )
 
 
-def _check_one_batch(present: dict[str, list[Tensor]]) -> None:
-    (name, levels), *_ = present.items()
-    batches = [tensor.shape[0] for tensor in levels]
+def _check_one_batch(shapes: Shapes) -> None:
+    (name, levels), *_ = shapes.items()
+    batches = [shape[0] for shape in levels]
     if len(set(batches)) > 1:
         raise ValueError(f"reduction='none' needs as many images in every level, {name} has {batches}")
 
@@ -182,11 +186,12 @@ def one_scalar(name: str, value: T | Sequence[T]) -> T:
     """The value itself, which must be a number, a 0-d tensor that requires no gradient, or a name."""
     if isinstance(value, (list, tuple)):
         raise TypeError(f"{name} is a sequence, which goes with mask_sets only: one value per set")
-    if isinstance(value, Tensor) and value.dim() != 0:
-        raise ValueError(f"{name} must be a number or a 0-d tensor, got a tensor {list(value.shape)}")
-    if isinstance(value, Tensor) and torch.is_grad_enabled() and records_derivatives(value):
-        raise ValueError(
-            f"{name} requires a gradient, which these losses do not compute: "
-            "detach it, or leave it out and multiply the loss by it"
-        )
+    if isinstance(value, Tensor):
+        if value.dim() != 0:
+            raise ValueError(f"{name} must be a number or a 0-d tensor, got a tensor {list(value.shape)}")
+        if torch.is_grad_enabled() and records_derivatives(value):
+            raise ValueError(
+                f"{name} requires a gradient, which these losses do not compute: "
+                "detach it, or leave it out and multiply the loss by it"
+            )
     return value  # pyright: ignore[reportReturnType]  # every sequence has been refused

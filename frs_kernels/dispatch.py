@@ -78,15 +78,14 @@ def _recording_unsupported(inputs: LossInputs) -> str | None:
     """
     if transforms_are_active(inputs):
         return transforms.unsupported(inputs)
-    students = inputs.student_feats + inputs.student_logits
     if dual_level_is_open():
         # torch does not annotate unpack_dual.
-        duals = [forward_ad.unpack_dual(tensor) for tensor in students]  # pyright: ignore[reportUnknownMemberType]
+        duals = [forward_ad.unpack_dual(tensor) for tensor in inputs.students]  # pyright: ignore[reportUnknownMemberType]
         if any(dual.tangent is not None for dual in duals):
             return transforms.ONLY_EAGER
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage] (documented all the same)
         return "only eager can be recorded by torch.jit.trace"
-    if is_exporting() and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in students):
+    if is_exporting() and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs.students):
         return "only eager has gradients in an exported graph: without them, export under torch.no_grad()"
     return None
 
@@ -125,5 +124,8 @@ def _why_not_chosen(other: str, chosen: str, requested: str) -> str:
 
 
 def _first_that_runs(inputs: LossInputs) -> str:
-    names = PREFERENCE.get(inputs.device.type, ("eager",))
-    return next(name for name in names if why_not(name, inputs) is None)
+    *fused, last = PREFERENCE.get(inputs.device.type, ("eager",))
+    for name in fused:
+        if why_not(name, inputs) is None:
+            return name
+    return last

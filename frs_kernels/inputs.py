@@ -1,6 +1,6 @@
 """The arguments of one loss call, and the canonical form in which the operators take them."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -34,8 +34,13 @@ class LossInputs:
         return self.student_feats + self.teacher_feats + self.student_logits + self.teacher_logits
 
     @property
+    def students(self) -> list[Tensor]:
+        """The tensors that may receive gradients."""
+        return self.student_feats + self.student_logits
+
+    @property
     def device(self) -> torch.device:
-        return self.tensors[0].device
+        return self._first_levels[0].device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -44,7 +49,11 @@ class LossInputs:
 
     @property
     def num_levels(self) -> int:
-        return len(self.student_feats or self.student_logits or self.teacher_logits)
+        return len(self._first_levels)
+
+    @property
+    def _first_levels(self) -> list[Tensor]:
+        return self.student_feats or self.student_logits or self.teacher_logits
 
     def copies(self) -> list[str]:
         """One sentence for each copy that :meth:`canonical` makes, as kernels read some layouts only."""
@@ -61,20 +70,27 @@ class LossInputs:
 
     def canonical(self) -> "LossInputs":
         """The same call in the layouts, dtypes and list lengths that the operators take."""
-        dtype = self.dtype
-        needs_teacher_logits = self.student_logits or not self.masks
-        student_feats, teacher_feats = _aligned(self.student_feats, self.teacher_feats, dtype)
-        student_logits, teacher_logits = _aligned(
-            self.student_logits, self.teacher_logits if needs_teacher_logits else [], dtype
-        )
-        return replace(
-            self,
+        of_each_dtype = {tensor.dtype: tensor for tensor in self.tensors}
+        dtype = accumulation_dtype(*of_each_dtype.values())
+        feats = self.student_feats, self.teacher_feats
+        logits = self.student_logits, self.teacher_logits if self.student_logits or not self.masks else []
+        if len(of_each_dtype) > 1:
+            feats = _one_dtype(feats[0], dtype), _one_dtype(feats[1], dtype)
+            logits = _one_dtype(logits[0], dtype), _one_dtype(logits[1], dtype)
+        student_feats, teacher_feats = _aligned(*feats)
+        student_logits, teacher_logits = _aligned(*logits)
+        return LossInputs(
             student_feats=student_feats,
             teacher_feats=teacher_feats,
             student_logits=student_logits,
             teacher_logits=teacher_logits,
-            masks=[m.detach().to(dtype).contiguous() for m in self.masks],
-            channel_weights=[c.detach().to(dtype).contiguous() for c in self.channel_weights],
+            masks=[_constant(mask, dtype) for mask in self.masks],
+            channel_weights=[_constant(weights, dtype) for weights in self.channel_weights],
+            normalizer=self.normalizer,
+            feat_scale=self.feat_scale,
+            head_scale=self.head_scale,
+            beta=self.beta,
+            per_image=self.per_image,
         )
 
 
@@ -88,16 +104,20 @@ def _layout_copies(name: str, students: list[Tensor], teachers: list[Tensor]) ->
     return notes
 
 
-def _aligned(
-    students: list[Tensor], teachers: list[Tensor], dtype: torch.dtype
-) -> tuple[list[Tensor], list[Tensor]]:
-    """One dtype per list; per level the layout of the student, or of the teacher if there is no student."""
-    students, teachers = _one_dtype(students, dtype), _one_dtype(teachers, dtype)
-    layouts = [layout(t) or "location_major" for t in students or teachers]
+def _aligned(students: list[Tensor], teachers: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Per level the layout of the student, or of the teacher if there is no student."""
+    layouts = [layout(t) for t in students or teachers]
     return (
-        [in_layout(t, wanted) for t, wanted in zip(students, layouts, strict=False)],
-        [in_layout(t, wanted) for t, wanted in zip(teachers, layouts, strict=False)],
+        [t if known else in_layout(t, "location_major") for t, known in zip(students, layouts, strict=False)],
+        [in_layout(t, known or "location_major") for t, known in zip(teachers, layouts, strict=False)],
     )
+
+
+def _constant(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask or channel weights as the operators take them: ``tensor`` itself where it is that already."""
+    if tensor.dtype == dtype and tensor.is_contiguous() and not tensor.requires_grad:
+        return tensor
+    return tensor.detach().to(dtype).contiguous()
 
 
 def _one_dtype(tensors: list[Tensor], accumulation: torch.dtype) -> list[Tensor]:

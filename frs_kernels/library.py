@@ -64,6 +64,9 @@ def define(namespace: str) -> torch.library.Library:
         return copies
 
     library.impl("scaled", scaled, "CompositeExplicitAutograd")
+    # These return gradients as results and record nothing, so a call needs no torch.no_grad() around it.
+    for name in ("loss", "imitation", "head"):
+        library.impl(name, torch.library.fallthrough_kernel, "Autograd")
     return library
 
 

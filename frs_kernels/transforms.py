@@ -27,8 +27,7 @@ def unsupported(inputs: LossInputs) -> str | None:
     """Why fused operators cannot run inside the active transforms, or None."""
     if torch.compiler.is_compiling() or not active_transforms() <= {"grad", "vmap"}:
         return ONLY_EAGER
-    students = inputs.student_feats + inputs.student_logits
-    if torch.is_grad_enabled() and any(derivatives(tensor) > 1 for tensor in students):
+    if torch.is_grad_enabled() and any(derivatives(tensor) > 1 for tensor in inputs.students):
         return ONLY_EAGER
     return None
 

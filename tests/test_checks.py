@@ -49,7 +49,7 @@ def test_features_and_logits_of_different_locations_are_refused(refused):
     )
 
 
-@pytest.mark.parametrize("shape", [(2, 9, 13), (1, 9, 14), (2, 2, 9, 14), (9, 14), (2, 125), (2, 14, 9)])
+@pytest.mark.parametrize("shape", [(2, 9, 13), (1, 9, 14), (2, 2, 9, 14), (9, 14), (2, 125), (2, 14, 9), ()])
 def test_masks_of_another_shape_are_refused(refused, shape):
     (student,), (teacher,) = tensors(8, sizes=[(9, 14)]), tensors(8, sizes=[(9, 14)])
     message = refused(frs.weighted_mse, student, teacher, torch.rand(shape))

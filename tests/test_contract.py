@@ -98,6 +98,16 @@ def test_loss_names_the_argument_that_is_wrong(name, kind):
         loss({name: WRONG[kind]})
 
 
+@native
+@pytest.mark.parametrize("channels, other", [(0, 5), (5, 0), (5, 4)])
+def test_student_and_teacher_have_the_same_channels(channels, other):
+    student, teacher = ([torch.rand(2, c, 3, 4)] * 2 for c in (channels, other))
+    changes = {"student_feats": student, "teacher_feats": teacher, "channel_weights": []}
+    message = rf"teacher_feats, level 0: \[2, {other}, 12\] instead of \[2, {channels}, 12\]"
+    with pytest.raises(RuntimeError, match=message):
+        loss(changes)
+
+
 # What the numbers and switches of a call change: (feature, head) by this factor, or the gradients.
 FACTORS = {"normalizer_value": (0.5, 0.5), "feat_scale": (2.0, 1.0), "head_scale": (1.0, 2.0)}
 

@@ -1,5 +1,7 @@
 """The registered operators: schema, fakes, aliasing, as torch.library.opcheck sees them."""
 
+import warnings
+
 import pytest
 import torch
 from cases import INTERPRETED, LAYOUTS, random_masks, tensors
@@ -65,6 +67,27 @@ def test_operators_of_one_term(target, name):
     assert all(map(torch.equal, results, expected))
     grads, expected_grads = feat_grads + logit_grads, expected_feat_grads + expected_logit_grads
     assert len(grads) == 2 and all(map(torch.equal, grads, expected_grads))
+
+
+@pytest.mark.parametrize("name", ["loss", "imitation", "head"])
+def test_operators_record_nothing(target, name):
+    """Their gradients are results. What they return is a constant, wherever they are called."""
+    feats, teacher_feats, logits, teacher_logits, *others = loss_arguments(
+        target, torch.float32, "nchw", masks=True
+    )
+    arguments = (
+        [t.requires_grad_() for t in feats] if name != "head" else [],
+        teacher_feats if name != "head" else [],
+        [t.requires_grad_() for t in logits] if name != "imitation" else [],
+        teacher_logits if name != "imitation" else [],
+        *others,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        *results, feat_grads, logit_grads = getattr(operators(target), name)(*arguments, True, True, False)
+    results += feat_grads + logit_grads
+    assert len(results) == (7 if name == "loss" else 5)
+    assert not any(result.requires_grad for result in results)
 
 
 def test_loss_operator_with_everything_optional(target):

@@ -60,8 +60,7 @@ void check_precision(const TermLists& term, const TermTypes& types, bool double_
   check(term.teachers, types.teacher);
 }
 
-void check_shape(const List& list, int l, const Shape& expected) {
-  const Shape s = shape_of(list.tensors[l], list.name, l);
+void check_shape(const List& list, int l, const Shape& s, const Shape& expected) {
   STD_TORCH_CHECK(
       s.batch == expected.batch && s.channels == expected.channels && s.locations == expected.locations,
       list.name, ", level ", l, ": [", s.batch, ", ", s.channels, ", ", s.locations, "] instead of [",
@@ -73,14 +72,15 @@ Term term_of(const TermLists& lists, int l, const Level& level, ScalarType accum
              Allocate allocate_grad, Tensors& grads) {
   Term term;
   if (!lists.teachers.given) return term;
-  const List& any = lists.students.given ? lists.students : lists.teachers;
-  term.channels = shape_of(any.tensors[l], any.name, l).channels;
-  auto view = [&](const List& list) {
-    check_shape(list, l, {level.batch, term.channels, level.locations});
-    return input_view(list.tensors[l], list.name, l);
-  };
-  term.teacher = view(lists.teachers);
-  if (lists.students.given) term.student = view(lists.students);
+  auto read = [&](const List& list) { return input_of(list.tensors[l], list.name, l); };
+  const Input teacher = read(lists.teachers);
+  const Input student = lists.students.given ? read(lists.students) : Input{teacher.shape, {}};
+  const Shape expected{level.batch, student.shape.channels, level.locations};
+  check_shape(lists.teachers, l, teacher.shape, expected);
+  check_shape(lists.students, l, student.shape, expected);
+  term.channels = expected.channels;
+  term.teacher = teacher.view;
+  term.student = student.view;
   check_layout(term, lists.name, l);
   if (lists.channel_weights.given) {
     term.channel_weight = dense_data(lists.channel_weights.tensors[l], level.batch * term.channels,
@@ -115,9 +115,9 @@ void allocate_results(LossCall& call, const Tensor& like, ScalarType accumulatio
   LossParams& params = call.params;
   std::vector<int64_t> losses{3};
   if (params.per_image) losses.push_back(params.levels[0].batch);
-  call.losses = torch::stable::new_empty(like, losses, accumulation);
-  call.level_losses = torch::stable::new_empty(like, {2, params.num_levels}, accumulation);
-  call.pending = torch::stable::new_empty(like, {2, params.num_levels}, accumulation);
+  call.losses = empty(losses, accumulation, like);
+  call.level_losses = empty({2, params.num_levels}, accumulation, like);
+  call.pending = empty({2, params.num_levels}, accumulation, like);
   params.losses = call.losses->mutable_data_ptr();
   params.level_losses = call.level_losses->mutable_data_ptr();
   params.pending = call.pending->mutable_data_ptr();
@@ -129,7 +129,7 @@ void allocate_masks(LossCall& call, const Tensor& like, ScalarType accumulation)
   Level* const levels = call.params.levels;
   int64_t size = 0;
   for (int l = 0; l < call.params.num_levels; ++l) size += padded(levels[l]);
-  call.masks = torch::stable::new_empty(like, {size}, accumulation);
+  call.masks = empty({size}, accumulation, like);
   char* next = static_cast<char*>(call.masks->mutable_data_ptr());
   for (int l = 0; l < call.params.num_levels; ++l) {
     levels[l].mask = next;
@@ -139,11 +139,13 @@ void allocate_masks(LossCall& call, const Tensor& like, ScalarType accumulation)
 
 // The kernels walk through a gradient as through a row of numbers, or as through one row per image.
 void check_dense(const Tensor& grad, bool per_image) {
-  if (grad.numel() == 0) return;
-  int64_t extent = 1;  // elements from the first to the last one: numel() exactly if the tensor is dense
-  for (int64_t dim = 0; dim < grad.dim(); ++dim) extent += (grad.size(dim) - 1) * grad.stride(dim);
-  STD_TORCH_CHECK(extent == grad.numel(), "grads: a gradient is not dense");
-  STD_TORCH_CHECK(!per_image || grad.size(0) == 1 || grad.size(0) * grad.stride(0) == extent,
+  const int64_t elements = grad.numel();
+  if (elements == 0) return;
+  const auto sizes = grad.sizes(), strides = grad.strides();
+  int64_t extent = 1;  // elements from the first to the last one: all of them exactly if the tensor is dense
+  for (size_t dim = 0; dim < sizes.size(); ++dim) extent += (sizes[dim] - 1) * strides[dim];
+  STD_TORCH_CHECK(extent == elements, "grads: a gradient is not dense");
+  STD_TORCH_CHECK(!per_image || sizes[0] == 1 || sizes[0] * strides[0] == extent,
                   "grads: the images of a gradient are not dense, one after another");
 }
 
@@ -157,16 +159,16 @@ MaskCall prepare_mask(const Tensors& teacher_logits) {
   call.type = dtype_of(teacher_logits, "teacher_logits");
   for (int l = 0; l < call.num_levels; ++l) {
     const Tensor& logits = teacher_logits[l];
-    const Shape shape = shape_of(logits, "teacher_logits", l);
+    const auto [shape, view] = input_of(logits, "teacher_logits", l);
     Level& level = call.levels[l];
     level.batch = shape.batch;
     level.locations = shape.locations;
     level.head.channels = shape.channels;
-    level.head.teacher = input_view(logits, "teacher_logits", l);
+    level.head.teacher = view;
     check_layout(level.head, "teacher_logits", l);
     std::vector<int64_t> sizes{shape.batch};
     for (int64_t dim = 2; dim < logits.dim(); ++dim) sizes.push_back(logits.size(dim));
-    call.masks.push_back(torch::stable::new_empty(logits, sizes, accumulation_type(call.type == DType::f64)));
+    call.masks.push_back(empty(sizes, accumulation_type(call.type == DType::f64), logits));
     level.mask = call.masks.back().mutable_data_ptr();
   }
   return call;
@@ -203,8 +205,8 @@ LossCall prepare_loss(const LossArguments& a, Allocate allocate_grad) {
 
   for (int l = 0; l < params.num_levels; ++l) {
     Level& level = params.levels[l];
-    const Shape shape =
-        shape_of(students[l], imitation.students.given ? "student_feats" : "student_logits", l);
+    const char* const name = imitation.students.given ? "student_feats" : "student_logits";
+    const Shape shape = input_of(students[l], name, l).shape;
     level.batch = shape.batch;
     level.locations = shape.locations;
     STD_TORCH_CHECK(!a.per_image || level.batch == params.levels[0].batch, "per_image: level ", l, " has ",

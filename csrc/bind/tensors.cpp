@@ -3,21 +3,56 @@
 namespace frs::bind {
 namespace {
 
+// The shape and strides of a tensor, which belong to torch: each is a call into it, so they are read once.
+struct Geometry {
+  int64_t dims = 0;
+  const int64_t* sizes = nullptr;
+  const int64_t* strides = nullptr;
+};
+
+Geometry geometry_of(const Tensor& tensor, const char* name, int level) {
+  const auto sizes = tensor.sizes();
+  STD_TORCH_CHECK(sizes.size() == 3 || sizes.size() == 4, name, ", level ", level,
+                  ": expected [B, C, L] or [B, C, H, W]");
+  int64_t* strides = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(tensor.get(), &strides));
+  return {static_cast<int64_t>(sizes.size()), sizes.data(), strides};
+}
+
+Shape shape_of(const Geometry& g) {
+  return {g.sizes[0], g.sizes[1], g.dims == 4 ? g.sizes[2] * g.sizes[3] : g.sizes[2]};
+}
+
 // The strides of dimensions of size 1 are never used, and become 1.
-TensorView view_of(const Tensor& tensor, const char* name, int level, void* data) {
-  const Shape shape = shape_of(tensor, name, level);
-  const auto size = tensor.sizes();
-  const auto stride = tensor.strides();
-  TensorView view{data, stride[0], shape.channels > 1 ? stride[1] : 1, 1};
-  if (tensor.dim() == 3 && size[2] > 1) view.stride_l = stride[2];
-  if (tensor.dim() == 4) {
+TensorView view_of(const Geometry& g, const char* name, int level, void* data) {
+  const int64_t *size = g.sizes, *stride = g.strides;
+  TensorView view{data, stride[0], size[1] > 1 ? stride[1] : 1, 1};
+  if (g.dims == 3 && size[2] > 1) view.stride_l = stride[2];
+  if (g.dims == 4) {
     if (size[3] > 1) view.stride_l = stride[3];
     if (size[3] <= 1 && size[2] > 1) view.stride_l = stride[2];
     STD_TORCH_CHECK(
-        size[2] <= 1 || size[3] <= 1 || shape.batch * shape.channels == 0 || stride[2] == size[3] * stride[3],
-        name, ", level ", level, ": height and width cannot be collapsed into one stride");
+        size[2] <= 1 || size[3] <= 1 || size[0] * size[1] == 0 || stride[2] == size[3] * stride[3], name,
+        ", level ", level, ": height and width cannot be collapsed into one stride");
   }
   return view;
+}
+
+Tensor allocate(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, int32_t dtype,
+                const Tensor& like) {
+  int32_t device_type, device_index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                  strides.data(), dtype, device_type, device_index, &handle));
+  return Tensor(handle);
+}
+
+int32_t raw_dtype(const Tensor& tensor) {
+  int32_t dtype;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  return dtype;
 }
 
 }  // namespace
@@ -40,25 +75,20 @@ DType dtype_of(const Tensor& tensor, const char* name) {
 
 DType dtype_of(const Tensors& tensors, const char* name) {
   if (tensors.empty()) return DType::f32;
-  const DType first = dtype_of(tensors[0], name);
+  const int32_t first = raw_dtype(tensors[0]);
   for (const Tensor& tensor : tensors)
-    STD_TORCH_CHECK(dtype_of(tensor, name) == first, name, ": levels differ in dtype");
-  return first;
+    STD_TORCH_CHECK(raw_dtype(tensor) == first, name, ": levels differ in dtype");
+  return dtype_of(tensors[0], name);
 }
 
-Shape shape_of(const Tensor& tensor, const char* name, int level) {
-  STD_TORCH_CHECK(tensor.dim() == 3 || tensor.dim() == 4, name, ", level ", level,
-                  ": expected [B, C, L] or [B, C, H, W]");
-  const auto size = tensor.sizes();
-  return {size[0], size[1], tensor.dim() == 4 ? size[2] * size[3] : size[2]};
-}
-
-TensorView input_view(const Tensor& tensor, const char* name, int level) {
-  return view_of(tensor, name, level, const_cast<void*>(tensor.const_data_ptr()));
+Input input_of(const Tensor& tensor, const char* name, int level) {
+  const Geometry geometry = geometry_of(tensor, name, level);
+  void* const data = const_cast<void*>(tensor.const_data_ptr());
+  return {shape_of(geometry), view_of(geometry, name, level, data)};
 }
 
 TensorView output_view(const Tensor& tensor, const char* name, int level) {
-  return view_of(tensor, name, level, tensor.mutable_data_ptr());
+  return view_of(geometry_of(tensor, name, level), name, level, tensor.mutable_data_ptr());
 }
 
 void check_layout(const Term& term, const char* name, int level) {
@@ -70,32 +100,35 @@ void check_layout(const Term& term, const char* name, int level) {
 
 Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                      const Tensor& like) {
-  int32_t dtype, device_type, device_index;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                  strides.data(), dtype, device_type, device_index, &handle));
-  return Tensor(handle);
+  return allocate(sizes, strides, raw_dtype(like), like);
 }
 
-Tensor grad_like(const Tensor& student, const char* name, int level, Allocate allocate) {
-  const int64_t dims = student.dim();
-  const auto size = student.sizes();
-  const std::vector<int64_t> sizes(size.data(), size.data() + dims);
-  const bool channel_major = student.numel() > 0 && view_of(student, name, level, nullptr).stride_l != 1;
-  std::vector<int64_t> strides(dims);
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType accumulation, const Tensor& like) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t dim = sizes.size(); dim-- > 1;)
+    strides[dim - 1] = strides[dim] * (sizes[dim] > 1 ? sizes[dim] : 1);
+  const int32_t dtype =
+      accumulation == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+  return allocate(sizes, strides, dtype, like);
+}
+
+Tensor grad_like(const Tensor& student, const char* name, int level, Allocate allocate_grad) {
+  const Geometry g = geometry_of(student, name, level);
+  const Shape shape = shape_of(g);
+  const std::vector<int64_t> sizes(g.sizes, g.sizes + g.dims);
+  const bool is_empty = shape.batch * shape.channels * shape.locations == 0;
+  const bool channel_major = !is_empty && view_of(g, name, level, nullptr).stride_l != 1;
+  std::vector<int64_t> strides(g.dims);
   int64_t stride = 1;
   auto next_outer = [&](int64_t dim) {
     strides[dim] = stride;
     stride *= sizes[dim] > 1 ? sizes[dim] : 1;
   };
   if (channel_major) next_outer(1);
-  for (int64_t dim = dims - 1; dim > 1; --dim) next_outer(dim);
+  for (int64_t dim = g.dims - 1; dim > 1; --dim) next_outer(dim);
   if (!channel_major) next_outer(1);
   next_outer(0);
-  return allocate(sizes, strides, student);
+  return allocate_grad(sizes, strides, student);
 }
 
 const void* scalar_data(const std::optional<Tensor>& tensor, ScalarType accumulation, const char* name) {

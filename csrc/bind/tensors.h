@@ -28,9 +28,12 @@ inline ScalarType accumulation_type(bool double_precision) {
 struct Shape {
   int64_t batch = 0, channels = 0, locations = 0;
 };
-Shape shape_of(const Tensor& tensor, const char* name, int level);
 
-TensorView input_view(const Tensor& tensor, const char* name, int level);
+struct Input {
+  Shape shape;
+  TensorView view;
+};
+Input input_of(const Tensor& tensor, const char* name, int level);
 TensorView output_view(const Tensor& tensor, const char* name, int level);
 
 // Rejects a term whose student and teacher differ in layout.
@@ -40,10 +43,13 @@ using Allocate = Tensor (*)(const std::vector<int64_t>& sizes, const std::vector
                             const Tensor& like);
 Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                      const Tensor& like);
+// Contiguous, in the accumulation dtype, on the device of `like`. torch::stable::new_empty goes through
+// torch's dispatcher, which takes several times as long.
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType accumulation, const Tensor& like);
 
 // An empty gradient of a student tensor: its shape, dtype and layout, dense. frs_kernels.layouts.grad_like is
 // the same for torch.compile.
-Tensor grad_like(const Tensor& student, const char* name, int level, Allocate allocate);
+Tensor grad_like(const Tensor& student, const char* name, int level, Allocate allocate_grad);
 
 // The element of a 0-d tensor in the accumulation dtype; nullptr without a tensor.
 const void* scalar_data(const std::optional<Tensor>& tensor, ScalarType accumulation, const char* name);

@@ -85,6 +85,27 @@ MUTANTS = (
         "        if outer < size * inner:",
         ("tests/test_levels.py", f"{LOSS}::test_padded_rows"),
     ),
+    Mutant(
+        "masks-of-another-dtype-are-passed-on",
+        "frs_kernels/inputs.py",
+        "    if tensor.dtype == dtype and tensor.is_contiguous()",
+        "    if tensor.is_contiguous()",
+        ("tests/test_inputs.py",),
+    ),
+    Mutant(
+        "both-terms-have-the-scale-of-the-head",
+        "frs_kernels/autograd.py",
+        "        *_number_and_tensor(inputs.feat_scale, inputs),\n",
+        "        *_number_and_tensor(inputs.head_scale, inputs),\n",
+        ("tests/test_inputs.py",),
+    ),
+    Mutant(
+        "operators-need-no-grad-around-them",
+        "frs_kernels/library.py",
+        '        library.impl(name, torch.library.fallthrough_kernel, "Autograd")\n',
+        "        pass\n",
+        ("tests/test_registration.py::test_operators_record_nothing",),
+    ),
     # The reference and the backward.
     Mutant(
         "eager-has-a-gradient-where-z-is-0",
@@ -110,8 +131,8 @@ MUTANTS = (
     Mutant(
         "copies-lack-the-pending-factor",
         "frs_kernels/autograd.py",
-        "        return operators.scaled(grads, grad_output, pending)\n    operators.scale_",
-        "        return operators.scaled(grads, grad_output, torch.ones_like(pending))\n    operators.scale_",
+        "return operators.scaled.default(grads, grad_output, pending)\n    operators.scale_",
+        "return operators.scaled.default(grads, grad_output, torch.ones_like(pending))\n    operators.scale_",
         (f"{BACKWARD}::test_second_backward_with_a_retained_graph",),
     ),
     Mutant(
