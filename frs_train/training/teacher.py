@@ -19,11 +19,12 @@ def prepare_teacher(
     """Prepares the teacher: frozen, on the device, and with the student's limit of the image size.
 
     Its batch norm, a constant factor and offset per channel, becomes a part of the convolutions. On a CPU,
-    weights and features are always channels_last: oneDNN's convolutions are faster in this layout.
+    weights and features are channels_last, in which oneDNN's convolutions are faster. A compiled teacher
+    takes three times as long in this layout.
     """
     fold_batch_norm(teacher.eval().requires_grad_(False)).to(device)
     teacher.model.transform.max_size = student.model.transform.max_size  # pyright: ignore[reportAttributeAccessIssue]  # torchvision's
-    if config.teacher_channels_last or device.type == "cpu":
+    if config.teacher_channels_last or (device.type == "cpu" and not config.teacher_compile):
         teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # torch's overloads lack it
     if config.teacher_compile:
         teacher.features = torch.compile(teacher.features)

@@ -60,10 +60,12 @@ def test_group_norm_stays():
     assert count == sum(isinstance(module, nn.GroupNorm) for module in tiny("fcos").modules()) > 0
 
 
-def test_features_on_a_cpu_are_channels_last():
+def test_features_on_a_cpu_are_channels_last_unless_compiled():
     with torch.no_grad():
         feats = prepared(tiny("fcos"))(IMAGES, size=64).feats
     assert all(feat.is_contiguous(memory_format=torch.channels_last) for feat in feats)
+    compiled = prepared(tiny("fcos"), teacher_compile=True)  # not run, and so not compiled
+    assert all(parameter.is_contiguous() for parameter in compiled.parameters())
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
