@@ -29,8 +29,11 @@ def tables_of(run: Run) -> str:
     if run.races:
         sections += ["## Side by side\n", _RACES, tables.races(run)]
     if run.steps:
-        parts = tables.step_parts(run)
-        sections += ["## Training step\n", tables.steps(run), *([parts] if parts else [])]
+        sections += ["## Training step\n", tables.steps(run)]
+        if parts := tables.step_parts(run):
+            sections.append(parts)
+        if distillation := tables.distillation(run):
+            sections += [_DISTILLATION, distillation]
     for op in OPS:
         if run.cases(lambda case, op=op: case.op == op):
             sections += [f"## {op}, each provider on its own\n", tables.singles(run, op)]
@@ -47,6 +50,12 @@ The providers take turns, so that other load on the machine slows all of them al
 brackets, the time divided by ours. `malloc`: "default" is glibc as it comes, "warm" keeps freed memory as
 caching allocators do. GB/s is the least number of bytes that has to move, divided by our time; "share" is
 that divided by the rate of a plain copy, which takes its turn in every round.
+"""
+_DISTILLATION = """\
+What the distillation adds to a step without a teacher. "teacher" includes the masks, and "loss" the gradients
+that it computes. "rest" is what these parts leave: backward and update of the adapters, and sums of
+gradients. "teacher alone" is the teacher's forward without masks, in turns with the steps: prepared as in our
+step, and as it was built; in brackets, the difference divided by it.
 """
 _ACCURACY = "||out - expected|| / ||expected|| against float64, checked before anything is timed.\n"
 

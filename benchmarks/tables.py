@@ -4,6 +4,8 @@ from benchmarks.providers import FUSED
 from benchmarks.results import Race, Record, Run, providers_in
 from benchmarks.workloads import Case
 
+TEACHERS = ("prepared", "as built")  # of a training step, as its benchmark names them
+
 
 def table(heads: list[str], rows: list[list[str]], source: str) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
@@ -170,3 +172,24 @@ def step_parts(run: Run) -> str:
             share = f"{part['median'] / whole:.1%}"
             rows.append([extra["step"], name, time(part["median"]), share, megabytes(part["peak_bytes"])])
     return table(["our step", "part", "time", "share", "peak MB added"], rows, run.source) if rows else ""
+
+
+def distillation(run: Run) -> str:
+    """What the distillation adds to a step without a teacher, its parts, and the teacher alone."""
+    rows = []
+    for extra in run.steps:
+        turns, parts, alone = extra["turns"], extra.get("parts"), extra.get("teacher_alone", {})
+        if not parts or "no teacher" not in turns:
+            continue
+        added = turns["ours"]["median"] - turns["no teacher"]["median"]
+        known = [parts[part]["median"] for part in ("teacher", "adapters", "loss")]
+        cells = [f"{seconds * 1e3:.1f}" for seconds in (added, *known, added - sum(known))]
+        cells += [_compared(added, alone.get(teacher)) for teacher in TEACHERS]
+        rows.append([extra["step"], *cells])
+    heads = ["distillation, ms", "ours - no teacher", "teacher", "adapters", "loss", "rest"]
+    heads += [f"teacher alone, {teacher}" for teacher in TEACHERS]
+    return table(heads, rows, run.source) if rows else ""
+
+
+def _compared(added: float, alone: dict | None) -> str:
+    return f"{alone['median'] * 1e3:.1f} ({added / alone['median']:.2f}x)" if alone else "not measured"

@@ -17,6 +17,7 @@ from torch import nn
 from benchmarks import memory, timers
 from benchmarks.measure import rounds_for
 from benchmarks.providers import Official
+from benchmarks.tables import TEACHERS
 from frs_kernels import FeatureAdapter, split_levels
 
 for module in ("torchvision", "tyro"):
@@ -123,6 +124,11 @@ class Training:
         sum(losses.values()).backward()
         self.optimizer.step()
 
+    def teach(self) -> None:
+        """The teacher's own forward in our precision: features and logits of the batch, without masks."""
+        with torch.inference_mode(), autocast(self.images[0].device, self.step.amp):
+            self.learner.teacher(self.images, size=min(self.step.height, self.step.width))
+
 
 def test_step(step, benchmark, device, seconds):
     now = timers.clock(device)
@@ -130,9 +136,15 @@ def test_step(step, benchmark, device, seconds):
     if "ours" not in trainings:
         pytest.skip(f"our way needs more memory than this GPU has: {step}")
     turns = {way: [] for way in trainings}
+    # Our teacher is prepared for speed. The official way's is as it was built.
+    teachers = dict(zip(TEACHERS, map(trainings.get, ("ours", "official")), strict=True))
+    teachers = {name: training for name, training in teachers.items() if training}
+    alone = {name: [] for name in teachers}
     once = sum(timers.timed(now, training) for training in trainings.values())
 
     def others_turns():
+        for name, training in teachers.items():
+            alone[name].append(timers.timed(now, training.teach))
         for way, training in trainings.items():
             if way != "ours":
                 turns[way].append(timers.timed(now, training))
@@ -143,10 +155,11 @@ def test_step(step, benchmark, device, seconds):
     turns["ours"] = list(benchmark.stats.stats.data)
     parts = _parts(trainings["ours"], device, rounds=rounds_for(once, 2 * seconds))
     trainings.clear()  # frees their memory
+    teachers.clear()
     benchmark.extra_info.update(
         step=str(step), turns={way: timers.spread(values) for way, values in turns.items()}, parts=parts,
-        peak_bytes=peaks, largest_batch={way: _largest_batch(step, way, device)
-                                         for way in step.ways if way not in peaks},
+        teacher_alone={name: timers.spread(values) for name, values in alone.items()}, peak_bytes=peaks,
+        largest_batch={way: _largest_batch(step, way, device) for way in step.ways if way not in peaks},
     )  # fmt: skip
 
 
@@ -190,7 +203,8 @@ def _largest_batch(step: Step, way: str, device: str) -> int:
 def _parts(training: Training, device: str, rounds: int) -> dict[str, dict[str, float | int | None]]:
     """Seconds of each part of our step, and the bytes by which it exceeds those allocated before the step.
 
-    "loss" includes the gradients that the loss computes in its forward, "backward" those of the adapters.
+    "teacher" includes the masks, "loss" the gradients that it computes in its forward, "backward" those of
+    the adapters.
     """
     spent = [
         [end - begin for begin, end in itertools.pairwise(stamps)]

@@ -187,7 +187,7 @@ class DistillConfig(Options):
     teacher_amp: Precision = "none"
     """Autocast precision of the teacher; none is float32."""
     teacher_channels_last: bool = False
-    """Store the teacher's weights and features in channels_last layout."""
+    """Store the teacher's weights and features in channels_last layout, as on a CPU unless it is compiled."""
     teacher_compile: bool = False
     """Compile the teacher with torch.compile."""
     backend: str = "auto"

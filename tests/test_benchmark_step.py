@@ -78,6 +78,18 @@ def test_the_parts_make_up_a_step():
     assert not any(module._forward_hooks for module in modules)
 
 
+def test_the_teacher_alone_is_that_of_our_step():
+    training = steps.Training(TINY, "ours", "cpu")
+    ran = []
+    training.learner.teacher.register_forward_hook(lambda module, inputs, output: ran.append(output))
+    training()
+    training.teach()
+    in_step, alone = ran
+    assert in_step.masks and not alone.masks
+    torch.testing.assert_close(alone.feats + alone.cls_logits, in_step.feats + in_step.cls_logits)
+    assert alone.feats[0].dtype == torch.bfloat16 and alone.feats[0].is_inference()
+
+
 def test_the_tables_show_parts_and_ways_without_memory():
     part = {"median": 0.02, "peak_bytes": 3_000_000}
     turn = {"median": 0.1}
@@ -92,3 +104,25 @@ def test_the_tables_show_parts_and_ways_without_memory():
     Run.steps[0].pop("parts")
     Run.steps[0].pop("largest_batch")
     assert "official" not in tables.steps(Run) and tables.step_parts(Run) == ""
+
+
+def test_the_table_of_the_distillation_shows_what_was_measured():
+    medians = {"teacher": 0.3, "student": 0.4, "adapters": 0.02, "loss": 0.01, "backward": 0.8}
+    measured = {
+        "step": "S",
+        "turns": {"ours": {"median": 1.6}, "no teacher": {"median": 1.2}},
+        "parts": {part: {"median": median} for part, median in medians.items()},
+        "teacher_alone": {"prepared": {"median": 0.32}, "as built": {"median": 0.4}},
+    }
+
+    class Run:
+        source = "here"
+        steps = [measured]
+
+    table = tables.distillation(Run)
+    assert "| S | 400.0 | 300.0 | 20.0 | 10.0 | 70.0 | 320.0 (1.25x) | 400.0 (1.00x) |" in table
+    Run.steps = [{key: value for key, value in measured.items() if key != "teacher_alone"}]
+    table = tables.distillation(Run)
+    assert "| S | 400.0 | 300.0 | 20.0 | 10.0 | 70.0 | not measured | not measured |" in table
+    Run.steps = [measured | {"turns": {"ours": {"median": 1.6}}}, measured | {"parts": {}}]
+    assert tables.distillation(Run) == ""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
+from torch import nn
+from torch.nn.utils import fuse_conv_bn_eval
+from torchvision.ops import FrozenBatchNorm2d
 
 from frs_train.config import DistillConfig
 from frs_train.detectors import Detector, compatibility
@@ -11,15 +16,34 @@ from frs_train.detectors import Detector, compatibility
 def prepare_teacher(
     teacher: Detector, student: Detector, config: DistillConfig, device: torch.device
 ) -> Detector:
-    """Prepares the teacher: frozen, on the device, and with the student's limit of the image size."""
-    teacher.eval().requires_grad_(False).to(device)
+    """Prepares the teacher: frozen, on the device, and with the student's limit of the image size.
+
+    Its batch norm, a constant factor and offset per channel, becomes a part of the convolutions. On a CPU,
+    weights and features are channels_last, in which oneDNN's convolutions are faster. A compiled teacher
+    takes three times as long in this layout.
+    """
+    fold_batch_norm(teacher.eval().requires_grad_(False)).to(device)
     teacher.model.transform.max_size = student.model.transform.max_size  # pyright: ignore[reportAttributeAccessIssue]  # torchvision's
-    if config.teacher_channels_last:
+    if config.teacher_channels_last or (device.type == "cpu" and not config.teacher_compile):
         teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # torch's overloads lack it
     if config.teacher_compile:
         teacher.features = torch.compile(teacher.features)
         teacher.classify = torch.compile(teacher.classify)
     return teacher
+
+
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """Multiplies the factors of each batch norm in evaluation mode into the convolution before it, in place.
+
+    The convolution before a batch norm is the child just before it, as in torchvision's backbones.
+    """
+    for (first, conv), (second, norm) in itertools.pairwise(list(module.named_children())):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, (nn.BatchNorm2d, FrozenBatchNorm2d)):
+            setattr(module, first, fuse_conv_bn_eval(conv, norm))  # pyright: ignore[reportArgumentType]  # torch names BatchNorm only
+            setattr(module, second, nn.Identity())
+    for child in module.children():
+        fold_batch_norm(child)
+    return module
 
 
 def inherit_head(student: Detector, teacher: Detector) -> int:

@@ -5,6 +5,7 @@ from .mutant import Mutant
 STEP = ("tests/train/training/test_step.py",)
 TRAINER = ("tests/train/training/test_trainer.py",)
 DISTILLATION = ("tests/train/training/test_distillation.py",)
+TEACHER = ("tests/train/training/test_teacher.py",)
 MODULES = ("tests/test_modules.py",)
 
 MUTANTS = (
@@ -109,6 +110,20 @@ MUTANTS = (
         "teacher.eval().requires_grad_(False)",
         "teacher.train().requires_grad_(False)",
         DISTILLATION,
+    ),
+    Mutant(
+        "batch-norm-applied-twice",
+        "frs_train/training/teacher.py",
+        "            setattr(module, second, nn.Identity())\n",
+        "",
+        TEACHER,
+    ),
+    Mutant(
+        "batch-norm-folded-into-the-convolution-after-it",
+        "frs_train/training/teacher.py",
+        "list(module.named_children())",
+        "list(module.named_children())[::-1]",
+        TEACHER,
     ),
     Mutant(
         "box-masks-in-the-pixels-of-the-file",
