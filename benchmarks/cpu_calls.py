@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.workloads import Case, make_inputs
 
-# Normalizer "mask", and both scales 1.
-_SCALARS = (0, 1.0, None, 1.0, None, 1.0, None, 0.0)
+# Normalizer "mask", both scales 1, and beta 0.
+SCALARS = (0, 1.0, None, 1.0, None, 1.0, None, 0.0)
 
 
 def operator_call(case: Case) -> Callable[[], object]:
@@ -17,6 +17,6 @@ def operator_call(case: Case) -> Callable[[], object]:
     if case.op == "mask":
         return lambda: operators.mask(teacher_logits)
     grads = case.mode == "both"
-    arguments = (feats, teacher_feats, logits, teacher_logits, masks, [], *_SCALARS)
+    arguments = (feats, teacher_feats, logits, teacher_logits, masks, [], *SCALARS)
     wanted = (grads and bool(feats), grads and bool(logits), False)
     return lambda: operators.loss(*arguments, *wanted)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks import bandwidth
+from benchmarks.cpu_calls import SCALARS
 from benchmarks.schedule_model import Cost, Task
 from benchmarks.timers import clock, timed
 from frs_kernels import _host
@@ -14,7 +15,6 @@ from frs_kernels import _host
 ROUNDS = 7
 ROW = 16800  # locations of a row: RetinaNet's largest level, and no power of two, whose rows evict each other
 SEGMENT, RUN = 1024, 256  # csrc/cpu/isa.h: the shortest tiles of NCHW rows in the loss pass and the mask pass
-SCALARS = (0, 1.0, None, 1.0, None, 1.0, None, 0.0)
 # Bytes of an element that a task reads and writes in float32. Gradients are written past the caches.
 BYTES = {"mask": 4, "head": 12, "imitation": 12}
 

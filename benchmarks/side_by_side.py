@@ -17,11 +17,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
+from benchmarks.cpu_calls import operator_call
 from benchmarks.sources import ROOT
 from benchmarks.timers import clock, timed
-from benchmarks.workloads import LAYOUTS, Case, make_inputs
+from benchmarks.workloads import LAYOUTS, Case
 
 CALLS, ROUNDS = 25, 7
 KINDS = tuple(itertools.product(("fp32", "bf16"), LAYOUTS))
@@ -33,16 +32,10 @@ def library_of(tree: Path) -> Path:
 
 def medians(workload: str) -> list[list[float]]:
     """Seconds of the loaded operator with and without gradients, each a list over KINDS."""
-    scalars = (0, 1.0, None, 1.0, None, 1.0, None, 0.0)
     seconds = [[], []]
     for dtype, layout in KINDS:
-        x, y, s, t, _ = make_inputs(Case("loss", "both", workload, 1, dtype, layout), "cpu").lists
-        for grads, row in zip((True, False), seconds, strict=True):
-            arguments = (x, y, s, t, [], [], *scalars, grads, grads, False)
-
-            def call(arguments=arguments):
-                torch.ops.frs_kernels.loss(*arguments)
-
+        for mode, row in zip(("both", "forward"), seconds, strict=True):
+            call = operator_call(Case("loss", mode, workload, 1, dtype, layout))
             row.append(statistics.median(timed(clock("cpu"), call) for _ in range(CALLS)))
     return seconds
 

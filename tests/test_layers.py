@@ -6,7 +6,8 @@ import pytest
 MODULES = imports.modules("frs_kernels")
 # From the bottom up. A package is one layer; its modules may import each other.
 LAYERS = (
-    "torch_private", "contract", "output", "layouts", "levels", "inputs", "checks", "library", "inductor",
+    "torch_private", "contract", "output", "layouts", "levels", "inputs", "checks", "library", "cpu_settings",
+    "inductor",
     "reference", "autograd", "transforms", "backends", "dispatch", "ops", "modules", "integrations",
     "frs_kernels", "info",
 )  # fmt: skip
