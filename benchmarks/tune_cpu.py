@@ -2,7 +2,7 @@
 
 python -m benchmarks.tune_cpu
 
-It takes two minutes, wants an idle machine, and writes the page ``docs/cpu-tuning/<processor>.md``. What is
+It takes a minute, wants an idle machine, and writes the page ``docs/cpu-tuning/<processor>.md``. What is
 compared takes turns in this process, and the page has medians of ratios within a turn. The inputs are those
 of RetinaNet at 800 x 1344 with one image, which no cache holds.
 """
