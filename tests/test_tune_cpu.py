@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import bandwidth, machine, tune_cpu
+from benchmarks import bandwidth, machine, memory, tune_cpu
 from benchmarks.cpu_calls import operator_call
 from benchmarks.workloads import Case
 from frs_kernels import cpu_settings
@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(load_native("cpu") is not None, reason=str(load_
 def small(monkeypatch):
     monkeypatch.setattr(tune_cpu, "WORKLOAD", "tiny")
     monkeypatch.setitem(bandwidth.BUFFER, "cpu", 1 << 20)
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: True)  # for the rest of the process
     monkeypatch.setattr(tune_cpu, "ALTERNATIVES", {"loss_row": (1024, 20480), "prefetch_rows": (0, 1)})
 
 
