@@ -20,6 +20,8 @@ class Copier:
         bytes_moved: bytes read plus bytes written by one copy.
         gbps: median GB/s of each kind of copy, of reading and of writing.
         best: GB/s of the faster copy.
+        ways: the kinds of copy: "copy" is torch's, with plain stores on a CPU; there, "memcpy" is the C
+            library's, with non-temporal ones.
         run: the faster copy.
     """
 
@@ -29,12 +31,12 @@ class Copier:
         self._target = torch.zeros(elements, device=device)
         self._workers = ThreadPoolExecutor(torch.get_num_threads())
         self.bytes_moved = 2 * BUFFER[device]
-        ways = {"copy": self._by_torch}
+        self.ways = {"copy": self._by_torch}
         if device == "cpu":
-            ways["memcpy"] = self._by_libc
+            self.ways["memcpy"] = self._by_libc
         now = clock(device)
-        self.gbps = {name: self._rate(now, way, self.bytes_moved) for name, way in ways.items()}
-        self.run = ways[max(self.gbps, key=self.gbps.get)]
+        self.gbps = {name: self._rate(now, way, self.bytes_moved) for name, way in self.ways.items()}
+        self.run = self.ways[max(self.gbps, key=self.gbps.get)]
         self.best = max(self.gbps.values())
         self.gbps["read"] = self._rate(now, self._source.sum, BUFFER[device])
         self.gbps["write"] = self._rate(now, lambda: self._target.fill_(1.0), BUFFER[device])

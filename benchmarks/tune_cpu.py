@@ -92,13 +92,18 @@ def median_ratio(above: list[float], below: list[float]) -> float:
 
 
 def roofs() -> dict[str, tuple[Callable, int]]:
-    """Reads and copies of buffers much larger than the caches, each with the bytes that it moves."""
+    """Reads and copies of buffers much larger than the caches, each with the bytes that it moves.
+
+    "copy" is the faster kind of copy.
+    """
     size = BUFFER["cpu"]
     copier, columns = Copier("cpu"), size // 4 // 1024
     source, target = torch.ones(1024, columns), torch.zeros(1024, columns)
     made: dict[str, tuple[Callable, int]] = {
         "read": (source.sum, size),
         "copy": (copier.run, copier.bytes_moved),
+        "copy, plain stores": (copier.ways["copy"], copier.bytes_moved),
+        "copy, non-temporal stores": (copier.ways["memcpy"], copier.bytes_moved),
     }
     for length in (8192, 1024):
         reads, writes = source.split(length, dim=1), target.split(length, dim=1)

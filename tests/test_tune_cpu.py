@@ -36,7 +36,7 @@ def test_every_pass_and_every_other_value_has_a_row(small, monkeypatch, tmp_path
 
 def test_every_alternative_is_allowed():
     known = cpu_settings.settings()
-    assert tune_cpu.ALTERNATIVES.keys() == known.keys() - {"non_temporal_from"}  # what the caches make of it
+    assert tune_cpu.ALTERNATIVES.keys() == known.keys() - {"non_temporal_from"}  # one size of gradients only
     for name, values in tune_cpu.ALTERNATIVES.items():
         assert len(values) > 1
         for value in values:

@@ -33,6 +33,11 @@ struct BceAccumulator {
     product = log_product(product, h.exp_abs);
     return h.slope;
   }
+  // The same without the slope, which needs the student's sigmoid.
+  FRS_INLINE void add_value(const LogitPair<V>& x, V w, double, V& sum) {
+    sum += cross_entropy_linear<V>(x.abs_s, x.signs_differ, x.exps.teacher, w / (1.0f + x.exps.teacher));
+    product = log_product(product, x.exps.student);
+  }
   FRS_INLINE V log_part(V w) const { return w * log1p(product); }
 };
 
@@ -47,6 +52,7 @@ struct FocalAccumulator {
     sum += w * f.value;
     return w * f.slope;
   }
+  FRS_INLINE void add_value(const LogitPair<V>& x, V w, double beta, V& sum) { add(x, w, beta, sum); }
   FRS_INLINE V log_part(V) const { return V{}; }
 };
 

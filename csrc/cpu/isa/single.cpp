@@ -50,7 +50,7 @@ void logits_location_major(const Ts* s, const Tt* t, const Block& b, LocationTot
           for (int j = 0; j < N; ++j) {
             auto& state = states[i / kLanes + j];
             state.maximum = max_or_nan(state.maximum, candidates.v[j]);
-            state.accumulator.add(pairs.v[j], one, b.beta, state.entropy);
+            state.accumulator.add_value(pairs.v[j], one, b.beta, state.entropy);
           }
         },
         [](int64_t) {});
@@ -91,7 +91,7 @@ void logits_channel_major(const Ts* s, const Tt* t, const Block& b, LocationTota
             const auto candidates = group_of(teacher);
             for (int j = 0; j < N; ++j) {
               m = max_or_nan(m, candidates.v[j]);
-              accumulators[j].add(pairs.v[j], one, b.beta, linear[j]);
+              accumulators[j].add_value(pairs.v[j], one, b.beta, linear[j]);
             }
           },
           [](int64_t) {});

@@ -169,13 +169,19 @@ struct CrossEntropy {
   V slope;            // derivative by |s|, exactly 0 where s == t; flip_by_sign(slope, s) is the gradient
   V variance;         // sigmoid(s) sigmoid(-s); valid for w = 1 only
 };
+// The linear part, |s| sigmoid(-sign(s) t), from teacher = sigmoid(|t|); w multiplies both.
+template <class V>
+FRS_HOST_DEVICE V cross_entropy_linear(V abs_s, V differ, V et, V teacher) {
+  return abs_s * (if_negative(differ, V{} + 1.0f, et) * teacher);
+}
 // abs_s = |s|, differ = signs_differ(s, t), es = exp(-|s|), et = exp(-|t|), r = w / ((1 + es) (1 + et)).
 template <class V>
 FRS_HOST_DEVICE CrossEntropy<V> cross_entropy(V abs_s, V differ, V es, V et, V r) {
   const V student = (1.0f + et) * r, teacher = (1.0f + es) * r;  // w sigmoid(|s|), w sigmoid(|t|)
   // sigmoid(-sign(s) t) and sigmoid(sign(s) t), divided by sigmoid(|t|).
   const V opposed = if_negative(differ, V{} + 1.0f, et), aligned = if_negative(differ, et, V{} + 1.0f);
-  return {abs_s * (opposed * teacher), es, (opposed - es * aligned) * r, es * student * student};
+  const V linear = cross_entropy_linear(abs_s, differ, et, teacher);
+  return {linear, es, (opposed - es * aligned) * r, es * student * student};
 }
 template <class V>
 struct ExpPair {
