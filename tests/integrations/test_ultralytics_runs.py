@@ -174,7 +174,7 @@ def test_warm_up_counts_optimizer_steps_and_continues_from_a_checkpoint(folder, 
 
 
 @pytest.mark.slow
-@each_task
+@pytest.mark.parametrize("task", ["detect", "obb"])  # the least and the most that is traced
 def test_compile_is_kept_on(folder, task, monkeypatch):
     """Both networks are traced, forward and backward, with their hooks; no code is generated."""
     compile_it, backend = torch.nn.Module.compile, CompileCounterWithBackend("aot_eager")
