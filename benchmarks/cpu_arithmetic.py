@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from benchmarks import machine, sources
+from benchmarks.cpu_calls import cached_seconds
 from benchmarks.timers import clock, timed
+from benchmarks.workloads import LAYOUTS
 from frs_kernels import library
 
 # Per element (docs/performance.md): 15 fused multiply-adds, 12 additions, products and maxima, 1 division.
-FLOPS, DTYPES = 43, (torch.float32, torch.bfloat16)
-# By channels_last: contiguous rows of at least 512 elements, and tensors that fit the L2 cache.
-SHAPES = {False: (1, 128, 16, 32), True: (1, 720, 8, 12)}
+FLOPS, DTYPES = 43, ("fp32", "bf16")
 ROUNDS = 2000
 # OpenBLAS's kernels of each instruction set by their names there; on other architectures OpenBLAS picks them.
 X86_64 = {"default": "Nehalem", "avx2": "Haswell", "avx512": "SkylakeX"}
@@ -37,21 +37,9 @@ def matrix_product_rate() -> float:
     return 2 * size**3 / min(timed(clock("cpu"), lambda: a @ b) for _ in range(10)) / 1e9
 
 
-def nanoseconds(dtype: torch.dtype, channels_last: bool) -> float:
-    """The shortest time of the operator per element, without the overhead of a call."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-
-    def best(shape):
-        student, teacher = (torch.randn(shape).to(dtype).to(memory_format=layout) for _ in range(2))
-        arguments = ([], [], [student], [teacher], [torch.rand(shape[0], *shape[2:])], [])
-        scalars = (0, 1.0, None, 1.0, None, 1.0, None, 0.0, False, True, False)
-        return min(
-            timed(clock("cpu"), lambda: torch.ops.frs_kernels.loss(*arguments, *scalars))
-            for _ in range(ROUNDS)
-        )
-
-    shape = SHAPES[channels_last]
-    return (best(shape) - best((1, 1, 1, 1))) / torch.Size(shape).numel() * 1e9
+def nanoseconds(dtype: str, layout: str) -> float:
+    """The time of the head term with gradient per element."""
+    return 1e9 * cached_seconds("head", "both", dtype, layout, ROUNDS)
 
 
 def row() -> str:
@@ -59,7 +47,7 @@ def row() -> str:
     reason = library.load_native("cpu")
     assert reason is None, reason
     torch.set_num_threads(1)
-    times = {kind: nanoseconds(*kind) for kind in itertools.product(DTYPES, (False, True))}
+    times = {kind: nanoseconds(*kind) for kind in itertools.product(DTYPES, LAYOUTS)}
     peak = matrix_product_rate()
     shares = [max(FLOPS / t for (d, _), t in times.items() if d == dtype) / peak for dtype in DTYPES]
     return " | ".join([*(f"{8 * t:.1f}" for t in times.values()), *(f"{share:.0%}" for share in shares)])

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import machine, memory, sources
 from benchmarks.bandwidth import BUFFER, Copier
-from benchmarks.cpu_calls import operator_call
+from benchmarks.cpu_calls import cached_seconds, operator_call
 from benchmarks.timers import clock, timed
 from benchmarks.workloads import LAYOUTS, WORKLOADS, Case
 from frs_kernels import cpu_settings
@@ -120,18 +120,14 @@ def roofs() -> dict[str, tuple[Callable, int]]:
 
 
 def arithmetic_seconds(op: str, mode: str, dtype: str, layout: str, rounds: int) -> float:
-    """Seconds that the pass would take in all threads if its data were in the cache: a call of few locations,
-    on one thread, without the overhead of a call, multiplied."""
+    """Seconds that the pass would take in all threads if its data were in a cache."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        small = f"cached-{layout}"
-        calls = [operator_call(Case(op, mode, name, 1, dtype, layout)) for name in (small, "one-location")]
-        seconds, overhead = (min(timed(clock("cpu"), call) for _ in range(50 * rounds)) for call in calls)
+        per_logit = cached_seconds(op, mode, dtype, layout, calls=50 * rounds)
     finally:
         torch.set_num_threads(threads)
-    count = WORKLOADS[WORKLOAD].logit_elements / WORKLOADS[small].logit_elements
-    return (seconds - overhead) * count / threads
+    return per_logit * WORKLOADS[WORKLOAD].logit_elements / threads
 
 
 def passes_table(rounds: int) -> Iterator[str]:
@@ -223,7 +219,9 @@ def page(rounds: int) -> Iterator[str]:
         "of reading, or of copying where it writes gradients. Arithmetic alone: the time of the same work",
         "with data in the cache. The bound is the roof or the arithmetic, whichever takes longer.",
         "",
-        *passes_table(rounds),
+    )
+    yield from passes_table(rounds)
+    yield from (
         "",
         "## Settings",
         "",

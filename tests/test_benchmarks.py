@@ -293,5 +293,5 @@ def test_arithmetic_of_a_cpu_kernel_takes_time(monkeypatch):
     monkeypatch.setattr(cpu_arithmetic, "ROUNDS", 20)
     if load_native("cpu") is not None:
         pytest.skip("the CPU kernels are not built")
-    for dtype, channels_last in itertools.product((torch.float32, torch.bfloat16), (False, True)):
-        assert 0 < cpu_arithmetic.nanoseconds(dtype, channels_last) < 1000
+    for dtype, layout in itertools.product(("fp32", "bf16"), LAYOUTS):
+        assert 0 < cpu_arithmetic.nanoseconds(dtype, layout) < 1000

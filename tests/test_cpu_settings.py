@@ -26,7 +26,7 @@ def row_of(vendor, family, model, l1, l2):
     return host.settings_of(vendor, family, model, l1 * KIB, l2 * KIB)
 
 
-@pytest.mark.parametrize(("name", "processor"), [(name, p) for name, all in ROWS.items() for p in all])
+@pytest.mark.parametrize(("name", "processor"), [(name, p) for name, known in ROWS.items() for p in known])
 def test_a_processor_has_its_row_and_allowed_values(name, processor):
     found, values = row_of(*processor)
     assert found == name

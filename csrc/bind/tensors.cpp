@@ -3,7 +3,7 @@
 namespace frs::bind {
 namespace {
 
-// The shape and strides of a tensor, which belong to torch: each is a call into it, so they are read once.
+// The shape and strides of a tensor. They belong to torch, and each is a call into it.
 struct Geometry {
   int64_t dims = 0;
   const int64_t* sizes = nullptr;

@@ -1,3 +1,4 @@
+// The table, the choice of a row, and what frs_kernels/cpu_settings.py calls through ctypes.
 #include "settings.h"
 
 #include <unistd.h>
