@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from frs_train.cli.commands import COMMANDS, Command
+from frs_train.cli.command import Command
+from frs_train.cli.commands import COMMANDS
 from frs_train.errors import Stopped, UserError
 from frs_train.interrupt import MESSAGE, unwinding
 from frs_train.options import Options

@@ -12,8 +12,9 @@ import pytest
 from option_sets import NUMBERS, SETS, called, set_inside, shown_by
 from pydantic import TypeAdapter
 
-from frs_train.cli.commands import COMMANDS, DistilledRunConfig
+from frs_train.cli.commands import COMMANDS
 from frs_train.cli.main import main, parse
+from frs_train.cli.training import DistilledRunConfig
 from frs_train.config import DetectorConfig, DistillConfig, RunConfig, TrainConfig
 from frs_train.errors import UserError
 from frs_train.options import Range
