@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from frs_train.cli.command import Command, Positional
 from frs_train.config import Images, Period, Seed
@@ -40,6 +40,8 @@ class MakeDigitsConfig(Options):
     """Side of the square images in pixels."""
     seed: Seed = 0
     """Seed of the random generator."""
+    scenes: Literal["dense", "sparse"] = "dense"
+    """dense: several large digits per image; sparse: one to three small digits among many distractors."""
 
 
 def demo(config: DemoConfig, log: Log) -> None:
@@ -49,9 +51,9 @@ def demo(config: DemoConfig, log: Log) -> None:
 
 
 def make_digits(config: MakeDigitsConfig, log: Log) -> None:
-    from frs_train.data.digits import make_digits
+    from frs_train.data.digits import SCENES, make_digits
 
-    make_digits(config.out, config.train, config.val, config.size, config.seed)
+    make_digits(config.out, config.train, config.val, config.size, config.seed, SCENES[config.scenes])
     log.say(f"Wrote {config.train} + {config.val} images and their annotations to {config.out}.")
 
 

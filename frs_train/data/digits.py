@@ -1,20 +1,25 @@
 """The digits data set of `frs-train make-digits`: detection in COCO format, made without a network.
 
 Every object is one of the 1,797 scans of handwritten digits in scikit-learn (8x8 grey levels, UCI optdigits).
-It is enlarged, rotated, and drawn onto a crop of a photograph from scikit-learn or scikit-image, among random
+It is enlarged, rotated, and drawn onto crops of photographs from scikit-learn or scikit-image, among random
 pen strokes. The digits and the backgrounds are real; their arrangement is synthetic.
+
+There are two kinds of scenes. `DENSE`: several large digits on one photograph; their boxes cover about 40 %
+of the image. `SPARSE`: one to three small digits among many strokes, where four photographs meet; their boxes
+never cover more than 8 % of the image, so that a mask of the digits selects a small part of it.
 
 No scan and no photograph is in both splits. The scans are split by their position in the collection and not
 at random: neighbours are often by the same writer, so that most digits of the validation set are by writers
 who are not in the training set. The same arguments give the same bytes. Image i of a split depends only on
-(seed, size, i), so a larger set extends a smaller one. A box encloses the whole digit, including the part
-that another digit covers.
+(seed, size, i, scenes), so a larger set extends a smaller one. A box encloses the whole digit, including the
+part that another digit covers.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -47,12 +52,59 @@ PHOTOGRAPHS = {
 }
 FOLDERS = {"sklearn": ("sklearn.datasets", "images"), "skimage": ("skimage", "data")}
 SCANS = {"train": slice(0, 1437), "val": slice(1437, 1797)}
-TRIES = (5, 9)  # fewest and most candidates per image; one that would cover another digit too much is skipped
-SIDES = (0.28, 0.56)  # side of a digit / side of the image: 27 to 54 pixels at 96
 MAX_TURN = 25.0  # degrees; small enough that a 6 does not become a 9
 MIN_VISIBLE = 0.85  # fraction of a digit's ink that later digits must leave visible
 MAX_OVERLAP = 0.2  # intersection over union of two digits' boxes
 CONTRAST = 110.0  # grey levels between the ink and the mean of the pixels that it covers
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """What differs between the kinds of scenes. Lengths are fractions of the side of the image; a pair is the
+    least and the most."""
+
+    description: str
+    photographs: int
+    """Photographs in an image: 1, or 4 that meet in a point."""
+    reduction: float
+    """Pixels of a photograph per pixel of the image, at most. A small value keeps textures sharp."""
+    strokes: tuple[int, int]
+    """Number of distractor strokes."""
+    reach: float
+    """How far a stroke goes from its start along each axis, at most."""
+    pens: tuple[float, float]
+    """Thickness of a stroke."""
+    tries: tuple[int, int]
+    """Candidates for digits; one that would hide another digit, or exceed `cover`, is skipped."""
+    sides: tuple[float, float]
+    """Side of a digit before its rotation."""
+    cover: float
+    """Sum of the areas of all boxes / area of the image, at most."""
+
+
+DENSE = Scenes(
+    "Real scans in composed scenes: scikit-learn's handwritten digits on crops of real photographs",
+    photographs=1,
+    reduction=math.inf,
+    strokes=(2, 5),
+    reach=0.35,
+    pens=(0.015, 0.04),
+    tries=(5, 9),
+    sides=(0.28, 0.56),
+    cover=math.inf,
+)
+SPARSE = Scenes(
+    "Real scans in composed sparse scenes: scikit-learn's handwritten digits, small, on real photographs",
+    photographs=4,
+    reduction=1.5,
+    strokes=(8, 14),
+    reach=0.7,  # longer than a digit, so that few strokes look like a 1
+    pens=(0.012, 0.03),
+    tries=(1, 3),
+    sides=(0.13, 0.25),
+    cover=0.08,
+)
+SCENES = {"dense": DENSE, "sparse": SPARSE}
 
 
 class Digit(NamedTuple):
@@ -63,7 +115,9 @@ class Digit(NamedTuple):
     box: tuple[int, int, int, int]
 
 
-def make_digits(out: Path | str, train: int, val: int, size: int = 128, seed: int = 0) -> dict[str, Path]:
+def make_digits(
+    out: Path | str, train: int, val: int, size: int = 128, seed: int = 0, scenes: Scenes = DENSE
+) -> dict[str, Path]:
     """Writes `out`/images/*.png, then `out`/train.json and `out`/val.json, so that an
     annotation file exists only if its images do.
 
@@ -71,9 +125,11 @@ def make_digits(out: Path | str, train: int, val: int, size: int = 128, seed: in
         train, val: number of images of each split.
         size: side of the square images, in pixels (at least 32).
         seed: any non-negative integer.
+        scenes: `DENSE` or `SPARSE`.
 
     Returns:
-        the two annotation files by split. Image records also have `photograph`, annotations have `scan`.
+        the two annotation files by split. Image records also have `photograph` (names joined by " + "),
+        annotations have `scan`.
 
     Raises:
         ValueError: counts below zero or a size below 32.
@@ -88,9 +144,9 @@ def make_digits(out: Path | str, train: int, val: int, size: int = 128, seed: in
     (out / "images").mkdir(parents=True, exist_ok=True)
     written = {}
     for split, count in (("train", train), ("val", val)):
-        record = coco_header(split, size, seed)
+        record = coco_header(split, size, seed, scenes)
         for index in range(count):
-            scene, source, digits = compose(split, index, size, seed)
+            scene, source, digits = compose(split, index, size, seed, scenes)
             name = f"{split}_{index:06d}.png"
             scene.save(out / "images" / name)
             add_image(record, name, source, digits)
@@ -111,35 +167,44 @@ def add_image(record: dict, name: str, source: str, digits: list[Digit]) -> None
         record["annotations"].append(annotation | {"scan": item.scan})
 
 
-def coco_header(split: str, size: int, seed: int) -> dict:
+def coco_header(split: str, size: int, seed: int, scenes: Scenes) -> dict:
     """The content of an annotation file without images. The category id of a digit is the digit plus one."""
-    what = "Real scans in composed scenes: scikit-learn's handwritten digits on crops of real photographs"
     return {
-        "info": {"description": f"{what} ({split} split)", "size": size, "seed": seed},
+        "info": {"description": f"{scenes.description} ({split} split)", "size": size, "seed": seed},
         "categories": [{"id": d + 1, "name": str(d)} for d in range(10)],
         "images": [],
         "annotations": [],
     }
 
 
-def compose(split: str, index: int, size: int, seed: int) -> tuple[Image.Image, str, list[Digit]]:
-    """Image `index` of a split: (RGB image, name of the photograph, digits in the order of drawing)."""
+def compose(
+    split: str, index: int, size: int, seed: int, scenes: Scenes = DENSE
+) -> tuple[Image.Image, str, list[Digit]]:
+    """Image `index` of a split: (RGB image, names of the photographs, digits in the order of drawing)."""
     rng = np.random.default_rng([seed, size, ("train", "val").index(split), index])
-    name = PHOTOGRAPHS[split][rng.integers(len(PHOTOGRAPHS[split]))]
-    canvas = np.asarray(draw_strokes(background(name, size, rng), rng), dtype=np.float32)
+    known = PHOTOGRAPHS[split]
+    names = [known[rng.integers(len(known))] for _ in range(scenes.photographs)]
+    scene = draw_strokes(background(names, size, scenes.reduction, rng), scenes, rng)
+    canvas = np.asarray(scene, dtype=np.float32)
     shown: list[np.ndarray] = []  # the visible part of each digit
     digits: list[Digit] = []
     totals: list[int] = []
-    for scan, digit, ink in candidates(split, size, rng):
+    room = scenes.cover * size**2  # for boxes, in pixels
+    tries = int(rng.integers(scenes.tries[0], scenes.tries[1] + 1))
+    while tries > 0 or not digits:
+        tries -= 1
+        scan, digit, ink = candidate(split, size, scenes.sides, rng)
         box, solid = tight_box(ink), ink > 0.5
         left = [seen & ~solid for seen in shown]
         hidden = any(rest.sum() < MIN_VISIBLE * total for rest, total in zip(left, totals, strict=True))
-        if hidden or any(overlap(box, other.box) > MAX_OVERLAP for other in digits):
+        crowded = any(overlap(box, other.box) > MAX_OVERLAP for other in digits)
+        if hidden or crowded or box[2] * box[3] > room:
             continue
         canvas = paint(canvas, ink, rng)
         shown, totals = [*left, solid], [*totals, int(solid.sum())]
         digits.append(Digit(digit, scan, box))
-    return Image.fromarray(canvas.clip(0, 255).round().astype(np.uint8)), name, digits
+        room -= box[2] * box[3]
+    return Image.fromarray(canvas.clip(0, 255).round().astype(np.uint8)), " + ".join(names), digits
 
 
 @cache
@@ -160,46 +225,55 @@ def scans() -> tuple[np.ndarray, np.ndarray]:
     return data.images / 16.0, data.target
 
 
-def background(name: str, size: int, rng: np.random.Generator) -> Image.Image:
-    """A random square crop of a photograph, resized to `size`; enlarged only if the photograph is smaller."""
-    image = photograph(name)
+def background(names: list[str], size: int, reduction: float, rng: np.random.Generator) -> Image.Image:
+    """Crops of photographs [size, size]: of one, or of four that meet in a random point."""
+    image, *others = [crop(photograph(name), size, reduction, rng) for name in names]
+    if others:
+        x, y = (int(v) for v in rng.integers(size // 4, size - size // 4, 2))
+        for other, corner in zip(others, ((x, 0), (0, y), (x, y)), strict=True):
+            image.paste(other, corner)  # what is outside the image is cut off
+    return image
+
+
+def crop(image: Image.Image, size: int, reduction: float, rng: np.random.Generator) -> Image.Image:
+    """A random square crop, resized to `size`; enlarged only if the photograph is smaller."""
     shorter = min(image.size)
-    side = int(rng.integers(min(size, shorter), shorter + 1))
+    side = int(rng.integers(min(size, shorter), int(min(size * reduction, shorter)) + 1))
     left, top = (int(rng.integers(0, extent - side + 1)) for extent in image.size)
     return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BOX)
 
 
-def draw_strokes(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Draws two to five curved pen strokes, as thick as those of a digit, as distractors."""
+def draw_strokes(image: Image.Image, scenes: Scenes, rng: np.random.Generator) -> Image.Image:
+    """Draws curved pen strokes, as thick as those of a digit, as distractors."""
     size = image.width
     pen = ImageDraw.Draw(image)
     t = np.linspace(0, 1, 24)[:, None]
-    for _ in range(int(rng.integers(2, 6))):
+    for _ in range(int(rng.integers(scenes.strokes[0], scenes.strokes[1] + 1))):
         start = rng.uniform(0, size, 2)
-        bend, end = start + rng.uniform(-0.35, 0.35, (2, 2)) * size
+        bend, end = start + rng.uniform(-scenes.reach, scenes.reach, (2, 2)) * size
         curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
         colour = tuple(int(v) for v in rng.integers(0, 256, 3))
-        width = max(1, round(size * rng.uniform(0.015, 0.04)))
+        width = max(1, round(size * rng.uniform(*scenes.pens)))
         pen.line([tuple(point) for point in curve.tolist()], fill=colour, width=width)
     return image
 
 
-def candidates(split: str, size: int, rng: np.random.Generator) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Digits to place: (scan, digit, ink [size, size] in 0..1), with the ink entirely inside the image."""
+def candidate(
+    split: str, size: int, sides: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, np.ndarray]:
+    """A digit to place: (scan, digit, ink [size, size] in 0..1), with the ink entirely inside the image."""
     inks, labels = scans()
-    first, last = SCANS[split].start, SCANS[split].stop
-    for _ in range(int(rng.integers(TRIES[0], TRIES[1] + 1))):
-        scan = int(rng.integers(first, last))
-        side = max(8, round(size * (SIDES[0] + (SIDES[1] - SIDES[0]) * rng.random() ** 1.5)))
-        grey = Image.fromarray((inks[scan] * 255).astype(np.uint8))
-        grey = grey.resize((side, side), Image.Resampling.BICUBIC)
-        grey = grey.rotate(rng.uniform(-MAX_TURN, MAX_TURN), Image.Resampling.BICUBIC, expand=True)
-        ink = np.clip((np.asarray(grey, dtype=np.float32) / 255 - 0.3) / 0.7, 0, 1)
-        x, y, width, height = tight_box(ink)
-        left, top = int(rng.integers(0, size - width + 1)), int(rng.integers(0, size - height + 1))
-        placed = np.zeros((size, size), dtype=np.float32)
-        placed[top : top + height, left : left + width] = ink[y : y + height, x : x + width]
-        yield scan, int(labels[scan]), placed
+    scan = int(rng.integers(SCANS[split].start, SCANS[split].stop))
+    side = max(8, round(size * (sides[0] + (sides[1] - sides[0]) * rng.random() ** 1.5)))
+    grey = Image.fromarray((inks[scan] * 255).astype(np.uint8))
+    grey = grey.resize((side, side), Image.Resampling.BICUBIC)
+    grey = grey.rotate(rng.uniform(-MAX_TURN, MAX_TURN), Image.Resampling.BICUBIC, expand=True)
+    ink = np.clip((np.asarray(grey, dtype=np.float32) / 255 - 0.3) / 0.7, 0, 1)
+    x, y, width, height = tight_box(ink)
+    left, top = int(rng.integers(0, size - width + 1)), int(rng.integers(0, size - height + 1))
+    placed = np.zeros((size, size), dtype=np.float32)
+    placed[top : top + height, left : left + width] = ink[y : y + height, x : x + width]
+    return scan, int(labels[scan]), placed
 
 
 def paint(canvas: np.ndarray, ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:

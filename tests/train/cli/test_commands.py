@@ -112,7 +112,14 @@ def test_export_of_a_family_that_torchvision_lacks(digits, tmp_path, capsys):
 
 def test_make_digits(tmp_path):
     assert main(f"make-digits {tmp_path}/d --train 2 --val 1 --size 64 --seed 3".split()) == 0
-    assert len(json.loads((tmp_path / "d" / "train.json").read_text())["images"]) == 2
+    record = json.loads((tmp_path / "d" / "train.json").read_text())
+    assert len(record["images"]) == 2 and "sparse" not in record["info"]["description"]
+
+
+def test_make_digits_in_sparse_scenes(tmp_path):
+    assert main(f"make-digits {tmp_path}/d --train 2 --val 1 --size 64 --scenes sparse".split()) == 0
+    record = json.loads((tmp_path / "d" / "train.json").read_text())
+    assert "sparse" in record["info"]["description"]
 
 
 def test_teacher_file_that_is_not_a_checkpoint_is_a_user_error(digits, tmp_path):
