@@ -13,6 +13,7 @@ form a circle, function-level ones included:
     evaluation
     training
     report
+    study
     demo
     cli
     __main__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,11 +14,11 @@ from frs_train import distributed
 
 
 class Log:
-    """Prints lines and progress bars; only process 0 prints."""
+    """Prints lines and progress bars to `file`, by default the error stream; only process 0 prints."""
 
-    def __init__(self, quiet: bool = False):
+    def __init__(self, quiet: bool = False, file: TextIO | None = None):
         self.console = Console(
-            stderr=True, highlight=False, quiet=quiet or distributed.rank() > 0, soft_wrap=True
+            file=file, stderr=True, highlight=False, quiet=quiet or distributed.rank() > 0, soft_wrap=True
         )
         self.bar = Progress(
             TextColumn("{task.description}"),

@@ -111,7 +111,8 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 def _refusal(kind: type, error: ValidationError, inside: tuple[str, ...] = ()) -> UserError:
     """The first error as one paragraph: option as on the command line, value, allowed values."""
-    wrong = error.errors(include_url=False)[0]
+    # An unknown option first: a misspelt one is also missing.
+    wrong = min(error.errors(include_url=False), key=lambda e: e["type"] != "unexpected_keyword_argument")
     path = (*inside, *wrong["loc"])
     hint, name = _find(kind, path)
     if wrong["type"] == "unexpected_keyword_argument":

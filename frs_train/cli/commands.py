@@ -4,6 +4,7 @@ from frs_train.cli.digits import DEMO, MAKE_DIGITS
 from frs_train.cli.evaluation import EVAL, VISUALIZE
 from frs_train.cli.export import EXPORT
 from frs_train.cli.report import REPORT
+from frs_train.cli.study import STUDY
 from frs_train.cli.training import DISTILL, TRAIN
 
 COMMANDS = {
@@ -12,6 +13,7 @@ COMMANDS = {
     "eval": EVAL,
     "visualize": VISUALIZE,
     "report": REPORT,
+    "study": STUDY,
     "export": EXPORT,
     "demo": DEMO,
     "make-digits": MAKE_DIGITS,

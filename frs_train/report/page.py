@@ -70,14 +70,20 @@ def write_report(runs: Sequence[Path | str], out: Path | str, *, images: int = 2
     ]
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections if content)
     names = ", ".join(escape(run.name) for run in loaded)
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>frs-train: {names}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head><body><h1>frs-train report</h1><p>{len(loaded)} "
-        f"run{'s' if len(loaded) > 1 else ''}: {names}</p>{body}</body></html>\n"
+    intro = f"<p>{len(loaded)} run{'s' if len(loaded) > 1 else ''}: {names}</p>"
+    write_atomically(
+        Path(out), document("frs-train report", intro + body, title=f"frs-train: {names}").encode()
     )
-    write_atomically(Path(out), page.encode())
     return Path(out)
+
+
+def document(heading: str, body: str, title: str = "") -> str:
+    """A self-contained HTML page; all three arguments are HTML."""
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title or heading}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style></head><body><h1>{heading}</h1>{body}</body></html>\n"
+    )
 
 
 def results_table(runs: Sequence[Run]) -> str:

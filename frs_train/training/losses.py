@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from frs_train import distributed
-from frs_train.errors import UserError
+from frs_train.errors import Diverged
 
 
 def read_losses(losses: dict[str, Tensor], what: str, saved_at: int) -> dict[str, float]:
     """The mean losses over the processes, by name; those of a tensor [levels] are NAME_0, NAME_1, ...
 
-    Raises `UserError` if one is not finite. `what` is put into "The loss ... is not finite"; `saved_at` is
+    Raises `Diverged` if one is not finite. `what` is put into "The loss ... is not finite"; `saved_at` is
     the iteration of the last checkpoint, 0 if there is none.
     """
     names = [key for name, loss in losses.items() for key in _names(name, loss)]
@@ -30,7 +30,7 @@ def read_losses(losses: dict[str, Tensor], what: str, saved_at: int) -> dict[str
         if saved_at
         else "There is no earlier checkpoint to resume from: start again."
     )
-    raise UserError(
+    raise Diverged(
         f"The loss {what} is not finite ({wrong}): the training diverged. Lower --lr or add --clip 10. "
         f"{advice}"
     )

@@ -13,6 +13,7 @@ NEEDED = {
     "eval": "RUN --annotations a --images i",
     "visualize": "RUN --annotations a --images i --out x",
     "report": "RUN",
+    "study": "FILE --out x",
     "export": "RUN --out x",
     "demo": "",
     "make-digits": "x",
