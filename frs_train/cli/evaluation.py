@@ -88,7 +88,7 @@ def visualize(config: VisualizeConfig, log: Log) -> None:
 
 
 EVAL = Command(
-    "Evaluate a run or a checkpoint with pycocotools and print the metrics as JSON.",
+    "Evaluate a run or a checkpoint with the COCO metrics and print them as JSON.",
     EvalConfig,
     evaluate,
 )

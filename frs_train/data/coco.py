@@ -7,17 +7,14 @@ process.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
 
 from frs_train.data.annotation_file import (
     LONGEST_SIDE,
@@ -105,7 +102,7 @@ class CocoFile:
 
     @property
     def by_image(self) -> dict[int, list[dict[str, Any]]]:
-        """The annotations by image id in the format of pycocotools, whose only mark is "iscrowd"."""
+        """The annotations by image id as COCO records for an evaluation, whose only mark is "iscrowd"."""
         a = self.annotations
         owners = np.repeat(self.images.ids, np.diff(a.starts))
         columns = (owners, a.category, a.bbox, a.area, (~a.learnt).astype(int))
@@ -129,23 +126,6 @@ class CocoFile:
         if self.unused:
             text += f"; left out {', '.join(self.unused)}: no annotations, and another category of that name"
         return text
-
-    def api(self) -> COCO:
-        """The same content as a pycocotools object, for evaluation."""
-        annotations = [record for records in self.by_image.values() for record in records]
-        return indexed(self.images, self.categories, annotations)
-
-
-def indexed(
-    images: Iterable[ImageRecord], categories: list[CategoryRecord], annotations: list[dict[str, Any]]
-) -> COCO:
-    """A pycocotools object of these records, without the progress that pycocotools prints."""
-    coco = COCO()
-    # Its stub describes the JSON of the official annotations, with keys that no evaluation reads.
-    coco.dataset = {"images": list(images), "categories": categories, "annotations": annotations}  # pyright: ignore[reportAttributeAccessIssue]  # see above
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
 
 
 def read_coco(path: Path) -> CocoFile:

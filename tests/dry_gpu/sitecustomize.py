@@ -3,7 +3,7 @@
 import sys
 from importlib.machinery import PathFinder
 
-LACKING = ("tyro", "pycocotools", "pydantic", "ultralytics", "mmengine", "torchdistill")
+LACKING = ("tyro", "faster_coco_eval", "pycocotools", "pydantic", "ultralytics", "mmengine", "torchdistill")
 
 
 class Without(PathFinder):

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 NEEDED = (
-    "PIL", "filelock", "matplotlib", "numpy", "pycocotools", "pydantic", "rich", "scipy", "skimage",
-    "sklearn", "torchvision", "tyro",
+    "PIL", "faster_coco_eval", "filelock", "matplotlib", "numpy", "pycocotools", "pydantic", "rich", "scipy",
+    "skimage", "sklearn", "torchvision", "tyro",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def test_help_names_every_command(capsys):
         assert command in text
 
 
-HEAVY = {"frs_kernels", "torch", "torchvision", "matplotlib", "pycocotools", "skimage", "sklearn"}
+HEAVY = {"frs_kernels", "torch", "torchvision", "matplotlib", "faster_coco_eval", "skimage", "sklearn"}
 
 
 @pytest.mark.parametrize(

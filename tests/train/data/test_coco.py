@@ -112,7 +112,7 @@ def test_two_records_with_the_same_id_are_refused(tmp_path):
 def test_annotation_ids_are_optional(tmp_path):
     records = annotations({"id": 3}, {"id": 3}, {"id": None})
     coco = read_coco(write(tmp_path, content(annotations=records)))
-    assert len(coco.api().anns) == 3
+    assert len(coco.by_image[1]) == 3
 
 
 def test_byte_order_mark_is_skipped(tmp_path):
@@ -261,4 +261,4 @@ def test_reading_raises_only_user_errors(tmp_path, data):
         return
     assert (coco.images.sizes >= 1).all() and (coco.images.sizes <= LONGEST_SIDE).all()
     assert np.isfinite(coco.annotations.boxes).all() and coco.summary()
-    coco.api()
+    assert coco.by_image.keys() <= set(coco.images.ids.tolist())
