@@ -37,6 +37,7 @@ py::dict contract() {
                                                       {"mask_channels", Normalizer::mask_channels},
                                                       {"batch", Normalizer::batch},
                                                       {"numel", Normalizer::numel},
+                                                      {"mask_all_levels", Normalizer::mask_all_levels},
                                                       {"value", Normalizer::value}};
   for (const auto& [name, normalizer] : rules) normalizers[name] = static_cast<int>(normalizer);
   using py::literals::operator""_a;

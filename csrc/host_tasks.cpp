@@ -26,10 +26,12 @@ using TaskTuple = std::tuple<std::string, int, int64_t, int64_t, int64_t, int64_
 // The plan of a call whose tensors are described by their shapes. Nothing reads the tensors.
 class ShapePlan {
  public:
-  ShapePlan(const std::vector<LevelShape>& shapes, const std::string& mode, bool channel_major, int threads) {
+  ShapePlan(const std::vector<LevelShape>& shapes, const std::string& mode, bool channel_major, int threads,
+            int normalizer) {
     if (shapes.size() > kMaxLevels) throw py::value_error("too many levels");
     if (threads < 1) throw py::value_error("threads has to be at least 1");
     params_.mode = mode_of(mode);
+    params_.normalizer = static_cast<Normalizer>(normalizer);
     for (const auto& [batch, features, logits, locations] : shapes) {
       Level& level = params_.levels[params_.num_levels++];
       level.batch = batch;
@@ -108,7 +110,7 @@ int64_t run_latched_tasks(int levels, int64_t tasks, int threads) {
   };
   std::vector<Level> states(levels);
   for (Level& level : states) {
-    level.latch.start(tasks);
+    level.latch.expect(tasks);
     level.parts.resize(tasks);
   }
   std::atomic<int64_t> wrong{0};
@@ -135,17 +137,19 @@ void define_tasks(py::module_& m) {
   const auto without_gil = py::call_guard<py::gil_scoped_release>();
   m.def(
       "loss_tasks",
-      [](const std::vector<LevelShape>& levels, const std::string& mode, bool channel_major, int threads) {
-        return ShapePlan(levels, mode, channel_major, threads).tasks();
-      },
-      py::arg("levels"), py::arg("mode"), py::arg("channel_major"), py::arg("threads"));
+      [](const std::vector<LevelShape>& levels, const std::string& mode, bool channel_major, int threads,
+         int normalizer) { return ShapePlan(levels, mode, channel_major, threads, normalizer).tasks(); },
+      py::arg("levels"), py::arg("mode"), py::arg("channel_major"), py::arg("threads"),
+      py::arg("normalizer") = static_cast<int>(Normalizer::mask));
   m.def(
       "loss_plan_sizes",  // tasks, sums over runs, sums over segments; for timings of the plan too
-      [](const std::vector<LevelShape>& levels, const std::string& mode, bool channel_major, int threads) {
-        const ShapePlan shapes(levels, mode, channel_major, threads);
+      [](const std::vector<LevelShape>& levels, const std::string& mode, bool channel_major, int threads,
+         int normalizer) {
+        const ShapePlan shapes(levels, mode, channel_major, threads, normalizer);
         return std::make_tuple(shapes.plan->tasks.size(), shapes.plan->runs, shapes.plan->segments);
       },
-      py::arg("levels"), py::arg("mode"), py::arg("channel_major"), py::arg("threads"));
+      py::arg("levels"), py::arg("mode"), py::arg("channel_major"), py::arg("threads"),
+      py::arg("normalizer") = static_cast<int>(Normalizer::mask));
   m.def("run_tasks", run_tasks, py::arg("count"), py::arg("threads"), without_gil);
   m.def("run_latched_tasks", run_latched_tasks, py::arg("levels"), py::arg("tasks"), py::arg("threads"),
         without_gil);

@@ -11,14 +11,15 @@ from torch import Tensor
 
 # What the public functions take for their scalars and their modes.
 Scalar = float | Tensor  # a number or a 0-d tensor
-NormalizerName = Literal["mask", "mask_channels", "batch", "numel"]
+NormalizerName = Literal["mask", "mask_channels", "batch", "numel", "mask_all_levels"]
 Normalizer = NormalizerName | float | Tensor
 Reduction = Literal["sum", "mean", "none"]
 Backend = Literal["auto", "native", "triton", "eager"]
 
 # Ways to choose the normalizer Z_l. The position of a name is its code; the last means a number or a
 # 0-d tensor that the caller gives.
-NORMALIZERS = ("mask", "mask_channels", "batch", "numel", "value")
+NORMALIZERS = ("mask", "mask_channels", "batch", "numel", "mask_all_levels", "value")
+MASK_SUM_NORMALIZERS = ("mask", "mask_channels", "mask_all_levels")  # those that contain a sum of S
 NORMALIZER_EPSILON = 1e-9  # added to Z_l by "mask_channels", as Ultralytics does
 
 # The dtypes of features, logits and masks. The position of a dtype is its code.

@@ -80,7 +80,8 @@ def weighted_mse(
             read only once.
         channel_weights: channel weights c ``[B, D]``, or a sequence of levels of them (FGD).
         normalizer: Z_l. "mask": sum of S (official FRS); "mask_channels": D * sum of S + 1e-9 (Ultralytics);
-            "batch": B (FGD); "numel": B*D*H*W; or a number or a 0-d tensor. A level whose Z_l is 0
+            "batch": B (FGD); "numel": B*D*H*W; "mask_all_levels": sum of S over all levels, so that a level
+            whose mask finds little counts little; or a number or a 0-d tensor. A level whose Z_l is 0
             contributes 0. With ``mask_sets``, a sequence has one per set.
         scale: a number or a 0-d tensor (read on the device, no synchronisation). With ``mask_sets``, a
             sequence has one per set.
@@ -288,16 +289,23 @@ def _merged(
             checks.check(replace(inputs, masks=levels, normalizer=normalizers[i]))
         except ValueError as error:
             raise ValueError(f"mask_sets[{i}]: {error}") from None
+    shapes = [student.shape for student in inputs.student_feats or inputs.student_logits]
+    weighted: list[list[Tensor]] = []  # per set, per level
+    for levels, own, factor in zip(sets, normalizers, scales, strict=True):
+        values = [mask.detach().to(inputs.dtype).flatten(1) for mask in levels]
+        divisors = reference.normalizer_values(own, values, shapes)
+        weighted.append([_divided(s, z, factor) for s, z in zip(values, divisors, strict=True)])
     merged: list[Tensor] = []
-    for level, student in enumerate(inputs.student_feats or inputs.student_logits):
-        weighted: list[Tensor] = []
-        for levels, z, factor in zip(sets, normalizers, scales, strict=True):
-            values = levels[level].detach().to(inputs.dtype).flatten(1)
-            z = reference.normalizer_value(z, values, student.shape)
-            z = z if isinstance(z, Tensor) else z * values.new_ones(())
-            weighted.append(torch.where(z == 0, 0.0, factor / z * values))
-        merged.append(sum(weighted[1:], weighted[0]))
+    for level in range(len(shapes)):
+        of_sets = [levels[level] for levels in weighted]
+        merged.append(sum(of_sets[1:], of_sets[0]))
     return merged
+
+
+def _divided(mask: Tensor, z: Tensor | float, scale: Scalar) -> Tensor:
+    """scale / Z * S, or 0 where Z is 0."""
+    z = z if isinstance(z, Tensor) else z * mask.new_ones(())
+    return torch.where(z == 0, 0.0, scale / z * mask)
 
 
 def _one_per_set(name: str, value: T | Sequence[T], count: int) -> list[T]:

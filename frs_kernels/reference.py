@@ -7,14 +7,14 @@ the gradients to autograd. Levels may be one tensor or a sequence of them.
 Source: Du et al., "Distilling Object Detectors with Feature Richness", NeurIPS 2021 (arXiv 2111.00674).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .contract import NORMALIZER_EPSILON, Normalizer, Reduction, Scalar
+from .contract import NORMALIZER_EPSILON, Normalizer, Reduction, Scalar, accumulation_dtype
 from .levels import Levels, as_list
 from .output import FRSLossOutput
 
@@ -114,8 +114,7 @@ def imitation_term(
 ) -> list[Tensor]:
     """The imitation term of every level and image: one tensor [B] per level."""
     levels: list[Tensor] = []
-    for x, y, m, c in zip(*_as_lists(student, teacher, masks, channel_weights), strict=True):
-        x, y, z = _prepared(x, y, m, normalizer)
+    for x, y, m, c, z in _prepared(student, teacher, masks, channel_weights, normalizer):
         squared = (x - y).square()
         if c is not None:
             squared = squared * _constant_operand(c).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
@@ -133,8 +132,7 @@ def head_term(
 ) -> list[Tensor]:
     """The head term of every level and image: one tensor [B] per level."""
     levels: list[Tensor] = []
-    for s, t, m, _ in zip(*_as_lists(student_logits, teacher_logits, masks, None), strict=True):
-        s, t, z = _prepared(s, t, m, normalizer)
+    for s, t, m, _, z in _prepared(student_logits, teacher_logits, masks, None, normalizer):
         entropy = _cross_entropy(s, t)
         if beta > 0:
             entropy = entropy * _power((s.sigmoid() - t.sigmoid()).abs(), beta)
@@ -149,34 +147,40 @@ def _reduced(levels: list[Tensor], reduction: Reduction) -> Tensor:
     return total / max(levels[0].shape[0], 1) if reduction == "mean" else total
 
 
-def normalizer_value(normalizer: Normalizer, mask: Tensor, shape: Sequence[int]) -> Tensor | float:
-    """Z_l of a level with this mask, whose student tensor has ``shape`` [B, C, ...]."""
-    channels = shape[1]
+def normalizer_values(
+    normalizer: Normalizer, masks: Sequence[Tensor], shapes: Sequence[Sequence[int]]
+) -> list[Tensor | float]:
+    """Z_l of every level, from masks in the accumulation dtype and the shapes [B, C, ...] of the students."""
     if not isinstance(normalizer, str):
-        return normalizer
+        return [normalizer] * len(masks)
     if normalizer == "mask":
-        return mask.sum()
+        return [mask.sum() for mask in masks]
+    if normalizer == "mask_all_levels":
+        sums = [mask.sum() for mask in masks]
+        return [sum(sums[1:], sums[0])] * len(masks)
+    levels = list(zip(masks, shapes, strict=True))
     if normalizer == "mask_channels":
-        return channels * mask.sum() + NORMALIZER_EPSILON
+        return [shape[1] * mask.sum() + NORMALIZER_EPSILON for mask, shape in levels]
     if normalizer == "batch":
-        return shape[0]
-    return channels * mask.numel()
+        return [shape[0] for shape in shapes]
+    return [shape[1] * mask.numel() for mask, shape in levels]
 
 
 def _prepared(
-    student: Tensor, teacher: Tensor, mask: Tensor, normalizer: Normalizer
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Student and teacher in the accumulation dtype, and Z_l.
+    student: Levels, teacher: Levels, masks: Levels, channel_weights: Levels | None, normalizer: Normalizer
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]]:
+    """For each level: student and teacher in the accumulation dtype, the mask, channel weights, and Z_l.
 
     Where Z_l is 0, the student is set to 0: otherwise an infinity in it would make its gradient NaN, which is
     0 times infinity, in a level that contributes nothing.
     """
-    student, teacher = _accumulable(student), _constant(teacher)
-    if student.dtype != teacher.dtype:
-        student, teacher = student.double(), teacher.double()
-    z = normalizer_value(normalizer, _constant(mask).to(student.dtype), student.shape)
-    z = z.to(student) if isinstance(z, Tensor) else z * student.new_ones(())
-    return student.masked_fill(z == 0, 0.0), teacher, z
+    students, teachers, masks, weights = _as_lists(student, teacher, masks, channel_weights)
+    dtypes = [accumulation_dtype(x, y) for x, y in zip(students, teachers, strict=True)]
+    summed = [_constant(mask).to(dtype) for mask, dtype in zip(masks, dtypes, strict=True)]
+    divisors = normalizer_values(normalizer, summed, [x.shape for x in students])
+    for x, y, m, c, z, dtype in zip(students, teachers, masks, weights, divisors, dtypes, strict=True):
+        z = z.to(x.device, dtype) if isinstance(z, Tensor) else z * x.new_ones((), dtype=dtype)
+        yield x.to(dtype).masked_fill(z == 0, 0.0), y.detach().to(dtype), m, c, z
 
 
 def _per_image(values: Tensor, mask: Tensor, z: Tensor) -> Tensor:

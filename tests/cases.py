@@ -12,7 +12,7 @@ import frs_kernels as frs
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # only the Triton kernels run, on the CPU
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAYOUTS = ("nchw", "channels_last", "flat", "split", "rows", "odd")
-NORMALIZERS = ("mask", "mask_channels", "batch", "numel", 7.5)
+NORMALIZERS = ("mask", "mask_channels", "batch", "numel", "mask_all_levels", 7.5)
 SIZES = ((9, 14), (5, 7), (3, 4), (1, 1))
 # Long enough for every vector path, tail and split of the work. Shorter in the interpreter, where each tile
 # takes milliseconds, but of several tiles too.

@@ -154,11 +154,12 @@ def test_image_sizes_compile_twice_at_most(target, layout):
     assert counter.frame_count <= 2
 
 
+@pytest.mark.parametrize("normalizer", ["mask", "mask_all_levels"])
 @pytest.mark.parametrize("mode", ["aot_eager", "inductor"])
-def test_the_result_has_its_class_and_the_bits_of_eager_execution(target, mode):
+def test_the_result_has_its_class_and_the_bits_of_eager_execution(target, mode, normalizer):
     base = leaves_of(arguments(sizes=((5, 7), (3, 4)), device=target.device))
     compiled = torch.compile(frs.frs_loss, backend=mode, fullgraph=True)
-    options = {"feat_weight": 0.3, "backend": target.backend}
+    options = {"feat_weight": 0.3, "normalizer": normalizer, "backend": target.backend}
     actual, expected = compiled(**base, **options), frs.frs_loss(**base, **options)
     assert type(actual) is frs.FRSLossOutput
     assert all(map(torch.equal, fields(actual), fields(expected)))

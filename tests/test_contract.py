@@ -39,6 +39,7 @@ def test_normalizers(mask_sum):
         "mask_channels": channels * mask_sum + contract.NORMALIZER_EPSILON,
         "batch": batch,
         "numel": batch * channels * locations,
+        "mask_all_levels": mask_sum,
         "value": value,
     }
     for code, name in enumerate(contract.NORMALIZERS):

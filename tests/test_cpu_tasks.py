@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.schedule_model import Task
+from frs_kernels.contract import NORMALIZERS
 
 host = pytest.importorskip("frs_kernels._host", reason="_host is not built")
 
@@ -15,18 +16,20 @@ SHAPE = st.tuples(st.integers(0, 3), st.integers(0, 70), st.integers(0, 70), st.
 LEVELS = st.lists(SHAPE, min_size=1, max_size=16)  # (batch, features, logits, locations)
 RETINANET = [(1, 256, 720, n) for n in (16800, 4200, 1050, 273, 77)]
 MODES = "mask_given", "mask_first", "single_pass"
+NORMALIZER = st.sampled_from(NORMALIZERS)
 RUN, SEGMENT = 256, 1024  # locations with a sum of their own, isa.h: kRun, kSegment
 
 
-def tasks_of(levels, mode, channel_major, threads):
-    return [Task(*values) for values in host.loss_tasks(levels, mode, channel_major, threads)]
+def tasks_of(levels, mode, channel_major, threads, normalizer="mask"):
+    code = NORMALIZERS.index(normalizer)
+    return [Task(*values) for values in host.loss_tasks(levels, mode, channel_major, threads, code)]
 
 
 @pytest.mark.parametrize("mode", MODES)
-@given(levels=LEVELS, channel_major=st.booleans(), threads=THREADS)
-def test_every_element_belongs_to_one_task_of_a_pass(mode, levels, channel_major, threads):
+@given(levels=LEVELS, channel_major=st.booleans(), threads=THREADS, normalizer=NORMALIZER)
+def test_every_element_belongs_to_one_task_of_a_pass(mode, levels, channel_major, threads, normalizer):
     corners = defaultdict(Counter)  # a tile adds 1 to all elements from one corner on, and takes it off again
-    for t in tasks_of(levels, mode, channel_major, threads):
+    for t in tasks_of(levels, mode, channel_major, threads, normalizer):
         assert t.elements > 0 or t.kind in ("mask", "single")
         for channel, sign in ((t.channel, 1), (t.channel + t.channels, -1)):
             for location, flip in ((t.location, 1), (t.location + t.locations, -1)):
@@ -45,16 +48,18 @@ def test_every_element_belongs_to_one_task_of_a_pass(mode, levels, channel_major
 
 
 @pytest.mark.parametrize("mode", MODES)
-@given(levels=LEVELS, channel_major=st.booleans(), threads=THREADS)
+@given(levels=LEVELS, channel_major=st.booleans(), threads=THREADS, normalizer=NORMALIZER)
 def test_every_partial_sum_is_written_once_and_belongs_to_the_same_elements(
-    mode, levels, channel_major, threads
+    mode, levels, channel_major, threads, normalizer
 ):
     def sums(threads):
         """{(whether over segments, index of a sum): (kind, level, image, first channel, first location)}"""
         result = {}
-        for t in tasks_of(levels, mode, channel_major, threads):
+        for t in tasks_of(levels, mode, channel_major, threads, normalizer):
             over_segments = t.kind in ("head", "imitation")
-            step = RUN if not over_segments else max(t.locations, 1) if channel_major else SEGMENT
+            channels = levels[t.level][1 if t.kind == "imitation" else 2]
+            one_sum = channel_major and channels > 1  # a tile; with one channel, it is location-major
+            step = RUN if not over_segments else max(t.locations, 1) if one_sum else SEGMENT
             for i, location in enumerate(range(0, t.locations, step)):
                 key = over_segments, t.first_sum + i
                 assert key not in result
@@ -63,7 +68,8 @@ def test_every_partial_sum_is_written_once_and_belongs_to_the_same_elements(
 
     written = sums(threads)
     assert written == sums(1)
-    _, runs, segments = host.loss_plan_sizes(levels, mode, channel_major, threads)
+    code = NORMALIZERS.index(normalizer)
+    _, runs, segments = host.loss_plan_sizes(levels, mode, channel_major, threads, code)
     assert Counter(over_segments for over_segments, _ in written) == +Counter({False: runs, True: segments})
 
 
@@ -72,6 +78,26 @@ def test_no_task_waits_for_a_later_one(levels, channel_major, threads):
     tasks = tasks_of(levels, "mask_first", channel_major, threads)
     last_mask = {t.level: i for i, t in enumerate(tasks) if t.kind == "mask"}
     assert all(t.kind == "mask" or last_mask[t.level] < i for i, t in enumerate(tasks))
+
+
+@given(levels=LEVELS, channel_major=st.booleans(), threads=THREADS)
+def test_all_masks_come_first_where_the_normalizer_spans_the_levels(levels, channel_major, threads):
+    tasks = tasks_of(levels, "mask_first", channel_major, threads, "mask_all_levels")
+    kinds = [t.kind for t in tasks]
+    assert kinds == sorted(kinds, key=("mask", "head", "imitation").index)
+    heads = [(t.level, t.image, t.location) for t in tasks if t.kind == "head"]
+    others = [t for t in tasks_of(levels, "mask_first", channel_major, threads) if t.kind == "head"]
+    assert set(heads) == {(t.level, t.image, t.location) for t in others}
+
+
+@pytest.mark.parametrize("channel_major", [False, True])
+def test_heads_begin_where_the_last_mask_ended_if_the_normalizer_spans_the_levels(channel_major):
+    tasks = tasks_of(RETINANET, "mask_first", channel_major, 2, "mask_all_levels")
+    masks, heads = ([t for t in tasks if t.kind == kind] for kind in ("mask", "head"))
+    assert list(dict.fromkeys(t.level for t in masks)) == [4, 3, 2, 1, 0]
+    assert list(dict.fromkeys(t.level for t in heads)) == [0, 1, 2, 3, 4]
+    locations = [t.location for t in heads if t.level == 0]
+    assert locations == sorted(locations, reverse=True)
 
 
 @pytest.mark.parametrize("channel_major", [False, True])

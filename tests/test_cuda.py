@@ -50,7 +50,7 @@ def test_retinanet_shapes(target, dtype, layout):
     compare(frs.frs_loss, target, base, ())
 
 
-@pytest.mark.parametrize("normalizer", ["mask", "batch"])
+@pytest.mark.parametrize("normalizer", ["mask", "batch", "mask_all_levels"])
 def test_same_bits_run_after_run(target, normalizer):
     base = arguments(256, 720, sizes=RETINANET, dtype=torch.bfloat16, device="cuda")
     first_losses, first_grads = loss_and_grads(base, normalizer=normalizer)

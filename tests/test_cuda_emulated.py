@@ -23,6 +23,7 @@ from cases import DTYPES, LONG_SIZES, Target, compare, tensors
 
 import frs_kernels as frs
 from frs_kernels import dispatch
+from frs_kernels.contract import NORMALIZERS
 
 if (reason := emulated.unavailable()) is not None:
     pytest.skip(reason, allow_module_level=True)
@@ -66,7 +67,7 @@ def guarded(values: list[torch.Tensor], offset: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("offset", [0, 1, 8])
-@pytest.mark.parametrize("normalizer", ["mask", "batch"])
+@pytest.mark.parametrize("normalizer", ["mask", "batch", "mask_all_levels"])
 def test_any_alignment_and_nothing_beyond_the_tensors(target, dtype, layout, offset, normalizer):
     base = loss_cases.arguments(24, 16, sizes=((8, 12), (3, 5)), dtype=dtype, layout=layout)
     views = {name: guarded(values, offset) for name, values in base.items()}
@@ -101,7 +102,7 @@ def test_two_launches_forward_and_one_per_term_backward(target):
     assert count == 2
     _, count = launched(lambda: result.total.backward())
     assert count == 2
-    for normalizer in ("mask", "numel"):
+    for normalizer in ("mask", "numel", "mask_all_levels"):
         _, count = launched(
             lambda n=normalizer: frs.frs_loss(**leaves, masks=masks, normalizer=n, backend="emulated")
         )
@@ -120,9 +121,11 @@ def test_channel_weights_with_a_mask_from_the_logits(target, layout, dtype):
     channel_weights = [torch.rand(2, 24, generator=torch.Generator().manual_seed(i)) for i in range(2)]
     ops = emulated.namespace()
 
+    value = NORMALIZERS.index("value")
+
     def run(masks):
         losses, _, pending, feats, logits = ops.loss(
-            *base, masks, channel_weights, 4, 3.0, None, 0.5, None, 2.0, None, 0.0, True, True, False
+            *base, masks, channel_weights, value, 3.0, None, 0.5, None, 2.0, None, 0.0, True, True, False
         )
         grads = [g.float() * factor for g, factor in zip(feats + logits, pending.flatten(), strict=True)]
         return losses, grads
@@ -154,7 +157,7 @@ def test_the_focal_exponent_matters_to_no_call_without_a_head_term(target, dtype
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_blocks_that_span_images(target, layout, dtype):
     """An image of one to three warp tiles, eight of which make a block."""
-    for normalizer in ("mask", "batch"):
+    for normalizer in ("mask", "batch", "mask_all_levels"):
         test_loss_operator.check(
             test_loss_operator.make_call(
                 target, mode="mask_first", batch=21, sizes=((2, 3), (5, 7)), dtype=dtype,

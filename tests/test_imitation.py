@@ -144,6 +144,21 @@ def test_a_mask_whose_normalizer_is_0_adds_nothing_to_others(target, normalizer,
         torch.testing.assert_close(actual_grads, grads)
 
 
+def test_each_of_several_masks_is_divided_by_its_sum_over_all_levels(target):
+    base = arguments(device=target.device)
+    sets = [base.pop("masks"), random_masks(device=target.device, seed=8)]
+    normalizers, scales = ["mask_all_levels", "mask"], [2.0, -0.5]
+    compare(frs.weighted_mse, target, base | {"mask_sets": sets}, WRT, normalizer=normalizers, scale=scales)
+    together = frs.weighted_mse(
+        **base, mask_sets=sets, normalizer=normalizers, scale=scales, backend=target.backend
+    )
+    parts = [
+        frs.weighted_mse(**base, masks=masks, normalizer=normalizer, scale=scale, backend=target.backend)
+        for masks, normalizer, scale in zip(sets, normalizers, scales, strict=True)
+    ]
+    torch.testing.assert_close(together, parts[0] + parts[1])
+
+
 def test_several_masks_for_one_tensor(target):
     base = {name: levels[0] for name, levels in arguments(device=target.device).items()}
     several = {"mask_sets": [base["masks"], base["masks"]], "backend": target.backend}
@@ -192,14 +207,16 @@ def test_a_zero_in_the_mask_does_not_hide_infinity(target):
     assert loss.isnan()
 
 
+@pytest.mark.parametrize("normalizer", ["mask", "mask_all_levels"])
 @pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 0, 3, 3), (2, 4, 0, 3)])
-def test_an_empty_level_changes_nothing_for_the_others(target, shape):
+def test_an_empty_level_changes_nothing_for_the_others(target, shape, normalizer):
     base = arguments(4, sizes=[(4, 5)], device=target.device)
-    expected, (expected_grad,) = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
+    options = {"normalizer": normalizer, "backend": target.backend}
+    expected, (expected_grad,) = evaluate(frs.weighted_mse, base, WRT, **options)
     base["student_feats"].append(torch.zeros(shape, device=target.device))
     base["teacher_feats"].append(torch.zeros(shape, device=target.device))
     base["masks"].append(torch.zeros(shape[0], *shape[2:], device=target.device))
-    (loss,), grads = evaluate(frs.weighted_mse, base, WRT, backend=target.backend)
+    (loss,), grads = evaluate(frs.weighted_mse, base, WRT, **options)
     assert torch.equal(loss, expected[0])
     assert torch.equal(grads[0], expected_grad)
     assert grads[1].shape == shape

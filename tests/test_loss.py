@@ -173,7 +173,7 @@ def test_float16_gradients_survive_until_the_scaler_lifts_them(target):
 
 
 @pytest.mark.slow_interpreted
-@pytest.mark.parametrize("normalizer", ["mask", "batch"])
+@pytest.mark.parametrize("normalizer", ["mask", "batch", "mask_all_levels"])
 def test_same_inputs_give_the_same_bits(target, normalizer):
     base = arguments(33, 47, sizes=LONG_SIZES, device=target.device)
     options = {"normalizer": normalizer, "backend": target.backend}

@@ -84,15 +84,16 @@ def make_call(
 
 def formula(call: Call, dtype: torch.dtype) -> Tensor:
     """What every image of every level contributes to both terms, [2, levels, B], computed in a dtype."""
-    levels = range(len(call.feats[0] or call.logits[0]))
-    return torch.stack([formula_of_level(call, level, dtype) for level in levels], dim=1)
+    levels = call.masks or [t.to(dtype).amax(dim=1).sigmoid() for t in call.logits[1]]
+    masks = [mask.to(dtype).flatten(1) for mask in levels]
+    return torch.stack([formula_of_level(call, level, masks, dtype) for level in range(len(masks))], dim=1)
 
 
-def formula_of_level(call: Call, level: int, dtype: torch.dtype) -> Tensor:
+def formula_of_level(call: Call, level: int, masks: list[Tensor], dtype: torch.dtype) -> Tensor:
     """[2, B]"""
     x, y, s, t = (lists[level].to(dtype).flatten(2) if lists else None for lists in call.feats + call.logits)
     batch, _, locations = (s if x is None else x).shape
-    mask = call.masks[level].to(dtype).flatten(1) if call.masks else t.amax(dim=1).sigmoid()
+    mask = masks[level]
 
     def normalized(values: Tensor, scale: float) -> Tensor:
         channels = values.shape[1]
@@ -101,6 +102,7 @@ def formula_of_level(call: Call, level: int, dtype: torch.dtype) -> Tensor:
             "mask_channels": channels * mask.sum() + NORMALIZER_EPSILON,
             "batch": batch,
             "numel": batch * channels * locations,
+            "mask_all_levels": sum(m.sum() for m in masks),
             "value": call.value,
         }[call.normalizer]
         if z == 0:
@@ -163,7 +165,7 @@ def test_levels_and_images(target, **options):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_levels_of_several_tiles(target, layout, mode):
     common = {"sizes": LONG_SIZES, "batch": 3, "channels": (33, 130), "layouts": (layout, layout)}
-    for normalizer in ("mask", "value"):
+    for normalizer in ("mask", "mask_all_levels", "value"):
         check(make_call(target, mode=mode, normalizer=normalizer, **common), target)
 
 
@@ -250,6 +252,42 @@ def test_a_level_whose_normalizer_is_0_contributes_nothing(target, mode, dtype):
         assert (level_losses[:, 1] == 0).all()
         torch.testing.assert_close(level_losses[:, [0, 2, 3]], expected_levels)
         torch.testing.assert_close(losses, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+@pytest.mark.parametrize("mode", MODES)
+def test_masks_that_are_0_on_all_levels_contribute_nothing(target, mode, dtype):
+    """With one normalizer for all levels: whatever the tensors contain."""
+    call = make_call(target, mode=mode, dtype=dtype, normalizer="mask_all_levels")
+    for level in call.masks or call.logits[1]:
+        level.fill_(0.0 if mode == "mask_given" else -torch.inf)
+    call.feats[0][1][0].fill_(torch.inf)
+    call.feats[1][2][1].fill_(torch.nan)
+    call.logits[0][1][1].fill_(torch.nan)
+    for per_image in (False, True):
+        losses, level_losses, _, feat_grads, logit_grads = call.run(target, per_image)
+        assert all((values == 0).all() for values in (losses, level_losses, *feat_grads, *logit_grads))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_normalizer_of_all_levels_is_that_of_one_level_with_all_locations(target, mode, dtype):
+    call = make_call(target, mode=mode, dtype=dtype, layouts=("flat", "flat"), normalizer="mask_all_levels")
+    one = replace(
+        call,
+        feats=[[torch.cat(levels, dim=2)] for levels in call.feats],
+        logits=[[torch.cat(levels, dim=2)] for levels in call.logits],
+        masks=[torch.cat([level.flatten(1) for level in call.masks], dim=1)] if call.masks else [],
+        normalizer="mask",
+    )
+    (losses, levels, pending, *grads), expected = call.run(target, False), one.run(target, False)
+    torch.testing.assert_close(losses, expected[0])
+    torch.testing.assert_close(levels.sum(dim=1, keepdim=True), expected[1])
+    for term, (of_levels, of_one) in enumerate(zip(grads, expected[3:], strict=True)):
+        if not of_levels:
+            continue
+        together = torch.cat([g * f for g, f in zip(of_levels, pending[term], strict=True)], dim=2)
+        torch.testing.assert_close(together, of_one[0] * expected[2][term, 0])
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -35,10 +35,13 @@ def per_level_and_image(call):
 
 def results_of(call):
     """The bits of everything that the operators return for a call."""
+    spanning = {"normalizer": "mask_all_levels"}
     with torch.no_grad():
-        single = frs_kernels.frs_loss(**call, backend="native")
+        singles = [
+            frs_kernels.frs_loss(**call, backend="native", **options).total for options in ({}, spanning)
+        ]
         masks = frs_kernels.frs_mask(call["teacher_logits"], backend="native")
-    return bits([*run(call), single.total, *masks, *per_level_and_image(call)])
+    return bits([*run(call), *run(call, **spanning), *singles, *masks, *per_level_and_image(call)])
 
 
 def equal(tensors, others):

@@ -1,5 +1,7 @@
 """The reference against the formulas of the paper, of the published code and of Ultralytics."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -109,6 +111,18 @@ def test_worked_example():
     for normalizer, z in (("mask_channels", 8 / 3), ("batch", 1), ("numel", 4), (11.0, 11)):
         loss = reference.weighted_mse(student, torch.zeros_like(student), mask, normalizer=normalizer)
         assert loss.item() == pytest.approx(22 / z)
+
+
+def test_a_normalizer_over_all_levels_in_numbers():
+    """Masks of sums 1 and 0.25: errors of 2 * 1 and 10 * 0.25 are divided by 1.25 on both levels."""
+    students = [torch.tensor(2.0).sqrt().reshape(1, 1, 1, 1), torch.tensor(10.0).sqrt().reshape(1, 1, 1)]
+    teachers = [torch.zeros_like(x) for x in students]
+    masks = [torch.ones(1, 1, 1), torch.full((1, 1), 0.25)]
+    loss = reference.weighted_mse(students, teachers, masks, normalizer="mask_all_levels")
+    assert loss.item() == pytest.approx((2 + 2.5) / 1.25)
+    scores = [torch.zeros_like(x) for x in students]
+    head = reference.weighted_bce(scores, scores, masks, normalizer="mask_all_levels")
+    assert head.item() == pytest.approx(math.log(2))
 
 
 def test_focal_form_in_numbers():

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow_interpreted
 SIZE = ((3, 4),)
 (STUDENT,), (TEACHER,), (LOGITS,), (TANGENT,) = (tensors(5, sizes=SIZE, seed=seed) for seed in range(4))
 (MASK,) = random_masks(sizes=SIZE)
-NAMES = ("mse", "bce", "loss", "none", "mask")
+NAMES = ("mse", "bce", "loss", "none", "levels", "mask")
 AUTO = "auto"
 
 
@@ -33,6 +33,9 @@ def functions(backend, device):
             upstream
             * frs.weighted_mse(x, teacher, mask, reduction="none", normalizer="batch", backend=backend)
         ).sum(),
+        "levels": lambda x: frs.weighted_mse(
+            [x, 2 * x], [teacher, teacher], [mask, mask / 2], normalizer="mask_all_levels", backend=backend
+        ),
         "mask": lambda x: frs.frs_mask(x, backend=backend).sum(),
     }
 

@@ -120,6 +120,9 @@ def test_launches_of_each_pass(target, launches):
     assert launches == ["single_kernel", "finish_kernel"]
     launches.clear()
     given = random_masks(device=target.device)
+    evaluate(frs.frs_loss, base, WRT, masks=given, normalizer="mask_all_levels", backend="triton")
+    assert launches == ["mask_sums_kernel", "factors_kernel", "loss_kernel", *backward]
+    launches.clear()
     evaluate(frs.frs_loss, base, WRT, masks=given, normalizer="batch", backend="triton")
     assert launches == ["factors_kernel", "loss_kernel", *backward]
     launches.clear()

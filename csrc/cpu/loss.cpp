@@ -58,17 +58,17 @@ class Loss {
 
  private:
   void run_task(const Task& task) {
-    LevelState& state = plan_.levels[task.tile.level];
+    LevelGroup& group = *plan_.levels[task.tile.level].group;
     switch (task.pass) {
       case Pass::mask:
         run_mask_pass(task);
-        if (state.mask_pass.count_down()) {
-          compute_factors(task.tile.level);
-          state.mask_pass.open();
+        if (group.mask_pass.count_down()) {
+          compute_factors(group);
+          group.mask_pass.open();
         }
         break;
       case Pass::loss:
-        state.mask_pass.wait();
+        group.mask_pass.wait();
         run_loss_pass(task);
         break;
       case Pass::single:
@@ -139,11 +139,14 @@ class Loss {
     return total;
   }
 
-  void compute_factors(int l) {
-    LevelState& state = plan_.levels[l];
-    const double mask_sum = sum_of_runs(state.mask_runs).mask;
-    state.imitation.factor = factor_of(params_.levels[l], state.imitation, mask_sum, params_.feat_scale);
-    state.head.factor = factor_of(params_.levels[l], state.head, mask_sum, params_.head_scale);
+  void compute_factors(const LevelGroup& group) {
+    double mask_sum = 0.0;
+    for (int l = group.first; l < group.last; ++l) mask_sum += sum_of_runs(plan_.levels[l].mask_runs).mask;
+    for (int l = group.first; l < group.last; ++l) {
+      LevelState& state = plan_.levels[l];
+      state.imitation.factor = factor_of(params_.levels[l], state.imitation, mask_sum, params_.feat_scale);
+      state.head.factor = factor_of(params_.levels[l], state.head, mask_sum, params_.head_scale);
+    }
   }
 
   Factor factor_of(const Level& level, const TermState& state, double mask_sum, const Scalar& scale) const {
@@ -177,8 +180,9 @@ class Loss {
     S* const level_losses = static_cast<S*>(params_.level_losses);
     S* const pending = static_cast<S*>(params_.pending);
     TermLosses total;
+    for (int g = 0; params_.mode == Mode::single_pass && g < plan_.num_groups; ++g)
+      compute_factors(plan_.groups[g]);
     for (int l = 0; l < levels; ++l) {
-      if (params_.mode == Mode::single_pass) compute_factors(l);
       const TermLosses level = losses_of(l, 0, 1);
       total += level;
       level_losses[l] = static_cast<S>(level.imitation);

@@ -18,9 +18,12 @@ size_t tasks_before_head(const Level& level, int threads) {
 
 // Small levels come first: the head's loss pass reads logits that are still in the cache from the mask pass.
 // For the same reason its tiles are in reverse order, so that it begins where the mask pass ended, which
-// matters for large levels. Features are read once, so their order does not matter.
-LossPlan::LossPlan(const LossParams& params, const DTypes& types, int threads)
-    : levels(new LevelState[params.num_levels]) {
+// matters for large levels. Features are read once, so their order does not matter. Where a normalizer spans
+// the levels, no head can begin before the last mask is done. The heads then begin with the level whose mask
+// came last.
+LossPlan::LossPlan(const LossParams& params, const DTypes& types, int threads) : levels(params.num_levels) {
+  const bool all_masks_first = spans_levels(params.normalizer);
+  add_groups(all_masks_first);
   std::vector<int> order(params.num_levels);
   std::iota(order.begin(), order.end(), 0);
   auto locations = [&](int l) { return params.levels[l].batch * params.levels[l].locations; };
@@ -29,14 +32,17 @@ LossPlan::LossPlan(const LossParams& params, const DTypes& types, int threads)
   const bool single_pass = params.mode == Mode::single_pass;
   std::vector<size_t> mask_pass_ends;
   size_t heads = 0;  // levels whose head's loss pass is in the list, in this order
+  auto add_head = [&](int l) {
+    const size_t first = tasks.size();
+    add_loss_pass(params.levels[l], l, levels[l].head, threads);
+    std::reverse(tasks.begin() + first, tasks.end());
+  };
   auto add_heads = [&](bool is_end) {
     for (; heads < mask_pass_ends.size(); ++heads) {
       const int l = order[heads];
-      const Level& level = params.levels[l];
-      const size_t first = tasks.size();
-      if (!is_end && first - mask_pass_ends[heads] < tasks_before_head(level, threads)) return;
-      add_loss_pass(level, l, levels[l].head, threads);
-      std::reverse(tasks.begin() + first, tasks.end());
+      const size_t between = tasks.size() - mask_pass_ends[heads];
+      if (!is_end && between < tasks_before_head(params.levels[l], threads)) return;
+      add_head(l);
     }
   };
   for (int l : order) {
@@ -50,12 +56,25 @@ LossPlan::LossPlan(const LossParams& params, const DTypes& types, int threads)
                   threads);
     if (single_pass) continue;
     mask_pass_ends.push_back(tasks.size());
-    add_heads(false);
+    if (!all_masks_first) add_heads(false);
   }
   if (single_pass) return;
-  add_heads(true);
+  if (!all_masks_first) add_heads(true);
   std::reverse(order.begin(), order.end());
+  for (int l : order)
+    if (all_masks_first) add_head(l);
   for (int l : order) add_loss_pass(params.levels[l], l, levels[l].imitation, threads);
+}
+
+void LossPlan::add_groups(bool one_for_all) {
+  const int count = static_cast<int>(levels.size());
+  num_groups = one_for_all ? 1 : count;
+  groups.reset(new LevelGroup[num_groups]);
+  for (int g = 0; g < num_groups; ++g) {
+    groups[g].first = g;
+    groups[g].last = one_for_all ? count : g + 1;
+    for (int l = groups[g].first; l < groups[g].last; ++l) levels[l].group = &groups[g];
+  }
 }
 
 void LossPlan::add_mask_pass(const Level& level, int l, Pass pass, bool reads_logits, int threads) {
@@ -72,8 +91,7 @@ void LossPlan::add_mask_pass(const Level& level, int l, Pass pass, bool reads_lo
   }
   levels[l].mask_runs.last = runs;
   elements += level.batch * level.locations * (reads_logits ? level.head.channels : 1);
-  levels[l].mask_pass.start(static_cast<int64_t>(tasks.size() - first));
-  if (tasks.size() == first) levels[l].mask_pass.open();  // an empty level: its factors stay 0
+  levels[l].group->mask_pass.expect(static_cast<int64_t>(tasks.size() - first));
 }
 
 void LossPlan::add_loss_pass(const Level& level, int l, TermState& state, int threads) {

@@ -33,7 +33,7 @@ struct TermState {
   const Term* term = nullptr;
   TermTypes types;
   SumRange sums;  // of the loss pass
-  Factor factor;  // known once the level's mask is summed
+  Factor factor;  // known once the masks of the level's group are summed
 
   // The factor has two parts: what losses and gradients are multiplied by in the loss pass, and the rest.
   double applied() const { return pending_factor(types.student) ? 1.0 : factor.value; }
@@ -43,9 +43,16 @@ struct TermState {
   double loss(double sum) const { return term->student.present() ? factor.times(sum) : 0.0; }
 };
 
-struct alignas(64) LevelState {  // no cache line is shared by the latches of two levels
+// Levels [first, last) whose normalizers contain one sum of S: that over all of them. A level on its own,
+// unless the normalizer spans the levels.
+struct alignas(64) LevelGroup {  // no cache line is shared by the latches of two groups
   Latch mask_pass;               // opens when the factors of both terms are known
-  SumRange mask_runs;            // of the mask pass or single pass
+  int first = 0, last = 0;
+};
+
+struct LevelState {
+  LevelGroup* group = nullptr;
+  SumRange mask_runs;  // of the mask pass or single pass
   TermState imitation, head;
 };
 
@@ -67,12 +74,15 @@ class LossPlan {
   LossPlan(const LossParams& params, const DTypes& types, int threads);
 
   std::vector<Task> tasks;  // in the order in which they start
-  std::unique_ptr<LevelState[]> levels;
+  std::vector<LevelState> levels;
+  std::unique_ptr<LevelGroup[]> groups;
+  int num_groups = 0;
   int64_t runs = 0, segments = 0;  // partial sums over runs, and over segments in loss passes
   int64_t elements = 0;            // read in all passes together, per tensor pair
   int64_t grad_bytes = 0;
 
  private:
+  void add_groups(bool one_for_all);
   void add_mask_pass(const Level& level, int l, Pass pass, bool reads_logits, int threads);
   void add_loss_pass(const Level& level, int l, TermState& term, int threads);
 };

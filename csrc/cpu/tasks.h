@@ -33,8 +33,8 @@ void run_tasks(int64_t count, const Threads& threads, const Body& body) {
 // deadlock, however few threads run.
 class Latch {
  public:
-  void start(int64_t tasks) { left_.store(tasks, std::memory_order_relaxed); }
-  bool count_down() { return left_.fetch_sub(1, std::memory_order_acq_rel) == 1; }  // true for the last task
+  void expect(int64_t tasks) { left_.fetch_add(tasks, std::memory_order_relaxed); }  // before they start
+  bool count_down() { return left_.fetch_sub(1, std::memory_order_acq_rel) == 1; }   // true for the last task
   void open() { open_.store(true, std::memory_order_release); }
   void wait() const {
     while (!open_.load(std::memory_order_acquire)) std::this_thread::yield();

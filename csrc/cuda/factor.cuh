@@ -12,14 +12,17 @@ __device__ __forceinline__ Acc scalar(const Scalar& s) {
   return s.device == nullptr ? value : value * *static_cast<const Acc*>(s.device);
 }
 
-// Z_l of a term. All threads of the block must call it: the sum of S over the level is reduced here, from the
-// tile sums of the mask pass.
+// The sum of S that is in Z_l, from the tile sums of the mask pass. All threads of the block must call it.
 template <class Acc>
-__device__ __forceinline__ Acc normalizer(const LossTable& table, int level, const tiles::Tiling& tiling) {
-  auto mask_sum = [&] {
-    const uint32_t first = table.first_tile[level], count = table.first_tile[level + 1] - first;
-    return block_sum_of(static_cast<const Acc*>(table.tile_sums) + first, count);
-  };
+__device__ __forceinline__ Acc mask_sum(const LossTable& table, int level) {
+  const TileRange tiles = table.mask_tiles[level];
+  return block_sum_of(static_cast<const Acc*>(table.tile_sums) + tiles.first, tiles.count);
+}
+
+// Z_l of a term; mask_sum() returns the sum of S in it, and is called only where Z_l has one.
+template <class Acc, class MaskSum>
+__device__ __forceinline__ Acc normalizer(const LossTable& table, const tiles::Tiling& tiling,
+                                          const MaskSum& mask_sum) {
   auto value = [&] { return scalar<Acc>(table.normalizer_value); };
   return normalizer_of<Acc>(table.normalizer, tiling.batch, tiling.channels(), tiling.locations(), mask_sum,
                             value);

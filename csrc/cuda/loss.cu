@@ -21,7 +21,8 @@ __device__ __forceinline__ typename C::Acc block_share(Ring<C, 2>& ring, typenam
   using Acc = typename C::Acc;
   const TermMatrices& matrices = table.terms[entry];
   const Tiling& tiling = table.tilings[entry];
-  const Acc z = normalizer<Acc>(table, entry - term * table.num_levels, tiling);
+  const int level = entry - term * table.num_levels;
+  const Acc z = normalizer<Acc>(table, tiling, [&] { return mask_sum<Acc>(table, level); });
   const Acc factor = cuda::factor(table.scale[term], z);
   const uint32_t first = table.first_block[entry];
   if (threadIdx.x == 0) {

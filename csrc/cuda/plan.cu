@@ -141,6 +141,15 @@ uint32_t plan_first_launch(LossPlan& plan, const LossParams& p) {
   return tiles;
 }
 
+// The tiles whose sums of S are in the normalizer of each level.
+void choose_mask_tiles(LossTable& table) {
+  for (int l = 0; l < table.num_levels; ++l) {
+    const bool all = spans_levels(table.normalizer);
+    const uint32_t first = all ? 0 : table.first_tile[l];
+    table.mask_tiles[l] = {first, table.first_tile[all ? table.num_levels : l + 1] - first};
+  }
+}
+
 }  // namespace
 
 uint32_t plan_mask(MaskTable& table, const Level* levels, int num_levels, DType teacher) {
@@ -195,6 +204,7 @@ LossPlan plan_loss(const LossParams& p, const DTypes& types) {
   }
   table.first_block[2 * levels] = partials;
   table.first_tile[levels] = plan.tiles;
+  if (needs_mask_sum(table.normalizer)) choose_mask_tiles(table);
   if (p.per_image && !plan.single_pass) partials += partials * tiles::kWarps;  // those of the warps
 
   const size_t element = types.double_precision() ? 8 : 4;

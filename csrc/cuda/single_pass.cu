@@ -65,13 +65,16 @@ __device__ __forceinline__ void write_results(const LossTable& table, Acc (&sums
                                               Acc (&z)[kMaxTerms]) {
   const uint32_t* first = table.first_block;
   const int levels = table.num_levels;
-  for (int e = 0; e < 2 * levels; ++e) {
-    const bool present = table.terms[e].student.data != nullptr;
-    const Acc divisor =
-        present ? normalizer<Acc>(table, e < levels ? e : e - levels, table.tilings[e]) : Acc(0);
+  Acc masks = 0;  // the sum of S in Z_l of both terms
+  for (int l = 0; l < levels; ++l) {
+    const bool is_new = l == 0 || !spans_levels(table.normalizer);
+    if (is_new && needs_mask_sum(table.normalizer)) masks = mask_sum<Acc>(table, l);
     if (threadIdx.x > 0) continue;
-    z[e] = divisor;
-    static_cast<Acc*>(table.pending)[e] = 1;
+    for (int e = l; e < 2 * levels; e += levels) {
+      const bool present = table.terms[e].student.data != nullptr;
+      z[e] = present ? normalizer<Acc>(table, table.tilings[e], [&] { return masks; }) : Acc(0);
+      static_cast<Acc*>(table.pending)[e] = 1;
+    }
   }
   auto loss_of = [&](int e, Acc sum) {
     return z[e] == 0 ? Acc(0) : factor(table.scale[e < levels ? kImitation : kHead], z[e]) * sum;

@@ -50,12 +50,16 @@ struct MaskSumTable {
 // value per term.
 constexpr int kImitation = 0, kHead = 1;
 constexpr int kMaxTerms = 2 * kMaxLevels;
+struct TileRange {
+  uint32_t first = 0, count = 0;
+};
 struct LossTable {
   TermMatrices terms[kMaxTerms];
   tiles::Tiling tilings[kMaxTerms];
   uint32_t
       first_block[kMaxTerms + 1];  // the partial sums of each entry; loss kernel: the blocks too, one each
   uint32_t first_tile[kMaxLevels + 1];  // the tiles of each level in tile_sums
+  TileRange mask_tiles[kMaxLevels];     // those whose S are in Z_l: of the level, or of all levels
   int num_levels = 0;
   Normalizer normalizer = Normalizer::mask;
   bool pending_factor[2] = {};  // the stored gradients do not contain the factor scale / Z_l (float16)

@@ -20,6 +20,13 @@ MUTANTS = (
         (f"{EMULATED}::test_blocks_that_span_images",),
     ),
     Mutant(
+        "every-level-has-a-normalizer-of-its-own-on-a-gpu",
+        "csrc/cuda/plan.cu",
+        "const bool all = spans_levels(table.normalizer);",
+        "const bool all = false;",
+        (f"{EMULATED}::test_blocks_that_span_images",),
+    ),
+    Mutant(
         "images-lack-the-pending-factor",
         "csrc/cuda/loss.cu",
         "return __ldcg(pending + e) * sum;",

@@ -32,8 +32,8 @@ MUTANTS = (
     Mutant(
         "a-mask-of-zeros-is-divided-by-0",
         "frs_kernels/ops.py",
-        "torch.where(z == 0, 0.0, factor / z * values)",
-        "factor / z * values",
+        "torch.where(z == 0, 0.0, scale / z * mask)",
+        "scale / z * mask",
         (f"{IMITATION}::test_a_mask_whose_normalizer_is_0_adds_nothing_to_others",),
     ),
     Mutant(
@@ -110,9 +110,16 @@ MUTANTS = (
     Mutant(
         "eager-has-a-gradient-where-z-is-0",
         "frs_kernels/reference.py",
-        "student.masked_fill(z == 0, 0.0), teacher, z",
-        "student, teacher, z",
+        "yield x.to(dtype).masked_fill(z == 0, 0.0), y",
+        "yield x.to(dtype), y",
         (f"{IMITATION}::test_a_normalizer_of_0_hides_what_the_tensors_hold",),
+    ),
+    Mutant(
+        "eager-divides-every-level-by-its-own-mask",
+        "frs_kernels/reference.py",
+        "        return [sum(sums[1:], sums[0])] * len(masks)\n",
+        "        return sums\n",
+        ("tests/test_reference.py::test_a_normalizer_over_all_levels_in_numbers",),
     ),
     Mutant(
         "eager-has-no-entropy-at-minus-infinity",
@@ -162,6 +169,13 @@ MUTANTS = (
             f"{LOSS}::test_a_level_whose_normalizer_is_0_contributes_nothing",
             f"{LOSS}::test_a_level_whose_mask_is_zero_contributes_nothing",
         ),
+    ),
+    Mutant(
+        "every-level-has-a-normalizer-of-its-own",
+        "csrc/cpu/loss_plan.cpp",
+        "  add_groups(all_masks_first);\n",
+        "  add_groups(false);\n",
+        (f"{LOSS}::test_normalizers", f"{OPERATOR}::test_levels_of_several_tiles"),
     ),
     Mutant(
         "an-image-has-the-sums-of-the-one-before",

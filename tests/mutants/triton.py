@@ -21,6 +21,14 @@ MUTANTS = (
         interpreted=True,
     ),
     Mutant(
+        "every-level-has-a-normalizer-of-its-own-in-triton",
+        f"{FOLDER}/reduce.py",
+        "    if NORMALIZER == _MASK_ALL_LEVELS:\n",
+        "    if False:\n",
+        ("tests/test_imitation.py::test_normalizers",),
+        interpreted=True,
+    ),
+    Mutant(
         "an-image-has-the-tiles-of-the-one-before",
         f"{FOLDER}/reduce.py",
         "first += image * share",

@@ -72,16 +72,30 @@ enum class Mode : int {
 };
 
 // What the sum over a level is divided by: the normalizer Z_l. See normalizer_of.
-enum class Normalizer : int { mask = 0, mask_channels = 1, batch = 2, numel = 3, value = 4 };
+enum class Normalizer : int {
+  mask = 0,
+  mask_channels = 1,
+  batch = 2,
+  numel = 3,
+  mask_all_levels = 4,
+  value = 5
+};
 
 constexpr double kNormalizerEpsilon = 1e-9;
 
-constexpr bool needs_mask_sum(Normalizer normalizer) {
-  return normalizer == Normalizer::mask || normalizer == Normalizer::mask_channels;
+FRS_HOST_DEVICE constexpr bool needs_mask_sum(Normalizer normalizer) {
+  return normalizer == Normalizer::mask || normalizer == Normalizer::mask_channels ||
+         normalizer == Normalizer::mask_all_levels;
 }
 
-// Z_l of one term. mask_sum() returns the sum of S over the level, value() the caller's own Z; each is called
-// only where the normalizer needs it. Where Z_l is 0, loss and gradients of the term are 0 on that level.
+// Whether all levels have one Z, which is known only after the masks of all of them.
+FRS_HOST_DEVICE constexpr bool spans_levels(Normalizer normalizer) {
+  return normalizer == Normalizer::mask_all_levels;
+}
+
+// Z_l of one term. mask_sum() returns the sum of S over the level, or over all levels where Z_l spans them;
+// value() the caller's own Z. Each is called only where the normalizer needs it. Where Z_l is 0, loss and
+// gradients of the term are 0 on that level.
 template <class Acc, class Int, class MaskSum, class Value>
 FRS_HOST_DEVICE Acc normalizer_of(Normalizer normalizer, Int batch, Int channels, Int locations,
                                   const MaskSum& mask_sum, const Value& value) {
@@ -96,9 +110,9 @@ FRS_HOST_DEVICE Acc normalizer_of(Normalizer normalizer, Int batch, Int channels
       break;
   }
   const Acc sum = mask_sum();
-  return normalizer == Normalizer::mask  // official FRS, else Ultralytics
-             ? sum
-             : static_cast<Acc>(channels) * sum + static_cast<Acc>(kNormalizerEpsilon);
+  return normalizer == Normalizer::mask_channels  // Ultralytics, else official FRS
+             ? static_cast<Acc>(channels) * sum + static_cast<Acc>(kNormalizerEpsilon)
+             : sum;
 }
 
 // Element types of one term, the same on all levels; f32 where a tensor is absent. A gradient has its

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...contract import NORMALIZERS, accumulation_dtype
+from ...contract import MASK_SUM_NORMALIZERS, NORMALIZERS, accumulation_dtype
 from ...layouts import grad_like
 from . import level_table, plan
 from .arguments import check, two_floats
@@ -253,7 +253,7 @@ class LossCall:
     def _masks_and_sums(self):
         """(tile bounds of the partial sums of S, these sums or None, addresses of the masks, their
         storage)"""
-        needs_sums = NORMALIZERS[self.normalizer] in ("mask", "mask_channels")
+        needs_sums = NORMALIZERS[self.normalizer] in MASK_SUM_NORMALIZERS
         if not self.masks:
             storage, masks = self._empty(sum(self.mask_sizes)), []
             address = storage.data_ptr()

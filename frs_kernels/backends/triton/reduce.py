@@ -7,7 +7,7 @@ arithmetic in the kernels of float32 inputs.
 import triton
 import triton.language as tl
 
-from ...contract import NORMALIZER_EPSILON, NORMALIZERS
+from ...contract import MASK_SUM_NORMALIZERS, NORMALIZER_EPSILON, NORMALIZERS
 from .arithmetic import sum_range
 from .level_table import table_entry
 
@@ -28,8 +28,8 @@ IMITATION, HEAD = (tl.constexpr(i) for i in range(2))
 SUM_FIRST, SUM_LAST, FEAT_COUNT, HEAD_COUNT = (tl.constexpr(i) for i in range(4))
 FACTOR_COLUMNS = tl.constexpr(4)
 
-_MASK, _MASK_CHANNELS, _VALUE = (
-    tl.constexpr(NORMALIZERS.index(name)) for name in ("mask", "mask_channels", "value")
+_MASK, _MASK_CHANNELS, _MASK_ALL_LEVELS, _VALUE = (
+    tl.constexpr(NORMALIZERS.index(name)) for name in (*MASK_SUM_NORMALIZERS, "value")
 )
 _EPSILON = tl.constexpr(NORMALIZER_EPSILON)
 _SCALARS = [
@@ -48,8 +48,8 @@ def scalar(high, low, tensor, ACC: tl.constexpr):
 
 @triton.jit
 def normalizer(mask_sum, count, value, NORMALIZER: tl.constexpr):
-    """Z_l from the level's sum of S, from a count, or as the caller gave it."""
-    if NORMALIZER == _MASK:
+    """Z_l from a sum of S, from a count, or as the caller gave it."""
+    if NORMALIZER == _MASK or NORMALIZER == _MASK_ALL_LEVELS:
         z = mask_sum
     elif NORMALIZER == _MASK_CHANNELS:
         z = mask_sum * count + _EPSILON
@@ -58,6 +58,20 @@ def normalizer(mask_sum, count, value, NORMALIZER: tl.constexpr):
     else:
         z = count
     return z
+
+
+@triton.jit
+def sum_of_masks(
+    table, mask_sums, level, NORMALIZER: tl.constexpr, LEVELS: tl.constexpr, ACC: tl.constexpr
+):  # fmt: skip
+    """The sum of S that is in Z_l, from the partial sums: over the level, or over all levels."""
+    if NORMALIZER == _MASK_ALL_LEVELS:
+        first = table_entry(table, SUM_FIRST, 0, LEVELS, FACTOR_COLUMNS)
+        last = table_entry(table, SUM_LAST, LEVELS - 1, LEVELS, FACTOR_COLUMNS)
+    else:
+        first = table_entry(table, SUM_FIRST, level, LEVELS, FACTOR_COLUMNS)
+        last = table_entry(table, SUM_LAST, level, LEVELS, FACTOR_COLUMNS)
+    return sum_range(mask_sums, first, last, ACC, _SUM_BLOCK)
 
 
 @triton.jit
@@ -124,10 +138,8 @@ def factors_kernel(
     """One program computes the factors of one level."""
     level = tl.program_id(0)
     mask_sum = tl.full([], 0.0, ACC)
-    if NORMALIZER == _MASK or NORMALIZER == _MASK_CHANNELS:
-        first = table_entry(table, SUM_FIRST, level, LEVELS, FACTOR_COLUMNS)
-        last = table_entry(table, SUM_LAST, level, LEVELS, FACTOR_COLUMNS)
-        mask_sum = sum_range(mask_sums, first, last, ACC, _SUM_BLOCK)
+    if mask_sums is not None:
+        mask_sum = sum_of_masks(table, mask_sums, level, NORMALIZER, LEVELS, ACC)
     z_value = scalar(z_value_high, z_value_low, z_value_tensor, ACC)
     for TERM in tl.static_range(2):
         if TERM == HEAD:
@@ -208,9 +220,7 @@ def finish_kernel(
     feature = tl.full([], 0.0, ACC)
     head = tl.full([], 0.0, ACC)
     for level in range(0, LEVELS):
-        first = table_entry(table, SUM_FIRST, level, LEVELS, FACTOR_COLUMNS)
-        last = table_entry(table, SUM_LAST, level, LEVELS, FACTOR_COLUMNS)
-        mask_sum = sum_range(mask_sums, first, last, ACC, _SUM_BLOCK)
+        mask_sum = sum_of_masks(table, mask_sums, level, NORMALIZER, LEVELS, ACC)
         feature += finished_level(
             table,
             level,
