@@ -180,8 +180,8 @@ class DistillConfig(Options):
     """Iterations over which both weights rise linearly from 0, at most a quarter of the run."""
     adapter: Literal["conv3x3", "conv1x1", "mlp1x1", "identity"] = "conv3x3"
     """Trained layer that maps the student's features to the teacher's channels, one per level."""
-    normalizer: Literal["mask", "mask_channels", "batch", "numel"] = "mask"
-    """Divisor of both losses: sum of the mask, this sum times channels, number of images or elements."""
+    normalizer: Literal["mask", "mask_channels", "batch", "numel", "mask_all_levels"] = "mask"
+    """Divisor per level: sum of the mask, this times channels, images, elements, or the sum of all masks."""
     inherit_head: bool = True
     """Copy the teacher's head to the student before training, if the two fit; also with method none."""
     teacher_amp: Precision = "none"

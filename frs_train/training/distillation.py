@@ -53,7 +53,7 @@ class DistilledLearner(Learner):
             )
         self.levels = fit.levels
         # With several processes the masks are divided by the normalizer here (see _normalized).
-        self.global_sum = distributed.world() > 1 and config.normalizer == "mask"
+        self.global_sum = distributed.world() > 1 and config.normalizer in ("mask", "mask_all_levels")
         if config.backend not in ("auto", *frs.available_backends()):
             raise UserError(
                 f"--backend {config.backend} cannot run here. Use auto or one of "
@@ -119,7 +119,9 @@ class DistilledLearner(Learner):
         else:
             # Copied, because autograd cannot save tensors created in inference mode. Masks are small.
             masks = [taught.masks[t].clone() for _, t in self.levels]
-        return _normalized(masks) if self.global_sum else masks
+        if not self.global_sum:
+            return masks
+        return _normalized(masks, all_levels=self.config.normalizer == "mask_all_levels")
 
 
 def box_masks(
@@ -145,8 +147,11 @@ def _ratio(image: Tensor, height: int, width: int) -> list[float]:
     return [width / image.shape[-1], height / image.shape[-2]] * 2
 
 
-def _normalized(masks: list[Tensor]) -> list[Tensor]:
-    """Masks divided by the mean of their sums over all processes. DDP averages the gradients of the
-    processes; with these masks the average is the gradient of one process with the whole batch."""
+def _normalized(masks: list[Tensor], all_levels: bool) -> list[Tensor]:
+    """Masks divided by the mean over all processes of their sums, each or all levels together. DDP averages
+    the gradients of the processes; with these masks the average is the gradient of one process with the whole
+    batch."""
     sums = distributed.mean(torch.stack([mask.sum() for mask in masks]))
+    if all_levels:
+        sums = sums.sum().expand_as(sums)
     return [torch.where(total > 0, mask / total, 0.0) for mask, total in zip(masks, sums, strict=True)]

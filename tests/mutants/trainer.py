@@ -126,6 +126,13 @@ MUTANTS = (
         TEACHER,
     ),
     Mutant(
+        "each-level-is-divided-by-its-own-sum-over-processes",
+        "frs_train/training/distillation.py",
+        "        sums = sums.sum().expand_as(sums)\n",
+        "        pass\n",
+        DISTILLATION,
+    ),
+    Mutant(
         "box-masks-in-the-pixels-of-the-file",
         "frs_train/training/distillation.py",
         "[width / image.shape[-1], height / image.shape[-2]] * 2",

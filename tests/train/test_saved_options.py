@@ -64,7 +64,7 @@ def test_checkpoint_with_an_unknown_value_is_named(digits, teacher, tmp_path, ca
     assert main([command, *line[command].split()]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"frs-train: The configuration in {tmp_path / source.name} does not fit this version: "
-        "--normalizer is 'weight'. It must be 'mask', 'mask_channels', 'batch' or 'numel'."
+        "--normalizer is 'weight'. It must be 'mask', 'mask_channels', 'batch', 'numel' or 'mask_all_levels'."
     )
 
 

@@ -64,15 +64,22 @@ def options(folder, detector="retinanet"):
 
 
 @pytest.fixture(scope="module")
-def runs(digits, tmp_path_factory, training_seed):
+def teacher(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    launch(1, f"train {options(digits)} --out {folder}/teacher", folder)
+    return folder / "teacher"
+
+
+@pytest.fixture(scope="module", params=["mask", "mask_all_levels"])
+def runs(digits, teacher, tmp_path_factory, training_seed, request):
     """A folder with the same distillation by one process (`1`) and by two (`2`)."""
     folder = tmp_path_factory.mktemp("ddp")
-    launch(1, f"train {options(digits)} --out {folder}/teacher", folder)
     for world in (1, 2):
         launch(
             world,
-            f"distill {options(digits)} --out {folder}/{world} --teacher {folder}/teacher "
-            f"--feat-weight 0.1 --head-weight 0.5 --warmup-iters 2 --seed {training_seed}",
+            f"distill {options(digits)} --out {folder}/{world} --teacher {teacher} "
+            f"--feat-weight 0.1 --head-weight 0.5 --warmup-iters 2 --normalizer {request.param} "
+            f"--seed {training_seed}",
             folder,
         )
     return folder

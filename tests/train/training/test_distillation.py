@@ -79,6 +79,23 @@ def test_losses_equal_those_of_the_reference(method):
     assert not any(values.requires_grad for values in learner.level_losses.values())
 
 
+@pytest.mark.parametrize("normalizer", ["mask", "mask_all_levels"])
+def test_the_normalizer_of_several_processes_is_that_of_one(monkeypatch, normalizer):
+    """Here the mean over all processes is that of one."""
+    monkeypatch.setattr("frs_train.distributed.mean", lambda values: values)
+    student, teacher = tiny("fcos"), tiny("fcos", fpn_width=24)
+    results = []
+    for world in (1, 2):
+        monkeypatch.setattr("frs_train.distributed.world", lambda world=world: world)
+        torch.manual_seed(0)
+        learner = distiller(student, teacher, normalizer=normalizer, feat_weight=0.3)
+        assert learner.global_sum == (world > 1)
+        with torch.no_grad():
+            losses = learner(IMAGES, TARGETS, 64)
+        results.append({name: losses[name] for name in EXPECTED["frs"]})
+    torch.testing.assert_close(results[1], results[0])
+
+
 def test_each_head_runs_once_and_the_teacher_without_autograd():
     learner = distiller()
     runs = {"student": 0, "teacher": 0}
