@@ -21,6 +21,7 @@ Family = Literal["retinanet", "fcos", "faster-rcnn", "gfl"]
 Backbone = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "mobilenet-v3"]
 Method = Literal["none", "whole-map", "gt-box", "frs-feature", "frs-head", "frs"]
 Precision = Literal["none", "bf16", "fp16"]
+Split = Literal["train", "val", "test"]
 
 Count = whole(0, 10**9)
 Period = whole(1, 10**9)
@@ -82,8 +83,10 @@ class DetectorConfig(Options):
 
 @dataclass(frozen=True)
 class DataConfig(Options):
-    """Training and validation set in COCO format."""
+    """Training and validation set."""
 
+    folder: Annotated[Path | None, tyro.conf.arg(name="data")] = field(default=None, kw_only=True)
+    """Folder of a data set in a layout of COCO, Roboflow or YOLO; the four paths below override its own."""
     train_annotations: Path | None = None
     """Annotation file of the training set (COCO JSON)."""
     train_images: Path | None = None

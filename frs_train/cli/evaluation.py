@@ -8,23 +8,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frs_train.cli.command import Command, Positional
-from frs_train.config import Count, Fraction, Images, Processes
+from frs_train.config import Count, Fraction, Images, Processes, Split
+from frs_train.errors import UserError
 from frs_train.options import Options
 
 if TYPE_CHECKING:
+    from frs_train.data.dataset import CocoDetection
     from frs_train.log import Log
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvalData(Options):
+    """The data set of an evaluation."""
+
+    data: Path | None = None
+    """Folder of a data set in a layout of COCO, Roboflow or YOLO; see "Data" in docs/recipes.md."""
+    split: Split = "val"
+    """Part of `--data` to use."""
+    annotations: Path | None = None
+    """Annotation file (COCO JSON), instead of that of `--data`."""
+    images: Path | None = None
+    """Folder of the images, instead of that of `--data`; each `file_name` is relative to it."""
+
+    def check(self) -> None:
+        if self.data is None and (self.annotations is None or self.images is None):
+            raise UserError(
+                "--data is missing: the folder of a data set. Or give both --annotations and --images."
+            )
+
+
 @dataclass(frozen=True)
-class EvalConfig(Options):
+class EvalConfig(EvalData):
     """Options of `eval`."""
 
     checkpoint: Positional[str]
     """Run folder (the newest checkpoint is used), checkpoint file, or torchvision:NAME."""
-    annotations: Path
-    """Annotation file (COCO JSON)."""
-    images: Path
-    """Folder of the images; each `file_name` is relative to it."""
     batch_size: Images = 8
     """Images per forward pass."""
     workers: Processes = 2
@@ -34,15 +52,11 @@ class EvalConfig(Options):
 
 
 @dataclass(frozen=True)
-class VisualizeConfig(Options):
+class VisualizeConfig(EvalData):
     """Options of `visualize`."""
 
     checkpoint: Positional[str]
     """Run folder (the newest checkpoint is used), checkpoint file, or torchvision:NAME."""
-    annotations: Path
-    """Annotation file (COCO JSON)."""
-    images: Path
-    """Folder of the images; each `file_name` is relative to it."""
     out: Path
     """Folder to write the PNG files to."""
     limit: Count = 16
@@ -53,16 +67,22 @@ class VisualizeConfig(Options):
     """`cpu`, `cuda` or `cuda:INDEX`; `auto` uses a GPU if there is one."""
 
 
+def _open(config: EvalData, classes: list[str], name: str, log: Log) -> CocoDetection:
+    from frs_train.training.datasets import open_eval
+
+    paths = (config.annotations, config.images)
+    return open_eval(*paths, classes, name, log, folder=config.data, split=config.split)
+
+
 def evaluate(config: EvalConfig, log: Log) -> None:
     from frs_train import distributed
     from frs_train.evaluation.coco_metrics import describe, evaluate
     from frs_train.training.checkpoint import read_detector
-    from frs_train.training.datasets import open_eval
 
     device = distributed.pick_device(config.device)
     with distributed.group(device):
         detector, classes = read_detector(config.checkpoint, log)
-        data = open_eval(config.annotations, config.images, classes, config.checkpoint, log)
+        data = _open(config, classes, config.checkpoint, log)
         with log.progress(len(data), 0, "evaluating") as tell:
             detector.to(device)
             scores = evaluate(
@@ -77,11 +97,10 @@ def visualize(config: VisualizeConfig, log: Log) -> None:
     from frs_train import distributed
     from frs_train.evaluation.pictures import write_pictures
     from frs_train.training.checkpoint import read_detector
-    from frs_train.training.datasets import open_eval
 
     device = distributed.pick_device(config.device)
     detector, classes = read_detector(config.checkpoint, log)
-    data = open_eval(config.annotations, config.images, classes, config.checkpoint, log)
+    data = _open(config, classes, config.checkpoint, log)
     limit = config.limit or None
     paths = write_pictures(detector.to(device), data, config.out, device, limit=limit, score=config.score)
     log.say(f"Wrote {len(paths)} pictures to {config.out}.")

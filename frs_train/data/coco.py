@@ -80,7 +80,8 @@ class Annotations:
 class CocoFile:
     """A checked annotation file."""
 
-    path: Path
+    name: str
+    """What was read, for messages: the path of the file, and the split if it has several."""
     images: Images
     categories: list[CategoryRecord]
     annotations: Annotations
@@ -116,7 +117,7 @@ class CocoFile:
         """One line for the log: the content of the file and what was left out."""
         a = self.annotations
         boxes, crowds, ignored = (int(np.count_nonzero(c)) for c in (a.learnt, a.crowd, a.ignore & ~a.crowd))
-        text = f"{self.path}: {len(self.images)} images, {boxes} boxes, {len(self.categories)} classes"
+        text = f"{self.name}: {len(self.images)} images, {boxes} boxes, {len(self.categories)} classes"
         if crowds or ignored:
             text += f'; {crowds} crowds and {ignored} boxes marked "ignore" are neither learnt nor scored'
         if self.dropped:
@@ -130,42 +131,46 @@ class CocoFile:
 
 def read_coco(path: Path) -> CocoFile:
     """Reads and checks an annotation file. Raises `UserError` naming the record that is wrong."""
-    content = read_content(path)
-    for name in ("images", "categories"):
-        if not content[name]:
-            raise UserError(f"{path} lists no {name}: there is nothing to learn from it.")
-    places = _places(path, content["images"], "image")
-    known = _places(path, content["categories"], "category")
+    return checked(str(path), read_content(path))
+
+
+def checked(name: str, content: Content) -> CocoFile:
+    """The content of a file as columns. Raises `UserError` if its records contradict each other."""
+    for kind in ("images", "categories"):
+        if not content[kind]:
+            raise UserError(f"{name} lists no {kind}: there is nothing to learn from it.")
+    places = _places(name, content["images"], "image")
+    known = _places(name, content["categories"], "category")
     for position, record in enumerate(content["annotations"]):
-        name = f"{path}: annotation {position} (id {record.get('id')})"
+        place = f"{name}: annotation {position} (id {record.get('id')})"
         if record["image_id"] not in places:
-            raise UserError(f"{name} is for image {record['image_id']}, which the file does not list.")
+            raise UserError(f"{place} is for image {record['image_id']}, which the file does not list.")
         if record["category_id"] not in known:
             raise UserError(
-                f"{name} has the unknown category {record['category_id']}. The file's categories are "
+                f"{place} has the unknown category {record['category_id']}. The file's categories are "
                 f"{_some(sorted(known))}: add the category or correct the record."
             )
     images = Images(content["images"])
-    categories, unused = _named(path, content)
+    categories, unused = _named(name, content)
     owners = np.array([places[r["image_id"]] for r in content["annotations"]], dtype=np.int64)
     annotations, dropped = _columns(content["annotations"], owners, images.sizes)
-    return CocoFile(path, images, categories, annotations, dropped, unused)
+    return CocoFile(name, images, categories, annotations, dropped, unused)
 
 
-def _places(path: Path, records: list[ImageRecord] | list[CategoryRecord], what: str) -> dict[int, int]:
+def _places(name: str, records: list[ImageRecord] | list[CategoryRecord], what: str) -> dict[int, int]:
     """Position by id."""
     places: dict[int, int] = {}
     for position, record in enumerate(records):
         first = places.setdefault(record["id"], position)
         if first != position:
             raise UserError(
-                f"{path}: two {what} records, {first} and {position}, have the id {record['id']}. Give each "
+                f"{name}: two {what} records, {first} and {position}, have the id {record['id']}. Give each "
                 "record a unique id."
             )
     return places
 
 
-def _named(path: Path, content: Content) -> tuple[list[CategoryRecord], tuple[str, ...]]:
+def _named(name: str, content: Content) -> tuple[list[CategoryRecord], tuple[str, ...]]:
     """The categories in the order of their ids, one per name, and descriptions of those left out.
 
     Some exporters add a root category with the name of a class. It has no annotations and is not a class.
@@ -179,7 +184,7 @@ def _named(path: Path, content: Content) -> tuple[list[CategoryRecord], tuple[st
             continue
         if category["id"] in used:
             raise UserError(
-                f"{path}: the categories {first['id']} and {category['id']} are both called "
+                f"{name}: the categories {first['id']} and {category['id']} are both called "
                 f"{category['name']!r} and both have annotations. Give each a unique name, or both one id."
             )
         unused.append(f"category {category['id']} ({category['name']!r})")
@@ -234,7 +239,7 @@ def match_classes(coco: CocoFile, classes: list[str], name: str) -> CocoFile:
     unknown = sorted(set(coco.classes) - set(classes))
     if unknown:
         raise UserError(
-            f"{coco.path} has the category {unknown[0]!r}, which {name} was not trained on: its classes are "
+            f"{coco.name} has the category {unknown[0]!r}, which {name} was not trained on: its classes are "
             f"{', '.join(classes)}. Evaluate it on a file with these categories."
         )
     by_name = {c["name"]: c for c in coco.categories}

@@ -78,7 +78,7 @@ class CocoDetection(Dataset):
         near = resembling(self.folder, missing[0])
         text = f" (there is {near!r}, whose letters differ in case)" if near else ""
         return (
-            f"{len(missing)} of {len(files)} images of {self.coco.path} are missing in {self.folder}, the "
+            f"{len(missing)} of {len(files)} images of {self.coco.name} are missing in {self.folder}, the "
             f"first is {missing[0]!r}{text}. Copy them there, or give the folder that their file names are "
             "relative to."
         )

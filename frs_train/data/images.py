@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -39,6 +41,45 @@ def resembling(folder: Path, name: str) -> str | None:
         return None
 
 
+SUFFIXES = frozenset(
+    ".apng .avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg "
+    ".pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+)
+"""The endings by which image files are recognized in a folder."""
+
+
+def image_files(folder: Path) -> Iterator[str]:
+    """The image files below a folder, sorted; their names begin with the folder's. Links are followed; hidden
+    files and folders are left out.
+
+    Raises `UserError` if a folder cannot be read.
+    """
+
+    def refuse(error: OSError):
+        raise UserError(f"Folder {error.filename} cannot be read: {error.strerror}.")
+
+    seen = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        for name in [] if real in seen else sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield os.path.join(place, name)
+        seen.add(real)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image as `read_image` returns it, from the header of the file.
+
+    Raises `UserError` if the file is no image.
+    """
+    with _reported(path), Image.open(path) as file:
+        # The method for PNG would decode the pixels, in search of an orientation behind them.
+        orientation = Image.Image.getexif(file).get(ExifTags.Base.Orientation)
+        turned = orientation in (5, 6, 7, 8) and file.format != "TIFF"  # Pillow turns a TIFF itself
+        return file.size[::-1] if turned else file.size
+
+
 def read_image(path: Path, width: int, height: int) -> tv_tensors.Image:
     """An image as RGB, uint8 [3, height, width].
 
@@ -47,11 +88,17 @@ def read_image(path: Path, width: int, height: int) -> tv_tensors.Image:
 
     Raises `UserError` if the file is damaged, has another size, or a pixel type of unknown range.
     """
+    with _reported(path), Image.open(path) as file:
+        return tv_tensors.Image(v2.functional.pil_to_tensor(_decoded(path, file, (width, height))))
+
+
+@contextlib.contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Reports whatever Pillow raises in the block as a `UserError`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is an exception
-            with Image.open(path) as file:
-                return tv_tensors.Image(v2.functional.pil_to_tensor(_decoded(path, file, (width, height))))
+            yield
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise anything on a damaged file

@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from frs_train.data.coco import match_classes, read_coco
 from frs_train.data.dataset import CocoDetection
 from frs_train.data.loader import collate, to_device
 from frs_train.errors import UserError
 from frs_train.evaluation.pictures import PLAIN, View, look, richest, show_boxes, show_heat
+from frs_train.log import Log
 from frs_train.text import printable
 from frs_train.training import checkpoint
+from frs_train.training.datasets import open_eval
 
 if TYPE_CHECKING:
     from frs_train.report.runs import Run
@@ -129,10 +130,11 @@ def _mask_rows(
 
 def _validation(run: Run, classes: list[str]) -> CocoDetection:
     data = run.config["data"]
-    if not data["val_annotations"] or not data["val_images"]:
+    paths = (data.get("folder"), data["val_annotations"], data["val_images"])
+    folder, annotations, images = (Path(path) if path else None for path in paths)
+    if folder is None and (annotations is None or images is None):
         raise UserError("it has no validation data.")
-    coco = match_classes(read_coco(Path(data["val_annotations"])), classes, run.name)
-    return CocoDetection(coco, Path(data["val_images"]))
+    return open_eval(annotations, images, classes, run.name, Log(quiet=True), folder=folder)
 
 
 def _spread(total: int, wanted: int) -> list[int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from frs_train.config import RunConfig
-from frs_train.data.coco import match_classes, read_coco
+from frs_train.data.coco import match_classes
 from frs_train.data.dataset import CocoDetection, augmentation
+from frs_train.data.layouts import read_split
 from frs_train.errors import UserError
 from frs_train.log import Log
 
@@ -14,27 +15,33 @@ from frs_train.log import Log
 def open_data(config: RunConfig, log: Log) -> tuple[CocoDetection, CocoDetection]:
     """The training and the validation set, checked; a summary of each is logged."""
     data = config.data
-    train = read_coco(_given(data.train_annotations, "train-annotations"))
-    val = read_coco(_given(data.val_annotations, "val-annotations"))
+    train, train_images = read_split(
+        log, data.folder, "train", data.train_annotations, data.train_images, "train-"
+    )
+    val, val_images = read_split(log, data.folder, "val", data.val_annotations, data.val_images, "val-")
     log.say(train.summary())
     log.say(val.summary())
     if train.empty == len(train.images):
-        raise UserError(f"{train.path} has no usable box at all: there is nothing to train on.")
-    val = match_classes(val, train.classes, str(train.path))
+        raise UserError(f"{train.name} has no usable box at all: there is nothing to train on.")
+    val = match_classes(val, train.classes, train.name)
     return (
-        CocoDetection(train, _given(data.train_images, "train-images"), augmentation(data)),
-        CocoDetection(val, _given(data.val_images, "val-images")),
+        CocoDetection(train, train_images, augmentation(data)),
+        CocoDetection(val, val_images),
     )
 
 
-def open_eval(annotations: Path, images: Path, classes: list[str], name: str, log: Log) -> CocoDetection:
-    """A data set for the evaluation of a detector with these classes; `name` is the detector in messages."""
-    coco = read_coco(annotations)
+def open_eval(
+    annotations: Path | None,
+    images: Path | None,
+    classes: list[str],
+    name: str,
+    log: Log,
+    *,
+    folder: Path | None = None,
+    split: str = "val",
+) -> CocoDetection:
+    """A data set for the evaluation of a detector with these classes; `name` is the detector in messages.
+    `folder` has the paths that are not given (see `read_split`)."""
+    coco, images = read_split(log, folder, split, annotations, images)
     log.say(coco.summary())
     return CocoDetection(match_classes(coco, classes, name), images)
-
-
-def _given(path: Path | None, option: str) -> Path:
-    if path is None:
-        raise UserError(f"--{option} is missing.")
-    return path

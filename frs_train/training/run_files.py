@@ -75,6 +75,7 @@ class DataPaths(TypedDict):
     """The validation data of a run."""
 
     __pydantic_config__ = OPEN  # pyright: ignore[reportGeneralTypeIssues]  # for pydantic
+    folder: NotRequired[str | None]
     val_annotations: str | None
     val_images: str | None
 

@@ -13,7 +13,7 @@ import torch
 
 NEEDED = (
     "PIL", "faster_coco_eval", "filelock", "matplotlib", "numpy", "pycocotools", "pydantic", "rich", "scipy",
-    "skimage", "sklearn", "torchvision", "tyro",
+    "skimage", "sklearn", "torchvision", "tyro", "yaml",
 )  # fmt: skip
 
 

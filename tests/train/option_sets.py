@@ -5,13 +5,14 @@ import inspect
 from typing import get_args, get_type_hints
 
 from frs_train.cli.commands import COMMANDS
+from frs_train.cli.evaluation import EvalData
 from frs_train.options import Options
 
 NEEDED = {
     "train": "--out x",
     "distill": "--out x",
-    "eval": "RUN --annotations a --images i",
-    "visualize": "RUN --annotations a --images i --out x",
+    "eval": "RUN --data d",
+    "visualize": "RUN --data d --out x",
     "report": "RUN",
     "study": "FILE --out x",
     "export": "RUN --out x",
@@ -58,7 +59,8 @@ def minimal(kind: type, **options) -> dict:
         for f in dataclasses.fields(kind)
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
-    return {**{name: ("x",) if name == "runs" else "x" for name in required}, **options}
+    data = {"data": "x"} if issubclass(kind, EvalData) else {}
+    return {**data, **{name: ("x",) if name == "runs" else "x" for name in required}, **options}
 
 
 def shown_by(command: str) -> set[type[Options]]:
