@@ -85,7 +85,7 @@ def evaluate_teacher(data: DataConfig, log: Log) -> dict[str, Any]:
     """The teacher's metrics on the validation images."""
     device = distributed.pick_device("auto")
     detector, classes = read_detector(str(TEACHER), log)
-    validation = open_eval(data.val_annotations, data.val_images, classes, "the teacher", log)  # pyright: ignore[reportArgumentType]  # given
+    validation = open_eval(data.val_annotations, data.val_images, classes, "the teacher", log)
     scores = evaluate(detector.to(device), validation, device)
     return {
         **scores,
@@ -107,7 +107,7 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfi
     write_atomically(out / "results.md", f"{text}\n\n{verdict}\n".encode())
     write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
     detector, classes = read_detector(str(TEACHER), log)
-    validation = open_eval(data.val_annotations, data.val_images, classes, "the teacher", log)  # pyright: ignore[reportArgumentType]  # given
+    validation = open_eval(data.val_annotations, data.val_images, classes, "the teacher", log)
     write_pictures(detector, validation, out / "masks", torch.device("cpu"), limit=4, replace=True)
     runs = [out / name for name in ARMS]
     write_report(runs, out / "report.html")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -48,11 +48,20 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
     Raises `UserError` if the content cannot be written (a full disk, no permission).
     """
+    with written_atomically(path) as write:
+        write(content)
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[Callable[[bytes | memoryview], object]]:
+    """Like `write_atomically`, for content in pieces: yields a function that takes a piece. The content is
+    replaced at the end of the block, unless the block raises an exception. An `OSError` of the block is taken
+    for one of this file."""
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
-            file.write(content)
+            yield file.write
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -61,8 +70,11 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         remove(part)
         raise UserError(
             f"{path} cannot be written: {error.strerror}. The previous content is unharmed. Free some "
-            "space or choose another folder, then run the same command with --resume."
+            "space or choose another folder, then repeat the command (a training with --resume)."
         ) from None
+    except BaseException:
+        remove(part)
+        raise
 
 
 def remove(path: Path) -> None:

@@ -25,8 +25,8 @@ class Command:
     """The text in `--help`."""
     configuration: type[Options]
     """The type of its options; each command has its own, by which the parser identifies the command."""
-    run: Callable[[Any, Log], None]
-    """Runs the command, given an instance of `configuration`. It imports torch and the rest of the package
-    itself, so that `--help` is fast."""
+    run: Callable[[Any, Log], int | None]
+    """Runs the command, given an instance of `configuration`; returns the exit status (None is 0). It imports
+    torch and the rest of the package itself, so that `--help` is fast."""
     default: Callable[[Recipe], Options] | None = None
     """The default options under a recipe."""

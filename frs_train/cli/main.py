@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with unwinding():
                 from frs_train.log import Log  # which imports torch, and --help needs neither
 
-                command.run(configuration, Log())
+                return command.run(configuration, Log()) or 0
         finally:
             sys.stdout.flush()  # here, so that BrokenPipeError is caught below
     except UserError as error:
@@ -75,4 +75,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupted:
         print(MESSAGE, file=sys.stderr)
         return 128 + next(iter(interrupted.args), signal.SIGINT)
-    return 0

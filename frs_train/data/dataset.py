@@ -49,7 +49,7 @@ class CocoDetection(Dataset):
         try:
             image = read_image(self.folder / self.names[index], record["width"], record["height"])
         except UserError as error:
-            return error
+            return UserError(f"{error} Correct the file or its record, then continue with --resume.")
         boxes, labels = self._boxes(index)
         if draw is not None and self.transform is not None:
             with torch.random.fork_rng(devices=[]):

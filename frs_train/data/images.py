@@ -89,7 +89,17 @@ def read_image(path: Path, width: int, height: int) -> tv_tensors.Image:
     Raises `UserError` if the file is damaged, has another size, or a pixel type of unknown range.
     """
     with _reported(path), Image.open(path) as file:
-        return tv_tensors.Image(v2.functional.pil_to_tensor(_decoded(path, file, (width, height))))
+        return _tensor(_decoded(path, file, (width, height)))
+
+
+def read_image_of_any_size(path: Path) -> tv_tensors.Image:
+    """An image as `read_image` returns it, where no record says which size it has."""
+    with _reported(path), Image.open(path) as file:
+        return _tensor(_rgb(path, ImageOps.exif_transpose(file)))
+
+
+def _tensor(image: Image.Image) -> tv_tensors.Image:
+    return tv_tensors.Image(v2.functional.pil_to_tensor(image))
 
 
 @contextlib.contextmanager
@@ -104,8 +114,7 @@ def _reported(path: Path) -> Iterator[None]:
     except Exception as error:  # Pillow's decoders raise anything on a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"Image {path} cannot be read: {reason}. The file is missing, damaged, too large or not an "
-            "image: replace it or remove its record, then continue with --resume."
+            f"Image {path} cannot be read: {reason}. The file is missing, damaged, too large or not an image."
         ) from None
 
 
@@ -121,7 +130,7 @@ def _decoded(path: Path, file: Image.Image, wanted: tuple[int, int]) -> Image.Im
         size = upright.size
     raise UserError(
         f"Image {path} is {size[0]} x {size[1]} pixels{turned}, but its record says {wanted[0]} x "
-        f"{wanted[1]}. Its boxes would be wrong: correct the record or the file."
+        f"{wanted[1]}. Its boxes would be wrong."
     )
 
 

@@ -9,14 +9,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from frs_kernels.torch_private import end_loading
-from frs_train.data.dataset import CocoDetection, Sample
+from frs_train.data.dataset import Sample
 from frs_train.errors import UserError
 from frs_train.interrupt import SIGNALS
 
@@ -37,11 +38,27 @@ def _unpacked(arrays: list) -> Batch:
     return Batch((tensor(image), {k: tensor(v) for k, v in target.items()}) for image, target in arrays)
 
 
+def collate(samples: list[Sample | UserError]) -> Batch | UserError:
+    """A batch of samples, or the first error among them."""
+    return next((s for s in samples if isinstance(s, UserError)), None) or Batch(samples)
+
+
+def collate_readable(samples: list[Sample | UserError]) -> tuple[Batch, list[UserError]]:
+    """A batch of the samples that could be read, and the errors of the others."""
+    errors = [sample for sample in samples if isinstance(sample, UserError)]
+    return Batch(sample for sample in samples if not isinstance(sample, UserError)), errors
+
+
 @contextlib.contextmanager
 def loaded(
-    dataset: CocoDetection, batches: Sampler | list, workers: int, device: torch.device
-) -> Iterator[Iterator[Batch | UserError]]:
-    """Loads the given batches of (index, draw) in order, ahead of the training.
+    dataset: Dataset,
+    batches: Iterable[list],
+    workers: int,
+    device: torch.device,
+    collate: Callable[[list], Any] = collate,
+) -> Iterator[Iterator[Any]]:
+    """Loads the given batches of items in order, ahead of their use. Yields what `collate` makes of the
+    samples of each batch. An item of `CocoDetection` is (index, draw).
 
     The loader processes end with the block. If the garbage collector ended them, an exception that refers to
     them could keep them alive, and Python would wait for them at exit, forever, because they ignore signals.
@@ -113,11 +130,6 @@ def _end(iterator) -> None:
     for process in end_loading(iterator):
         process.kill()
         process.join()
-
-
-def collate(samples: list[Sample | UserError]) -> Batch | UserError:
-    """A batch of samples, or the first error among them."""
-    return next((s for s in samples if isinstance(s, UserError)), None) or Batch(samples)
 
 
 def _start_worker(_: int) -> None:

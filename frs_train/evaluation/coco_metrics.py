@@ -5,7 +5,7 @@ With several processes, each processes a part of the images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
 from frs_train import distributed
+from frs_train.data.annotation_file import CategoryRecord
 from frs_train.data.coco import CocoFile
 from frs_train.data.dataset import CocoDetection
 from frs_train.data.loader import loaded, to_device
@@ -50,19 +51,21 @@ def evaluate(
         for batch in batches:
             images, targets = to_device(batch, device)
             for detections, target in zip(detector.detect(images), targets, strict=True):
-                results += coco_results(detections, int(target["image_id"]), dataset.coco)
+                results += coco_results(detections, int(target["image_id"]), dataset.coco.categories)
             tell(advance=len(images) * distributed.world())
     everyone = [result for part in distributed.gather(results) for result in part]
     return summarise(dataset.coco, everyone, detector.config.detections_per_image)
 
 
-def coco_results(detections: dict[str, torch.Tensor], image_id: int, coco: CocoFile) -> list[dict]:
+def coco_results(
+    detections: dict[str, torch.Tensor], image_id: int, categories: Sequence[CategoryRecord]
+) -> list[dict]:
     """Detections (boxes xyxy, labels 1..K) of an image as COCO result records (bbox xywh, category ids)."""
     boxes = detections["boxes"].detach().cpu().double()
     boxes[:, 2:] -= boxes[:, :2]
     rows = zip(boxes.tolist(), detections["scores"].tolist(), detections["labels"].tolist(), strict=True)
     return [
-        {"image_id": image_id, "category_id": coco.categories[label - 1]["id"], "bbox": box, "score": score}
+        {"image_id": image_id, "category_id": categories[label - 1]["id"], "bbox": box, "score": score}
         for box, score, label in rows
     ]
 

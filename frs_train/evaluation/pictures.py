@@ -38,6 +38,7 @@ COLOURS = matplotlib.colormaps["inferno"]
 CLASSES = matplotlib.colormaps["tab10"]
 PANEL = 2.6  # inches
 DOTS = 110  # per inch
+PICTURE = (640, 1600)  # least and most pixels of the longer side of a picture with nothing but boxes
 PLAIN: dict[str, Any] = {"parse_math": False}  # a $ in a name does not start a formula
 
 
@@ -155,8 +156,22 @@ def show_boxes(
         )
         text = printable(classes[int(label) - 1]) + ("" if score is None else f" {score:.2f}")
         patch = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-        style = {"fontsize": 5.5, "color": "white", "verticalalignment": "bottom", "clip_on": True, **PLAIN}
-        axis.text(x1, y1, text, bbox=patch, **style)
+        where = "bottom" if y1 > 0.05 * image.shape[0] else "top"  # above the box, if there is room
+        style = {"fontsize": 5.5, "color": "white", "verticalalignment": where, "clip_on": True, **PLAIN}
+        axis.text(max(x1, 0), max(y1, 0), text, bbox=patch, **style)
+
+
+def draw_boxes(image: np.ndarray, boxes: dict[str, Tensor], classes: Sequence[str]) -> Figure:
+    """An image, uint8 [H, W, 3], with boxes and nothing around it; its longer side has 640 to 1600 pixels."""
+    height, width = image.shape[:2]
+    longer = float(np.clip(max(height, width), *PICTURE))
+    dots = DOTS * longer / 450  # the text has the same share of every picture
+    sides = np.maximum(longer * np.array([width, height]) / max(height, width), 1)
+    figure = Figure(tuple(sides / dots), dpi=dots)
+    axis = figure.add_axes((0, 0, 1, 1))
+    show_boxes(axis, image, boxes, classes, "")
+    axis.set_axis_off()
+    return figure
 
 
 def pixels(figure: Figure) -> np.ndarray:

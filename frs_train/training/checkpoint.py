@@ -73,7 +73,8 @@ def save(folder: Path, iteration: int, content: dict[str, Any], keep: int) -> Pa
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "iteration": iteration, **content}, buffer)
     path = path_of(folder, iteration)
-    write_atomically(path, buffer.getbuffer())
+    with buffer.getbuffer() as view:  # Python 3.12.1 crashes if the garbage collector has to release it
+        write_atomically(path, view)
     existing = checkpoints(folder)
     first = existing.index(path)
     for other in existing[:first] + existing[first + max(keep, 1) :]:

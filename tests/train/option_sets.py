@@ -13,6 +13,7 @@ NEEDED = {
     "distill": "--out x",
     "eval": "RUN --data d",
     "visualize": "RUN --data d --out x",
+    "predict": "RUN a.png --out x",
     "report": "RUN",
     "study": "FILE --out x",
     "export": "RUN --out x",
@@ -60,7 +61,7 @@ def minimal(kind: type, **options) -> dict:
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     data = {"data": "x"} if issubclass(kind, EvalData) else {}
-    return {**data, **{name: ("x",) if name == "runs" else "x" for name in required}, **options}
+    return {**data, **{name: ("x",) if name in ("runs", "images") else "x" for name in required}, **options}
 
 
 def shown_by(command: str) -> set[type[Options]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_runs import quiet_fit, run_config
 
 from frs_train.errors import UserError
-from frs_train.files import locked, picture_names, write_atomically
+from frs_train.files import locked, picture_names, write_atomically, written_atomically
 
 NAMES = st.text(st.characters() | st.sampled_from("/.$\\_{}\0\n\ud800aA"), max_size=300)
 
@@ -69,3 +69,32 @@ def test_picture_names_are_unique_valid_file_names(files):
         assert name.endswith(".png") and len(name.encode()) <= 255 and not set(name) & set("/\0")
         assert name.isprintable()
     assert picture_names(files[:3]) == names[:3]  # for any number of files
+
+
+def test_content_in_pieces_replaces_the_file_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "file"
+    with written_atomically(path) as write:
+        write(b"a" * 10**6)
+        write(b"b")
+        assert not path.exists()
+    assert path.read_bytes() == b"a" * 10**6 + b"b"
+    with pytest.raises(KeyboardInterrupt), written_atomically(path) as write:
+        write(b"c")
+        raise KeyboardInterrupt
+    assert path.read_bytes().endswith(b"ab") and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs a limit for the size of files")
+@pytest.mark.parametrize("size", [10, 10**6])  # refused when the buffer is flushed, or when it is full
+def test_piece_that_cannot_be_written_is_reported(tmp_path, size):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, before[1]))
+    try:
+        with pytest.raises(UserError, match="file cannot be written: File too large"):
+            with written_atomically(tmp_path / "file") as write:
+                write(b"x" * size)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

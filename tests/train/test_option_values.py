@@ -46,7 +46,9 @@ def test_number_is_accepted_or_refused_with_its_name(kind, name, hint, data):
 @settings(max_examples=30, deadline=None)
 def test_command_line_raises_only_refusals(data):
     """Any text for a number is accepted, refused by tyro as not a number, or refused as out of range."""
-    command = data.draw(st.sampled_from(["train", "distill", "eval", "visualize", "demo", "make-digits"]))
+    command = data.draw(
+        st.sampled_from(["train", "distill", "eval", "visualize", "predict", "demo", "make-digits"])
+    )
     inside = shown_by(command)
     name = data.draw(st.sampled_from(sorted({name for kind, name, _ in NUMBERS if kind in inside})))
     odd = st.sampled_from(
@@ -111,6 +113,10 @@ def test_command_line_raises_only_refusals(data):
         ("distill", "--warmup-iters", "-1", "0 to"),
         ("visualize", "--score", "nan", "0 to 1"),
         ("visualize", "--limit", "-1", "0 to"),
+        ("predict", "--score", "nan", "0 to 1"),
+        ("predict", "--picture-score", "2", "0 to 1"),
+        ("predict", "--batch-size", "0", "1 to"),
+        ("predict", "--limit", "-1", "0 to"),
         ("report", "--images", "-1", "0 to"),
         ("demo", "--iterations", "0", "1 to"),
         ("make-digits", "--size", "0", "32 to"),

@@ -11,6 +11,7 @@ import torch
 from tiny_detectors import tiny
 from tiny_runs import quiet_fit, run_config
 
+from frs_train.cli.commands import COMMANDS
 from frs_train.cli.main import main, parse
 from frs_train.errors import UserError
 
@@ -20,7 +21,7 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for command in ("train", "distill", "eval", "visualize", "demo", "make-digits", "export", "report"):
+    for command in COMMANDS:
         assert command in text
 
 
@@ -33,6 +34,7 @@ HEAVY = {"frs_kernels", "torch", "torchvision", "matplotlib", "faster_coco_eval"
         ("--help", 0),
         ("distill --help", 0),
         ("demo --help", 0),
+        ("predict --help", 0),
         ("train --out x --bacth-size 3", 2),
         ("train --out x --batch-size 0", 2),
         ("no-such-command", 2),

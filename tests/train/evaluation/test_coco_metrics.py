@@ -51,7 +51,7 @@ def test_shifted_boxes_score_less(dataset):
     for index in range(len(dataset)):
         _, target = dataset[index, None]
         shifted = {**target, "boxes": target["boxes"] + 3, "scores": torch.ones(len(target["labels"]))}
-        results += coco_results(shifted, int(target["image_id"]), dataset.coco)
+        results += coco_results(shifted, int(target["image_id"]), dataset.coco.categories)
     found = summarise(dataset.coco, results)
     assert 0 < found["AP"] < 0.9 and found["AP50"] > found["AP75"]
 
@@ -72,7 +72,7 @@ def test_classes_are_scored_by_their_ids(tmp_path):
     coco = read_coco(write(tmp_path, content(categories=categories, annotations=records)))
     coco = match_classes(coco, ["cat", "dog", "zebra"], "it")
     target = {"boxes": torch.tensor([[100.0, 100, 150, 150]]), "labels": torch.tensor([1])}  # a cat
-    found = summarise(coco, coco_results({**target, "scores": torch.ones(1)}, 1, coco))
+    found = summarise(coco, coco_results({**target, "scores": torch.ones(1)}, 1, coco.categories))
     assert found["classes"] == {"cat": pytest.approx(1.0), "dog": 0.0, "zebra": None}
     assert found["AP"] == pytest.approx(0.5)
 
