@@ -263,8 +263,10 @@ void run_other_kernels(Problem<T>& p) {
     loss_call(p.memory, params, p.types)();
   }
   LossParams sums = masks_given(p.params);
-  sums.normalizer = Normalizer::mask;
-  loss_call(p.memory, sums, p.types)();
+  for (Normalizer normalizer : {Normalizer::mask, Normalizer::mask_all_levels}) {
+    sums.normalizer = normalizer;
+    loss_call(p.memory, sums, p.types)();
+  }
   CHECK(cuda::mask(p.params.levels, p.params.num_levels, p.types.head.teacher, nullptr));
   scale_call(p, 0.5f)();
   scale_call(p, 0.5f, true)();
