@@ -17,7 +17,7 @@ from frs_train.config import DistillConfig
 from frs_train.detectors import Detector, Outputs, Target, compatibility
 from frs_train.detectors.fcos import FCOSDetector
 from frs_train.errors import UserError
-from frs_train.training.learner import Learner, autocast
+from frs_train.training.learner import TERMS, Learner, autocast
 
 
 class DistilledLearner(Learner):
@@ -103,10 +103,10 @@ class DistilledLearner(Learner):
         self.level_losses = {}
         if self.use_feats:
             losses["frs_feature"] = distilled.feature
-            self.level_losses["feature_level"] = distilled.feature_levels
+            self.level_losses[TERMS["frs_feature"]] = distilled.feature_levels
         if self.use_head:
             losses["frs_head"] = distilled.head
-            self.level_losses["head_level"] = distilled.head_levels
+            self.level_losses[TERMS["frs_head"]] = distilled.head_levels
         return losses
 
     def set_step(self, step: int) -> None:

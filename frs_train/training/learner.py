@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from frs_train.detectors import Detector, Target
 
+TERMS = {"frs_feature": "feature_level", "frs_head": "head_level"}
+"""Names of the distillation losses, and of what each level contributes to them."""
+
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -19,12 +22,14 @@ class Learner(nn.Module):
     """A student without a teacher: forward(images, targets, size) -> detection losses by name.
 
     Attributes:
+        levels: (student level, teacher level) of the levels that both have; empty without a teacher.
         level_losses: what each level contributed to losses of the last forward, by name: [levels], detached.
     """
 
     def __init__(self, student: Detector):
         super().__init__()
         self.student = student
+        self.levels: list[tuple[int, int]] = []
         self.level_losses: dict[str, Tensor] = {}
 
     def forward(self, images: list[Tensor], targets: list[Target], size: int) -> dict[str, Tensor]:

@@ -4,7 +4,10 @@ Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration` (see
     train   lr, loss, losses {name: value}, seconds_per_iteration,
             memory_mb (peak, of the GPU if any; or null),
             levels {feature_level_0: value, ...}: what each level that student and teacher share, finest
-            first, contributes to frs_feature and frs_head
+            first, contributes to frs_feature and frs_head,
+            ratios {frs_feature: value, feature_level_0: value, ..., detection_level_0: value, ...}: the
+            gradient of each term in the student's features, compared with that of the detection losses (see
+            `gradient_ratios`)
     eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}, max_detections
             (detections per image that are scored)
 """
@@ -54,8 +57,11 @@ class Metrics:
         self._write({"kind": "train", "iteration": iteration, **record})
         self._scalars("loss", record["losses"], iteration)
         self._scalars("level", record["levels"], iteration)
+        self._scalars("ratio", record["ratios"], iteration)
         self._scalars("train", {k: record[k] for k in ("loss", "lr", "seconds_per_iteration")}, iteration)
-        parts = "  ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
+        parts = "  ".join(
+            _loss_text(name, value, record["ratios"]) for name, value in record["losses"].items()
+        )
         text, seconds = f"loss {record['loss']:.4f}  {parts}", record["seconds_per_iteration"]
         rate = f"{seconds:.3f} s/it"
         if not self.log.console.is_terminal:
@@ -100,6 +106,11 @@ class Metrics:
             return
         for name, value in values.items():
             self.writer.add_scalar(f"{group}/{name}", value, iteration)
+
+
+def _loss_text(name: str, loss: float, ratios: dict[str, float]) -> str:
+    ratio = f" (ratio {ratios[name]:.2g})" if name in ratios else ""
+    return f"{name} {loss:.4f}{ratio}"
 
 
 def _summary_writer(folder: Path):

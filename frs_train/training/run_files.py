@@ -27,6 +27,7 @@ class TrainLine(TypedDict):
     loss: FiniteFloat
     losses: dict[str, FiniteFloat]
     levels: NotRequired[dict[str, FiniteFloat]]
+    ratios: NotRequired[dict[str, FiniteFloat]]
     seconds_per_iteration: FiniteFloat
     memory_mb: FiniteFloat | None
 

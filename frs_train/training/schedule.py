@@ -29,6 +29,11 @@ def save_due(config: TrainConfig, iteration: int, total: int) -> bool:
     return doubled or regular or evaluation_due(config, iteration, total) or iteration == total
 
 
+def line_due(config: TrainConfig, iteration: int, total: int) -> bool:
+    """Whether a line of metrics is written after this iteration."""
+    return iteration % config.log_every == 0 or iteration == total
+
+
 def evaluation_due(config: TrainConfig, iteration: int, total: int) -> bool:
     """Whether the weights are evaluated after this iteration, not counting the evaluation at the end."""
     return config.eval_every > 0 and 0 < iteration < total and iteration % config.eval_every == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +13,33 @@ from frs_train import distributed
 from frs_train.data.loader import to_device
 from frs_train.streams import Stream, seed_of
 from frs_train.training.learner import autocast
+from frs_train.training.ratios import gradient_ratios, watched
 from frs_train.training.schedule import learning_rate
 from frs_train.training.state import TrainingState
 
 MicroBatch = Any  # an item of the loader: a `Batch`, or the `UserError` of an unreadable image
 
 
-def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroBatch]) -> dict[str, Tensor]:
+class Step(NamedTuple):
+    """What an optimizer step tells about itself."""
+
+    losses: dict[str, Tensor]
+    """Mean losses of the micro-batches by name, on the device: 0-d ones, and `level_losses` [levels]."""
+    ratios: dict[str, float]
+    """See `gradient_ratios`: of the last micro-batch of this process; empty unless they are measured."""
+
+
+def optimizer_step(
+    state: TrainingState, module: nn.Module, batches: list[MicroBatch], measure: bool = False
+) -> Step:
     """Accumulates the gradients of the micro-batches and takes one optimizer step.
 
-    Returns the mean losses by name, as tensors on the device: 0-d ones, and the learner's `level_losses`
-    [levels]. Every random draw is a function of seed, iteration and process, so that no generator state has
-    to be saved.
+    Every random draw is a function of seed, iteration and process, so that no generator state has to be
+    saved.
 
     Args:
         module: `state.learner`, or its DistributedDataParallel wrapper.
+        measure: also measure how strongly the distillation pulls, which changes nothing else.
     """
     config = state.config.train
     torch.manual_seed(seed_of(config.seed, Stream.STEP, state.iteration, distributed.rank()))
@@ -36,10 +48,15 @@ def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroB
     module.train()
     state.optimizer.zero_grad(set_to_none=True)
     mean: dict[str, Tensor] = {}
+    ratios: dict[str, float] = {}
     for number, batch in enumerate(batches, start=1):
         wrapped = isinstance(module, DistributedDataParallel)
-        with module.no_sync() if wrapped and number < len(batches) else contextlib.nullcontext():
-            losses = _losses(state, module, batch)
+        last = number == len(batches)
+        with module.no_sync() if wrapped and not last else contextlib.nullcontext():
+            with watched(state.learner, measure and last) as feats:
+                losses = _losses(state, module, batch)
+            if feats:
+                ratios = gradient_ratios({k: state.scaler.scale(v) for k, v in losses.items()}, feats)
             state.scaler.scale(sum(losses.values()) / len(batches)).backward()  # pyright: ignore[reportArgumentType, reportCallIssue]  # never an empty sum
         for name, loss in (losses | state.learner.level_losses).items():
             mean[name] = mean.get(name, 0) + loss.detach() / len(batches)
@@ -52,7 +69,7 @@ def optimizer_step(state: TrainingState, module: nn.Module, batches: list[MicroB
     if state.ema:
         state.ema.update_parameters(state.student)
     state.reach(state.iteration + 1)
-    return mean
+    return Step(mean, ratios)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from frs_train import distributed
@@ -21,10 +21,10 @@ from frs_train.training.cost import Timer, peak_memory_mb
 from frs_train.training.losses import read_losses
 from frs_train.training.metrics import Metrics
 from frs_train.training.run_folder import RunFolder
-from frs_train.training.schedule import evaluation_due, save_due
+from frs_train.training.schedule import evaluation_due, line_due, save_due
 from frs_train.training.signals import Signals
 from frs_train.training.state import TrainingState
-from frs_train.training.step import MicroBatch, current_losses, optimizer_step
+from frs_train.training.step import MicroBatch, Step, current_losses, optimizer_step
 
 FAILED = 1000  # greater than every signal number
 
@@ -68,10 +68,11 @@ class Trainer:
         if evaluation_due(config, state.iteration, state.total):
             self.evaluate()  # the run may have been stopped before this evaluation
         while state.iteration < state.total:
-            step = self._next(batches)
-            losses, self.last_batch = optimizer_step(state, module, step), step[-1]
-            if state.iteration % config.log_every == 0 or state.iteration == state.total:
-                tell(**self._report(losses, timer))
+            parts = self._next(batches)
+            due = line_due(config, state.iteration + 1, state.total)
+            step, self.last_batch = optimizer_step(state, module, parts, measure=due), parts[-1]
+            if due:
+                tell(**self._report(step, timer))
             tell(completed=state.iteration)
             if save_due(config, state.iteration, state.total):
                 self.save()
@@ -159,16 +160,17 @@ class Trainer:
             self.state.learner, device_ids=[device.index] if device.type == "cuda" else None
         )
 
-    def _report(self, losses: dict[str, Tensor], timer: Timer) -> dict[str, str]:
+    def _report(self, step: Step, timer: Timer) -> dict[str, str]:
         """Writes a line of training metrics; returns the fields of the progress bar."""
         iteration = self.state.iteration
-        values = read_losses(losses, f"of step {iteration}", self.saved_at)
-        named = {name: values.pop(name) for name, loss in losses.items() if not loss.dim()}
+        values = read_losses(step.losses, f"of step {iteration}", self.saved_at)
+        named = {name: values.pop(name) for name, loss in step.losses.items() if not loss.dim()}
         record = {
             "lr": self.state.optimizer.param_groups[0]["lr"],
             "loss": sum(named.values()),
             "losses": named,
             "levels": values,
+            "ratios": step.ratios,
             "seconds_per_iteration": timer.lap(iteration),
             "memory_mb": peak_memory_mb(self.state.device),
         }

@@ -105,6 +105,11 @@ def test_shares_of_the_levels_equal_those_of_one_process(runs, bounded):
     bounded("difference", difference(runs / "1", runs / "2", "levels"), most=1e-4)
 
 
+def test_ratios_are_measured_beside_gradients_that_processes_exchange(runs):
+    for world in ("1", "2"):
+        assert min(curves(runs / world, "ratios")[-1].values()) > 0
+
+
 @pytest.mark.parametrize("detector", ["fcos", "gfl"])
 def test_losses_are_divided_by_all_positives(digits, tmp_path, detector, training_seed, bounded):
     """The number of positives is that of all processes, although each has only a part of the objects."""
