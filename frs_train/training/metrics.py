@@ -7,7 +7,8 @@ Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration` (see
             first, contributes to frs_feature and frs_head,
             ratios {frs_feature: value, feature_level_0: value, ..., detection_level_0: value, ...}: the
             gradient of each term in the student's features, compared with that of the detection losses (see
-            `gradient_ratios`)
+            `gradient_ratios`),
+            warnings {term: text}, on the first line that gives rise to one (see `balance`)
     eval    AP, AP50, AP75, AP_S, AP_M, AP_L, AR (fractions or null), classes {name: AP}, max_detections
             (detections per image that are scored)
 """
@@ -25,6 +26,7 @@ from frs_train.errors import UserError
 from frs_train.evaluation.coco_metrics import describe
 from frs_train.files import write_atomically
 from frs_train.log import Log
+from frs_train.training.balance import Balance
 from frs_train.training.run_files import read_metrics
 
 if TYPE_CHECKING:
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
 class Metrics:
     """Appends to `metrics.jsonl` (and TensorBoard); only process 0 writes."""
 
-    def __init__(self, folder: Path, log: Log, total: int, tensorboard: bool):
+    def __init__(self, folder: Path, log: Log, total: int, tensorboard: bool, balance: Balance | None = None):
         self.path, self.log, self.total = folder / "metrics.jsonl", log, total
+        self.balance = balance or Balance(None)
         self.writer = (
             _summary_writer(folder / "tensorboard") if tensorboard and distributed.rank() == 0 else None
         )
@@ -48,13 +51,16 @@ class Metrics:
         if distributed.rank() == 0 and self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["iteration"] <= iteration]
             write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self.balance.named = {cause for line in kept for cause in line.get("warnings", {})}
         lines = [line for line in distributed.gather(kept)[0] if line["kind"] == "eval"]
         names = ("kind", "iteration")
         self.evaluated = {e["iteration"]: {k: v for k, v in e.items() if k not in names} for e in lines}
 
     def train(self, iteration: int, record: dict[str, Any]) -> dict[str, str]:
-        """Writes a `train` line; returns it as `text` and `rate` for a progress bar."""
-        self._write({"kind": "train", "iteration": iteration, **record})
+        """Writes a `train` line, with new warnings; returns its `text` and `rate` for a progress bar."""
+        warnings = self.balance.judge(iteration, record)
+        line = {"kind": "train", "iteration": iteration, **record}
+        self._write(line | {"warnings": warnings} if warnings else line)
         self._scalars("loss", record["losses"], iteration)
         self._scalars("level", record["levels"], iteration)
         self._scalars("ratio", record["ratios"], iteration)
@@ -68,6 +74,8 @@ class Metrics:
             left = int((self.total - iteration) * seconds)
             text += f"  lr {record['lr']:.2e}"
             self.log.say(f"[{iteration}/{self.total}]  {text}  {rate}  {left // 60}:{left % 60:02d} left")
+        for warning in warnings.values():
+            self.log.warn(warning)
         return {"text": text, "rate": rate}
 
     def is_best(self, record: dict[str, Any]) -> bool:

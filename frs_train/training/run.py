@@ -12,6 +12,7 @@ from frs_train.errors import Stopped
 from frs_train.files import locked
 from frs_train.log import Log
 from frs_train.streams import Stream, seed_of
+from frs_train.training.balance import Balance
 from frs_train.training.datasets import open_data
 from frs_train.training.determinism import reproducible
 from frs_train.training.learners import make_learner
@@ -54,11 +55,13 @@ def make_trainer(config: RunConfig, device: torch.device, log: Log, signals: Sig
     total = total_iterations(config.train, len(train_set))
     saved = checkpoint_to_resume(config, classes, log)
     torch.manual_seed(seed_of(config.train.seed, Stream.WEIGHTS))
-    learner = make_learner(shorten_warmups(config, total, log.say), classes, device, log, fresh=saved is None)
+    shortened = shorten_warmups(config, total, log.say)
+    learner = make_learner(shortened, classes, device, log, fresh=saved is None)
     state = TrainingState(config, learner, device, total)
     if saved is not None:
         state.restore(saved)
         log.say(f"Resuming at iteration {state.iteration} of {total}.")
-    metrics = Metrics(config.out, log, total, config.train.tensorboard)
+    balance = Balance(shortened.distill)
+    metrics = Metrics(config.out, log, total, config.train.tensorboard, balance)
     folder = RunFolder(config.out, config.train.keep)
     return Trainer(config, state, (train_set, val_set), folder, metrics, log, signals)

@@ -28,6 +28,7 @@ class TrainLine(TypedDict):
     losses: dict[str, FiniteFloat]
     levels: NotRequired[dict[str, FiniteFloat]]
     ratios: NotRequired[dict[str, FiniteFloat]]
+    warnings: NotRequired[dict[str, str]]
     seconds_per_iteration: FiniteFloat
     memory_mb: FiniteFloat | None
 
