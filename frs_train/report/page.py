@@ -16,6 +16,7 @@ from typing import Any
 
 from frs_train.files import write_atomically
 from frs_train.report.figures import curves, masks
+from frs_train.report.levels import level_curves, warnings_of
 from frs_train.report.runs import Run, read_runs
 from frs_train.text import printable
 
@@ -63,6 +64,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str, *, images: int = 2
             "Curves",
             picture(curves(loaded), "Loss of each part, mean AP and time of a step, against iterations."),
         ),
+        ("Weights of the distillation", level_section(loaded)),
         ("AP by class", class_table(loaded)),
         ("Where the runs differ", differences(loaded)),
         ("Masks", mask_section(loaded, images)),
@@ -158,6 +160,20 @@ def mask_section(runs: Sequence[Run], images: int) -> str:
     return "".join(picture(figure, caption) for figure in drawn) + "".join(
         f"<p>{escape(note)}</p>" for note in notes
     )
+
+
+def level_section(runs: Sequence[Run]) -> str:
+    """Warnings about the weights, and what each level contributes; empty if no run has a teacher."""
+    figure = level_curves(runs)
+    if figure is None:
+        return ""
+    caption = (
+        "What each level contributes to the distillation losses (level 0 is the finest), beside the sum of "
+        "the detection losses; and the norm of the gradient of the distillation losses in the student's "
+        "features, relative to that of the detection losses."
+    )
+    notes = (f"<p>{label(run)}: {escape(text)}</p>" for run in runs for text in warnings_of(run))
+    return "".join(notes) + picture(figure, caption)
 
 
 def full_config(run: Run) -> str:
