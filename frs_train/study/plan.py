@@ -88,12 +88,11 @@ class Plan:
 
     def _refuse_reported_images(self, name: str, tuning: PlannedRun) -> None:
         data = self.study.data[name]
-        reported = self._data(name).get("val_annotations")
         made_alike = data.digits is not None and data.digits == data.tuning.digits
-        if made_alike or str(tuning.config.data.val_annotations) == str(reported):
+        if made_alike or _images_of(self._data(name)) == _images_of(tuning.config.data.__dict__):
             raise UserError(
                 f"[data.{name}] needs other validation images to choose weights: tuning.digits, or "
-                "tuning.data with another val_annotations."
+                "tuning.data with another folder or val_annotations."
             )
 
     def _teacher(self, name: str) -> PlannedRun:
@@ -144,3 +143,8 @@ class Plan:
             return from_dict(RunConfig, values)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def _images_of(data: OptionValues) -> list[str]:
+    """What says which validation images a run has."""
+    return [str(data.get(name)) for name in ("folder", "val_annotations", "val_images")]

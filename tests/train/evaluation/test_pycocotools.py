@@ -139,7 +139,7 @@ def test_metrics_equal_the_summary_of_pycocotools(digits):
             boxes = target["boxes"] + torch.randint(-6, 7, target["boxes"].shape, generator=random)
             scores = torch.rand(len(boxes), generator=random)
             moved = {"boxes": boxes, "scores": scores, "labels": target["labels"]}
-            results += coco_results(moved, int(target["image_id"]), dataset.coco)
+            results += coco_results(moved, int(target["image_id"]), dataset.coco.categories)
     found = summarise(dataset.coco, results)
     reference = evaluated(dataset.coco, results)
     with contextlib.redirect_stdout(io.StringIO()):
