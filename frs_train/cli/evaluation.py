@@ -42,7 +42,7 @@ class EvalConfig(EvalData):
     """Options of `eval`."""
 
     checkpoint: Positional[str]
-    """Run folder (the newest checkpoint is used), checkpoint file, or torchvision:NAME."""
+    """Run folder (the newest checkpoint is used), checkpoint file, torchvision:NAME, or ONNX file of `export`."""
     batch_size: Images = 8
     """Images per forward pass."""
     workers: Processes = 2
@@ -76,15 +76,23 @@ def _open(config: EvalData, classes: list[str], name: str, log: Log) -> CocoDete
 
 def evaluate(config: EvalConfig, log: Log) -> None:
     from frs_train import distributed
+    from frs_train.detectors.onnx_file import SUFFIX, OnnxDetector
     from frs_train.evaluation.coco_metrics import describe, evaluate
     from frs_train.training.checkpoint import read_detector
 
-    device = distributed.pick_device(config.device)
+    onnx = config.checkpoint.endswith(SUFFIX)
+    if onnx and config.device not in ("auto", "cpu"):
+        raise UserError(f"--device is {config.device}, and an ONNX file runs on the CPU only.")
+    device = distributed.pick_device("cpu" if onnx else config.device)
     with distributed.group(device):
-        detector, classes = read_detector(config.checkpoint, log)
+        if onnx:
+            detector = OnnxDetector(Path(config.checkpoint))
+            classes = detector.classes
+        else:
+            detector, classes = read_detector(config.checkpoint, log)
+            detector.to(device)
         data = _open(config, classes, config.checkpoint, log)
         with log.progress(len(data), 0, "evaluating") as tell:
-            detector.to(device)
             scores = evaluate(
                 detector, data, device, batch_size=config.batch_size, workers=config.workers, tell=tell
             )

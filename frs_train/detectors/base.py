@@ -179,6 +179,14 @@ class DenseDetector(Detector):
         detections = self.model.postprocess_detections(head, anchors, batch.image_sizes)
         return [{**image, "labels": image["labels"] + 1} for image in detections]
 
+    def class_scores(self, head: dict[str, Tensor]) -> Tensor:
+        """The scores [B, sum(H*W*A), K] of the head's outputs, by the formula of `postprocess`."""
+        return head["cls_logits"].float().sigmoid()
+
+    def decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes [N, 4] xyxy from the head's regression at N anchors [N, 4]."""
+        return self.model.box_coder.decode_single(regression, anchors)
+
     def run_head(self, feats: list[Tensor]) -> dict[str, Tensor]:
         """The outputs of the head. Boxes are float32 also under autocast: bfloat16 loses whole pixels."""
         head = self.model.head(feats)

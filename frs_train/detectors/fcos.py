@@ -18,6 +18,12 @@ from frs_train.detectors.base import DenseDetector
 class FCOSDetector(DenseDetector):
     family = "fcos"
 
+    def class_scores(self, head):
+        return (super().class_scores(head) * head["bbox_ctrness"].sigmoid()).sqrt()
+
+    def decode(self, regression, anchors):
+        return self.model.box_coder.decode(regression, anchors)
+
     def losses(self, targets, head, anchors, sizes):
         return self.model.compute_loss(targets, head, anchors, [height * width for height, width in sizes])
 

@@ -17,14 +17,14 @@ from frs_train.data.annotation_file import CategoryRecord
 from frs_train.data.coco import CocoFile
 from frs_train.data.dataset import CocoDetection
 from frs_train.data.loader import loaded, to_device
-from frs_train.detectors import Detector
+from frs_train.detectors import Detector, OnnxDetector
 from frs_train.errors import UserError
 
 METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR")
 
 
 def evaluate(
-    detector: Detector,
+    detector: Detector | OnnxDetector,
     dataset: CocoDetection,
     device: torch.device,
     *,

@@ -21,6 +21,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from frs_train.config import RunConfig
 from frs_train.detectors import Detector, build_detector, coco_classes, from_torchvision
+from frs_train.detectors.onnx_file import SUFFIX
 from frs_train.errors import UserError
 from frs_train.files import remove, write_atomically
 from frs_train.log import Log
@@ -199,12 +200,19 @@ def load_weights(module: torch.nn.Module, state: Tensors, name: str) -> None:
         raise UserError(f"The weights of {name} do not fit this model: {' '.join(lines)}") from None
 
 
-def read_detector(source: str, log: Log) -> tuple[Detector, list[str]]:
-    """A detector in evaluation mode and its classes: from a run folder, a checkpoint, or
-    `torchvision:NAME`."""
+def read_run(source: str, log: Log) -> tuple[Detector, list[str], RunConfig | None]:
+    """A detector in evaluation mode, its classes and the configuration of its run: from a run folder, a
+    checkpoint, or `torchvision:NAME`, which has no run."""
     kind, _, name = source.partition(":")
     if kind == "torchvision":
-        return from_torchvision(name).eval(), coco_classes()
+        return from_torchvision(name).eval(), coco_classes(), None
+    if source.endswith(SUFFIX):
+        raise UserError(f"{source} is an ONNX file. Give the run folder or checkpoint that it was made from.")
     path = Path(source)
     content = read(path, log.warn)
-    return restore(content, name_of(path, content))
+    return *restore(content, name_of(path, content)), config_of(content)
+
+
+def read_detector(source: str, log: Log) -> tuple[Detector, list[str]]:
+    """A detector in evaluation mode and its classes; see `read_run`."""
+    return read_run(source, log)[:2]
