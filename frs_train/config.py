@@ -33,6 +33,8 @@ Fraction = real(0, 1)
 Decay = real(0, 1, below=True)
 Amount = real(0, 1e30)  # float32 holds its product with a batch size
 
+MULTIPLE = 32  # sides of a network's input are multiples of it: a detector pads its images
+
 
 @dataclass(frozen=True)
 class DetectorConfig(Options):

@@ -42,7 +42,7 @@ class EvalConfig(EvalData):
     """Options of `eval`."""
 
     checkpoint: Positional[str]
-    """Run folder (the newest checkpoint is used), checkpoint file, torchvision:NAME, or ONNX file of `export`."""
+    """Run folder (the newest checkpoint is used), checkpoint file, torchvision:NAME, or a file NAME.onnx."""
     batch_size: Images = 8
     """Images per forward pass."""
     workers: Processes = 2

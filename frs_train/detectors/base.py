@@ -18,6 +18,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 import frs_kernels as frs
 from frs_train.config import DetectorConfig
+from frs_train.detectors.canvas import fitted
 
 Target = dict[str, Tensor]  # "boxes" [N, 4] float xyxy in pixels, "labels" [N] int64 in 1..num_classes
 
@@ -111,7 +112,20 @@ class Detector(nn.Module):
         """
         if self.training:
             raise RuntimeError("detect() needs evaluation mode: call .eval() first")
-        batch, _ = self.prepare(images, None, None)
+        return self._detections(self.prepare(images, None, None)[0], images)
+
+    @torch.no_grad()
+    def detect_on_canvas(self, image: Tensor, canvas: tuple[int, int]) -> dict[str, Tensor]:
+        """`detect` of one image that is padded to a canvas (height, width), and scaled down further than
+        usual if it does not fit: what an exported network computes."""
+        transform = self.model.transform
+        size = fitted(*image.shape[-2:], self.config.min_size[-1], self.config.max_size, canvas)
+        tensor = nn.functional.interpolate(transform.normalize(image)[None], size, mode="bilinear")
+        tensor = nn.functional.pad(tensor, (0, canvas[1] - size[1], 0, canvas[0] - size[0]))
+        return self._detections(ImageList(tensor, [size]), [image])[0]
+
+    def _detections(self, batch: ImageList, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """The detections of a prepared batch, in pixels of the images that it was made from."""
         detections = self.postprocess(batch, self.features(batch))
         return self.model.transform.postprocess(
             detections, batch.image_sizes, [tuple(i.shape[-2:]) for i in images]
