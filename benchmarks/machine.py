@@ -12,15 +12,16 @@ from pathlib import Path
 import torch
 
 from benchmarks.sources import ROOT
+from frs_train.machine import cores, processor
 
 
 def describe(device: str) -> dict:
     """The facts about machine and software that a result needs; no host name and no path."""
     info = {
         "device": device,
-        "name": _cuda_name() if device == "cuda" else _cpu_name() + _limit(),
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "name": _cuda_name() if device == "cuda" else processor() + _limit(),
+        "cpu": processor(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "instruction_sets": _instruction_sets(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
@@ -61,15 +62,6 @@ def _cuda() -> dict:
         "cuda": torch.version.cuda,
         "triton": triton.__version__,
     }
-
-
-def _cpu_name() -> str:
-    """The model, and the CPU family, which identifies the generation where a hypervisor hides the number."""
-    first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    info = dict(re.findall(r"^(.*?)\s*:[ ]?(.*)$", first, re.MULTILINE))
-    name = info.get("model name", platform.machine()).strip()
-    hidden = "cpu family" in info and not re.search(r"\d", name)
-    return f"{name} family {info['cpu family']}" if hidden else name
 
 
 def _limit() -> str:

@@ -6,7 +6,7 @@ form a circle, function-level ones included:
     errors text interrupt
     options
     config
-    distributed streams recipes
+    distributed machine streams recipes
     files log
     data
     detectors

@@ -23,6 +23,7 @@ from frs_train import distributed
 from frs_train.config import DataConfig, DetectorConfig, DistillConfig, RunConfig, TrainConfig
 from frs_train.data.digits import make_digits
 from frs_train.evaluation.coco_metrics import METRICS, evaluate
+from frs_train.evaluation.complexity import parameter_count
 from frs_train.evaluation.pictures import write_pictures
 from frs_train.files import write_atomically
 from frs_train.log import Log
@@ -89,7 +90,7 @@ def evaluate_teacher(data: DataConfig, log: Log) -> dict[str, Any]:
     scores = evaluate(detector.to(device), validation, device)
     return {
         **scores,
-        "parameters": sum(p.numel() for p in detector.parameters()),
+        "parameters": parameter_count(detector),
         "seconds_per_iteration": None,
     }
 

@@ -1,5 +1,6 @@
 """The subcommands by name, in the order of `--help`."""
 
+from frs_train.cli.benchmark import BENCHMARK
 from frs_train.cli.digits import DEMO, MAKE_DIGITS
 from frs_train.cli.evaluation import EVAL, VISUALIZE
 from frs_train.cli.export import EXPORT
@@ -16,6 +17,7 @@ COMMANDS = {
     "predict": PREDICT,
     "report": REPORT,
     "study": STUDY,
+    "benchmark": BENCHMARK,
     "export": EXPORT,
     "demo": DEMO,
     "make-digits": MAKE_DIGITS,

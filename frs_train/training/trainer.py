@@ -16,6 +16,7 @@ from frs_train.data.loader import loaded
 from frs_train.data.order import TrainingOrder
 from frs_train.errors import Stopped, UserError
 from frs_train.evaluation.coco_metrics import evaluate
+from frs_train.evaluation.complexity import parameter_count
 from frs_train.log import Log
 from frs_train.training.cost import Timer, peak_memory_mb
 from frs_train.training.losses import read_losses
@@ -180,7 +181,7 @@ class Trainer:
         return {
             **scores,
             "iterations": self.state.iteration,
-            "parameters": sum(p.numel() for p in self.state.student.parameters()),
+            "parameters": parameter_count(self.state.student),
             "seconds_per_iteration": timer.mean(),
             "memory_mb": peak_memory_mb(self.state.device),
             "method": self.config.distill.method if self.config.distill else "none",

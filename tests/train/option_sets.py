@@ -16,6 +16,7 @@ NEEDED = {
     "predict": "RUN a.png --out x",
     "report": "RUN",
     "study": "FILE --out x",
+    "benchmark": "RUN",
     "export": "RUN --out x",
     "demo": "",
     "make-digits": "x",
