@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from frs_train.cli.command import Command, Positional
 from frs_train.config import Images, Processes
@@ -20,10 +20,12 @@ class BenchmarkConfig(Options):
     """Options of `benchmark`."""
 
     runs: Positional[tuple[str, ...]]
-    """Run folders (the newest checkpoint is used), checkpoint files, or torchvision:NAME; the first is what
-    the others are compared with, a teacher for example."""
+    """Run folders (the newest checkpoint is used), checkpoint files, torchvision:NAME, or ONNX files; the
+    others are compared with the first, a teacher for example."""
     sizes: several(whole(32, 2**14), 0) = ()
     """Sides of the square images in pixels; none: the size of each detector's evaluation, that of its AP."""
+    runtime: tuple[Literal["torch", "onnx"], ...] = ("torch",)
+    """Runtimes in which each run is measured; onnx is the file that `export --format onnx` would write."""
     batch_size: Images = 1
     """Images per detection call."""
     seconds: real(0, 3600, above=True) = 5.0
@@ -38,6 +40,8 @@ class BenchmarkConfig(Options):
     def check(self) -> None:
         if not self.runs:
             raise UserError("RUNS is missing: give one run or more, the teacher first.")
+        if not self.runtime or len(set(self.runtime)) < len(self.runtime):
+            raise UserError("--runtime needs torch, onnx or both, each once.")
 
 
 def benchmark(config: BenchmarkConfig, log: Log) -> None:
@@ -46,13 +50,18 @@ def benchmark(config: BenchmarkConfig, log: Log) -> None:
     from frs_train import distributed
     from frs_train.report.benchmark import output
     from frs_train.report.benchmark.measure import benchmark
+    from frs_train.report.benchmark.models import is_onnx
 
-    device = distributed.pick_device(config.device)
+    onnx = "onnx" in config.runtime or any(map(is_onnx, config.runs))
+    if onnx and config.device not in ("auto", "cpu"):
+        raise UserError(f"--device is {config.device}, and ONNX models run on the CPU only.")
+    device = distributed.pick_device("cpu" if onnx else config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     result = benchmark(
         config.runs,
         sizes=config.sizes,
+        runtimes=config.runtime,
         batch_size=config.batch_size,
         seconds=config.seconds,
         device=device,

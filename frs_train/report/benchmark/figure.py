@@ -12,10 +12,11 @@ from matplotlib.transforms import Bbox
 
 from frs_train.evaluation.pictures import PLAIN
 from frs_train.report.benchmark.measure import Benchmark, Row
-from frs_train.report.benchmark.tables import label, sources_of_ap, where
+from frs_train.report.benchmark.tables import label, number, sources_of_ap, where
 from frs_train.report.runs import COLOURS
 
 LARGEST = 900  # area of the largest point in square points
+MARKERS = {"torch": "o", "onnx": "s"}
 GAP = 5  # points between a bar and its label, beyond the radius of the point
 ROOM = 0.68  # fraction of the width that the points may use; their labels are on the right
 
@@ -25,16 +26,16 @@ def trade_off(result: Benchmark) -> Figure | None:
 
     The area of a point is proportional to the parameters; its bar spans the 10th to the 90th percentile.
     """
-    rows = [row for row in result.rows if row.candidate.score]
+    rows = [row for row in result.rows if row.candidate.score and row.candidate.parameters]
     if not rows:
         return None
     figure = Figure((7.5, 4.6), dpi=140, layout="constrained")
     axis = figure.subplots()
-    most = max(row.candidate.parameters for row in rows)
+    most = max(row.candidate.parameters or 0 for row in rows)
     names = list(dict.fromkeys(row.candidate.name for row in result.rows))
     for row in rows:
         colour = COLOURS[names.index(row.candidate.name) % len(COLOURS)]
-        draw(axis, row, colour, LARGEST * row.candidate.parameters / most)
+        draw(axis, row, colour, LARGEST * (row.candidate.parameters or 0) / most)
     frame(axis, rows)
     batch = f" of a batch of {result.batch_size}" if result.batch_size > 1 else ""
     axis.set_xlabel(f"latency of the detection{batch} in ms, with 10th to 90th percentile")
@@ -50,10 +51,11 @@ def draw(axis: Axes, row: Row, colour: str, area: float) -> None:
     """A point with its bar, and its label on the right."""
     latency, x, y = row.latency, 1e3 * row.latency.median, 100 * row.candidate.score.ap  # pyright: ignore[reportOptionalMemberAccess]  # the row has one
     bar = [[x - 1e3 * latency.p10], [1e3 * latency.p90 - x]]
-    axis.scatter(x, y, s=area, color=colour, alpha=0.3, linewidth=0)
-    axis.errorbar(x, y, xerr=bar, color=colour, marker="o", markersize=3, capsize=3, linewidth=1.4)
+    marker = MARKERS[row.candidate.runtime]
+    axis.scatter(x, y, s=area, color=colour, alpha=0.3, linewidth=0, marker=marker)
+    axis.errorbar(x, y, xerr=bar, color=colour, marker=marker, markersize=3, capsize=3, linewidth=1.4)
     text = axis.annotate(
-        f"{label(row)}\n{row.candidate.parameters / 1e6:.2f} M, {x:.1f} ms",
+        f"{label(row)}\n{number(row.candidate.parameters, 1e-6, 2)} M, {x:.1f} ms",
         (1e3 * latency.p90, y),
         xytext=(math.sqrt(area / math.pi) + GAP, 0),
         textcoords="offset points",

@@ -1,19 +1,17 @@
-"""The models of a benchmark: opened from runs and prepared for an image size."""
+"""The models of a benchmark: opened from runs and files."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from frs_train.detectors import Detector
+from frs_train.detectors import Detector, OnnxDetector
+from frs_train.detectors.onnx_file import SUFFIX
 from frs_train.errors import UserError
-from frs_train.evaluation.complexity import flops, parameter_count, weight_bytes
 from frs_train.log import Log
 from frs_train.training import checkpoint
 from frs_train.training.run_files import read_result
@@ -31,35 +29,37 @@ class Score:
 
 @dataclass(frozen=True)
 class Model:
-    """A detector of a run, a checkpoint or torchvision, in evaluation mode."""
+    """A detector in evaluation mode."""
 
     name: str
     source: str
-    detector: Detector
-    score: Score | None
+    detector: Detector | OnnxDetector
+    classes: list[str]
+    score: Score | None = None
 
+    @property
+    def own_size(self) -> int:
+        """The shorter image side of its evaluation, in pixels."""
+        size = self.detector.config.min_size
+        return size if isinstance(size, int) else size[-1]
 
-@dataclass(frozen=True)
-class Candidate:
-    """What is measured: a model in a runtime at an image size."""
-
-    name: str
-    runtime: str
-    size: int
-    """Shorter image side in pixels."""
-    parameters: int
-    weight_bytes: int
-    flops: int
-    """Floating-point operations of the detection in one image."""
-    score: Score | None
-    """None also at another size than that of the evaluation."""
-    detect: Callable[[Sequence[Tensor]], Any]
-    """Takes images [3, H, W] in 0..1, as `Detector.detect`."""
+    def check_size(self, size: int) -> None:
+        """Raises `UserError` if the detector never scales an image to this shorter side."""
+        if isinstance(self.detector, OnnxDetector) and size != self.own_size:
+            raise UserError(
+                f"--sizes has {size}, but {self.source} scales images to {self.own_size} pixels and has no "
+                "other size. Give the run that it was made from, with --runtime onnx."
+            )
+        if size > self.detector.config.max_size:
+            raise UserError(
+                f"--sizes has {size}, but the images of {self.source} have a longer side of at most "
+                f"{self.detector.config.max_size} pixels (--max-size of its training). Choose smaller sizes."
+            )
 
 
 def open_models(sources: Sequence[str], device: torch.device, log: Log) -> list[Model]:
-    """The detectors of run folders, checkpoint files and `torchvision:NAME`. A model has the name of its
-    folder or file, or its path if two share a name.
+    """The detectors of run folders, checkpoint files, `torchvision:NAME` and ONNX files. A model has the name
+    of its folder or file, or its path if two share a name.
 
     Raises `UserError` if one cannot be read.
     """
@@ -68,16 +68,26 @@ def open_models(sources: Sequence[str], device: torch.device, log: Log) -> list[
     return [_open(source, name, device, log) for source, name in zip(sources, unique, strict=True)]
 
 
-def _open(source: str, name: str, device: torch.device, log: Log) -> Model:
-    if _is_torchvision(source):
-        return Model(name, source, checkpoint.read_detector(source, log)[0].to(device), None)
-    content = checkpoint.read(Path(source), log.warn)
-    detector, _ = checkpoint.restore(content, checkpoint.name_of(Path(source), content))
-    return Model(name, source, detector.to(device), _score(Path(source), content))
+def is_onnx(source: str) -> bool:
+    """Whether a source is an ONNX file, which runs on the CPU only."""
+    return source.endswith(SUFFIX)
 
 
 def _is_torchvision(source: str) -> bool:
     return source.startswith("torchvision:")
+
+
+def _open(source: str, name: str, device: torch.device, log: Log) -> Model:
+    path = Path(source)
+    if is_onnx(source):
+        onnx = OnnxDetector(path)
+        return Model(name, source, onnx, onnx.classes)
+    if _is_torchvision(source):
+        detector, classes = checkpoint.read_detector(source, log)
+        return Model(name, source, detector.to(device), classes)
+    content = checkpoint.read(path, log.warn)
+    detector, classes = checkpoint.restore(content, checkpoint.name_of(path, content))
+    return Model(name, source, detector.to(device), classes, _score(path, content))
 
 
 def _score(source: Path, content: dict[str, Any]) -> Score | None:
@@ -89,34 +99,3 @@ def _score(source: Path, content: dict[str, Any]) -> Score | None:
     if result["iterations"] != content["iteration"] or result["AP"] is None:
         return None
     return Score(result["AP"], str(checkpoint.config_of(content).data.val_annotations))
-
-
-def size_of(model: Model, size: int | None) -> int:
-    """The shorter image side at which a model is measured: that of its evaluation unless one is given.
-
-    Raises `UserError` if the detector never scales an image to this size.
-    """
-    config = model.detector.config
-    if size is not None and size > config.max_size:
-        raise UserError(
-            f"--sizes has {size}, but the images of {model.source} have a longer side of at most "
-            f"{config.max_size} pixels (--max-size of its training). Choose smaller sizes."
-        )
-    return size or config.min_size[-1]
-
-
-def candidate(model: Model, size: int, image: Tensor) -> Candidate:
-    """A model in PyTorch at an image size; its operations are counted on `image` [3, H, W]."""
-    detector = copy.copy(model.detector)  # the weights are shared
-    own = detector.config.min_size[-1]
-    detector.config = replace(detector.config, min_size=(size,))
-    return Candidate(
-        name=model.name,
-        runtime="torch",
-        size=size,
-        parameters=parameter_count(detector),
-        weight_bytes=weight_bytes(detector),
-        flops=flops(detector, image),
-        score=model.score if size == own else None,
-        detect=detector.detect,
-    )

@@ -8,7 +8,10 @@ from typing import Any
 from rich.table import Column, Table
 
 from frs_train.report.benchmark.measure import Benchmark, Row
+from frs_train.report.benchmark.models import is_onnx
 from frs_train.text import printable
+
+UNKNOWN = "-"
 
 
 def columns(result: Benchmark) -> list[str]:
@@ -23,20 +26,27 @@ def cells(row: Row) -> list[str]:
     return [
         label(row),
         str(one.size),
-        f"{one.parameters / 1e6:.2f}",
-        f"{row.smaller:.1f}x",
-        f"{one.weight_bytes / 1e6:.1f}",
-        f"{one.flops / 1e9:.2f}",
+        number(one.parameters, 1e-6, 2),
+        f"{number(row.smaller, 1, 1)}x" if row.smaller else UNKNOWN,
+        number(one.weight_bytes, 1e-6, 1),
+        number(one.flops, 1e-9, 2),
         f"{1e3 * latency.median:.1f}",
         f"{1e3 * latency.p10:.1f}-{1e3 * latency.p90:.1f}",
         f"{row.faster:.1f}x",
-        "-" if one.score is None else f"{100 * one.score.ap:.1f}",
+        number(one.score and one.score.ap, 100, 1),
     ]
 
 
+def number(value: float | None, factor: float, digits: int) -> str:
+    """A value times a factor as text."""
+    return UNKNOWN if value is None else f"{value * factor:.{digits}f}"
+
+
 def label(row: Row) -> str:
-    """The name of a row's model."""
-    return printable(row.candidate.name)
+    """The name of a row's model, with the runtime unless it is PyTorch or the name says it."""
+    one = row.candidate
+    suffix = "" if one.runtime == "torch" or is_onnx(one.name) else f" ({one.runtime})"
+    return printable(one.name) + suffix
 
 
 def as_table(result: Benchmark) -> Table:
@@ -58,7 +68,7 @@ def notes(result: Benchmark) -> list[str]:
         where(result),
         "ms: median of the whole detection, from images in memory to boxes: scaling, network, decoding, NMS.",
         "GFLOPs of one image: a multiplication and an addition are two operations.",
-        "smaller, faster: compared with the first model, by parameters and by ms.",
+        "smaller, faster: compared with the first line of the same size, by parameters and by ms.",
         *sources_of_ap(result),
     ]
 
@@ -68,7 +78,8 @@ def where(result: Benchmark) -> str:
     m = result.machine
     chip = m.get("gpu") or f"{m['processor']} ({m['cores']} cores)"
     threads = f"{m['threads']} thread{'s' * (m['threads'] != 1)}"
-    return f"Measured on {chip}, {threads}, torch {m['torch']}, device {m['device']}."
+    versions = ", ".join(f"{name} {m[name]}" for name in ("torch", "onnxruntime") if name in m)
+    return f"Measured on {chip}, {threads}, {versions}, device {m['device']}."
 
 
 def sources_of_ap(result: Benchmark) -> list[str]:
@@ -76,7 +87,7 @@ def sources_of_ap(result: Benchmark) -> list[str]:
     names: dict[str, dict[str, None]] = {}
     for row in result.rows:
         if row.candidate.score:
-            names.setdefault(row.candidate.score.validation, {})[label(row)] = None
+            names.setdefault(row.candidate.score.validation, {})[printable(row.candidate.name)] = None
     return [
         f"AP of {', '.join(of)}: at the end of the training, on {short(file)}." for file, of in names.items()
     ]

@@ -7,17 +7,19 @@ import pytest
 import torch
 from matplotlib.text import Annotation
 from rich.console import Console
-from tiny_reports import make_run, spoilt
+from tiny_reports import CLASSES, make_run, spoilt
+from tiny_runs import quiet_fit, run_config
 
 from frs_train.cli.main import main
 from frs_train.errors import UserError
 from frs_train.evaluation.latency import TURNS, Latency
 from frs_train.log import Log
 from frs_train.report.benchmark import measure
+from frs_train.report.benchmark.candidates import Candidate, candidates, canvas_of
 from frs_train.report.benchmark.figure import extent, trade_off
 from frs_train.report.benchmark.measure import Benchmark, Row, benchmark, compared
-from frs_train.report.benchmark.models import Candidate, Score
-from frs_train.report.benchmark.tables import as_json, as_markdown, as_table, cells, columns, notes
+from frs_train.report.benchmark.models import Score, open_models
+from frs_train.report.benchmark.tables import as_json, as_markdown, as_table, cells, columns, label, notes
 from frs_train.training import checkpoint
 
 CPU = torch.device("cpu")
@@ -57,25 +59,24 @@ def test_a_score_belongs_to_the_size_of_the_evaluation(run):
 
 def test_detection_gets_a_batch_of_images_of_the_size(run, monkeypatch):
     seen = []
-    real = measure.candidate
+    real = measure.candidates
 
-    def watched(model, size, image):
+    def watched(model, size, runtimes, image):
         seen.append(tuple(image.shape))
-        return replace(real(model, size, image), detect=lambda images: seen.append([i.shape for i in images]))
+        (one,) = real(model, size, runtimes, image)
+        return [replace(one, detect=lambda images: seen.append([i.shape for i in images]))]
 
-    monkeypatch.setattr(measure, "candidate", watched)
+    monkeypatch.setattr(measure, "candidates", watched)
     measured(run, sizes=[96], batch_size=3)
     assert seen[0] == (3, 96, 96)
     assert len(seen) > 2 * TURNS and all(call == [(3, 96, 96)] * 3 for call in seen[1:])
 
 
 def test_the_measured_detector_works_at_the_size(run):
-    from frs_train.report.benchmark.models import candidate, open_models
-
     (model,) = open_models([str(run)], CPU, Log(quiet=True))
     before = model.detector.config
     image = torch.rand(3, 50, 50)
-    at_96 = candidate(model, 96, image).detect.__self__
+    at_96 = candidates(model, 96, ["torch"], image)[0].detect.__self__
     assert at_96.prepare([image], None, None)[0].tensors.shape[-2:] == (96, 96)
     assert model.detector.config is before
     assert model.detector.prepare([image], None, None)[0].tensors.shape[-2:] == (64, 64)
@@ -228,4 +229,85 @@ def test_noisy_times_are_told(run, monkeypatch):
     told = []
     monkeypatch.setattr(log, "warn", told.append)
     measured(run, log=log)
-    assert len(told) == 1 and "teacher at 64 pixels spread by 100%" in told[0]
+    assert len(told) == 1 and "spread by up to 100% of their median" in told[0]
+
+
+@pytest.fixture(scope="module")
+def onnx_file(run, tmp_path_factory):
+    """An ONNX file of the run for images of 64 pixels, with a wide input."""
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    from frs_train.detectors.onnx_export import onnx_model
+
+    detector, classes = checkpoint.read_detector(str(run), Log(quiet=True))
+    file = tmp_path_factory.mktemp("onnx") / "student.onnx"
+    file.write_bytes(onnx_model(detector, classes, (64, 96)))
+    return file
+
+
+def test_a_run_is_measured_in_both_runtimes(run, onnx_file, monkeypatch):
+    from frs_train.detectors import onnx_export
+
+    exports = []  # recorded instead of made: an export takes seconds
+    monkeypatch.setattr(
+        onnx_export, "onnx_model", lambda *arguments: exports.append(arguments) or onnx_file.read_bytes()
+    )
+    first, second = measured(run, sizes=[64], runtimes=["torch", "onnx"]).rows
+    ((exported, classes, canvas),) = exports
+    assert (exported.config.min_size, exported.training, canvas) == ((64,), False, (64, 64))
+    assert classes == CLASSES
+    assert [label(r) for r in (first, second)] == ["teacher", "teacher (onnx)"]
+    assert second.candidate.score == first.candidate.score and second.smaller == 1
+    assert second.candidate.weight_bytes != first.candidate.weight_bytes, "of the file"
+    images = [torch.rand(3, 64, 64)]
+    (expected,), (found,) = first.candidate.detect(images), second.candidate.detect(images)
+    assert len(expected["boxes"]) == len(found["boxes"])
+    assert torch.allclose(expected["scores"], found["scores"], atol=1e-4)
+
+
+def test_an_onnx_file_is_measured_as_it_is(run, onnx_file, monkeypatch):
+    log, told = Log(quiet=True), []
+    monkeypatch.setattr(log, "say", told.append)
+    result = measured(run, onnx_file, sizes=[64], log=log)
+    assert told == [f"{onnx_file} always runs on 64 x 96 pixels, whatever the image."]
+    second = result.rows[1]
+    assert (label(second), second.candidate.runtime) == ("student.onnx", "onnx")
+    assert second.candidate.weight_bytes == onnx_file.stat().st_size
+    assert dict(zip(columns(result), cells(second), strict=True)).items() >= {
+        ("params, M", "-"), ("smaller", "-"), ("GFLOPs", "-"), ("AP", "-")
+    }  # fmt: skip
+    assert "onnxruntime" in result.machine and "onnxruntime" in notes(result)[0]
+    with pytest.raises(UserError, match="--sizes has 96.*student.onnx scales images to 64"):
+        measured(run, onnx_file, sizes=[96])
+
+
+def test_run_that_cannot_be_exported_is_named(digits, tmp_path, onnx_file):
+    quiet_fit(run_config(digits, tmp_path / "two", iterations=1, detector={"family": "faster-rcnn"}))
+    with pytest.raises(UserError, match="--runtime onnx, .*two: .*faster-rcnn"):
+        measured(tmp_path / "two", runtimes=["onnx"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("RUN --runtime torch torch", "--runtime needs torch, onnx or both"),
+        ("RUN --runtime onnx --device cuda", "--device is cuda, and ONNX models run on the CPU only"),
+        ("a.onnx --device cuda", "--device is cuda, and ONNX models run on the CPU only"),
+        ("gone.onnx", "gone.onnx"),
+    ],
+)
+def test_wrong_runtimes_and_files_are_refused(options, words, capsys):
+    assert main(["benchmark", *options.split()]) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("size", "side"), [(32, 32), (33, 64), (800, 800), (600, 608)])
+def test_input_of_an_export_is_a_multiple_of_32(size, side):
+    assert canvas_of(size) == (side, side)
+
+
+def test_an_unknown_runtime_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["benchmark", "RUN", "--runtime", "tensorrt"])
+    assert stopped.value.code == 2 and "tensorrt" in capsys.readouterr().err
