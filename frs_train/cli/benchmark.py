@@ -47,15 +47,13 @@ class BenchmarkConfig(Options):
 def benchmark(config: BenchmarkConfig, log: Log) -> None:
     import torch
 
-    from frs_train import distributed
+    from frs_train.cli.detector import device_for
     from frs_train.report.benchmark import output
     from frs_train.report.benchmark.measure import benchmark
     from frs_train.report.benchmark.models import is_onnx
 
     onnx = "onnx" in config.runtime or any(map(is_onnx, config.runs))
-    if onnx and config.device not in ("auto", "cpu"):
-        raise UserError(f"--device is {config.device}, and ONNX models run on the CPU only.")
-    device = distributed.pick_device("cpu" if onnx else config.device)
+    device = device_for(config.device, onnx)
     if config.threads:
         torch.set_num_threads(config.threads)
     result = benchmark(

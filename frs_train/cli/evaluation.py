@@ -76,21 +76,12 @@ def _open(config: EvalData, classes: list[str], name: str, log: Log) -> CocoDete
 
 def evaluate(config: EvalConfig, log: Log) -> None:
     from frs_train import distributed
-    from frs_train.detectors.onnx_file import SUFFIX, OnnxDetector
+    from frs_train.cli.detector import device_for, is_onnx, open_detector
     from frs_train.evaluation.coco_metrics import describe, evaluate
-    from frs_train.training.checkpoint import read_detector
 
-    onnx = config.checkpoint.endswith(SUFFIX)
-    if onnx and config.device not in ("auto", "cpu"):
-        raise UserError(f"--device is {config.device}, and an ONNX file runs on the CPU only.")
-    device = distributed.pick_device("cpu" if onnx else config.device)
+    device = device_for(config.device, is_onnx(config.checkpoint))
     with distributed.group(device):
-        if onnx:
-            detector = OnnxDetector(Path(config.checkpoint))
-            classes = detector.classes
-        else:
-            detector, classes = read_detector(config.checkpoint, log)
-            detector.to(device)
+        detector, classes = open_detector(config.checkpoint, device, log)
         data = _open(config, classes, config.checkpoint, log)
         with log.progress(len(data), 0, "evaluating") as tell:
             scores = evaluate(

@@ -20,7 +20,7 @@ class PredictConfig(Options):
     """Options of `predict`."""
 
     checkpoint: Positional[str]
-    """Run folder (the newest checkpoint is used), checkpoint file, or torchvision:NAME."""
+    """Run folder (the newest checkpoint is used), checkpoint file, torchvision:NAME, or ONNX file."""
     images: Positional[tuple[str, ...]]
     """Image files, folders (with all folders below), and patterns in quotes, such as "photos/*.jpg"."""
     out: Path
@@ -48,17 +48,16 @@ class PredictConfig(Options):
 
 
 def predict(config: PredictConfig, log: Log) -> int:
-    from frs_train import distributed
+    from frs_train.cli.detector import device_for, is_onnx, open_detector
     from frs_train.data.coco import match_classes, read_coco
     from frs_train.data.image_list import find_images, matched, numbered
     from frs_train.evaluation.predict import Predictions, predict
-    from frs_train.training.checkpoint import read_detector
 
-    device = distributed.pick_device(config.device)
+    device = device_for(config.device, is_onnx(config.checkpoint))
     files = find_images(config.images)
     coco = read_coco(config.annotations) if config.annotations else None
     images = matched(files, coco) if coco else numbered(files)
-    detector, classes = read_detector(config.checkpoint, log)
+    detector, classes = open_detector(config.checkpoint, device, log)
     if coco:
         log.say(f"{coco.name}: {len(images)} of its {len(coco.images)} images are given.")
         categories = match_classes(coco, classes, config.checkpoint).categories
@@ -71,7 +70,7 @@ def predict(config: PredictConfig, log: Log) -> int:
     predictions.refuse_to_overwrite()
     with log.progress(len(images), 0, "predicting") as tell:
         count, skipped = predict(
-            detector.to(device),
+            detector,
             predictions,
             device,
             batch_size=config.batch_size,

@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler
 from frs_train.data.annotation_file import CategoryRecord
 from frs_train.data.image_list import ImageList
 from frs_train.data.loader import collate_readable, loaded, to_device
-from frs_train.detectors import Detector
+from frs_train.detectors import Detector, OnnxDetector
 from frs_train.errors import UserError
 from frs_train.evaluation.coco_metrics import coco_results
 from frs_train.evaluation.pictures import draw_boxes
@@ -76,7 +76,7 @@ class Predictions:
 
 
 def predict(
-    detector: Detector,
+    detector: Detector | OnnxDetector,
     predictions: Predictions,
     device: torch.device,
     *,

@@ -115,6 +115,12 @@ def test_export_of_a_family_that_torchvision_lacks(digits, tmp_path, capsys):
     assert "no GFL" in capsys.readouterr().err and not (tmp_path / "student.pt").exists()
 
 
+@pytest.mark.parametrize("line", ["eval x.onnx --data d", "predict x.onnx i --out o", "benchmark x.onnx"])
+def test_an_onnx_file_runs_on_the_cpu_only(line, capsys):
+    assert main([*line.split(), "--device", "cuda"]) == 2
+    assert capsys.readouterr().err == "frs-train: --device is cuda, and ONNX models run on the CPU only.\n"
+
+
 def test_make_digits(tmp_path):
     assert main(f"make-digits {tmp_path}/d --train 2 --val 1 --size 64 --seed 3".split()) == 0
     record = json.loads((tmp_path / "d" / "train.json").read_text())
