@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from frs_train.cli.command import Command, Positional
-from frs_train.config import MULTIPLE
+from frs_train.config import MULTIPLE, DataConfig
 from frs_train.errors import UserError
 from frs_train.options import Options, whole
 
@@ -120,10 +120,11 @@ def specimens_of(config: ExportConfig, run: RunConfig | None, classes: list[str]
     if config.images:
         return from_folder(config.images)
     reason = "there are no validation images"
-    if run and run.data.val_annotations and run.data.val_images:
+    data = run.data if run else DataConfig()
+    if data.folder or (data.val_annotations and data.val_images):
         try:
-            files = run.data.val_annotations, run.data.val_images
-            return from_dataset(open_eval(*files, classes, config.checkpoint, log))
+            files = data.val_annotations, data.val_images
+            return from_dataset(open_eval(*files, classes, config.checkpoint, log, folder=data.folder))
         except UserError as error:
             reason = str(error).rstrip(".")
     log.warn(f"The file is checked on random pictures ({reason}). --images FOLDER checks it on real ones.")

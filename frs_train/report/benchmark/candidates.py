@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from frs_train.config import MULTIPLE
 from frs_train.detectors import Detector, OnnxDetector
-from frs_train.detectors.canvas import DIVISOR
 from frs_train.errors import UserError
 from frs_train.evaluation.complexity import flops, parameter_count, weight_bytes
 from frs_train.report.benchmark.models import Model, Score
@@ -87,7 +87,7 @@ def exported(candidate: Candidate, model: Model, detector: Detector) -> Candidat
 
 def canvas_of(size: int) -> tuple[int, int]:
     """The input (height, width) of an exported network for square images of this side."""
-    side = -(-size // DIVISOR) * DIVISOR
+    side = -(-size // MULTIPLE) * MULTIPLE
     return side, side
 
 

@@ -24,7 +24,7 @@ class Score:
     ap: float
     """As a fraction."""
     validation: str
-    """The annotation file of the validation set."""
+    """The annotation file of the validation set, or the folder of the data set."""
 
 
 @dataclass(frozen=True)
@@ -98,4 +98,5 @@ def _score(source: Path, content: dict[str, Any]) -> Score | None:
     result = read_result(file)
     if result["iterations"] != content["iteration"] or result["AP"] is None:
         return None
-    return Score(result["AP"], str(checkpoint.config_of(content).data.val_annotations))
+    data = checkpoint.config_of(content).data
+    return Score(result["AP"], str(data.val_annotations or data.folder))
