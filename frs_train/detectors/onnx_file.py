@@ -65,9 +65,10 @@ def description_in(metadata: dict[str, str]) -> Description | None:
     """The inverse of `Description.to_metadata`; None for the metadata of another file."""
     if metadata.get("format") != FORMAT:
         return None
-    text = {name for name, kind in Description.__annotations__.items() if kind == "str"}
+    kinds = Description.__annotations__
+    known = {name: value for name, value in metadata.items() if name in kinds}
     try:
-        values = {k: v if k in text else json.loads(v) for k, v in metadata.items()}
+        values = {k: v if kinds[k] == "str" else json.loads(v) for k, v in known.items()}
         return DESCRIPTION.validate_python(values)
     except (json.JSONDecodeError, ValidationError):
         return None
@@ -85,14 +86,14 @@ class OnnxDetector:
         session: onnxruntime's `InferenceSession`.
     """
 
-    def __init__(self, source: Path | bytes, name: str | None = None, *, threads: int | None = None):
+    def __init__(self, source: str | Path | bytes, name: str | None = None, *, threads: int | None = None):
         """Opens a file or its content; `name` stands for it in messages. `threads` is the number of CPU
         threads, by default that of torch.
 
         Raises:
             UserError: onnxruntime is missing, or the file cannot be read or is not such a file.
         """
-        name = name or (str(source) if isinstance(source, Path) else "the ONNX model")
+        name = name or ("The ONNX model" if isinstance(source, bytes) else str(source))
         self.session = _session(source, name, threads or torch.get_num_threads())
         config = description_in(self.session.get_modelmeta().custom_metadata_map)
         if config is None:
@@ -143,7 +144,7 @@ def _picked(results: dict[str, np.ndarray], row: int, image: Tensor, size: np.nd
     return {**found, "boxes": found["boxes"] * torch.tensor([across, down, across, down])}
 
 
-def _session(source: Path | bytes, name: str, threads: int) -> Any:
+def _session(source: str | Path | bytes, name: str, threads: int) -> Any:
     need("onnxruntime")
     import onnxruntime
 
@@ -151,7 +152,7 @@ def _session(source: Path | bytes, name: str, threads: int) -> Any:
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = threads
     try:
-        content = source if isinstance(source, bytes) else source.read_bytes()
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror or error}.") from None
     try:

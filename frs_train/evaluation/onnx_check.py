@@ -14,10 +14,8 @@ from frs_train.errors import UserError
 
 BOX = 0.1  # pixels of the network's input by which the side of a box may differ
 SCORE = 1e-3  # difference of two scores that are equal but for rounding
-SHARE = (
-    0.01  # of the detections that may lack a partner: where two boxes of the same class have nearly the same
-)
-# score, or nearly the IoU of the threshold, rounding decides which of them is suppressed
+SHARE = 0.01  # of the detections that may lack a partner. Of two boxes of a class with nearly equal scores,
+# or with nearly the IoU of the threshold, rounding decides which is suppressed.
 PICTURES = 2  # of a run, if the file leaves their number open
 
 Detections = dict[str, Tensor]

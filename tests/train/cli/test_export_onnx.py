@@ -4,15 +4,20 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from imports import ROOT
 from PIL import Image
+from tiny_detectors import TINY, tiny
 
 from frs_train.cli import main as command_line
-from frs_train.cli.export import ExportConfig
+from frs_train.cli.export import ExportConfig, canvas_of, specimens_of
+from frs_train.config import DataConfig, DetectorConfig, RunConfig
+from frs_train.data.specimens import Specimens, from_folder
 from frs_train.errors import UserError
+from frs_train.options import to_dict
 from frs_train.training import checkpoint
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -96,8 +101,6 @@ def test_the_program_of_the_documentation(exported, run, digits, tmp_path):
     assert printed.returncode == 0, printed.stderr
     rows = [line.split() for line in printed.stdout.splitlines()]
     detector, classes = checkpoint.restore(checkpoint.load(run))
-    from frs_train.data.specimens import from_folder
-
     (found,) = detector.detect(from_folder(tmp_path).pictures)
     assert len(rows) == len(found["scores"]) > 10
     assert [float(row[1]) for row in rows] == pytest.approx(found["scores"].tolist(), abs=1e-3)
@@ -128,6 +131,43 @@ def test_a_file_that_fails_the_check_is_not_written(run, tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
+class Lines:
+    """A log that keeps its lines."""
+
+    def __init__(self):
+        self.said, self.warned = [], []
+        self.say, self.warn = self.said.append, self.warned.append
+
+
+def test_the_pictures_of_the_check(digits):
+    """Those of --images, else validation images, else random ones with a warning that says why."""
+    config = ExportConfig("RUN", "x.onnx", format="onnx")
+    run = RunConfig("x", data=DataConfig(val_annotations=digits / "val.json", val_images=digits / "images"))
+    classes, log = list("0123456789"), Lines()
+    folder = specimens_of(replace(config, images=digits / "images"), run, classes, log)
+    assert len(folder.sizes) == 17 and specimens_of(config, run, classes, log).sizes == [(64, 64)] * 5
+    assert log.warned == []
+    moved = replace(run, data=replace(run.data, val_images=digits / "moved"))
+    for case, reason in (
+        (None, "there are no validation images"),
+        (moved, f"{digits / 'moved'} does not exist"),
+    ):
+        assert specimens_of(config, case, classes, log).sizes == []
+        warning = log.warned.pop()
+        assert "checked on random pictures" in warning and reason in warning
+
+
+def test_the_size_of_the_input():
+    config = ExportConfig("RUN", "x.onnx", format="onnx")
+    detector, log = tiny("fcos", head_convs=0, min_size=(100,), max_size=200), Lines()
+    photographs = Specimens([], [(480, 640), (640, 480), (600, 600)])
+    assert canvas_of(config, detector, photographs, log) == (160, 160)
+    assert canvas_of(config, detector, Specimens([], []), log) == (128, 128)
+    assert not any("scaled down" in line for line in log.said)
+    assert canvas_of(replace(config, height=128, width=160), detector, photographs, log) == (128, 160)
+    assert "; 1 of 3 pictures are scaled down further than in training to fit." in log.said[-1]
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_named_before_anything_runs(package, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
@@ -136,11 +176,6 @@ def test_a_missing_package_is_named_before_anything_runs(package, monkeypatch, c
 
 
 def test_faster_rcnn_is_refused_before_its_pictures_are_read(teacher, tmp_path, capsys):
-    from tiny_detectors import TINY, tiny
-
-    from frs_train.config import DetectorConfig
-    from frs_train.options import to_dict
-
     content = checkpoint.read(teacher, pytest.fail)
     content["config"]["detector"] = to_dict(DetectorConfig(family="faster-rcnn", **TINY))
     content["model"] = tiny("faster-rcnn", num_classes=10).state_dict()

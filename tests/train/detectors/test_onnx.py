@@ -165,7 +165,7 @@ def test_a_missing_package_is_a_user_error(package, monkeypatch):
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "text.onnx").write_bytes(b"nothing")
     with pytest.raises(UserError, match="text.onnx is damaged"):
-        OnnxDetector(tmp_path / "text.onnx")
+        OnnxDetector(str(tmp_path / "text.onnx"))
     with pytest.raises(UserError, match="none.onnx cannot be read: No such file"):
         OnnxDetector(tmp_path / "none.onnx")
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
