@@ -26,8 +26,8 @@ def test_help_names_every_command(capsys):
 
 
 HEAVY = {
-    "faster_coco_eval", "frs_kernels", "matplotlib", "onnx", "onnxruntime", "onnxscript", "skimage", "sklearn",
-    "torch", "torchvision",
+    "faster_coco_eval", "frs_kernels", "matplotlib", "onnx", "onnxruntime", "onnxscript", "scipy", "skimage",
+    "sklearn", "torch", "torchvision",
 }  # fmt: skip
 
 
