@@ -6,6 +6,7 @@ from typing import Any
 
 from frs_train.study.outcome import ArmOutcome, DataOutcome, Outcome
 from frs_train.study.statistics import Difference, difference, summary
+from frs_train.training.learner import TERMS
 
 Rows = list[list[str]]  # the first row holds the titles
 
@@ -44,15 +45,16 @@ def run_text(arm: ArmOutcome, seed: int, values: dict[int, float]) -> str:
 
 def tuning(data: DataOutcome) -> Rows:
     """The candidates of every arm: weights, mAP by tuning seed, and gradient ratios at the end."""
-    seeds = sorted({seed for arm in data.arms.values() for c in arm.candidates for seed in c.AP})
-    names = list(dict.fromkeys(n for arm in data.arms.values() for c in arm.candidates for n in c.ratios))
+    tried = [candidate for arm in data.arms.values() for candidate in arm.candidates]
+    seeds = sorted({seed for candidate in tried for seed in candidate.AP})
+    names = [name for name in TERMS if any(name in candidate.ratios for candidate in tried)]
     titles = ["arm", "weights", *(f"seed {seed}" for seed in seeds), *(f"ratio of {name}" for name in names)]
     rows = []
     for name, arm in data.arms.items():
-        for tried in arm.candidates:
-            marks = [per_cent(tried.AP.get(seed)) for seed in seeds]
-            pulls = [f"{tried.ratios[n]:.3g}" if n in tried.ratios else "" for n in names]
-            rows.append([name, options_text(tried.options), *marks, *pulls])
+        for candidate in arm.candidates:
+            marks = [per_cent(candidate.AP.get(seed)) for seed in seeds]
+            pulls = [f"{candidate.ratios[n]:.2g}" if n in candidate.ratios else "" for n in names]
+            rows.append([name, options_text(candidate.options), *marks, *pulls])
     return [titles, *rows] if rows else []
 
 

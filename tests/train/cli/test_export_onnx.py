@@ -84,7 +84,7 @@ def test_eval_of_the_file_equals_that_of_the_checkpoint(exported, run, digits, c
 
 def test_a_file_runs_on_the_cpu_only(exported, digits, capsys):
     line = f"eval {exported[0]} --annotations {digits}/val.json --images {digits}/images --device cuda"
-    assert main(line) == 2 and "runs on the CPU only" in capsys.readouterr().err
+    assert main(line) == 2 and "ONNX models run on the CPU only" in capsys.readouterr().err
     line = f"visualize {exported[0]} --annotations {digits}/val.json --images {digits}/images --out x"
     assert main(line) == 2 and "is an ONNX file" in capsys.readouterr().err
 

@@ -48,12 +48,12 @@ def seen_in(config) -> Seen:
         )
         seen.generators.append(digest(torch.get_rng_state()))
 
-    def watched(state, module, batches):
+    def watched(state, module, batches, **options):
         if state.iteration == 0:
             seen.start = {name: digest(value) for name, value in state.student.state_dict().items()}
         hook = state.student.register_forward_pre_hook(note, with_kwargs=True)
         try:
-            return step(state, module, batches)
+            return step(state, module, batches, **options)
         finally:
             hook.remove()
 
