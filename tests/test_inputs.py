@@ -5,7 +5,7 @@ import torch
 
 import frs_kernels as frs
 from frs_kernels.autograd import loss_arguments
-from frs_kernels.contract import LOSS_ARGUMENTS
+from frs_kernels.contract import LOSS_ARGUMENTS, NORMALIZERS
 from frs_kernels.inputs import LossInputs
 
 
@@ -93,12 +93,8 @@ def test_arguments_have_the_order_of_the_schema():
     for name in ("student_feats", "teacher_feats", "student_logits", "teacher_logits", "masks"):
         assert named[name] is getattr(given, name)
     assert named["channel_weights"] is given.channel_weights
-    assert [named[name] for name in ("normalizer", "normalizer_value", "feat_scale", "head_scale")] == [
-        4,
-        5,
-        6,
-        7,
-    ]
+    assert NORMALIZERS[named["normalizer"]] == "value"
+    assert [named[name] for name in ("normalizer_value", "feat_scale", "head_scale")] == [5, 6, 7]
     assert [named[name] for name in ("beta", "feat_grad", "head_grad", "per_image")] == [8, True, False, True]
     on_device = {
         name: torch.tensor(value) for name, value in (("normalizer", 5), ("feat_scale", 6), ("head_scale", 7))

@@ -44,7 +44,7 @@ def _differences(axis: Axes, title: str, data: DataOutcome, base: str) -> None:
             continue
         pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         axis.plot(pairs, [place + 0.18] * len(pairs), "o", color=colour, alpha=0.55, ms=4)
-        if found.low is not None:
+        if found.low is not None and found.high is not None:
             axis.plot([found.low, found.high], [place - 0.12] * 2, color=colour, linewidth=2)
         axis.plot([found.mean], [place - 0.12], "D", color=colour, ms=5)
     _panel(axis, title, data)
