@@ -177,8 +177,6 @@ class DistillConfig(Options):
     """Run folder or checkpoint of the teacher, or `torchvision:NAME` for torchvision's COCO weights."""
     method: Method = "frs"
     """The paper's loss (frs), one of its two terms, or a baseline; see "Baselines" in docs/recipes.md."""
-    mask: Literal["score", "score-centerness"] = "score"
-    """FRS mask: highest class score of the teacher, or this times its center-ness (FCOS teachers only)."""
     feat_weight: Amount = 0.005
     """Weight of the feature loss relative to the detector's own losses."""
     head_weight: Amount = 0.02
@@ -199,13 +197,6 @@ class DistillConfig(Options):
     """Compile the teacher with torch.compile."""
     backend: str = "auto"
     """Backend of frs_kernels; `auto` uses the fastest one available."""
-
-    def check(self) -> None:
-        if self.mask != "score" and self.method in ("whole-map", "gt-box"):
-            raise UserError(
-                f"--mask {self.mask} changes nothing with --method {self.method}, which has its own mask. "
-                "Leave it out, or choose --method frs, frs-feature or frs-head."
-            )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.detection import FCOS
 from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -26,15 +26,6 @@ class FCOSDetector(DenseDetector):
 
     def losses(self, targets, head, anchors, sizes):
         return self.model.compute_loss(targets, head, anchors, [height * width for height, width in sizes])
-
-    def centerness(self, feat: Tensor) -> Tensor:
-        """How central a location is in its object, in 0..1: float32 [B, H, W] of one level [B, D, H, W].
-
-        Source: Tian et al., "FCOS", ICCV 2019, arXiv 1904.01355, section 3.4. torchvision computes it in the
-        regression tower.
-        """
-        tower = self.model.head.regression_head
-        return tower.bbox_ctrness(tower.conv(feat))[:, 0].float().sigmoid()
 
 
 class Head(FCOSHead):

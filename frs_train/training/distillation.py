@@ -15,7 +15,6 @@ import frs_kernels as frs
 from frs_train import distributed
 from frs_train.config import DistillConfig
 from frs_train.detectors import Detector, Outputs, Target, compatibility
-from frs_train.detectors.fcos import FCOSDetector
 from frs_train.errors import UserError
 from frs_train.training.learner import TERMS, Learner, autocast
 
@@ -51,12 +50,6 @@ class DistilledLearner(Learner):
             raise UserError(
                 "--method frs-head has nothing to learn from: the classification outputs of teacher and "
                 "student do not fit. Use the same detector, anchors and classes, or --method frs-feature."
-            )
-        if config.mask == "score-centerness" and not isinstance(teacher, FCOSDetector):
-            quality = "its class scores predict the IoU already" if teacher.family == "gfl" else "it has none"
-            raise UserError(
-                f"--mask score-centerness needs the center-ness of an FCOS teacher; this teacher is "
-                f"{teacher.family}: {quality}. Use --mask score."
             )
         self.levels = fit.levels
         # With several processes the masks are divided by the normalizer here (see _normalized).
@@ -115,11 +108,7 @@ class DistilledLearner(Learner):
     def teach(self, images: list[Tensor], size: int) -> Outputs:
         """The teacher's features, logits and masks of a batch, as constants."""
         with torch.inference_mode(), autocast(images[0].device, self.config.teacher_amp):
-            taught = self.teacher(images, size=size, masks=self.config.method.startswith("frs"))
-            if self.config.mask == "score-centerness":
-                levels = zip(taught.masks, taught.feats, strict=True)
-                taught.masks = [mask * self.teacher.centerness(feat) for mask, feat in levels]  # pyright: ignore[reportCallIssue]  # of FCOS, see __init__
-        return taught
+            return self.teacher(images, size=size, masks=self.config.method.startswith("frs"))
 
     def masks(self, taught: Outputs, targets: list[Target], images: list[Tensor]) -> list[Tensor]:
         """The masks [B, H, W] of the shared levels, by the method of the configuration."""
