@@ -22,7 +22,8 @@ ARGUMENTS = {
     "torchdistill_detection.py": ["torchdistill_faster_rcnn.yaml"],
     "ultralytics_measure_step.py": "--imgsz 64 --batch 2 --steps 2 --amp float32 --device cpu".split(),
 }
-NOT_RUN = {"tiny_data.py", "mmrazor_retinanet.py"}  # data for the others; a configuration
+# data for the others; a configuration; tests/train runs it
+NOT_RUN = {"tiny_data.py", "mmrazor_retinanet.py", "tutorial.py"}
 
 
 def test_no_example_is_forgotten():
