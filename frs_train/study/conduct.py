@@ -92,13 +92,11 @@ def make_data(plan: Plan, log: Log) -> None:
 def check_data(plan: Plan) -> None:
     """Opens every data set and every teacher that exists. Raises `UserError` if one cannot be used."""
     study, silent = plan.study, Log(quiet=True)
-    for name in study.data:
-        for arm in list(study.arms)[:1]:
-            open_data(plan.student(name, arm, study.seeds[0]).config, silent)
-        if checkpoint := plan.checkpoint(name):
-            read_detector(checkpoint, silent)
-    for config in {run.config.data.val_annotations: run.config for run in plan.tuning()}.values():
+    reported = [plan.student(name, next(iter(study.arms)), study.seeds[0]) for name in study.data]
+    for config in {str(run.config.data): run.config for run in (*reported, *plan.tuning())}.values():
         open_data(config, silent)
+    for checkpoint in {checkpoint for name in study.data if (checkpoint := plan.checkpoint(name))}:
+        read_detector(checkpoint, silent)
 
 
 def reported(plan: Plan) -> list[PlannedRun]:

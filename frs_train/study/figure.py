@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from frs_train.evaluation.pictures import PLAIN
 from frs_train.report.runs import COLOURS
 from frs_train.study.outcome import DataOutcome, Outcome
-from frs_train.study.statistics import difference, summary
+from frs_train.study.statistics import difference, pairs, summary
 from frs_train.text import printable
 
 
@@ -42,8 +42,8 @@ def _differences(axis: Axes, title: str, data: DataOutcome, base: str) -> None:
         found = difference(ours, theirs)
         if name == base or found is None:
             continue
-        pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-        axis.plot(pairs, [place + 0.18] * len(pairs), "o", color=colour, alpha=0.55, ms=4)
+        single = pairs(ours, theirs)
+        axis.plot(single, [place + 0.18] * len(single), "o", color=colour, alpha=0.55, ms=4)
         if found.low is not None and found.high is not None:
             axis.plot([found.low, found.high], [place - 0.12] * 2, color=colour, linewidth=2)
         axis.plot([found.mean], [place - 0.12], "D", color=colour, ms=5)

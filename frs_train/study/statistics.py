@@ -50,18 +50,23 @@ def summary(values: Mapping[int, float]) -> Summary | None:
     )
 
 
+def pairs(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
+    """`ours` minus `theirs` for each seed that both have."""
+    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+
+
 def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
     """`ours` minus `theirs`, paired by seed; seeds that one of them lacks are left out. None without pairs.
 
     Runs of one seed share initial weights and images, so that their difference varies less than they do.
     """
-    pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    if not pairs:
+    found = pairs(ours, theirs)
+    if not found:
         return None
-    mean = statistics.fmean(pairs)
-    if len(pairs) == 1:
+    mean = statistics.fmean(found)
+    if len(found) == 1:
         return Difference(1, mean, None, None)
-    if len(set(pairs)) == 1:  # no spread at all; scipy's interval would be NaN
-        return Difference(len(pairs), mean, mean, mean)
-    interval = stats.ttest_1samp(pairs, 0.0).confidence_interval(CONFIDENCE)
-    return Difference(len(pairs), mean, float(interval.low), float(interval.high))
+    if len(set(found)) == 1:  # no spread at all; scipy's interval would be NaN
+        return Difference(len(found), mean, mean, mean)
+    interval = stats.ttest_1samp(found, 0.0).confidence_interval(CONFIDENCE)
+    return Difference(len(found), mean, float(interval.low), float(interval.high))

@@ -20,6 +20,7 @@ from frs_train.config import RunConfig
 from frs_train.errors import Diverged, Stopped, UserError
 from frs_train.interrupt import SIGNALS
 from frs_train.options import from_dict, to_dict
+from frs_train.report.page import flatten
 from frs_train.study.plan import PlannedRun
 from frs_train.training.run_files import read_config, read_result
 
@@ -69,27 +70,14 @@ def result_of(run: PlannedRun) -> dict[str, Any] | None:
     if not (folder / "result.json").exists():
         return None
     saved = to_dict(from_dict(RunConfig, read_config(folder / "config.json")))
-    differing = _differing(saved, to_dict(run.config))
-    if differing:
-        name, before, now = differing
-        raise UserError(
-            f"{folder} holds a finished run with other options: {name} was {before!r} and is {now!r} in the "
-            "study. Choose another --out, or remove that folder."
-        )
+    before, planned = flatten(saved), flatten(to_dict(run.config))
+    for name in dict.fromkeys([*planned, *before]):
+        if name not in IGNORED and before.get(name) != planned.get(name):
+            raise UserError(
+                f"{folder} holds a finished run with other options: {name} was {before.get(name)!r} and is "
+                f"{planned.get(name)!r} in the study. Choose another --out, or remove that folder."
+            )
     return read_result(folder / "result.json")
-
-
-def _differing(
-    saved: dict[str, Any], planned: dict[str, Any], prefix: str = ""
-) -> tuple[str, Any, Any] | None:
-    for name, now in planned.items():
-        before = saved.get(name)
-        if isinstance(before, dict) and isinstance(now, dict):
-            if found := _differing(before, now, f"{prefix}{name}."):
-                return found
-        elif before != now and name not in IGNORED:
-            return f"{prefix}{name}", before, now
-    return None
 
 
 def _prepare() -> None:

@@ -16,9 +16,7 @@ STRONG = 20.0
 trials, the best weights had ratios of 1 to 8, and ratios above 20 were worse: docs/recipes.md, "Choosing the
 weights", has the figures. Values of losses separate them less well, because a loss may be flat."""
 HEALTHY = 5.0  # the ratio that the advice aims at
-UNLEARNED = (
-    0.1  # norm of the detection gradient in a level, relative to all levels: it learns next to nothing
-)
+UNLEARNED = 0.1  # norm of the detection gradient in a level / that of all: the level learns next to nothing
 STRAY = 0.5  # share of a term in such levels above which the divisor, and not only the weight, is to blame
 WEIGHTS = {"frs_feature": "feat_weight", "frs_head": "head_weight"}
 
