@@ -30,6 +30,7 @@ from frs_train.log import Log
 from frs_train.report.figures import curves
 from frs_train.report.page import write_report
 from frs_train.report.runs import read_runs
+from frs_train.text import markdown
 from frs_train.training import checkpoint
 from frs_train.training.checkpoint import read_detector
 from frs_train.training.datasets import open_eval
@@ -102,9 +103,7 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], data: DataConfi
     rows = [[name, *cells(result)] for name, result in results.items()]
     log.console.print(as_table(rows))
     log.say(verdict)
-    head = ["", *COLUMNS]
-    lines = [head, ["---"] * len(head), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = markdown([["", *COLUMNS], *rows])
     write_atomically(out / "results.md", f"{text}\n\n{verdict}\n".encode())
     write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
     detector, classes = read_detector(str(TEACHER), log)

@@ -10,6 +10,7 @@ from frs_train.report.page import document, escape, picture, table
 from frs_train.study import tables
 from frs_train.study.figure import figure
 from frs_train.study.outcome import Outcome
+from frs_train.text import markdown
 
 CAPTION = (
     "Left: every run is a dot, the bar is the mean. Right: differences of runs with the same seed; the "
@@ -26,7 +27,7 @@ def write_page(outcome: Outcome, out: Path) -> None:
     drawn = figure(outcome)
     drawn.savefig(out / "study.png", metadata={"Software": None})
     found = list(sections(outcome))
-    text = "\n".join(f"### {title}\n\n{tables.markdown(rows)}" for title, rows in found)
+    text = "\n".join(f"### {title}\n\n{markdown(rows)}\n" for title, rows in found)
     write_atomically(out / "study.md", text.encode())
     body = f"<p>{escape(METHOD)}</p>{picture(drawn, CAPTION)}"
     body += "".join(f"<section><h2>{escape(title)}</h2>{html(rows)}</section>" for title, rows in found)

@@ -89,11 +89,3 @@ def verdicts(outcome: Outcome) -> list[str]:
                     over = f"{cell(found)} mAP over {found.count} seeds"
                     lines.append(f"{name}: {arm} minus {base}: {over}: {found.verdict}.")
     return lines
-
-
-def markdown(rows: Rows) -> str:
-    """A table in Markdown; empty for no rows."""
-    if not rows:
-        return ""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from frs_train.report.benchmark.measure import Benchmark, Row
 from frs_train.report.benchmark.models import is_onnx
-from frs_train.text import printable
+from frs_train.text import markdown, printable
 
 UNKNOWN = "-"
 
@@ -101,8 +101,7 @@ def short(file: str) -> str:
 def as_markdown(result: Benchmark) -> str:
     """The table and its notes."""
     head = columns(result)
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *map(cells, result.rows)]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    text = markdown([head, *map(cells, result.rows)], ["---", *["---:"] * (len(head) - 1)])
     return f"{text}\n\n" + "\n".join(f"- {note}" for note in notes(result)) + "\n"
 
 

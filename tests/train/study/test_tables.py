@@ -8,6 +8,7 @@ from frs_train.study import tables
 from frs_train.study.figure import figure
 from frs_train.study.outcome import ArmOutcome, Candidate, DataOutcome, Outcome, RunOutcome, read_outcome
 from frs_train.study.page import sections
+from frs_train.text import markdown
 
 EVIDENCE = Path(__file__).resolve().parents[3] / "docs"
 
@@ -77,4 +78,4 @@ def test_the_tables_in_the_documentation_are_those_of_the_results():
     text = (EVIDENCE / "evidence.md").read_text()
     found = list(sections(read_outcome(EVIDENCE / "evidence/claim.json")))
     assert len(found) == 9
-    assert [title for title, rows in found if tables.markdown(rows) not in text] == []
+    assert [title for title, rows in found if markdown(rows) not in text] == []
