@@ -10,7 +10,9 @@ pytest.importorskip("tyro", reason="a training step needs frs_train, which needs
 
 from benchmarks import test_step as steps  # noqa: E402
 
-TINY = steps.Step("resnet18", "resnet10", 4, 64, 64, "bf16", feat_width=64)
+# On a CPU, torch 2.11 leaves parts of the gradient of a bfloat16 convolution of stride 2 uninitialized where
+# its input is one location, as level P6 of 64 pixels is.
+TINY = steps.Step("resnet18", "resnet10", 4, 128, 128, "bf16", feat_width=64)
 
 
 @pytest.mark.parametrize(
