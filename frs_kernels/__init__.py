@@ -1,10 +1,12 @@
 """Fused kernels for feature-richness (FRS) distillation of object detectors.
 
-Read :mod:`frs_kernels.reference` for the maths, then :mod:`frs_kernels.ops` for the public functions.
+Read :mod:`frs_kernels.reference` for the maths, then :mod:`frs_kernels.ops` and :mod:`frs_kernels.kl` for the
+public functions.
 """
 
 from . import reference
 from .dispatch import available_backends
+from .kl import weighted_kl
 from .levels import split_levels
 from .modules import FeatureAdapter, FRSDistillationLoss
 from .ops import explain_backend, frs_loss, frs_mask, weighted_bce, weighted_mse
@@ -23,5 +25,6 @@ __all__ = [
     "reference",
     "split_levels",
     "weighted_bce",
+    "weighted_kl",
     "weighted_mse",
 ]

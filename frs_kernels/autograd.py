@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .contract import NORMALIZERS, Scalar
 from .inductor import register_scaled_lowering
-from .inputs import LossInputs
+from .inputs import KLInputs, LossInputs
 from .output import FRSLossOutput
 from .torch_private import graph_is_retained, holds_several
 
@@ -60,10 +60,6 @@ def run_operator(namespace: str, inputs: LossInputs, feat_grad: bool, head_grad:
 
 def loss_arguments(inputs: LossInputs, feat_grad: bool, head_grad: bool) -> list:
     """The arguments of the loss operator, in the order of contract.LOSS_ARGUMENTS."""
-    if isinstance(inputs.normalizer, str):
-        normalizer, given_value = NORMALIZERS.index(inputs.normalizer), 1.0
-    else:
-        normalizer, given_value = NORMALIZERS.index("value"), inputs.normalizer
     return [
         inputs.student_feats,
         inputs.teacher_feats,
@@ -71,8 +67,7 @@ def loss_arguments(inputs: LossInputs, feat_grad: bool, head_grad: bool) -> list
         inputs.teacher_logits,
         inputs.masks,
         inputs.channel_weights,
-        normalizer,
-        *_number_and_tensor(given_value, inputs),
+        *_normalizer(inputs),
         *_number_and_tensor(inputs.feat_scale, inputs),
         *_number_and_tensor(inputs.head_scale, inputs),
         float(inputs.beta),
@@ -82,7 +77,39 @@ def loss_arguments(inputs: LossInputs, feat_grad: bool, head_grad: bool) -> list
     ]
 
 
-def _number_and_tensor(value: Scalar, inputs: LossInputs) -> tuple[float, Tensor | None]:
+def fused_kl(namespace: str, inputs: KLInputs) -> Tensor:
+    """Runs the operator kl of ``namespace`` on canonical inputs; differentiable in the student tensors."""
+    wants_grad = torch.is_grad_enabled() and any([t.requires_grad for t in inputs.student])
+    loss, pending, grads = getattr(torch.ops, namespace).kl.default(*kl_arguments(inputs, wants_grad))
+    if not grads:
+        return loss
+    return _Term.apply(namespace, loss, None, pending, len(grads), *grads, *inputs.student)[0]
+
+
+def kl_arguments(inputs: KLInputs, grad: bool) -> list:
+    """The arguments of the operator kl, in the order of contract.KL_ARGUMENTS."""
+    return [
+        inputs.student,
+        inputs.teacher,
+        inputs.weights,
+        inputs.over == "locations",
+        inputs.groups,
+        float(inputs.temperature),
+        *_normalizer(inputs),
+        *_number_and_tensor(inputs.scale, inputs),
+        grad,
+        inputs.per_image,
+    ]
+
+
+def _normalizer(inputs: LossInputs | KLInputs) -> tuple[int, float, Tensor | None]:
+    """The code of a normalizer, and the number and the tensor of one that the caller gives."""
+    if isinstance(inputs.normalizer, str):
+        return NORMALIZERS.index(inputs.normalizer), *_number_and_tensor(1.0, inputs)
+    return NORMALIZERS.index("value"), *_number_and_tensor(inputs.normalizer, inputs)
+
+
+def _number_and_tensor(value: Scalar, inputs: LossInputs | KLInputs) -> tuple[float, Tensor | None]:
     """A scalar as the operators take it: a number times an optional tensor on the device."""
     if isinstance(value, Tensor):
         return 1.0, value.detach().to(device=inputs.device, dtype=inputs.dtype, non_blocking=True)

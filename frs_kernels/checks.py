@@ -1,5 +1,6 @@
 """Checks of the public functions' arguments: every message names the argument, the level and both shapes."""
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .contract import DTYPES, NORMALIZERS, Normalizer, Scalar
-from .inputs import LossInputs
+from .inputs import KLInputs, LossInputs
 from .levels import Levels
 from .torch_private import records_derivatives
 
@@ -16,6 +17,7 @@ Shapes = dict[str, list[torch.Size]]  # of every list of tensors that is given, 
 
 _MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _RESIZE_HINT = "pass resize=True to FeatureAdapter or resize them first"
+_SAME_HINT = "both are logits of the same distributions"
 _CLASSES_HINT = "the head term needs the same classes, anchors and sizes; leave student_logits out otherwise"
 
 
@@ -73,8 +75,62 @@ def check(inputs: LossInputs) -> LossInputs:
     if inputs.per_image:
         _check_one_batch(shapes)
     if torch.is_grad_enabled():
-        _check_gradients(present)
+        _check_gradients(
+            present,
+            constants=("masks", "channel_weights"),
+            pairs=(("student_feats", "teacher_feats"), ("student_logits", "teacher_logits")),
+        )
     return inputs
+
+
+def check_kl(inputs: KLInputs) -> KLInputs:
+    """The inputs themselves. Raises ValueError or TypeError where they do not fit together."""
+    named = {"student": inputs.student, "teacher": inputs.teacher, "weight": inputs.weights}
+    present = {name: levels for name, levels in named.items() if levels}
+    shapes = {name: [tensor.shape for tensor in levels] for name, levels in present.items()}
+    _check_level_counts(shapes)
+    _check_devices(present)
+    _check_same_shape("student", "teacher", shapes, _SAME_HINT)
+    _check_distributions(inputs, shapes)
+    _check_temperature(inputs.temperature)
+    _check_normalizer(inputs.normalizer)
+    one_scalar("scale", inputs.scale)
+    if inputs.per_image:
+        _check_one_batch(shapes)
+    if torch.is_grad_enabled():
+        _check_gradients(present, constants=("weight",), pairs=(("student", "teacher"),))
+    return inputs
+
+
+def _check_distributions(inputs: KLInputs, shapes: Shapes) -> None:
+    """What the softmax runs over, and one weight for each location or channel."""
+    if inputs.over not in ("channels", "locations"):
+        raise ValueError(f"over {inputs.over!r} is none of ('channels', 'locations')")
+    if not isinstance(inputs.groups, int) or inputs.groups < 1:
+        raise ValueError(f"groups must be an integer >= 1, got {inputs.groups!r}")
+    over_locations = inputs.over == "locations"
+    if over_locations and inputs.groups != 1:
+        raise ValueError(f"groups divides channels: it goes with over='channels' only, got {inputs.groups}")
+    for level, shape in enumerate(shapes["student"]):
+        if shape[1] % inputs.groups != 0:
+            raise ValueError(
+                f"level {level}: the {shape[1]} channels of student {list(shape)} are no multiple of "
+                f"groups={inputs.groups}"
+            )
+    for level, (shape, weight) in enumerate(zip(shapes["student"], shapes.get("weight", []), strict=False)):
+        fits = weight == shape[:2] if over_locations else _same_locations(shape, weight, is_mask=True)
+        if not fits:
+            expected = "[B, C], one per channel" if over_locations else "[B, H, W], one per location"
+            raise ValueError(
+                f"level {level}: weight {list(weight)} must be {expected} of student {list(shape)}"
+            )
+
+
+def _check_temperature(temperature: float) -> None:
+    if not isinstance(temperature, (int, float)):
+        raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
 
 
 def _check_level_counts(shapes: Shapes) -> None:
@@ -152,16 +208,18 @@ def _check_one_batch(shapes: Shapes) -> None:
         raise ValueError(f"reduction='none' needs as many images in every level, {name} has {batches}")
 
 
-def _check_gradients(present: dict[str, list[Tensor]]) -> None:
+def _check_gradients(
+    present: dict[str, list[Tensor]], constants: tuple[str, ...], pairs: tuple[tuple[str, str], ...]
+) -> None:
     """Tensors that are constants in these losses must not look as if they received a gradient."""
-    for name in ("masks", "channel_weights"):
+    for name in constants:
         for level, tensor in enumerate(present.get(name, [])):
             if records_derivatives(tensor):
                 raise ValueError(
                     f"level {level}: {name} requires a gradient, which these losses do not compute: "
                     "detach it, or write the part of the loss that needs it in PyTorch"
                 )
-    for student, teacher in (("student_feats", "teacher_feats"), ("student_logits", "teacher_logits")):
+    for student, teacher in pairs:
         if student not in present or any(map(records_derivatives, present[student])):
             continue
         if any(map(records_derivatives, present[teacher])):
@@ -172,14 +230,23 @@ def _check_gradients(present: dict[str, list[Tensor]]) -> None:
 
 
 def _check_scalars(inputs: LossInputs) -> None:
-    names = NORMALIZERS[:-1]
-    if isinstance(inputs.normalizer, str) and inputs.normalizer not in names:
-        raise ValueError(f"normalizer {inputs.normalizer!r} is none of {names}, a number or a 0-d tensor")
-    one_scalar("normalizer", inputs.normalizer)
+    _check_normalizer(inputs.normalizer)
     one_scalar("feat_weight", inputs.feat_scale)
     one_scalar("head_weight", inputs.head_scale)
     if not inputs.beta >= 0:
         raise ValueError(f"beta must be >= 0, got {inputs.beta}")
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in ("sum", "mean", "none"):
+        raise ValueError(f"reduction {reduction!r} is none of ('sum', 'mean', 'none')")
+
+
+def _check_normalizer(normalizer: Normalizer) -> None:
+    names = NORMALIZERS[:-1]
+    if isinstance(normalizer, str) and normalizer not in names:
+        raise ValueError(f"normalizer {normalizer!r} is none of {names}, a number or a 0-d tensor")
+    one_scalar("normalizer", normalizer)
 
 
 def one_scalar(name: str, value: T | Sequence[T]) -> T:

@@ -14,6 +14,7 @@ Scalar = float | Tensor  # a number or a 0-d tensor
 NormalizerName = Literal["mask", "mask_channels", "batch", "numel", "mask_all_levels"]
 Normalizer = NormalizerName | float | Tensor
 Reduction = Literal["sum", "mean", "none"]
+Over = Literal["channels", "locations"]  # what a softmax runs over
 Backend = Literal["auto", "native", "triton", "eager"]
 
 # Ways to choose the normalizer Z_l. The position of a name is its code; the last means a number or a
@@ -72,6 +73,27 @@ _LOSS_SCHEMA = "({}) -> (Tensor, Tensor, Tensor, Tensor[], Tensor[])".format(
     ", ".join(f"{kind} {name}" for name, kind in LOSS_ARGUMENTS.items())
 )
 
+# The arguments of the operator ``kl``, likewise.
+KL_ARGUMENTS = {
+    "student": "Tensor[]",  # s [B, C, *spatial]
+    "teacher": "Tensor[]",  # T, like s
+    # w [B, *spatial], or [B, C] for over_locations, in the accumulation dtype; without them, 1
+    "weights": "Tensor[]",
+    "over_locations": "bool",  # whether a softmax runs over the locations of a channel
+    "groups": "int",  # softmaxes over the channels of a location; 1 for over_locations
+    "temperature": "float",
+    "normalizer": "int",  # the normalizer and the scale as in LOSS_ARGUMENTS
+    "normalizer_value": "float",
+    "normalizer_tensor": "Tensor?",
+    "scale": "float",
+    "scale_tensor": "Tensor?",
+    "grad": "bool",  # whether the gradients in student are wanted
+    "per_image": "bool",  # whether losses are wanted image by image; all levels then have one B
+}
+_KL_SCHEMA = "({}) -> (Tensor, Tensor, Tensor[])".format(
+    ", ".join(f"{kind} {name}" for name, kind in KL_ARGUMENTS.items())
+)
+
 # The operators of a fused backend.
 #
 # mask    Returns the FRS masks [B, *spatial], S = sigmoid(max_k T_k), in the accumulation dtype.
@@ -82,6 +104,8 @@ _LOSS_SCHEMA = "({}) -> (Tensor, Tensor, Tensor, Tensor[], Tensor[])".format(
 # imitation, head
 #         The operator loss under the name of the only term that the call has. Selective activation
 #         checkpointing can then save the one and recompute the other.
+# kl      Returns, scale included: the loss [], or [B] for per_image; pending [levels]; and the gradients of
+#         the sum of the loss in student, an empty list if not wanted.
 # scale_  grads[i] *= grad_output * pending[i]. grad_output is [], or [B] to scale image by image. The product
 #         is computed on the device, and what it would multiply by 1 is neither read nor written.
 # scaled  The same in new tensors: a copy and scale_, for every backend.
@@ -90,6 +114,7 @@ SCHEMAS = {
     "loss": _LOSS_SCHEMA,
     "imitation": _LOSS_SCHEMA,
     "head": _LOSS_SCHEMA,
+    "kl": _KL_SCHEMA,
     "scale_": "(Tensor(a!)[] grads, Tensor grad_output, Tensor pending) -> ()",
     "scaled": "(Tensor[] grads, Tensor grad_output, Tensor pending) -> Tensor[]",
 }

@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 from . import transforms
 from .backends import eager, native, triton
 from .contract import MAX_LEVELS
-from .inputs import LossInputs
+from .inputs import KLInputs, LossInputs
 from .torch_private import dual_level_is_open, is_exporting, transforms_are_active
 
 # What "auto" tries, in order, by device type. The order on GPUs follows from measurements on an H200
@@ -60,7 +60,7 @@ def available_backends() -> list[str]:
     return [name for name, backend in BACKENDS.items() if backend.unavailable() is None]
 
 
-def why_not(name: str, inputs: LossInputs) -> str | None:
+def why_not(name: str, inputs: LossInputs | KLInputs) -> str | None:
     """Why the backend cannot run for these arguments, or None if it can."""
     backend = load(name)
     if name != "eager" and inputs.num_levels > MAX_LEVELS:
@@ -70,7 +70,7 @@ def why_not(name: str, inputs: LossInputs) -> str | None:
     return backend.unsupported(inputs)
 
 
-def _recording_unsupported(inputs: LossInputs) -> str | None:
+def _recording_unsupported(inputs: LossInputs | KLInputs) -> str | None:
     """Why fused operators cannot run with what records them here, or None.
 
     They would drop all but the values of tensors that carry more, which are wrappers of torch.func and
@@ -90,7 +90,7 @@ def _recording_unsupported(inputs: LossInputs) -> str | None:
     return None
 
 
-def select(name: str, inputs: LossInputs) -> ModuleType:
+def select(name: str, inputs: LossInputs | KLInputs) -> ModuleType:
     """The backend module to run. Raises RuntimeError if the backend that the caller named cannot run."""
     if name == "auto":
         return load(_first_that_runs(inputs))
@@ -123,7 +123,7 @@ def _why_not_chosen(other: str, chosen: str, requested: str) -> str:
     return f"could run; {chosen} is preferred"
 
 
-def _first_that_runs(inputs: LossInputs) -> str:
+def _first_that_runs(inputs: LossInputs | KLInputs) -> str:
     *fused, last = PREFERENCE.get(inputs.device.type, ("eager",))
     for name in fused:
         if why_not(name, inputs) is None:

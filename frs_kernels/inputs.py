@@ -1,17 +1,17 @@
-"""The arguments of one loss call, and the canonical form in which the operators take them."""
+"""The arguments of one call of an operator, and the canonical form in which it takes them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from .contract import Normalizer, Scalar, accumulation_dtype
+from .contract import Normalizer, Over, Scalar, accumulation_dtype
 from .layouts import in_layout, layout
 
 
 @dataclass
 class LossInputs:
-    """The arguments of one call: lists over levels (empty where absent) and scalars.
+    """The arguments of the operators mask and loss: lists over levels (empty where absent) and scalars.
 
     A scale and a normalizer may be 0-d tensors, so that a factor on the device needs no synchronisation.
     """
@@ -91,6 +91,54 @@ class LossInputs:
             head_scale=self.head_scale,
             beta=self.beta,
             per_image=self.per_image,
+        )
+
+
+@dataclass
+class KLInputs:
+    """The arguments of the operator kl: lists over levels (``weights`` is empty where absent) and scalars."""
+
+    student: list[Tensor]  # s [B, C, H, W]
+    teacher: list[Tensor]  # T [B, C, H, W]
+    weights: list[Tensor] = field(default_factory=list)  # w [B, H, W], or [B, C] over locations
+    over: Over = "channels"
+    groups: int = 1
+    temperature: float = 1.0
+    normalizer: Normalizer = "mask"
+    scale: Scalar = 1.0
+    per_image: bool = False  # whether the loss is [B] instead of []
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return self.student + self.teacher
+
+    @property
+    def students(self) -> list[Tensor]:
+        """The tensors that may receive gradients."""
+        return self.student
+
+    @property
+    def device(self) -> torch.device:
+        return self.student[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The accumulation dtype."""
+        return accumulation_dtype(*self.tensors)
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.student)
+
+    def canonical(self) -> "KLInputs":
+        """The same call in the layouts and dtypes that the operator takes."""
+        student, teacher = (_one_dtype(levels, self.dtype) for levels in (self.student, self.teacher))
+        student, teacher = _aligned(student, teacher)
+        return replace(
+            self,
+            student=student,
+            teacher=teacher,
+            weights=[_constant(weights, self.dtype) for weights in self.weights],
         )
 
 

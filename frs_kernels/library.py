@@ -1,9 +1,10 @@
 """The operators: their registration, their results for fake tensors, and the libraries that implement them.
 
 A fused backend is a *namespace of operators* with the schemas of :data:`frs_kernels.contract.SCHEMAS`, of
-which it implements three: the last, ``scaled``, is made of ``scale_``. ``frs_kernels`` holds the native ones
-(C++ on the CPU, CUDA C++ on a GPU) and ``frs_kernels_triton`` the Triton ones. Schemas and fakes do not
-depend on the backend, so importing this module needs neither a compiler nor a built extension.
+which it implements all but ``scaled``, which is made of ``scale_``. ``frs_kernels`` holds the native ones
+(C++ on the CPU, CUDA C++ on a GPU, where ``kl`` is missing) and ``frs_kernels_triton`` the Triton ones.
+Schemas and fakes do not depend on the backend, so importing this module needs neither a compiler nor a built
+extension.
 
 The namespaces have the name under which the package is imported. A loader of kernels imports each build under
 a name of its own, so that one process can hold several.
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from .contract import LOSS_ARGUMENTS, SCHEMAS, accumulation_dtype
+from .contract import KL_ARGUMENTS, LOSS_ARGUMENTS, SCHEMAS, accumulation_dtype
 from .layouts import grad_like
 from .torch_private import mark_constant
 
@@ -44,6 +45,15 @@ def _loss_fake(*arguments):
     return losses, level_losses, pending, feat_grads, logit_grads
 
 
+def _kl_fake(*arguments):
+    named = dict(zip(KL_ARGUMENTS, arguments, strict=True))
+    student = named["student"]
+    dtype = accumulation_dtype(student[0])
+    loss = student[0].new_empty((student[0].shape[0],) if named["per_image"] else (), dtype=dtype)
+    pending = student[0].new_empty((len(student),), dtype=dtype)
+    return loss, pending, [grad_like(t) for t in student] if named["grad"] else []
+
+
 def _scale_fake(grads, grad_output, pending):
     return None
 
@@ -65,7 +75,7 @@ def define(namespace: str) -> torch.library.Library:
 
     library.impl("scaled", scaled, "CompositeExplicitAutograd")
     # These return gradients as results and record nothing, so a call needs no torch.no_grad() around it.
-    for name in ("loss", "imitation", "head"):
+    for name in ("loss", "imitation", "head", "kl"):
         library.impl(name, torch.library.fallthrough_kernel, "Autograd")
     return library
 
@@ -73,7 +83,7 @@ def define(namespace: str) -> torch.library.Library:
 def define_with_fakes(namespace: str) -> torch.library.Library:
     """Defines the operators of a namespace and their results for fake tensors."""
     library = define(namespace)
-    fakes = {"mask": _mask_fake, "scale_": _scale_fake, "scaled": _scaled_fake}
+    fakes = {"mask": _mask_fake, "kl": _kl_fake, "scale_": _scale_fake, "scaled": _scaled_fake}
     fakes |= dict.fromkeys(("loss", "imitation", "head"), _loss_fake)
     for name, fake in fakes.items():
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)

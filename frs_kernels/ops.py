@@ -252,8 +252,7 @@ def _masked_loss(
 ) -> FRSLossOutput:
     """The loss for one mask per level, or for several, merged into the one that gives the sum of their
     losses."""
-    if reduction not in ("sum", "mean", "none"):
-        raise ValueError(f"reduction {reduction!r} is none of ('sum', 'mean', 'none')")
+    checks.check_reduction(reduction)
     if (masks is None) == (mask_sets is None):
         raise ValueError("give either masks, or several of them as mask_sets")
     inputs.per_image = reduction == "none"

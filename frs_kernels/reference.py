@@ -7,6 +7,7 @@ the gradients to autograd. Levels may be one tensor or a sequence of them.
 Source: Du et al., "Distilling Object Detectors with Feature Richness", NeurIPS 2021 (arXiv 2111.00674).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import overload
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .contract import NORMALIZER_EPSILON, Normalizer, Reduction, Scalar, accumulation_dtype
+from .contract import NORMALIZER_EPSILON, Normalizer, Over, Reduction, Scalar, accumulation_dtype
 from .levels import Levels, as_list
 from .output import FRSLossOutput
 
@@ -140,6 +141,43 @@ def head_term(
     return levels
 
 
+def weighted_kl(
+    student: Levels,
+    teacher: Levels,
+    weights: Levels | None = None,
+    *,
+    over: Over = "channels",
+    groups: int = 1,
+    temperature: float = 1.0,
+    normalizer: Normalizer = "mask",
+    scale: Scalar = 1.0,
+    reduction: Reduction = "sum",
+) -> Tensor:
+    """tau^2 sum_l 1/Z_l sum w KL(p || q) with p = softmax(T / tau), q = softmax(s / tau).
+
+    The gradient is tau w (q - p) / Z_l.
+    """
+    levels = as_list(student)
+    if weights is None:  # one weight per location, or per channel
+        weights = [x.new_ones(x.shape[:2] if over == "locations" else (len(x), *x.shape[2:])) for x in levels]
+    terms: list[Tensor] = []
+    for s, t, w, _, z in _prepared(student, teacher, weights, None, normalizer):
+        divergence = temperature**2 * _divergence(s / temperature, t / temperature, over, groups)
+        terms.append(_scale_operand(scale) * _per_image(divergence, w, z))
+    return _reduced(terms, reduction)
+
+
+def _divergence(s: Tensor, t: Tensor, over: Over, groups: int) -> Tensor:
+    """sum p (log p - log q), 0 where p is 0: [B, L], of all groups together; over locations [B, C]."""
+    s, t = s.flatten(2), t.flatten(2)
+    if over == "channels":
+        s, t = (torch.unflatten(x, 1, (groups, x.shape[1] // groups)) for x in (s, t))
+    log_p, log_q = t.log_softmax(dim=2), s.log_softmax(dim=2)
+    p = log_p.exp()
+    divergence = torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(dim=2)
+    return divergence.sum(dim=1) if over == "channels" else divergence
+
+
 def _reduced(levels: list[Tensor], reduction: Reduction) -> Tensor:
     """One number, or one per image for "none", from the values [B] of the levels."""
     parts = levels if reduction == "none" else [level.sum() for level in levels]
@@ -163,7 +201,7 @@ def normalizer_values(
         return [shape[1] * mask.sum() + NORMALIZER_EPSILON for mask, shape in levels]
     if normalizer == "batch":
         return [shape[0] for shape in shapes]
-    return [shape[1] * mask.numel() for mask, shape in levels]
+    return [math.prod(shape) for shape in shapes]
 
 
 def _prepared(

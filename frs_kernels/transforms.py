@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .autograd import ONCE_DIFFERENTIABLE, multiplied, run_operator
-from .inputs import LossInputs
+from .inputs import KLInputs, LossInputs
 from .output import FRSLossOutput
 from .torch_private import active_transforms, layers
 
@@ -23,8 +23,10 @@ ONLY_EAGER = (
 )
 
 
-def unsupported(inputs: LossInputs) -> str | None:
+def unsupported(inputs: LossInputs | KLInputs) -> str | None:
     """Why fused operators cannot run inside the active transforms, or None."""
+    if isinstance(inputs, KLInputs):
+        return "only eager supports weighted_kl inside transforms of torch.func"
     if torch.compiler.is_compiling() or not active_transforms() <= {"grad", "vmap"}:
         return ONLY_EAGER
     if torch.is_grad_enabled() and any(derivatives(tensor) > 1 for tensor in inputs.students):

@@ -128,28 +128,39 @@ def compare(function, target: Target, arguments: dict, wrt: tuple[str, ...], ups
     exact, exact_grads = evaluate(function, doubled, wrt, upstream, backend="eager", **doubled_options)
     for index, results in enumerate(zip(actual, eager, exact, strict=True)):
         assert_as_accurate(*results, what=f"result {index}")
-    operands = operand_magnitudes(doubled, wrt, exact_grads, options.get("beta", 0.0))
+    operands = operand_magnitudes(doubled, wrt, exact_grads, options)
     for index, grads in enumerate(zip(actual_grads, eager_grads, exact_grads, strict=True)):
         assert_as_accurate(*grads, what=f"gradient {index}", operands=operands[index])
     return actual, actual_grads
 
 
-def operand_magnitudes(arguments: dict, wrt: tuple[str, ...], grads: list[Tensor], beta: float) -> list:
-    """For each gradient that is a multiple of p - q, two sigmoids, the same multiple of p + q; 0 for others.
+def operand_magnitudes(arguments: dict, wrt: tuple[str, ...], grads: list[Tensor], options: dict) -> list:
+    """For each gradient that is a multiple of p - q, two probabilities, the same multiple of p + q; else 0.
 
     The gradient in a student's logit is S / Z (p - q), hence S / Z (p + q). The focal form has a power of the
     difference up to 1 + beta, which multiplies its relative error by as much.
     """
+    beta = options.get("beta", 0.0)
     magnitudes = []
     for name in wrt:
         for level, student in enumerate(_list(arguments[name])):
             magnitude = 0.0
-            if name == "student_logits":
-                p, q = student.sigmoid(), _list(arguments["teacher_logits"])[level].sigmoid()
+            if name in ("student_logits", "student"):
+                teacher = _list(arguments[name.replace("student", "teacher")])[level]
+                p, q = (softmax(x, options) if name == "student" else x.sigmoid() for x in (student, teacher))
                 multiple = (grads[len(magnitudes)] / (p - q)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-                magnitude = (1 + beta) * multiple.abs() * (p + q)
+                magnitude = ((1 + beta) * multiple.abs() * (p + q)).nan_to_num(nan=0.0)
             magnitudes.append(magnitude)
     return magnitudes
+
+
+def softmax(logits: Tensor, options: dict) -> Tensor:
+    """The probabilities that weighted_kl compares under these options."""
+    logits = logits / options.get("temperature", 1.0)
+    if options.get("over") == "locations":
+        return logits.flatten(2).softmax(dim=2).reshape(logits.shape)
+    groups = options.get("groups", 1)
+    return logits.unflatten(1, (groups, logits.shape[1] // groups)).softmax(dim=2).flatten(1, 2)
 
 
 def _list(value) -> list:

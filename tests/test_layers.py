@@ -8,7 +8,7 @@ MODULES = imports.modules("frs_kernels")
 LAYERS = (
     "torch_private", "contract", "output", "layouts", "levels", "inputs", "checks", "library", "cpu_settings",
     "inductor",
-    "reference", "autograd", "transforms", "backends", "dispatch", "ops", "modules", "integrations",
+    "reference", "autograd", "transforms", "backends", "dispatch", "ops", "kl", "modules", "integrations",
     "frs_kernels", "info",
 )  # fmt: skip
 

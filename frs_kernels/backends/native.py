@@ -2,6 +2,7 @@
 
 import torch
 
+from ..inputs import KLInputs, LossInputs
 from ..library import NATIVE, build_info, constant_result, load_native
 from . import devices
 
@@ -24,8 +25,10 @@ def unavailable_on(device: torch.device) -> str | None:
     return reason
 
 
-def unsupported(inputs) -> str | None:
+def unsupported(inputs: LossInputs | KLInputs) -> str | None:
     """Why the backend cannot run for these arguments, or None."""
+    if isinstance(inputs, KLInputs) and inputs.device.type == "cuda":
+        return "weighted_kl has no kernel in CUDA C++, but one in Triton"
     return unavailable_on(inputs.device)
 
 
