@@ -1,8 +1,8 @@
 """The table of other losses in docs/integrations.md: its calls, and what the tests of its rows share.
 
-A test compares the call exactly as written there, and the function of examples/other_losses.py if there is
-one, with the arithmetic of the method's own code (of the paper, where the row says so), written in eager
-PyTorch from its description.
+A test compares the call exactly as written there, and the function of the examples if there is one, with
+the arithmetic of the method's own code (of the paper, where the row says so), written in eager PyTorch from
+its description.
 """
 
 import re
@@ -24,7 +24,8 @@ CALLS = dict(re.findall(r"^\| ([^|]+) \| `(\w+\(.+\))` \|", DOCS.read_text(), fl
 def row(method: str) -> Callable:
     """Parametrises a test with the documented call of a method, as a function of the names in it."""
     code = compile(CALLS[method], f"{DOCS}: {method}", "eval")
-    functions = {name: getattr(frs, name) for name in ("frs_loss", "weighted_mse", "weighted_bce")}
+    losses = ("frs_loss", "weighted_mse", "weighted_bce", "weighted_kl")
+    functions = {name: getattr(frs, name) for name in losses}
     return pytest.mark.parametrize(
         "call", [lambda **names: eval(code, functions | names)], ids=["documented"]
     )

@@ -13,6 +13,7 @@ NEEDS = {
     "plain_pytorch.py": "torchvision",
     "mmdetection_style.py": "torch",
     "other_losses.py": "torch",
+    "softmax_losses.py": "torch",
     "mmrazor_losses.py": "mmengine",
     "torchdistill_detection.py": "torchdistill",
     "ultralytics_yolo26.py": "ultralytics",
