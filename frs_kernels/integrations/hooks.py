@@ -181,6 +181,22 @@ def class_logits(output: Any) -> list[Tensor]:
     return tensors_in(output)
 
 
+def softmax_logits(output: Any) -> list[Tensor]:
+    """The same for weighted_kl. Logits [N, C] of images or proposals become [N, C, 1], of one location.
+
+    Raises:
+        ValueError: for three dimensions, where classes or locations may come first.
+    """
+    levels = class_logits(output)
+    for level, logits in enumerate(levels):
+        if logits.dim() == 3:
+            raise ValueError(
+                f"level {level}: logits {list(logits.shape)} must be [N, C] or [B, C, H, W]; "
+                "of three dimensions, the classes may be the second or the last"
+            )
+    return [logits[..., None] if logits.dim() == 2 else logits for logits in levels]
+
+
 def _everything(output: Any) -> Any:
     return output
 

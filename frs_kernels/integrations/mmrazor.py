@@ -1,4 +1,4 @@
-"""FRS losses, connector and warm-up hook for MMRazor's ``ConfigurableDistiller``, by configuration alone.
+"""Losses, connector and warm-up hook for MMRazor's ``ConfigurableDistiller``, by configuration alone.
 
 They are registered in MMEngine's root registries, to which those of MMRazor and MMDetection fall back::
 
@@ -26,11 +26,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..contract import Backend, Normalizer
+from ..kl import weighted_kl
 from ..levels import Levels, as_list
 from ..modules import FeatureAdapter, FRSDistillationLoss
 from ..ops import frs_loss, frs_mask, weighted_bce
 from . import configurable, need
-from .hooks import class_logits
+from .hooks import class_logits, softmax_logits
 
 need("mmengine")
 
@@ -131,17 +132,69 @@ class FRSHeadLoss(_Term):
         )  # fmt: skip
 
 
+@MODELS.register_module()
+@configurable
+class FRSKLDivergence(_Term):
+    """MMRazor's KLDivergence for all levels at once, of class logits or of the bins of box edges (LD).
+
+    Args:
+        tau: the temperature.
+        groups: the softmaxes of a location, each over as many adjacent channels: 4 for the edges of GFL.
+        normalizer: the default is MMRazor's ``reduction="batchmean"``; 1.0 is its ``"sum"``, and "numel" its
+            ``"mean"``.
+    """
+
+    def __init__(
+        self,
+        tau: float = 1.0,
+        loss_weight: float = 1.0,
+        groups: int = 1,
+        normalizer: Normalizer = "batch",
+        backend: Backend = "auto",
+    ):
+        super().__init__(loss_weight, normalizer, backend)
+        self.tau = tau
+        self.groups = groups
+
+    # MMRazor's configurations have these two names.
+    def forward(self, preds_S: Any, preds_T: Any, t_logits: Any = None) -> Tensor:
+        """The FRS mask of the teacher's class logits ``t_logits``, if given, weights the locations."""
+        return weighted_kl(
+            softmax_logits(preds_S), softmax_logits(preds_T),
+            None if t_logits is None else frs_mask(softmax_logits(t_logits)),
+            groups=self.groups, temperature=self.tau, scale=self.loss_weight * self.warmup_factor,
+            normalizer=self.normalizer, backend=self.backend,
+        )  # fmt: skip
+
+
+@MODELS.register_module()
+@configurable
+class FRSChannelWiseDivergence(_Term):
+    """MMRazor's ChannelWiseDivergence (CWD) for all levels at once; ``tau`` is the temperature."""
+
+    def __init__(self, tau: float = 1.0, loss_weight: float = 1.0, backend: Backend = "auto"):
+        super().__init__(loss_weight, "mask", backend)
+        self.tau = tau
+
+    def forward(self, preds_S: Levels, preds_T: Levels) -> Tensor:
+        return weighted_kl(
+            as_list(preds_S), as_list(preds_T), over="locations",
+            temperature=self.tau, scale=self.loss_weight * self.warmup_factor,
+            normalizer=self.normalizer, backend=self.backend,
+        )  # fmt: skip
+
+
 @HOOKS.register_module()
 @configurable
 class FRSWarmupHook(Hook):
-    """Linear warm-up of the weights of all FRS losses, counted in optimizer steps.
+    """Linear warm-up of the weights of all these losses, counted in optimizer steps.
 
     One optimizer step takes ``accumulative_counts`` iterations, an option of the runner's ``optim_wrapper``.
     The steps are the runner's, so a resumed run continues the warm-up.
 
     Args:
-        iters: optimizer steps until the full weights of FRSFeatureLoss and FRSHeadLoss apply; FRSLoss has
-            its own ``warmup_iters``.
+        iters: optimizer steps until the full weights of all losses but FRSLoss apply, which has its own
+            ``warmup_iters``.
     """
 
     def __init__(self, iters: int = 500):

@@ -3,6 +3,7 @@
 ``dependencies: [{name: frs_kernels.integrations.torchdistill}]`` in a configuration registers
 
 - ``FRSLoss``, a mid-level loss of the tensors that forward hooks have stored;
+- ``FRSKLLoss``, a mid-level loss of softmax distributions (Hinton's KD, CWD) of such tensors;
 - ``FRSStudent``, a student with adapters after its feature pyramid (their path is "adapter");
 - ``FRSTeacher``, a teacher in evaluation mode and without gradients: torchdistill itself leaves a teacher in
   the mode in which it was built, which is training mode.
@@ -13,12 +14,13 @@
 import torch
 from torch import Tensor, nn
 
-from ..contract import Backend, Normalizer
+from ..contract import Backend, Normalizer, Over
+from ..kl import weighted_kl
 from ..levels import split_levels
 from ..modules import Adapter, FeatureAdapter, resized
 from ..ops import frs_loss
 from . import configurable, need
-from .hooks import class_logits, tensors_in
+from .hooks import class_logits, softmax_logits, tensors_in
 
 need("torchdistill")
 
@@ -106,6 +108,54 @@ class FRSLoss(nn.Module):
             normalizer=self.normalizer,
             backend=self.backend,
         ).total
+
+
+@register_mid_level_loss(key="FRSKLLoss")
+@configurable
+class FRSKLLoss(nn.Module):
+    """The divergence of softmax distributions, of one module or of all levels of a pyramid.
+
+    With ``normalizer="batch"`` it is the soft part of torchdistill's KDLoss, ``temperature``^2 included.
+
+    Args:
+        student, teacher: ``{path: ..., io: output}``: logits [N, C] or [B, C, H, W], or features for
+            ``over="locations"`` (CWD); or a list or a dict with one such tensor per level.
+        over, groups, temperature, normalizer, scale, backend: as in :func:`frs_kernels.weighted_kl`.
+    """
+
+    def __init__(
+        self,
+        student: dict,
+        teacher: dict,
+        *,
+        over: Over = "channels",
+        groups: int = 1,
+        temperature: float = 1.0,
+        normalizer: Normalizer = "mask",
+        scale: float = 1.0,
+        backend: Backend = "auto",
+    ):
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+        self.over: Over = over
+        self.groups = groups
+        self.temperature = temperature
+        self.normalizer: Normalizer = normalizer
+        self.scale = scale
+        self.backend: Backend = backend
+
+    def forward(self, student_io_dict: dict, teacher_io_dict: dict, targets=None, *args, **kwargs) -> Tensor:
+        return weighted_kl(
+            softmax_logits(_stored(student_io_dict, self.student)),
+            softmax_logits(_stored(teacher_io_dict, self.teacher)),
+            over=self.over,
+            groups=self.groups,
+            temperature=self.temperature,
+            normalizer=self.normalizer,
+            scale=self.scale,
+            backend=self.backend,
+        )
 
 
 @register_auxiliary_model_wrapper(key="FRSTeacher")

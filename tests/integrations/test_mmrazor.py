@@ -132,7 +132,8 @@ class Recording(Hook):
 
 
 def test_the_losses_are_found_from_a_child_registry_by_name():
-    for name in ("FRSLoss", "FRSFeatureLoss", "FRSHeadLoss", "FRSConnector"):
+    losses = ("FRSLoss", "FRSFeatureLoss", "FRSHeadLoss", "FRSKLDivergence", "FRSChannelWiseDivergence")
+    for name in (*losses, "FRSConnector"):
         assert RAZOR_MODELS.get(name) is MODELS.get(name)
     assert HOOKS.get("FRSWarmupHook") is FRSWarmupHook
 
