@@ -111,6 +111,13 @@ def target(request) -> Target:
 
 
 @pytest.fixture
+def has_kl(target) -> None:
+    """Skips the target that has no operator kl, for pytest.mark.usefixtures."""
+    if target == Target("native", "cuda"):
+        pytest.skip("weighted_kl has no kernel in CUDA C++")
+
+
+@pytest.fixture
 def refused():
     """Calls a function that must raise ValueError or TypeError, and returns the message."""
 

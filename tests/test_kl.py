@@ -11,6 +11,7 @@ from kl_cases import WRT, arguments
 
 import frs_kernels as frs
 
+pytestmark = pytest.mark.usefixtures("has_kl")
 OVER = ("channels", "locations")
 SHAPES = [
     pytest.param((4, 4, SIZES), id="one channel per group"),
