@@ -1,5 +1,9 @@
 """torchdistill's own losses of softmax distributions against weighted_kl, and FRSKLLoss in its registry."""
 
+import re
+import textwrap
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,11 +13,12 @@ import frs_kernels as frs
 
 pytest.importorskip("torchdistill", reason="needs torchdistill (pip install torchdistill)")
 
-from published_losses import levels, same  # noqa: E402
+from published_losses import DOCS, levels, same  # noqa: E402
 from torchdistill.losses.registry import get_mid_level_loss  # noqa: E402
 
 from frs_kernels.integrations.torchdistill import FRSKLLoss  # noqa: E402
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PATHS = {"student_module_path": "fc", "teacher_module_path": "fc"}
 PATHS |= {"student_module_io": "output", "teacher_module_io": "output"}
 
@@ -130,3 +135,22 @@ def test_flat_logits_are_refused():
     flat = {"fc": {"output": torch.randn(2, 30, 4)}}
     with pytest.raises(ValueError, match=r"level 0: logits \[2, 30, 4\] must be \[N, C\] or \[B, C, H, W\]"):
         kl_loss_of_a_configuration()(flat, flat)
+
+
+def test_the_configuration_of_the_docs_in_a_training_box(tmp_path):
+    pytest.importorskip("torchvision", reason="needs torchvision (pip install torchvision)")
+    from torchdistill_detection import distillation_box, train
+
+    (term,) = re.findall(r"^```yaml\n(cwd:.*?)^```", DOCS.read_text(), flags=re.DOTALL | re.MULTILINE)
+    file = tmp_path / "cwd.yaml"
+    sub_terms = (EXAMPLES / "torchdistill_retinanet.yaml").read_text()  # it ends with them
+    file.write_text(sub_terms + textwrap.indent(term, " " * 8))
+    torch.manual_seed(0)
+    box = distillation_box(file)
+    criterion, weight = box.criterion.term_dict["cwd"]
+    seen = []
+    box.criterion.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    assert all(torch.tensor(train(box)).isfinite()) and weight == 10.0
+    student, teacher = seen[0]["student"]["adapter"]["output"], seen[0]["teacher"]["teacher_model.backbone"]
+    expected = frs.reference.weighted_kl(student, list(teacher["output"].values()), over="locations")
+    torch.testing.assert_close(criterion(seen[0]["student"], seen[0]["teacher"], None), expected)
