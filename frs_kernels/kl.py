@@ -28,8 +28,8 @@ def weighted_kl(
     """Kullback-Leibler divergence between softmax distributions, weighted by a map.
 
     ``scale * tau^2 * sum_l 1/Z_l sum w KL(p || q)`` with ``p = softmax(T / tau)``, ``q = softmax(s / tau)``.
-    Gradients flow to ``student`` only; they are exactly 0 where student equals teacher. A logit of -Inf in
-    both is a class or bin that neither has.
+    Gradients flow to ``student`` only. Of the fused backends they are exactly 0 where student equals teacher.
+    A logit of -Inf in both is a class or bin that neither has.
 
     Args:
         student: logits s, ``[B, C, H, W]`` or ``[B, C, L]``, or a sequence of levels. float32, float16,
