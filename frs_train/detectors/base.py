@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ class Outputs:
     """[B, D, H, W]: the pyramid."""
     cls_logits: list[Tensor]
     """[B, A*K, H, W]: classification logits (RPN objectness for Faster R-CNN), channel-major views."""
+    edge_logits: list[Tensor] = field(default_factory=list)
+    """[B, 4*(R+1), H, W]: logits of the distances of the four edges of a box, channel-major views. Empty
+    without targets unless requested, and always for a detector without such distributions."""
     losses: dict[str, Tensor] = field(default_factory=dict)
     """0-d detection losses by name; empty without targets."""
     masks: list[Tensor] = field(default_factory=list)
@@ -39,6 +42,11 @@ class Outputs:
     """(height, width) of each image after resizing, before padding."""
     padded_size: tuple[int, int] = (0, 0)
     """(height, width) of the padded batch, from which H and W of each level follow."""
+
+    def at(self, levels: Sequence[int]) -> Outputs:
+        """These results on some of the levels only, in this order. Losses and sizes stay."""
+        lists = {name: getattr(self, name) for name in ("feats", "cls_logits", "edge_logits", "masks")}
+        return replace(self, **{name: [found[i] for i in levels] for name, found in lists.items() if found})
 
 
 class Detector(nn.Module):
@@ -76,16 +84,19 @@ class Detector(nn.Module):
         *,
         size: int | None = None,
         masks: bool = False,
+        edges: bool = False,
     ) -> Outputs:
         """Losses (if targets are given), pyramid and classification logits of a batch. The head runs once.
 
-        Without targets, only what distillation needs is computed: no box branch, no second stage.
+        Without targets, only what distillation needs is computed: no second stage, and no box branch unless
+        it is requested.
 
         Args:
             images: tensors [3, h, w] in 0..1; their sizes may differ.
             targets: one dictionary per image (see `Target`); boxes have positive width and height.
             size: shorter image side after resizing; None is the last `min_size` of the configuration.
             masks: also compute the FRS mask of each level, right after the head has computed the level.
+            edges: also compute the edge logits without targets; only for a detector that has them.
         """
         batch, resized = self.prepare(images, targets, size)
         feats = self.features(batch)
@@ -97,8 +108,10 @@ class Detector(nn.Module):
                 outputs.cls_logits.append(self.classify(feat))
                 if masks:
                     outputs.masks.append(frs.frs_mask(outputs.cls_logits[-1]))
+            if edges:
+                outputs.edge_logits = self.locate(feats)
             return outputs
-        outputs.cls_logits, outputs.losses = self.train_step(batch, feats, resized)
+        self.train_step(batch, resized, outputs)
         if masks:
             outputs.masks = list(frs.frs_mask([logits.detach() for logits in outputs.cls_logits]))
         return outputs
@@ -150,10 +163,12 @@ class Detector(nn.Module):
         """Classification logits [B, A*K, H, W] of one level, strided like those of training."""
         raise NotImplementedError
 
-    def train_step(
-        self, batch: ImageList, feats: list[Tensor], targets: list[Target]
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Runs the head once; returns the classification logits per level and the detection losses."""
+    def locate(self, feats: list[Tensor]) -> list[Tensor]:
+        """Edge logits [B, 4*(R+1), H, W] of all levels, strided like those of training."""
+        raise NotImplementedError
+
+    def train_step(self, batch: ImageList, targets: list[Target], outputs: Outputs) -> None:
+        """Runs the head once on the pyramid of `outputs`, and adds logits and detection losses to it."""
         raise NotImplementedError
 
     def postprocess(self, batch: ImageList, feats: list[Tensor]) -> list[dict[str, Tensor]]:
@@ -164,6 +179,10 @@ class Detector(nn.Module):
         """A key: the logits of two detectors mean the same, channel by channel, if their keys are equal."""
         anchors = self.anchor_generator
         return self.family, self.num_classes, tuple(anchors.sizes), tuple(anchors.aspect_ratios)
+
+    def edge_signature(self) -> tuple | None:
+        """The same for the edge logits; None for a detector without them."""
+        return None
 
     @property
     def anchor_generator(self) -> nn.Module:
@@ -177,12 +196,16 @@ class DenseDetector(Detector):
         head = self.model.head.classification_head
         return head.cls_logits(head.conv(feat)).contiguous(memory_format=torch.channels_last)
 
-    def train_step(self, batch, feats, targets):
+    def train_step(self, batch, targets, outputs):
+        feats = outputs.feats
         head = self.run_head(feats)
         sizes = [tuple(feat.shape[-2:]) for feat in feats]
-        logits = frs.split_levels(head["cls_logits"], sizes, self.num_anchors)
+        outputs.cls_logits = frs.split_levels(head["cls_logits"], sizes, self.num_anchors)
+        if self.edge_signature():
+            outputs.edge_logits = frs.split_levels(head["bbox_regression"], sizes, self.num_anchors)
         targets = [{**target, "labels": target["labels"] - 1} for target in targets]
-        return logits, self.losses(targets, head, anchors_of(self.anchor_generator, batch, feats), sizes)
+        anchors = anchors_of(self.anchor_generator, batch, feats)
+        outputs.losses = self.losses(targets, head, anchors, sizes)
 
     def postprocess(self, batch, feats):
         counts = [feat.shape[-2] * feat.shape[-1] * self.num_anchors for feat in feats]

@@ -40,10 +40,11 @@ class FasterRCNNDetector(Detector):
         head = self.model.rpn.head
         return head.cls_logits(head.conv(feat))
 
-    def train_step(self, batch, feats, targets):
-        objectness, proposals, losses = self.propose(batch, feats, targets)
+    def train_step(self, batch, targets, outputs):
+        feats = outputs.feats
+        outputs.cls_logits, proposals, losses = self.propose(batch, feats, targets)
         _, box_losses = self.model.roi_heads(self.named(feats), proposals, batch.image_sizes, targets)
-        return objectness, losses | box_losses
+        outputs.losses = losses | box_losses
 
     def postprocess(self, batch, feats):
         with torch.autocast(feats[0].device.type, enabled=False):  # bfloat16 would round the boxes

@@ -28,6 +28,14 @@ DISTRIBUTION_WEIGHT = 0.25
 class GFLDetector(DenseDetector):
     family = "gfl"
 
+    def locate(self, feats):
+        maps = self.model.head.regression_head.maps(feats)
+        return [level.contiguous(memory_format=torch.channels_last) for level in maps]
+
+    def edge_signature(self):
+        """Distances are measured in anchors (see `DistributionCoder.unit`)."""
+        return self.family, MAX_DISTANCE, tuple(self.anchor_generator.sizes)
+
     def losses(self, targets, head, anchors, sizes):
         return self.model.compute_loss(targets, head, anchors, [height * width for height, width in sizes])
 
@@ -73,10 +81,13 @@ class DistributionHead(nn.Module):
 
     def forward(self, feats: list[Tensor]) -> Tensor:
         """list of [B, D, H, W] -> [B, sum(H*W), 4 * (R + 1)]."""
-        maps = [
+        return torch.cat([level.flatten(2).transpose(1, 2) for level in self.maps(feats)], dim=1)
+
+    def maps(self, feats: list[Tensor]) -> list[Tensor]:
+        """list of [B, D, H, W] -> list of [B, 4 * (R + 1), H, W]."""
+        return [
             self.distances(self.conv(feat)) * scale for feat, scale in zip(feats, self.scales, strict=True)
         ]
-        return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
 
 
 class GFLHead(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from tiny_detectors import batch, seeded_on_one_thread, tiny
 from torchvision.ops import box_iou, generalized_box_iou
 
+import frs_kernels as frs
 from frs_train import distributed
 from frs_train.detectors import gfl, gfl_loss
 
@@ -182,6 +183,48 @@ def test_losses_of_the_detector_match_their_formulas():
     assert found["classification"].item() == pytest.approx((quality / positives).item(), rel=1e-4)
     assert found["bbox_regression"].item() == pytest.approx((2.0 * box / total).item(), rel=1e-4)
     assert found["bbox_distribution"].item() == pytest.approx((0.25 * spread / total).item(), rel=1e-4)
+
+
+def outputs_of(detector, **options):
+    images, targets = batch()
+    with torch.no_grad():
+        return detector(images, size=64, **options), detector(images, targets, size=64)
+
+
+def test_edge_logits_without_targets_equal_those_of_training():
+    """Both are channel-major, so that no copy is needed."""
+    alone, trained = outputs_of(tiny("gfl").eval(), edges=True)
+    assert [edges.shape[1] for edges in alone.edge_logits] == [4 * 17] * 5
+    for one, other in zip(alone.edge_logits, trained.edge_logits, strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.stride(1) == other.stride(1) == 1
+
+
+def test_edge_logits_are_computed_only_where_they_are_needed():
+    detector, runs = tiny("gfl").eval(), []
+    detector.model.head.regression_head.distances.register_forward_hook(lambda *_: runs.append(1))
+    alone, trained = outputs_of(detector)
+    assert alone.edge_logits == [] and len(trained.edge_logits) == 5 == len(runs)
+    for family in ("fcos", "faster-rcnn"):
+        assert outputs_of(tiny(family).eval())[1].edge_logits == []
+
+
+def test_edge_logits_are_views_of_the_head_that_gives_the_losses():
+    detector, seen = tiny("gfl"), []
+    detector.model.head.register_forward_hook(lambda _, __, out: seen.append(out["bbox_regression"]))
+    _, trained = outputs_of(detector)
+    storage = seen[0].untyped_storage().data_ptr()
+    assert all(edges.untyped_storage().data_ptr() == storage for edges in trained.edge_logits)
+    flat = torch.cat([edges.flatten(2).transpose(1, 2) for edges in trained.edge_logits], dim=1)
+    assert torch.equal(flat, seen[0]) and len(frs.split_levels(flat, [(flat.shape[1], 1)], 1)) == 1
+
+
+def test_outputs_at_some_levels():
+    _, trained = outputs_of(tiny("gfl"))
+    some = trained.at([3, 1])
+    for name in ("feats", "cls_logits", "edge_logits"):
+        assert [id(level) for level in getattr(some, name)] == [id(getattr(trained, name)[i]) for i in (3, 1)]
+    assert some.masks == [] and some.losses is trained.losses
 
 
 def test_divisors_are_means_over_processes(monkeypatch):
