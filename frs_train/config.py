@@ -19,7 +19,7 @@ from frs_train.options import Options, real, several, whole
 
 Family = Literal["retinanet", "fcos", "faster-rcnn", "gfl"]
 Backbone = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "mobilenet-v3"]
-Method = Literal["none", "whole-map", "gt-box", "frs-feature", "frs-head", "frs"]
+Method = Literal["none", "whole-map", "gt-box", "frs-feature", "frs-head", "frs", "ld", "cwd", "kd"]
 Precision = Literal["none", "bf16", "fp16"]
 Split = Literal["train", "val", "test"]
 
@@ -32,6 +32,7 @@ Seed = whole(0, 2**32 - 1)
 Fraction = real(0, 1)
 Decay = real(0, 1, below=True)
 Amount = real(0, 1e30)  # float32 holds its product with a batch size
+Temperature = real(0, 1000, above=True)
 
 MULTIPLE = 32  # sides of a network's input are multiples of it: a detector pads its images
 
@@ -176,13 +177,25 @@ class DistillConfig(Options):
     teacher: str | None = None
     """Run folder or checkpoint of the teacher, or `torchvision:NAME` for torchvision's COCO weights."""
     method: Method = "frs"
-    """The paper's loss (frs), one of its two terms, or a baseline; see "Baselines" in docs/recipes.md."""
+    """The paper's loss (frs), one of its two terms, a baseline, or ld, cwd or kd; see docs/recipes.md."""
     feat_weight: Amount = 0.005
     """Weight of the feature loss relative to the detector's own losses."""
     head_weight: Amount = 0.02
     """Weight of the head loss (classification logits) relative to the detector's own losses."""
+    ld_weight: Amount = 0.25
+    """Weight of ld: box edges of a GFL, a softmax over the bins of each edge, weighted by the FRS mask."""
+    ld_temperature: Temperature = 10.0
+    """Temperature of ld."""
+    cwd_weight: Amount = 10.0
+    """Weight of cwd: adapted features, a softmax over the locations of each channel, no mask."""
+    cwd_temperature: Temperature = 1.0
+    """Temperature of cwd."""
+    kd_weight: Amount = 10.0
+    """Weight of kd: class logits, a softmax over the classes of each anchor, weighted by the FRS mask."""
+    kd_temperature: Temperature = 2.0
+    """Temperature of kd."""
     warmup_iters: Count = 500
-    """Iterations over which both weights rise linearly from 0, at most a quarter of the run."""
+    """Iterations over which these weights rise linearly from 0, at most a quarter of the run."""
     adapter: Literal["conv3x3", "conv1x1", "mlp1x1", "identity"] = "conv3x3"
     """Trained layer that maps the student's features to the teacher's channels, one per level."""
     normalizer: Literal["mask", "mask_channels", "batch", "numel", "mask_all_levels"] = "mask"

@@ -52,7 +52,7 @@ TRAIN = Command(
     teacher_of,
 )
 DISTILL = Command(
-    "Train a student with a teacher, by FRS or by a baseline (--method).",
+    "Train a student with a teacher, by FRS, a baseline, or LD, CWD or KD (--method).",
     DistilledRunConfig,
     train,
     student_of,

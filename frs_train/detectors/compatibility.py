@@ -14,10 +14,12 @@ class Compatibility:
 
     levels: list[tuple[int, int]]
     """(student level, teacher level) of each stride that both pyramids have, finest first."""
-    head_loss: bool
-    """Whether their classification logits mean the same, channel by channel."""
-    message: str | None
-    """What is switched off, and why; None if nothing is."""
+    unshared: str | None
+    """A message if some levels are left out."""
+    logit_difference: str | None
+    """Why their classification logits do not mean the same, channel by channel; None if they do."""
+    edge_difference: str | None
+    """Why their edge logits do not mean the same, or that there are none; None if they do."""
 
 
 def compatibility(teacher: Detector, student: Detector, *, same_classes: bool = True) -> Compatibility:
@@ -40,17 +42,18 @@ def compatibility(teacher: Detector, student: Detector, *, same_classes: bool = 
             f"{_listed(teacher.strides)}, the {student.family} student at {_listed(student.strides)}, and "
             "none is shared. Use detectors whose pyramids overlap."
         )
-    why = _head_difference(teacher, student, same_classes)
-    notes = [f"The head loss is off: {why}. The feature loss stays."] if why else []
+    unshared = None
     if len(levels) < max(len(student.strides), len(teacher.strides)):
-        notes.append(
-            f"Only the levels at strides {_listed(student.strides[s] for s, _ in levels)} are shared."
-        )
-    return Compatibility(levels, why is None, " ".join(notes) or None)
+        unshared = f"Only the levels at strides {_listed(student.strides[s] for s, _ in levels)} are shared."
+    return Compatibility(
+        levels,
+        unshared,
+        _logit_difference(teacher, student, same_classes),
+        _edge_difference(teacher, student),
+    )
 
 
-def _head_difference(teacher: Detector, student: Detector, same_classes: bool) -> str | None:
-    """Why the logits of the two cannot be compared, or None if they can."""
+def _logit_difference(teacher: Detector, student: Detector, same_classes: bool) -> str | None:
     if teacher.family != student.family:
         return f"a {teacher.family} teacher's logits mean something else than a {student.family} student's"
     if teacher.head_signature() == student.head_signature():
@@ -59,6 +62,15 @@ def _head_difference(teacher: Detector, student: Detector, same_classes: bool) -
     if teacher.num_anchors == student.num_anchors and teacher.logit_channels != student.logit_channels:
         return f"the teacher has {teacher.num_classes} classes, the student {student.num_classes}"
     return "the anchors of teacher and student differ"
+
+
+def _edge_difference(teacher: Detector, student: Detector) -> str | None:
+    for detector, role in ((teacher, "teacher"), (student, "student")):
+        if detector.edge_signature() is None:
+            return f"the {role} is a {detector.family}, and of the detectors only gfl has them"
+    if teacher.edge_signature() == student.edge_signature():
+        return None
+    return "the anchors of teacher and student differ, in which the distances of edges are measured"
 
 
 def _listed(numbers) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from frs_train.report.figures import panel, scale
-from frs_train.training.learner import TERMS
+from frs_train.training.terms import TERMS
 
 if TYPE_CHECKING:
     from frs_train.report.runs import Run
@@ -19,23 +19,34 @@ if TYPE_CHECKING:
 def level_curves(runs: Sequence[Run]) -> Figure | None:
     """A row for each run with a teacher; None if there is none.
 
-    Two panels show what each level contributes to the feature loss and to the head loss, beside the sum of
-    the detection losses; the third one the gradients of both, relative to that of the detection losses.
+    A panel for each term of its distillation shows what the levels contribute, beside the sum of the
+    detection losses; the last one the gradients of the terms, relative to that of the detection losses.
     """
     taught = [run for run in runs if any(line.get("levels") for line in run.train)]
     if not taught:
         return None
-    figure = Figure((12, 2.9 * len(taught)), dpi=100, layout="constrained")
-    for row, run in zip(figure.subplots(len(taught), 3, squeeze=False), taught, strict=True):
-        for axis, (term, part) in zip(row, TERMS.items(), strict=False):
-            shown = [name for name in names(run, "levels") if name.startswith(part)]
+    terms = [terms_of(run) for run in taught]
+    columns = max(map(len, terms)) + 1
+    figure = Figure((4 * columns, 2.9 * len(taught)), dpi=100, layout="constrained")
+    for row, run, own in zip(
+        figure.subplots(len(taught), columns, squeeze=False), taught, terms, strict=True
+    ):
+        for axis, (term, shown) in zip(row, own.items(), strict=False):
             draw(axis, run, "levels", shown)
-            if shown:
-                axis.plot(*detection(run), color="black", linestyle="--", linewidth=1, label="detection")
+            axis.plot(*detection(run), color="black", linestyle="--", linewidth=1, label="detection")
             finish(axis, f"{run.name}: {term}")
-        draw(row[2], run, "ratios", [term for term in TERMS if term in names(run, "ratios")])
-        finish(row[2], f"{run.name}: gradient / detection's")
+        draw(row[len(own)], run, "ratios", [term for term in TERMS if term in names(run, "ratios")])
+        finish(row[len(own)], f"{run.name}: gradient / detection's")
+        for axis in row[len(own) + 1 :]:
+            axis.remove()
     return figure
+
+
+def terms_of(run: Run) -> dict[str, list[str]]:
+    """The terms of a run's distillation, each with the names of what its levels contribute."""
+    found = names(run, "levels")
+    parts = {term: [name for name in found if name.startswith(part)] for term, part in TERMS.items()}
+    return {term: shown for term, shown in parts.items() if shown}
 
 
 def detection(run: Run) -> tuple[list[int], list[float]]:
@@ -69,8 +80,13 @@ def draw(axis: Axes, run: Run, part: str, shown: Sequence[str]) -> None:
             *zip(*points, strict=True),
             color=colour,
             linewidth=1.4,
-            label=name.split("_", 1)[1].replace("_", " "),
+            label=label(name),
         )
+
+
+def label(name: str) -> str:
+    """The level in the name of what it contributes, the term in that of its ratio."""
+    return name.removeprefix("frs_") if name in TERMS else f"level {name.rpartition('_')[2]}"
 
 
 def finish(axis: Axes, title: str) -> None:

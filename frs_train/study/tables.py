@@ -6,7 +6,7 @@ from typing import Any
 
 from frs_train.study.outcome import ArmOutcome, DataOutcome, Outcome
 from frs_train.study.statistics import Difference, difference, summary
-from frs_train.training.learner import TERMS
+from frs_train.training.terms import TERMS
 
 Rows = list[list[str]]  # the first row holds the titles
 

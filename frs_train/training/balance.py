@@ -7,8 +7,8 @@ from collections import deque
 from typing import Any
 
 from frs_train.config import DistillConfig
-from frs_train.training.learner import TERMS
 from frs_train.training.ratios import DETECTION_LEVEL
+from frs_train.training.terms import TERMS
 
 WINDOW = 3  # lines; with their median, one odd batch raises no warning
 STRONG = 20.0
@@ -18,7 +18,14 @@ weights", has the figures. Values of losses separate them less well, because a l
 HEALTHY = 5.0  # the ratio that the advice aims at
 UNLEARNED = 0.1  # norm of the detection gradient in a level / that of all: the level learns next to nothing
 STRAY = 0.5  # share of a term in such levels above which the divisor, and not only the weight, is to blame
-WEIGHTS = {"frs_feature": "feat_weight", "frs_head": "head_weight"}
+WEIGHTS = {
+    "frs_feature": "feat_weight",
+    "frs_head": "head_weight",
+    "ld": "ld_weight",
+    "cwd": "cwd_weight",
+    "kd": "kd_weight",
+}
+WITHOUT_MASK = ("cwd",)  # terms that --normalizer does not concern
 
 
 class Balance:
@@ -54,7 +61,8 @@ class Balance:
                 f", {100 * min(share, 1):.0f} % of it in level{plural} {numbers} (0 is the finest), where "
                 "the detection losses learn next to nothing"
             )
-            if distill.normalizer in ("mask", "mask_channels"):  # each level is divided by its own sum of S
+            own_sum = distill.normalizer in ("mask", "mask_channels")  # each level is divided by its own of S
+            if own_sum and term not in WITHOUT_MASK:
                 advice = f"--normalizer mask_all_levels or {advice}"
         return (
             f"{term} pulls at the student's features {ratio:,.0f} times as strongly as the detection losses"

@@ -7,9 +7,6 @@ from torch import Tensor, nn
 
 from frs_train.detectors import Detector, Target
 
-TERMS = {"frs_feature": "feature_level", "frs_head": "head_level"}
-"""Names of the distillation losses, and of what each level contributes to them."""
-
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -4,7 +4,7 @@ Each line of `metrics.jsonl` is one JSON object with `kind` and `iteration` (see
     train   lr, loss, losses {name: value}, seconds_per_iteration,
             memory_mb (peak, of the GPU if any; or null),
             levels {feature_level_0: value, ...}: what each level that student and teacher share, finest
-            first, contributes to frs_feature and frs_head,
+            first, contributes to the terms of the distillation (see `TERMS`),
             ratios {frs_feature: value, feature_level_0: value, ..., detection_level_0: value, ...}: the
             gradient of each term in the student's features, compared with that of the detection losses (see
             `gradient_ratios`),

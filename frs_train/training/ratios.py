@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from frs_train.training.learner import TERMS, Learner
+from frs_train.training.learner import Learner
+from frs_train.training.terms import TERMS
 
 DETECTION_LEVEL = "detection_level"
 
@@ -38,11 +39,11 @@ def watched(learner: Learner, wanted: bool) -> Iterator[list[Tensor]]:
 def gradient_ratios(losses: dict[str, Tensor], feats: list[Tensor]) -> dict[str, float]:
     """The norm of each distillation term's gradient in the features / the norm of the detection losses'.
 
-    `frs_feature` and `frs_head` are ratios over all levels of `feats`. `feature_level_0` and so on are the
-    parts of single levels, with the detection losses of all levels in the divisor: their squares add up to
-    the square of the term's ratio. `detection_level_0` and so on are those of the detection losses, whose
-    squares add up to 1. A ratio that is not finite is left out, as after an overflow in float16 or without a
-    detection gradient.
+    Names such as `frs_feature` (see `TERMS`) are ratios over all levels of `feats`. `feature_level_0` and so
+    on are the parts of single levels, with the detection losses of all levels in the divisor: their squares
+    add up to the square of the term's ratio. `detection_level_0` and so on are those of the detection losses,
+    whose squares add up to 1. A ratio that is not finite is left out, as after an overflow in float16 or
+    without a detection gradient.
 
     Args:
         losses: 0-d losses by name, all multiplied by the same factor; their graph is kept for the training.

@@ -29,6 +29,7 @@ def prepare_teacher(
     if config.teacher_compile:
         teacher.features = torch.compile(teacher.features)
         teacher.classify = torch.compile(teacher.classify)
+        teacher.locate = torch.compile(teacher.locate)
     return teacher
 
 
@@ -59,6 +60,6 @@ def inherit_head(student: Detector, teacher: Detector) -> int:
 
 def start_head(student: Detector, teacher: Detector, same_classes: bool) -> str:
     """Copies the teacher's head to the student if their logits mean the same. Returns a line for the log."""
-    if compatibility(teacher, student, same_classes=same_classes).head_loss:
+    if compatibility(teacher, student, same_classes=same_classes).logit_difference is None:
         return f"The student's head starts from the teacher's: {inherit_head(student, teacher)} tensors."
     return "The student's head starts at random: the teacher's does not fit."

@@ -51,13 +51,23 @@ def digits(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def teacher(digits, tmp_path_factory) -> Path:
-    """The run folder of a teacher after a few iterations of training."""
+def teachers(digits, tmp_path_factory):
+    """teachers(family): the run folder of a teacher after a few iterations of training, trained once."""
     from tiny_runs import quiet_fit, run_config
 
-    out = tmp_path_factory.mktemp("teacher") / "run"
-    quiet_fit(run_config(digits, out))
-    return out
+    @functools.cache
+    def trained(family: str) -> Path:
+        out = tmp_path_factory.mktemp("teacher") / "run"
+        quiet_fit(run_config(digits, out, detector={"family": family}))
+        return out
+
+    return trained
+
+
+@pytest.fixture(scope="session")
+def teacher(teachers) -> Path:
+    """The run folder of an FCOS after a few iterations of training."""
+    return teachers("fcos")
 
 
 @pytest.fixture(autouse=True)

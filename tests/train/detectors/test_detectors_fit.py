@@ -1,5 +1,7 @@
 """Detectors and torchvision (export, published weights), and the compatibility of teacher and student."""
 
+import re
+
 import pytest
 import torch
 from tiny_detectors import batch, seeded_on_one_thread, tiny
@@ -64,7 +66,7 @@ def test_export_of_gfl_says_that_torchvision_has_none():
 
 def test_same_architecture_shares_all_losses():
     found = compatibility(tiny(fpn_width=32), tiny(fpn_width=16))
-    assert found.head_loss and found.message is None
+    assert found.logit_difference is found.unshared is None
     assert found.levels == [(i, i) for i in range(5)]
 
 
@@ -78,20 +80,35 @@ def test_same_architecture_shares_all_losses():
 )
 def test_different_heads_leave_the_feature_loss(teacher, student, why):
     found = compatibility(tiny(**teacher), tiny(**student))
-    assert not found.head_loss and len(found.levels) == 5
-    assert why in found.message and "head loss is off" in found.message
+    assert len(found.levels) == 5 and why in found.logit_difference
 
 
 def test_class_names_decide_if_channels_agree():
-    assert "different classes" in compatibility(tiny(), tiny(), same_classes=False).message
+    assert "different classes" in compatibility(tiny(), tiny(), same_classes=False).logit_difference
     rpn = tiny("faster-rcnn"), tiny("faster-rcnn", num_classes=7)
-    assert compatibility(*rpn, same_classes=False).head_loss, "objectness has no classes"
+    assert compatibility(*rpn, same_classes=False).logit_difference is None, "objectness has no classes"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "why"),
+    [
+        (dict(family="gfl"), dict(family="gfl", fpn_width=32), None),
+        (dict(family="gfl", num_classes=7), dict(family="gfl"), None),  # edges have no classes
+        (dict(family="gfl", anchor_size=16), dict(family="gfl"), "the anchors .* differ"),
+        (dict(family="gfl"), dict(family="fcos"), "the student is a fcos, .* only gfl"),
+        (dict(family="retinanet"), dict(family="gfl"), "the teacher is a retinanet, .* only gfl"),
+        (dict(family="faster-rcnn"), dict(family="faster-rcnn"), "the teacher is a faster-rcnn"),
+    ],
+)
+def test_edges_fit_between_gfls_with_the_same_anchors(teacher, student, why):
+    found = compatibility(tiny(**teacher), tiny(**student)).edge_difference
+    assert re.search(why, found) if why else found is None
 
 
 def test_pyramids_share_their_common_strides():
     found = compatibility(tiny("faster-rcnn"), tiny("retinanet"))
     assert found.levels == [(0, 1), (1, 2), (2, 3), (3, 4)]
-    assert "8, 16, 32, 64" in found.message
+    assert "8, 16, 32, 64" in found.unshared
     teacher = tiny()
     teacher.strides = (2, 3)
     with pytest.raises(UserError, match="none is shared"):

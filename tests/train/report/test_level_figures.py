@@ -58,6 +58,19 @@ def test_a_row_for_each_run_with_a_teacher_shows_its_values(runs):
     figure.draw_without_rendering()
 
 
+def test_a_run_has_a_panel_for_each_of_its_terms(tmp_path, data):
+    values = {"levels": {"ld_level_0": 2.0, "ld_level_1": 1.0}, "ratios": {"ld": 3.0, "ld_level_0": 2.5}}
+    both = [taught(tmp_path / "ld", data, **values), taught(tmp_path / "frs", data, **VALUES)]
+    figure = level_curves(read_runs(both))
+    panels = {axis.get_title(loc="left"): axis for axis in figure.axes}
+    words = {"ld": ["ld"], "frs": ["frs_feature", "frs_head"]}
+    expected = [f"{run}: {word}" for run in words for word in [*words[run], "gradient / detection's"]]
+    assert list(panels) == expected
+    assert lines_of(panels["ld: ld"]) == {"level 0": 2.0, "level 1": 1.0, "detection": pytest.approx(0.1)}
+    assert lines_of(panels["ld: gradient / detection's"]) == {"ld": 3.0}
+    figure.draw_without_rendering()
+
+
 def test_warnings_are_on_the_page_with_run_and_iteration(runs, tmp_path):
     page = Page(write_report(runs, tmp_path / "report.html", images=0))
     assert page.text.count("<h2>Weights of the distillation</h2>") == 1

@@ -10,9 +10,10 @@ from tiny_runs import quiet_fit, run_config
 
 from frs_train.config import DistillConfig
 from frs_train.log import Log
-from frs_train.training.balance import Balance
+from frs_train.training.balance import WEIGHTS, Balance
 from frs_train.training.metrics import Metrics
 from frs_train.training.run_files import read_metrics
+from frs_train.training.terms import TERMS
 
 DISTILL = DistillConfig(teacher="t", warmup_iters=10, feat_weight=0.003, head_weight=0.3)
 # Gradients by level: of frs_feature, and of the detection losses, relative to all of the latter.
@@ -54,6 +55,26 @@ def test_a_strong_term_is_named_once_with_a_weight_to_try():
 def test_the_head_term_has_its_own_weight():
     ((term, text),) = judged(record(*DIGITS, 10, "frs_head", "head_level"))[13].items()
     assert term == "frs_head" and text.endswith("Try --head-weight 0.02.")
+
+
+def test_every_term_has_a_weight():
+    assert WEIGHTS.keys() == TERMS.keys()
+    assert all(getattr(DISTILL, option) > 0 for option in WEIGHTS.values())
+
+
+@pytest.mark.parametrize(
+    ("term", "advice"),
+    [
+        ("ld", "--normalizer mask_all_levels or --ld-weight 0.004"),
+        ("kd", "--normalizer mask_all_levels or --kd-weight 0.2"),
+        ("cwd", "--cwd-weight 0.2"),  # has no mask
+    ],
+)
+def test_the_advice_is_about_the_options_of_the_term(term, advice):
+    """The ratio of 297 becomes 5: the default weights 0.25, 10 and 10 are multiplied by 5 / 297."""
+    text = judged(record(*BCCD, name=term, part=TERMS[term]))[13][term]
+    assert f"{term} pulls at" in text and "99 % of it in levels 2, 3, 4" in text
+    assert text.endswith(f"Try {advice}.")
 
 
 def test_levels_in_which_detection_learns_nothing_are_named():

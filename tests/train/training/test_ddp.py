@@ -22,6 +22,8 @@ PROCESSES.set_forkserver_preload(
     ["frs_train.cli.main", "frs_train.training.run", "frs_train.evaluation.coco_metrics", "test_ddp"]
 )
 
+SHIPPED = Path(frs_train.__file__).parent / "digits_teacher.pt"
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -105,6 +107,21 @@ def test_shares_of_the_levels_equal_those_of_one_process(runs, bounded):
     bounded("difference", difference(runs / "1", runs / "2", "levels"), most=1e-4)
 
 
+@pytest.mark.parametrize("method", ["kd", "cwd"])
+def test_softmax_losses_equal_those_of_one_process(digits, tmp_path, method, training_seed, bounded):
+    """With masks of all processes, and without any. The shipped teacher has learned something to compare."""
+    for world in (1, 2):
+        launch(
+            world,
+            f"distill {options(digits, 'fcos')} --out {tmp_path}/{world} --teacher {SHIPPED} "
+            f"--method {method} --warmup-iters 2 --seed {training_seed}",
+            tmp_path,
+        )
+    assert curves(tmp_path / "1")[-1][method] > 1
+    for part in ("losses", "levels"):
+        bounded(f"difference of {part}", difference(tmp_path / "1", tmp_path / "2", part), most=1e-4)
+
+
 def test_ratios_are_measured_beside_gradients_that_processes_exchange(runs):
     for world in ("1", "2"):
         assert min(curves(runs / world, "ratios")[-1].values()) > 0
@@ -121,10 +138,9 @@ def test_losses_are_divided_by_all_positives(digits, tmp_path, detector, trainin
 
 def test_evaluation_equals_that_of_one_process(digits, tmp_path):
     """The shipped teacher is evaluated, because a detector without detections always has the same scores."""
-    teacher = Path(frs_train.__file__).parent / "digits_teacher.pt"
     files = f"--annotations {digits}/val.json --images {digits}/images --device cpu --workers 0"
-    (alone,) = launch(1, f"eval {teacher} {files}", tmp_path)
-    first, second = launch(2, f"eval {teacher} {files}", tmp_path)
+    (alone,) = launch(1, f"eval {SHIPPED} {files}", tmp_path)
+    first, second = launch(2, f"eval {SHIPPED} {files}", tmp_path)
     one, two = json.loads(alone), json.loads(first)
     assert second == "" and one["AP"] > 0.1
     assert two["AP"] == pytest.approx(one["AP"]) and two["classes"] == pytest.approx(one["classes"])

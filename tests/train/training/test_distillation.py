@@ -7,7 +7,8 @@ from tiny_detectors import batch, tiny
 import frs_kernels as frs
 from frs_train.config import DistillConfig
 from frs_train.errors import UserError
-from frs_train.training.distillation import DistilledLearner, box_masks
+from frs_train.training.distillation import DistilledLearner
+from frs_train.training.masks import box_masks
 from frs_train.training.teacher import inherit_head, prepare_teacher
 
 IMAGES, TARGETS = batch()
@@ -54,15 +55,15 @@ def test_losses_equal_those_of_the_reference(method):
     teacher, student = learner.teacher, learner.student
     with torch.no_grad():
         taught, out = teacher(IMAGES, size=64), student(IMAGES, TARGETS, size=64)
-        feats = learner.loss.adapter(out.feats) if learner.use_feats else None
+        feats = learner.loss.adapter(out.feats) if learner.loss.use_feats else None
         masks = {
             "whole-map": lambda: [torch.ones_like(f[:, 0]) for f in taught.feats],
             "gt-box": lambda: box_masks(taught, TARGETS, IMAGES, list(teacher.strides)),
         }.get(method, lambda: frs.reference.frs_mask(taught.cls_logits))()
         expected = frs.reference.frs_loss(
             feats,
-            taught.feats if learner.use_feats else None,
-            student_logits=out.cls_logits if learner.use_head else None,
+            taught.feats if learner.loss.use_feats else None,
+            student_logits=out.cls_logits if learner.loss.use_head else None,
             teacher_logits=taught.cls_logits,
             masks=masks,
             feat_weight=0.3,
@@ -89,7 +90,7 @@ def test_the_normalizer_of_several_processes_is_that_of_one(monkeypatch, normali
         monkeypatch.setattr("frs_train.distributed.world", lambda world=world: world)
         torch.manual_seed(0)
         learner = distiller(student, teacher, normalizer=normalizer, feat_weight=0.3)
-        assert learner.global_sum == (world > 1)
+        assert learner.loss.divided == (normalizer if world > 1 else None)
         with torch.no_grad():
             losses = learner(IMAGES, TARGETS, 64)
         results.append({name: losses[name] for name in EXPECTED["frs"]})
@@ -155,7 +156,8 @@ def test_two_stage_teacher_shares_the_common_strides():
 def test_different_classes_turn_the_head_loss_off():
     warnings = []
     learner = distiller(same_classes=False, warn=warnings.append)
-    assert not learner.use_head and "different classes" in warnings[0]
+    assert not learner.loss.use_head and "different classes" in warnings[0]
+    distiller(same_classes=False, method="whole-map")  # has no head loss that could be off
 
 
 def test_unknown_backend_is_an_error():

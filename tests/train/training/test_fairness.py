@@ -3,7 +3,9 @@
 What differs in their results is then due to the distillation.
 """
 
+import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -73,13 +75,23 @@ def config_of(digits, out, distill, workers=0, family="fcos", **train):
 
 
 @pytest.fixture(scope="module")
-def plain(digits, teacher, tmp_path_factory) -> Seen:
-    """The run without distillation, whose student has the teacher's head."""
-    distill = DistillConfig(teacher=str(teacher), method="none")
-    return seen_in(config_of(digits, tmp_path_factory.mktemp("plain"), distill))
+def plain(digits, teachers, tmp_path_factory) -> Callable[[str], Seen]:
+    """plain(family): the run without distillation, whose student has the teacher's head."""
+
+    def made(family: str) -> Seen:
+        distill = DistillConfig(teacher=str(teachers(family)), method="none")
+        return seen_in(config_of(digits, tmp_path_factory.mktemp("plain"), distill, family=family))
+
+    return functools.cache(made)
 
 
 METHODS = get_args(Method)
+
+
+def family_of(method: str) -> str:
+    return "gfl" if method == "ld" else "fcos"
+
+
 VARIANTS = [
     {"feat_weight": 0.3, "head_weight": 0.0},
     {"normalizer": "numel"},
@@ -101,23 +113,30 @@ VARIANTS = [
     ids=str,
 )
 def test_student_and_images_do_not_depend_on_the_distillation(
-    digits, teacher, tmp_path, plain, options, workers
+    digits, teachers, tmp_path, plain, options, workers
 ):
-    distill = DistillConfig(teacher=str(teacher), **options)
-    assert seen_in(config_of(digits, tmp_path, distill, workers)) == plain
+    family = family_of(options.get("method", "frs"))
+    distill = DistillConfig(teacher=str(teachers(family)), **options)
+    assert seen_in(config_of(digits, tmp_path, distill, workers, family)) == plain(family)
 
 
 @pytest.fixture(scope="module")
-def alone(digits, tmp_path_factory) -> Seen:
-    return seen_in(config_of(digits, tmp_path_factory.mktemp("alone"), None, iterations=1))
+def alone(digits, tmp_path_factory) -> Callable[[str], Seen]:
+    """alone(family): the run without a teacher."""
+
+    def made(family: str) -> Seen:
+        return seen_in(config_of(digits, tmp_path_factory.mktemp("alone"), None, family=family, iterations=1))
+
+    return functools.cache(made)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_student_with_its_own_head_is_that_of_a_run_without_a_teacher(
-    digits, teacher, tmp_path, alone, method
+    digits, teachers, tmp_path, alone, method
 ):
-    distill = DistillConfig(teacher=str(teacher), method=method, inherit_head=False)
-    assert seen_in(config_of(digits, tmp_path, distill, iterations=1)) == alone
+    family = family_of(method)
+    distill = DistillConfig(teacher=str(teachers(family)), method=method, inherit_head=False)
+    assert seen_in(config_of(digits, tmp_path, distill, family=family, iterations=1)) == alone(family)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +157,7 @@ def test_both_with_other_options_see_the_same(digits, teacher, tmp_path, method,
 
 def test_another_seed_differs_in_all_of_it(digits, teacher, tmp_path, plain):
     """What the tests above compare is not constant."""
+    plain = plain("fcos")
     config = config_of(digits, tmp_path, DistillConfig(teacher=str(teacher), method="none"))
     other = seen_in(replace(config, train=replace(config.train, seed=8)))
     head = {name for name in plain.start if "cls_logits" in name}

@@ -66,10 +66,23 @@ def test_distillation_warms_up_and_reduces_the_feature_loss(
     bounded("fall of the loss", fall([line["frs_feature"] for line in lines[2:]]), least=0.1)
 
 
-@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"amp": "fp16"}, {"accumulate": 2}])
-def test_resumed_run_ends_with_the_same_weights(digits, teacher, tmp_path, options):
-    distill = DistillConfig(teacher=str(teacher), warmup_iters=4)
-    whole = run_config(digits, tmp_path / "whole", distill=distill, iterations=5, **options)
+@pytest.mark.parametrize(
+    ("method", "family", "options"),
+    [
+        ("frs", "fcos", {}),
+        ("frs", "fcos", {"ema": 0.9}),
+        ("frs", "fcos", {"amp": "fp16"}),
+        ("frs", "fcos", {"accumulate": 2}),
+        ("ld", "gfl", {"accumulate": 2}),
+        ("cwd", "fcos", {}),
+        ("kd", "fcos", {"amp": "fp16"}),
+    ],
+)
+def test_resumed_run_ends_with_the_same_weights(digits, teachers, tmp_path, method, family, options):
+    distill = DistillConfig(teacher=str(teachers(family)), method=method, warmup_iters=4)
+    whole = run_config(
+        digits, tmp_path / "whole", distill=distill, detector={"family": family}, iterations=5, **options
+    )
     quiet_fit(whole)
     half = replace(whole, out=tmp_path / "half", train=replace(whole.train, checkpoint_every=2, keep=9))
     quiet_fit(half)
