@@ -1,11 +1,17 @@
 """Recipes: the defaults that they give to the options."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from frs_train.cli.main import main, parse
+from frs_train.config import DistillConfig, Method
 from frs_train.recipes import RECIPES
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_recipe_sets_the_student_of_distill_and_the_teacher_of_train():
@@ -37,6 +43,18 @@ def test_recipes_have_the_values_of_the_paper(name):
     assert recipe.distill.warmup_iters == 500 and recipe.distill.adapter == "conv3x3"
     assert replace(recipe.teacher, backbone="resnet50") == recipe.student
     assert recipe.student.min_size[-1] == 800 and recipe.student.max_size == 1333
+
+
+def test_every_method_is_in_a_table_of_the_documentation():
+    text = (DOCS / "recipes.md").read_text()
+    assert [method for method in get_args(Method) if not re.search(rf"^\| `{method}`[ ,]", text, re.M)] == []
+
+
+@pytest.mark.parametrize("name", ["ld", "cwd", "kd"])
+def test_documented_defaults_are_those_of_the_options(name):
+    config, text = DistillConfig(), (DOCS / "recipes.md").read_text()
+    weight, temperature = (getattr(config, f"{name}_{part}") for part in ("weight", "temperature"))
+    assert f"| `--{name}-weight`, `--{name}-temperature` | {weight:g}, {temperature:g} |" in text
 
 
 def test_unknown_recipe_is_an_error(capsys):

@@ -1,11 +1,15 @@
 """The study file and the runs that follow from it: fairness is part of what is checked."""
 
+from pathlib import Path
+
 import pytest
 import studies
 
 from frs_train.errors import UserError
 from frs_train.study.file import read_study
 from frs_train.study.plan import Plan
+
+EVIDENCE = Path(__file__).parents[3] / "docs/evidence"
 
 
 def plan(tmp_path, *changes) -> Plan:
@@ -35,6 +39,17 @@ def plan(tmp_path, *changes) -> Plan:
 def test_a_mistake_is_named(tmp_path, old, new, message):
     with pytest.raises(UserError, match=message):
         plan(tmp_path, (old, new))
+
+
+@pytest.mark.parametrize("name", ["claim", "softmax"])
+def test_the_documented_studies_are_valid(tmp_path, name):
+    """Every configuration of every run is created."""
+    found = Plan(read_study(EVIDENCE / f"{name}.toml"), tmp_path)
+    arms = found.study.arms
+    runs = [found.student(data, arm, 1).config for data in found.study.data for arm in arms]
+    assert {r.detector.family for r in runs} == {"fcos" if name == "claim" else "gfl"}
+    assert {r.distill.method for r in runs} == {arm.distill["method"] for arm in arms.values()}
+    assert len(found.tuning()) == 3 * sum(len(arm.candidates) for arm in arms.values())
 
 
 def test_a_missing_file_is_named(tmp_path):
