@@ -94,5 +94,7 @@ def _loss(
     warn: Callable[[str], None],
 ) -> FRSTerms | SoftmaxTerm:
     if kind := SOFTMAX_TERMS.get(config.method):
-        return kind(student, teacher, config, fit)
+        loss = kind(student, teacher, config, fit)
+        loss.check_backend(next(teacher.parameters()).device)
+        return loss
     return FRSTerms(student, teacher, config, fit, warn)

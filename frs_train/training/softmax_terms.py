@@ -41,6 +41,19 @@ class SoftmaxTerm(nn.Module):
         """Sets the number of optimizer steps taken, which the warm-up counts."""
         self.warmup = min(1.0, step / self.warmup_iters) if self.warmup_iters else 1.0
 
+    def check_backend(self, device: torch.device) -> None:
+        """Raises `UserError` if a backend is named that has no such loss on the device."""
+        if self.options["backend"] == "auto":
+            return
+        probe = torch.zeros(1, 2 * self.options.get("groups", 1), 1, 1, device=device)
+        try:
+            frs.weighted_kl(probe, probe, **self.options)
+        except RuntimeError as error:
+            raise UserError(
+                f"--backend {self.options['backend']} cannot compute --method {self.name}: {error}. "
+                "Use --backend auto."
+            ) from None
+
     def compared(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:
         """The student's and the teacher's logits [B, C, H, W] of each level."""
         raise NotImplementedError

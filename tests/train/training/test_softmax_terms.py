@@ -187,7 +187,7 @@ def test_a_level_without_a_mask_contributes_nothing(monkeypatch):
     )
     found = learner(IMAGES, TARGETS, 64)["ld"]
     found.backward()
-    assert float(found) == 0
+    assert float(found.detach()) == 0
     assert all(math.isfinite(p.grad.sum()) for p in learner.student.parameters() if p.grad is not None)
 
 
@@ -225,6 +225,20 @@ def test_channels_need_no_common_detector():
 def test_what_does_not_fit_is_refused(pair, options, words):
     with pytest.raises(UserError, match=words):
         distiller(*pair, **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_backend_without_the_loss_is_refused_before_the_training(monkeypatch, method):
+    """As the CUDA kernels are, which are a part of "native"."""
+
+    def refuse(*_, backend, **__):
+        raise RuntimeError(f"backend {backend} has no such kernel")
+
+    monkeypatch.setattr("frs_kernels.weighted_kl", refuse)
+    with pytest.raises(
+        UserError, match=f"--backend eager cannot compute --method {method}: .* no such kernel"
+    ):
+        distiller(method=method, backend="eager")
 
 
 def test_one_class_has_no_distribution():
