@@ -14,7 +14,7 @@ MUTANTS = (
     ),
     Mutant(
         "a-level-is-added-before-its-last-tile",
-        f"{FOLDER}/loss.py",
+        f"{FOLDER}/reduce.py",
         "if done_before + 1 == last - first:",
         "if done_before + 2 == last - first:",
         ("tests/test_triton.py::test_levels_of_several_tiles_add_up_whatever_finishes_last",),

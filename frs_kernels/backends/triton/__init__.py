@@ -1,8 +1,8 @@
 """The Triton backend: for NVIDIA, AMD and Intel GPUs; on a CPU only in Triton's interpreter, for tests.
 
-launches.py holds the operators. The kernels are in mask.py, loss.py (with imitation.py and head.py, the
-maths of the two terms), reduce.py and scale.py; tiles.py and level_table.py say which elements a program
-processes. Triton is imported only when the backend is first used.
+launches.py and kl_launches.py hold the operators. The kernels are in mask.py, loss.py (with imitation.py and
+head.py, the maths of the two terms), kl.py, reduce.py and scale.py; tiles.py and level_table.py say which
+elements a program processes. Triton is imported only when the backend is first used.
 """
 
 import importlib.util
@@ -99,6 +99,8 @@ def register(library: torch.library.Library, dispatch_keys: list[str]) -> None:
         arithmetic,
         head,
         imitation,
+        kl,
+        kl_launches,
         launches,
         level_table,
         loss,
@@ -109,9 +111,9 @@ def register(library: torch.library.Library, dispatch_keys: list[str]) -> None:
     )
     from .launcher import precompute_cache_keys
 
-    callees_first = level_table, arithmetic, tiles, mask, imitation, head, reduce, loss, scale
+    callees_first = level_table, arithmetic, tiles, mask, imitation, head, reduce, loss, scale, kl
     precompute_cache_keys(*callees_first)
-    operators = {"mask": launches.mask, "scale_": launches.scale_}
+    operators = {"mask": launches.mask, "kl": kl_launches.kl, "scale_": launches.scale_}
     operators |= dict.fromkeys(("loss", "imitation", "head"), launches.loss)
     for name, function in operators.items():
         for key in dispatch_keys:

@@ -50,6 +50,16 @@ def log1p(x, reciprocal):
 
 
 @triton.jit
+def log_ratio(x, y):
+    """log(x / y) for positive x and y, accurate for a ratio close to 1 as well, exactly 0 for 1."""
+    if _FAST:
+        magnitude = libdevice.log1p(tl.abs(x - y) / tl.minimum(x, y))
+    else:
+        magnitude = tl.abs(tl.log(x / y))
+    return tl.where(x < y, -magnitude, magnitude)
+
+
+@triton.jit
 def sigmoid(x):
     """1 / (1 + exp(-x)) with subnormal results. Computed once per location, so its cost does not matter."""
     if _FAST:

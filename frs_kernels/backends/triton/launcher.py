@@ -7,9 +7,11 @@ the constants and on which optional arguments are None. From its second launch o
 the compiled object directly.
 """
 
+import contextlib
 from typing import Any
 
 import torch
+from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 _COMPILED: dict[tuple, Any] = {}  # of classes private to Triton
@@ -47,3 +49,13 @@ def launch(
         _COMPILED[key] = kernel[(programs,)](*arguments, *constants, num_warps=threads // WARP, **options)
     else:
         compiled[programs, 1, 1](*arguments, *constants)
+
+
+@contextlib.contextmanager
+def current_device(tensor: Tensor):
+    """Makes the tensor's device the current one, on which Triton launches."""
+    if tensor.device.type in ("cpu", "meta"):  # in the interpreter; to compile without a GPU
+        yield
+    else:
+        with torch.get_device_module(tensor.device).device(tensor.device):
+            yield

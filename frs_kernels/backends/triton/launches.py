@@ -1,12 +1,11 @@
 """The operators mask, loss and scale_: which kernels each of them launches, in which order.
 
-frs_kernels/contract.py describes their arguments and results.
+The operator kl is in kl_launches.py. frs_kernels/contract.py describes their arguments and results.
 """
 
 # Whether a term is there decides on its tensors, its geometry and its plan, which no type says.
 # pyright: reportOptionalMemberAccess=false
 
-import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from ...layouts import grad_like
 from . import level_table, plan
 from .arguments import check, two_floats
 from .geometry import Geometry, geometry, grads_are_pending
-from .launcher import launch
+from .launcher import current_device, launch
 from .level_table import with_addresses
 from .loss import loss_kernel, single_kernel
 from .mask import (
@@ -42,8 +41,8 @@ def mask(teacher_logits: list[Tensor]) -> list[Tensor]:
     """The operator ``mask``: one launch, of mask_kernel."""
     acc = accumulation_dtype(*teacher_logits)
     masks = [t.new_empty((t.shape[0], *t.shape[2:]), dtype=acc) for t in teacher_logits]
-    with _device(teacher_logits[0]):
-        _launch_mask(_term([], teacher_logits, []), _addresses(masks), acc)
+    with current_device(teacher_logits[0]):
+        _launch_mask(_term([], teacher_logits, []), addresses_of(masks), acc)
     return masks
 
 
@@ -75,7 +74,7 @@ def loss(
         beta=beta,
         batch=first.shape[0] if per_image else None,
     )  # fmt: skip
-    with _device(first):
+    with current_device(first):
         results = call.loss_pass() if masks or feat_grad or head_grad else call.single_pass()
     return *results, feat_grads, logit_grads
 
@@ -92,7 +91,7 @@ def scale_(grads: list[Tensor], grad_output: Tensor, pending: Tensor) -> None:
             lambda: f"grads of {images} images, grad_output of {grad_output.numel()}",
         )
     grad_output, pending = grad_output.contiguous(), pending.contiguous()
-    with _device(grads[0]):
+    with current_device(grads[0]):
         for dtype in dict.fromkeys(g.dtype for g in grads):
             of_dtype = {i: g for i, g in enumerate(grads) if g.dtype == dtype}
             _launch_scale(of_dtype, grad_output, pending)
@@ -105,7 +104,7 @@ def _launch_scale(grads: dict[int, Tensor], grad_output: Tensor, pending: Tensor
     planned = plan.plan_flat(tuple(g.numel() for g in tensors), BLOCK.value, positions, images)
     if planned.programs == 0:
         return
-    addresses = _addresses(tensors)
+    addresses = addresses_of(tensors)
     table = with_addresses(planned.table, {ADDRESS.value: addresses}, COLUMNS.value)
     aligned = all(address % 16 == 0 for address in addresses)
     if images > 1:
@@ -131,10 +130,10 @@ class TermTensors:
         """The level table of a launch, with the addresses of this call."""
         addresses = {
             level_table.MASK: masks,
-            level_table.CHANNEL_WEIGHT: _addresses(channel_weights),
-            level_table.GRAD: _addresses(self.grads),
-            level_table.STUDENT: _addresses(self.students),
-            level_table.TEACHER: _addresses(self.teachers),
+            level_table.CHANNEL_WEIGHT: addresses_of(channel_weights),
+            level_table.GRAD: addresses_of(self.grads),
+            level_table.STUDENT: addresses_of(self.students),
+            level_table.TEACHER: addresses_of(self.teachers),
         }
         return with_addresses(planned.table, {column.value: of for column, of in addresses.items() if of})
 
@@ -143,8 +142,21 @@ def _term(students: list[Tensor], teachers: list[Tensor], grads: list[Tensor]) -
     return TermTensors(geometry(students, teachers, bool(grads)), students, teachers, grads)
 
 
-def _addresses(tensors) -> list[int]:
+def addresses_of(tensors) -> list[int]:
     return [t.data_ptr() for t in tensors]
+
+
+def sum_masks(masks: list[Tensor], needed: bool) -> tuple[tuple[int, ...], Tensor | None]:
+    """(tile bounds, sums of the tiles) of given masks or weights; None for sums that are not needed."""
+    planned = plan.plan_flat(tuple([mask.numel() for mask in masks]), SUM_BLOCK.value)
+    if not needed:
+        return planned.tile_bounds, None
+    sums = masks[0].new_empty(planned.programs)
+    if planned.programs:
+        table = with_addresses(planned.table, {SUM_ADDRESS.value: addresses_of(masks)}, SUM_COLUMNS.value)
+        constants = len(masks), TL_DTYPES[sums.dtype]
+        launch(mask_sums_kernel, planned.programs, sums.device, (table, sums), constants)
+    return planned.tile_bounds, sums
 
 
 def _launch_mask(logits: TermTensors, masks: list[int], acc: torch.dtype, empty=None):
@@ -263,14 +275,7 @@ class LossCall:
             empty = self._empty if needs_sums else None
             assert self.logits is not None
             return *_launch_mask(self.logits, masks, self.acc, empty), masks, storage
-        planned = plan.plan_flat(tuple(self.mask_sizes), SUM_BLOCK.value)
-        masks = _addresses(self.masks)
-        mask_sums = self._empty(planned.programs) if needs_sums else None
-        if needs_sums and planned.programs:
-            table = with_addresses(planned.table, {SUM_ADDRESS.value: masks}, SUM_COLUMNS.value)
-            constants = len(masks), TL_DTYPES[self.acc]
-            self._launch(mask_sums_kernel, planned.programs, (table, mask_sums), constants)
-        return planned.tile_bounds, mask_sums, masks, self.masks
+        return *sum_masks(self.masks, needs_sums), addresses_of(self.masks), self.masks
 
     def _launch_loss(self, head, feat, masks: list[int], arguments: tuple) -> None:
         """Launches loss_kernel with the plans of both terms."""
@@ -291,13 +296,3 @@ class LossCall:
 
     def _launch(self, kernel, programs: int, arguments: tuple, constants: tuple, **options) -> None:
         launch(kernel, programs, self.device, arguments, constants, **options)
-
-
-@contextlib.contextmanager
-def _device(tensor: Tensor):
-    """Makes the tensor's device the current one, on which Triton launches."""
-    if tensor.device.type == "cpu":
-        yield
-    else:
-        with torch.get_device_module(tensor.device).device(tensor.device):
-            yield

@@ -7,7 +7,7 @@ calls that want no gradients: it computes mask and losses, not yet normalized, w
 import triton
 import triton.language as tl
 
-from .arithmetic import sigmoid, sum_range
+from .arithmetic import sigmoid
 from .head import head_tile
 from .imitation import imitation_tile
 from .level_table import CHANNELS, LOCATIONS, level_of_tile, table_entry
@@ -18,10 +18,8 @@ from .reduce import (
     IMITATION,
     LOSS_FACTOR,
     NONZERO_Z,
+    add_partial,
     factor_pointer,
-    store_losses,
-    sum_of_levels,
-    tiles_of_row,
 )
 from .tiles import load_mask, tile_origin
 
@@ -114,18 +112,9 @@ def loss_kernel(
         partial = imitation_loss(feat_table, feat_tile, feat_channel_blocks, factors, feat_config)
     # The row is found anew: kept since the beginning, the level would occupy registers in the loops.
     tile = tl.where(program < head_tiles, feat_tiles + program, feat_tile)
-    tl.store(partials + tile, partial)
-    row = level_of_tile(bounds, tile, 2 * LEVELS, 1)
-    first, last = tiles_of_row(bounds, row, LEVELS)
-    tl.debug_barrier()
-    done_before = tl.atomic_add(counters + row, 1, sem="acq_rel")
-    if done_before + 1 == last - first:
-        tl.store(level_losses + row, sum_range(partials, first, last, ACC))
-        tl.debug_barrier()
-        done_before = tl.atomic_add(counters + 2 * LEVELS, last - first, sem="acq_rel")
-        if done_before + last - first == head_tiles + feat_tiles:
-            feature = sum_of_levels(level_losses, IMITATION, LEVELS)
-            store_losses(losses, feature, sum_of_levels(level_losses, HEAD, LEVELS))
+    add_partial(
+        partial, tile, head_tiles + feat_tiles, bounds, partials, counters, level_losses, losses, LEVELS, ACC
+    )
 
 
 @triton.jit(do_not_specialize=["mask_sums", "feat_sums", "head_sums"])

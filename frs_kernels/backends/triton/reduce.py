@@ -9,7 +9,7 @@ import triton.language as tl
 
 from ...contract import MASK_SUM_NORMALIZERS, NORMALIZER_EPSILON, NORMALIZERS
 from .arithmetic import sum_range
-from .level_table import table_entry
+from .level_table import level_of_tile, table_entry
 
 # Threads per program. A few programs read thousands of partial sums: they need many loads in flight.
 THREADS = 512
@@ -112,6 +112,30 @@ def sum_of_levels(level_losses, TERM: tl.constexpr, LEVELS: tl.constexpr):
     return tl.sum(values, axis=0)
 
 
+@triton.jit
+def add_partial(
+    partial, tile, tiles, bounds, partials, counters, level_losses, losses,
+    LEVELS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Ends one of ``tiles`` programs with its partial loss: stores it, and adds up what is complete.
+
+    ``counters`` [2 LEVELS + 1] has the tiles that are done, of each row of ``level_losses`` and of complete
+    rows; 0 at first.
+    """
+    tl.store(partials + tile, partial)
+    row = level_of_tile(bounds, tile, 2 * LEVELS, 1)
+    first, last = tiles_of_row(bounds, row, LEVELS)
+    tl.debug_barrier()
+    done_before = tl.atomic_add(counters + row, 1, sem="acq_rel")
+    if done_before + 1 == last - first:
+        tl.store(level_losses + row, sum_range(partials, first, last, ACC))
+        tl.debug_barrier()
+        done_before = tl.atomic_add(counters + 2 * LEVELS, last - first, sem="acq_rel")
+        if done_before + last - first == tiles:
+            feature = sum_of_levels(level_losses, IMITATION, LEVELS)
+            store_losses(losses, feature, sum_of_levels(level_losses, HEAD, LEVELS))
+
+
 @triton.jit(
     do_not_specialize=[
         *("mask_sums", "factors", "pending", "counters", "level_losses", "losses"),
@@ -135,9 +159,9 @@ def factors_kernel(
     LEVELS: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
-    """One program computes the factors of one level."""
+    """One program computes the factors of one level. Without sums, counts are whole normalizers."""
     level = tl.program_id(0)
-    mask_sum = tl.full([], 0.0, ACC)
+    mask_sum = tl.full([], 1.0, ACC)
     if mask_sums is not None:
         mask_sum = sum_of_masks(table, mask_sums, level, NORMALIZER, LEVELS, ACC)
     z_value = scalar(z_value_high, z_value_low, z_value_tensor, ACC)

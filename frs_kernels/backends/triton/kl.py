@@ -1,0 +1,328 @@
+"""The KL divergence of softmax distributions, sum w KL(p || q), and its gradient.
+
+With p = softmax(T / tau) and q = softmax(s / tau), in a form without cancellation, where M_t and M_s are the
+maxima, e_t = exp((T - M_t) / tau) and E_t its sum, likewise e_s and E_s:
+    KL(p || q) = sum e_t ((T - M_t) - (s - M_s)) / (tau E_t) - log(E_t / E_s)
+    d/ds tau^2 KL = tau (q - p) = tau (e_s - e_t E_s / E_t) / E_s
+Both are exactly 0 where s equals T, also where the compiler contracts a product and a sum: E_s / E_t is 1.
+
+A program has BLOCK_ROWS distributions (*rows*): locations over channels, channels over locations. It reads
+their bins in segments of PARTS blocks of BLOCK_BINS bins. What is added from part to part stays in a thread;
+only the end needs an exchange between threads. RESIDENT distributions have one segment, which stays in
+registers, so that every logit is read once. Others are read twice: for their sums, with the maxima so far,
+and for the gradient.
+"""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from .arithmetic import log_ratio
+from .level_table import level_of_tile, table_entry
+from .reduce import GRAD_FACTOR, IMITATION, LOSS_FACTOR, NONZERO_Z, add_partial, factor_pointer
+
+BINS_CONTIGUOUS = tl.constexpr(0)  # the bins of a distribution are adjacent in memory, in every level
+ROWS_CONTIGUOUS = tl.constexpr(1)  # equal bins of adjacent rows are
+MIXED = tl.constexpr(2)  # each level has its own order
+
+
+class KLConfig(NamedTuple):
+    """What the kernel is compiled for."""
+
+    LEVELS: int
+    ORDER: int  # BINS_CONTIGUOUS, ROWS_CONTIGUOUS or MIXED
+    RESIDENT: bool  # a segment has all bins of every level
+    PARTS: int
+    BLOCK_BINS: int
+    BLOCK_ROWS: int
+    STUDENT_DTYPE: Any  # tl.dtype of student and gradient
+    TEACHER_DTYPE: Any
+    ACC: Any  # accumulation dtype: tl.float32 or tl.float64
+    INDEX: Any  # dtype of offsets within a block: int32, or int64 where a block spans 2^31 elements
+    HAS_WEIGHT: bool
+    HAS_GRAD: bool
+
+
+class KLLevel(NamedTuple):
+    """The entries of one level. Addresses are 0 where there is no tensor; strides are in elements."""
+
+    first_tile: int  # index in the launch of the level's first tile
+    bins: int  # of a distribution
+    rows: int  # distributions with one stride
+    groups: int  # of rows in an image, each ``bins`` bins after the one before
+    rows_per_weight: int
+    weight: int  # address of w [B, rows / rows_per_weight]
+    grad: int  # address of the student's gradient, which is dense
+    grad_stride_b: int
+    grad_stride_bin: int
+    grad_stride_row: int
+    student: int
+    student_stride_b: int
+    student_stride_bin: int
+    student_stride_row: int
+    teacher: int
+    teacher_stride_b: int
+    teacher_stride_bin: int
+    teacher_stride_row: int
+
+
+# Columns of the table; the three strides of a tensor are in the columns after its address.
+(
+    FIRST_TILE, BINS, ROWS, GROUPS, ROWS_PER_WEIGHT, WEIGHT,
+    GRAD, _, _, _, STUDENT, _, _, _, TEACHER, _, _, _,
+) = (tl.constexpr(i) for i in range(len(KLLevel._fields)))  # fmt: skip
+KL_COLUMNS = tl.constexpr(len(KLLevel._fields))
+
+
+@triton.jit
+def kl_entry(table, column: tl.constexpr, level, config: tl.constexpr):
+    return table_entry(table, column, level, config.LEVELS, KL_COLUMNS)
+
+
+@triton.jit
+def kl_origin(table, level, tile, config: tl.constexpr):
+    """(image, group, first row) of a tile. The groups are next to each other: they share lines of memory."""
+    tile = (tile - kl_entry(table, FIRST_TILE, level, config)).to(tl.int32)
+    groups = kl_entry(table, GROUPS, level, config).to(tl.int32)
+    tiles_of_rows = tl.cdiv(kl_entry(table, ROWS, level, config), config.BLOCK_ROWS).to(tl.int32)
+    position = tile // groups
+    row = (position % tiles_of_rows).to(config.INDEX) * config.BLOCK_ROWS
+    return (position // tiles_of_rows).to(tl.int64), tile % groups, row
+
+
+@triton.jit
+def rows_view(
+    table, column: tl.constexpr, DTYPE: tl.constexpr, level, image, group, row, config: tl.constexpr
+):  # fmt: skip
+    """(pointer to a tile's first row, stride_bin, stride_row) of the tensor in this column."""
+    pointer = kl_entry(table, column, level, config).to(tl.pointer_type(DTYPE))
+    pointer += image * kl_entry(table, column + 1, level, config)
+    stride_bin = kl_entry(table, column + 2, level, config).to(config.INDEX)
+    stride_row = kl_entry(table, column + 3, level, config).to(config.INDEX)
+    if config.ORDER == BINS_CONTIGUOUS:
+        stride_bin = tl.full([], 1, config.INDEX)
+    if config.ORDER == ROWS_CONTIGUOUS:
+        stride_row = tl.full([], 1, config.INDEX)
+    bins_before = group * kl_entry(table, BINS, level, config)
+    pointer += bins_before * stride_bin.to(tl.int64) + row * stride_row.to(tl.int64)
+    return pointer, stride_bin, stride_row
+
+
+@triton.jit
+def part_pointers(view, bin, config: tl.constexpr):
+    """Pointers [BLOCK_BINS, BLOCK_ROWS]: the first is addressed in 64 bits, the others by INDEX offsets."""
+    pointer, stride_bin, stride_row = view
+    offs_bin = tl.arange(0, config.BLOCK_BINS).to(config.INDEX)[:, None]
+    offs_row = tl.arange(0, config.BLOCK_ROWS).to(config.INDEX)[None, :]
+    return pointer + bin * stride_bin.to(tl.int64) + (offs_bin * stride_bin + offs_row * stride_row)
+
+
+@triton.jit
+def load_segment(view, first, bins, readable, config: tl.constexpr):
+    """PARTS blocks [BLOCK_BINS, BLOCK_ROWS] from bin ``first`` on; -Inf from ``bins`` on and in rows that are
+    not ``readable`` [1, BLOCK_ROWS]."""
+    parts = ()
+    for i in tl.static_range(config.PARTS):
+        bin = first + i * config.BLOCK_BINS
+        inside = (bin + tl.arange(0, config.BLOCK_BINS) < bins)[:, None] & readable
+        pointers = part_pointers(view, bin, config)
+        if config.RESIDENT:
+            part = tl.load(pointers, mask=inside, other=float("-inf"), eviction_policy="evict_first")
+        else:
+            part = tl.load(pointers, mask=inside, other=float("-inf"))
+        parts = parts + (part,)
+    return parts
+
+
+@triton.jit
+def largest(parts, least, config: tl.constexpr):
+    """The maximum of ``least`` and all parts [BLOCK_BINS, BLOCK_ROWS]. NaN may be dropped: sums have it."""
+    for i in tl.static_range(config.PARTS):
+        least = tl.maximum(least, parts[i].to(config.ACC))
+    return least
+
+
+@triton.jit
+def shifted(part, base, per_tau, config: tl.constexpr):
+    """(x - base, exp((x - base) / tau)) of one part; ``per_tau`` is log2(e) / tau."""
+    difference = part.to(config.ACC) - base
+    return difference, tl.exp2(difference * per_tau)
+
+
+@triton.jit
+def segment_sums(students, teachers, base_s, base_t, per_tau, config: tl.constexpr):
+    """(sum e_s, sum e_t, sum e_t ((T - base_t) - (s - base_s))) over the parts, [BLOCK_BINS, BLOCK_ROWS].
+
+    A bin without probability counts 0, also where both logits are -Inf.
+    """
+    sum_s = tl.full([config.BLOCK_BINS, config.BLOCK_ROWS], 0.0, config.ACC)
+    sum_t = sum_s
+    dot = sum_s
+    for i in tl.static_range(config.PARTS):
+        difference_s, e_s = shifted(students[i], base_s, per_tau, config)
+        difference_t, e_t = shifted(teachers[i], base_t, per_tau, config)
+        sum_s += e_s
+        sum_t += e_t
+        dot += tl.where(e_t == 0.0, 0.0, e_t * (difference_t - difference_s))
+    return sum_s, sum_t, dot
+
+
+@triton.jit
+def rescaled(max_s, max_t, new_s, new_t, sum_s, sum_t, dot, per_tau):
+    """The three sums with new bases instead of the maxima so far, which are -Inf where nothing was added."""
+    shift_s = tl.where(max_s == float("-inf"), 0.0, max_s - new_s)
+    shift_t = tl.where(max_t == float("-inf"), 0.0, max_t - new_t)
+    factor_t = tl.exp2(shift_t * per_tau)
+    dot = tl.where(factor_t == 0.0, 0.0, factor_t * (dot + (shift_t - shift_s) * sum_t))
+    return sum_s * tl.exp2(shift_s * per_tau), sum_t * factor_t, dot
+
+
+@triton.jit
+def or_zero(maximum):
+    """A maximum to subtract: with that of no bins, -Inf, the difference would be NaN."""
+    return tl.where(maximum == float("-inf"), 0.0, maximum)
+
+
+@triton.jit
+def sums_of_all_segments(student, teacher, bins, readable, per_tau, config: tl.constexpr):
+    """(M_s, M_t, E_s, E_t, dot), each [BLOCK_ROWS]. Every bin of a block has running maxima of its own."""
+    SEGMENT: tl.constexpr = config.PARTS * config.BLOCK_BINS
+    max_s = tl.full([config.BLOCK_BINS, config.BLOCK_ROWS], float("-inf"), config.ACC)
+    max_t = max_s
+    sum_s = tl.full([config.BLOCK_BINS, config.BLOCK_ROWS], 0.0, config.ACC)
+    sum_t = sum_s
+    dot = sum_s
+    for first in range(0, bins, SEGMENT):
+        students = load_segment(student, first, bins, readable[None, :], config)
+        teachers = load_segment(teacher, first, bins, readable[None, :], config)
+        new_s, new_t = largest(students, max_s, config), largest(teachers, max_t, config)
+        base_s, base_t = or_zero(new_s), or_zero(new_t)
+        sum_s, sum_t, dot = rescaled(max_s, max_t, base_s, base_t, sum_s, sum_t, dot, per_tau)
+        more_s, more_t, more = segment_sums(students, teachers, base_s, base_t, per_tau, config)
+        sum_s += more_s
+        sum_t += more_t
+        dot += more
+        max_s, max_t = new_s, new_t
+    row_s, row_t = tl.max(max_s, axis=0), tl.max(max_t, axis=0)
+    base_s, base_t = or_zero(row_s)[None, :], or_zero(row_t)[None, :]
+    sum_s, sum_t, dot = rescaled(max_s, max_t, base_s, base_t, sum_s, sum_t, dot, per_tau)
+    # Without any finite logit, the difference is NaN, and so are loss and gradient.
+    row_s, row_t = tl.where(readable, row_s, 0.0), tl.where(readable, row_t, 0.0)
+    total_s, total_t = tl.sum(sum_s, axis=0) + (row_s - row_s), tl.sum(sum_t, axis=0) + (row_t - row_t)
+    return row_s, row_t, total_s, total_t, tl.sum(dot, axis=0)
+
+
+@triton.jit
+def store_gradient(
+    grad, students, teachers, first, bins, inside, base_s, base_t, ratio, row_factor, per_tau,
+    config: tl.constexpr,
+):  # fmt: skip
+    """Stores (e_s - e_t E_s / E_t) * row_factor of one segment. ``ratio`` is E_s / E_t."""
+    for i in tl.static_range(config.PARTS):
+        _, e_s = shifted(students[i], base_s[None, :], per_tau, config)
+        _, e_t = shifted(teachers[i], base_t[None, :], per_tau, config)
+        gradient = ((e_s - e_t * ratio[None, :]) * row_factor[None, :]).to(config.STUDENT_DTYPE)
+        bin = first + i * config.BLOCK_BINS
+        mask = (bin + tl.arange(0, config.BLOCK_BINS) < bins)[:, None] & inside[None, :]
+        tl.store(part_pointers(grad, bin, config), gradient, mask=mask, eviction_policy="evict_first")
+
+
+@triton.jit
+def load_weight(table, level, image, row, readable, config: tl.constexpr):
+    """w [BLOCK_ROWS]; 0 in rows that are not ``readable``."""
+    if config.HAS_WEIGHT:
+        pointer = kl_entry(table, WEIGHT, level, config).to(tl.pointer_type(config.ACC))
+        rows_per_weight = kl_entry(table, ROWS_PER_WEIGHT, level, config)
+        pointer += image * (kl_entry(table, ROWS, level, config) // rows_per_weight)
+        position = (row + tl.arange(0, config.BLOCK_ROWS)) // rows_per_weight.to(config.INDEX)
+        weight = tl.load(pointer + position, mask=readable, other=0.0)
+    else:
+        weight = tl.where(readable, 1.0, 0.0).to(config.ACC)
+    return weight
+
+
+@triton.jit
+def kl_tile(table, tile, factors, per_tau, tau, config: tl.constexpr):
+    """The loss of one tile, tau^2 scale / Z_l sum w KL, or 0 where Z_l is 0; stores its gradient.
+
+    Where Z_l is 0, nothing is read.
+    """
+    level = level_of_tile(table, tile, config.LEVELS, KL_COLUMNS)
+    image, group, row = kl_origin(table, level, tile, config)
+    bins = kl_entry(table, BINS, level, config).to(config.INDEX)
+    nonzero_z = tl.load(factor_pointer(factors, NONZERO_Z, IMITATION, level, config.LEVELS)) != 0
+    offs_row = row + tl.arange(0, config.BLOCK_ROWS)
+    rows = kl_entry(table, ROWS, level, config)
+    inside = offs_row < rows
+    readable = offs_row < tl.where(nonzero_z, rows, 0)
+    student = rows_view(table, STUDENT, config.STUDENT_DTYPE, level, image, group, row, config)
+    teacher = rows_view(table, TEACHER, config.TEACHER_DTYPE, level, image, group, row, config)
+    if config.RESIDENT:
+        students = load_segment(student, 0, bins, readable[None, :], config)
+        teachers = load_segment(teacher, 0, bins, readable[None, :], config)
+        nothing = tl.full([config.BLOCK_BINS, config.BLOCK_ROWS], float("-inf"), config.ACC)
+        base_s = tl.where(readable, tl.max(largest(students, nothing, config), axis=0), 0.0)
+        base_t = tl.where(readable, tl.max(largest(teachers, nothing, config), axis=0), 0.0)
+        sums = segment_sums(students, teachers, base_s[None, :], base_t[None, :], per_tau, config)
+        sum_s, sum_t, dot = tl.sum(sums[0], axis=0), tl.sum(sums[1], axis=0), tl.sum(sums[2], axis=0)
+    else:
+        base_s, base_t, sum_s, sum_t, dot = sums_of_all_segments(
+            student, teacher, bins, readable, per_tau, config
+        )
+    weight = load_weight(table, level, image, row, readable, config)
+    if config.HAS_GRAD:
+        grad = rows_view(table, GRAD, config.STUDENT_DTYPE, level, image, group, row, config)
+        ratio = tl.where(sum_s == sum_t, 1.0, sum_s / sum_t)
+        factor = tl.load(factor_pointer(factors, GRAD_FACTOR, IMITATION, level, config.LEVELS))
+        row_factor = tl.where(readable, factor * weight * tau / sum_s, 0.0)
+        # An infinite weight times the difference of two probabilities is one of two infinities.
+        row_factor = tl.where(tl.abs(row_factor) == float("inf"), float("nan"), row_factor)
+        if config.RESIDENT:
+            store_gradient(
+                grad, students, teachers, 0, bins, inside, base_s, base_t, ratio, row_factor, per_tau, config
+            )  # fmt: skip
+        else:
+            SEGMENT: tl.constexpr = config.PARTS * config.BLOCK_BINS
+            for i in range(0, tl.cdiv(bins, SEGMENT)):
+                # In reverse: the last segments are those that the L2 cache still holds.
+                first = (tl.cdiv(bins, SEGMENT) - 1 - i) * SEGMENT
+                students = load_segment(student, first, bins, readable[None, :], config)
+                teachers = load_segment(teacher, first, bins, readable[None, :], config)
+                store_gradient(
+                    grad, students, teachers, first, bins, inside, base_s, base_t, ratio, row_factor, per_tau,
+                    config,
+                )  # fmt: skip
+    divergence = tau * (dot / sum_t) - tau * tau * log_ratio(sum_t, sum_s)
+    factor = tl.load(factor_pointer(factors, LOSS_FACTOR, IMITATION, level, config.LEVELS))
+    loss = factor * tl.sum(tl.where(readable, weight * divergence, 0.0), axis=0)
+    return tl.where(nonzero_z, loss, 0.0)
+
+
+@triton.jit(
+    do_not_specialize=[
+        *("factors", "partials", "counters", "level_losses", "losses", "tiles"),
+        *("per_tau_high", "per_tau_low", "tau_high", "tau_low"),
+    ]
+)
+def kl_kernel(
+    table,  # KLLevel of each level: s, T [B, C, L] and w are read, ds [B, C, L] is written
+    bounds,  # tile bounds, as of two terms, of which the second has no tiles
+    factors,  # [3, 2, LEVELS], of factors_kernel; the first of both terms is this one
+    partials,  # [tiles], written: the loss of each tile
+    counters,  # [2 LEVELS + 1] int32, see add_partial()
+    level_losses,  # [2, LEVELS], row 0 is written
+    losses,  # [3], the first is the loss
+    tiles,
+    per_tau_high, per_tau_low,  # log2(e) / tau, the sum of two float32
+    tau_high, tau_low,
+    config: tl.constexpr,
+):  # fmt: skip
+    """Losses and gradients of all levels; one program per tile."""
+    tile = tl.program_id(0)
+    per_tau = tl.cast(per_tau_high, config.ACC) + tl.cast(per_tau_low, config.ACC)
+    tau = tl.cast(tau_high, config.ACC) + tl.cast(tau_low, config.ACC)
+    partial = kl_tile(table, tile, factors, per_tau, tau, config)
+    add_partial(
+        partial, tile, tiles, bounds, partials, counters, level_losses, losses, config.LEVELS, config.ACC
+    )
