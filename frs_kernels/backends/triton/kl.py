@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .arithmetic import log_ratio
+from .arithmetic import divide, log_ratio
 from .level_table import level_of_tile, table_entry
 from .reduce import GRAD_FACTOR, IMITATION, LOSS_FACTOR, NONZERO_Z, add_partial, factor_pointer
 
@@ -33,6 +33,7 @@ class KLConfig(NamedTuple):
     LEVELS: int
     ORDER: int  # BINS_CONTIGUOUS, ROWS_CONTIGUOUS or MIXED
     RESIDENT: bool  # a segment has all bins of every level
+    EXACT: bool  # and these are PARTS * BLOCK_BINS, so that no bin is outside
     PARTS: int
     BLOCK_BINS: int
     BLOCK_ROWS: int
@@ -52,7 +53,8 @@ class KLLevel(NamedTuple):
     rows: int  # distributions with one stride
     groups: int  # of rows in an image, each ``bins`` bins after the one before
     rows_per_weight: int
-    weight: int  # address of w [B, rows / rows_per_weight]
+    weights: int  # rows / rows_per_weight
+    weight: int  # address of w [B, weights]
     grad: int  # address of the student's gradient, which is dense
     grad_stride_b: int
     grad_stride_bin: int
@@ -69,7 +71,7 @@ class KLLevel(NamedTuple):
 
 # Columns of the table; the three strides of a tensor are in the columns after its address.
 (
-    FIRST_TILE, BINS, ROWS, GROUPS, ROWS_PER_WEIGHT, WEIGHT,
+    FIRST_TILE, BINS, ROWS, GROUPS, ROWS_PER_WEIGHT, WEIGHTS, WEIGHT,
     GRAD, _, _, _, STUDENT, _, _, _, TEACHER, _, _, _,
 ) = (tl.constexpr(i) for i in range(len(KLLevel._fields)))  # fmt: skip
 KL_COLUMNS = tl.constexpr(len(KLLevel._fields))
@@ -81,13 +83,14 @@ def kl_entry(table, column: tl.constexpr, level, config: tl.constexpr):
 
 
 @triton.jit
-def kl_origin(table, level, tile, config: tl.constexpr):
+def kl_origin(table, level, tile, row_blocks, config: tl.constexpr):
     """(image, group, first row) of a tile. The groups are next to each other: they share lines of memory."""
     tile = (tile - kl_entry(table, FIRST_TILE, level, config)).to(tl.int32)
     groups = kl_entry(table, GROUPS, level, config).to(tl.int32)
-    tiles_of_rows = tl.cdiv(kl_entry(table, ROWS, level, config), config.BLOCK_ROWS).to(tl.int32)
+    rows_of_tile = row_blocks * config.BLOCK_ROWS
+    tiles_of_rows = tl.cdiv(kl_entry(table, ROWS, level, config), rows_of_tile).to(tl.int32)
     position = tile // groups
-    row = (position % tiles_of_rows).to(config.INDEX) * config.BLOCK_ROWS
+    row = (position % tiles_of_rows).to(config.INDEX) * rows_of_tile
     return (position // tiles_of_rows).to(tl.int64), tile % groups, row
 
 
@@ -119,26 +122,34 @@ def part_pointers(view, bin, config: tl.constexpr):
 
 
 @triton.jit
+def inside_bins(bin, bins, config: tl.constexpr):
+    """Which bins [BLOCK_BINS, 1] of a block a distribution has."""
+    if config.EXACT:
+        inside = tl.full([config.BLOCK_BINS, 1], True, tl.int1)
+    else:
+        inside = (bin + tl.arange(0, config.BLOCK_BINS) < bins)[:, None]
+    return inside
+
+
+@triton.jit
 def load_segment(view, first, bins, readable, config: tl.constexpr):
     """PARTS blocks [BLOCK_BINS, BLOCK_ROWS] from bin ``first`` on; -Inf from ``bins`` on and in rows that are
     not ``readable`` [1, BLOCK_ROWS]."""
     parts = ()
-    for i in tl.static_range(config.PARTS):
+    PARTS: tl.constexpr = config.PARTS
+    for i in tl.static_range(PARTS):
         bin = first + i * config.BLOCK_BINS
-        inside = (bin + tl.arange(0, config.BLOCK_BINS) < bins)[:, None] & readable
+        inside = inside_bins(bin, bins, config) & readable
         pointers = part_pointers(view, bin, config)
-        if config.RESIDENT:
-            part = tl.load(pointers, mask=inside, other=float("-inf"), eviction_policy="evict_first")
-        else:
-            part = tl.load(pointers, mask=inside, other=float("-inf"))
-        parts = parts + (part,)
+        parts = parts + (tl.load(pointers, mask=inside, other=float("-inf")),)
     return parts
 
 
 @triton.jit
 def largest(parts, least, config: tl.constexpr):
     """The maximum of ``least`` and all parts [BLOCK_BINS, BLOCK_ROWS]. NaN may be dropped: sums have it."""
-    for i in tl.static_range(config.PARTS):
+    PARTS: tl.constexpr = config.PARTS
+    for i in tl.static_range(PARTS):
         least = tl.maximum(least, parts[i].to(config.ACC))
     return least
 
@@ -159,7 +170,8 @@ def segment_sums(students, teachers, base_s, base_t, per_tau, config: tl.constex
     sum_s = tl.full([config.BLOCK_BINS, config.BLOCK_ROWS], 0.0, config.ACC)
     sum_t = sum_s
     dot = sum_s
-    for i in tl.static_range(config.PARTS):
+    PARTS: tl.constexpr = config.PARTS
+    for i in tl.static_range(PARTS):
         difference_s, e_s = shifted(students[i], base_s, per_tau, config)
         difference_t, e_t = shifted(teachers[i], base_t, per_tau, config)
         sum_s += e_s
@@ -219,13 +231,14 @@ def store_gradient(
     config: tl.constexpr,
 ):  # fmt: skip
     """Stores (e_s - e_t E_s / E_t) * row_factor of one segment. ``ratio`` is E_s / E_t."""
-    for i in tl.static_range(config.PARTS):
+    PARTS: tl.constexpr = config.PARTS
+    for i in tl.static_range(PARTS):
         _, e_s = shifted(students[i], base_s[None, :], per_tau, config)
         _, e_t = shifted(teachers[i], base_t[None, :], per_tau, config)
         gradient = ((e_s - e_t * ratio[None, :]) * row_factor[None, :]).to(config.STUDENT_DTYPE)
         bin = first + i * config.BLOCK_BINS
-        mask = (bin + tl.arange(0, config.BLOCK_BINS) < bins)[:, None] & inside[None, :]
-        tl.store(part_pointers(grad, bin, config), gradient, mask=mask, eviction_policy="evict_first")
+        mask = inside_bins(bin, bins, config) & inside[None, :]
+        tl.store(part_pointers(grad, bin, config), gradient, mask=mask)
 
 
 @triton.jit
@@ -233,9 +246,10 @@ def load_weight(table, level, image, row, readable, config: tl.constexpr):
     """w [BLOCK_ROWS]; 0 in rows that are not ``readable``."""
     if config.HAS_WEIGHT:
         pointer = kl_entry(table, WEIGHT, level, config).to(tl.pointer_type(config.ACC))
-        rows_per_weight = kl_entry(table, ROWS_PER_WEIGHT, level, config)
-        pointer += image * (kl_entry(table, ROWS, level, config) // rows_per_weight)
-        position = (row + tl.arange(0, config.BLOCK_ROWS)) // rows_per_weight.to(config.INDEX)
+        pointer += image * kl_entry(table, WEIGHTS, level, config)
+        position = row + tl.arange(0, config.BLOCK_ROWS)
+        if config.ORDER != ROWS_CONTIGUOUS:
+            position = position // kl_entry(table, ROWS_PER_WEIGHT, level, config).to(config.INDEX)
         weight = tl.load(pointer + position, mask=readable, other=0.0)
     else:
         weight = tl.where(readable, 1.0, 0.0).to(config.ACC)
@@ -243,17 +257,15 @@ def load_weight(table, level, image, row, readable, config: tl.constexpr):
 
 
 @triton.jit
-def kl_tile(table, tile, factors, per_tau, tau, config: tl.constexpr):
-    """The loss of one tile, tau^2 scale / Z_l sum w KL, or 0 where Z_l is 0; stores its gradient.
+def kl_rows(table, level, image, group, row, nonzero_z, grad_factor, per_tau, tau, config: tl.constexpr):
+    """tau^2 w KL [BLOCK_ROWS], 0 in rows that are not there; stores the gradient.
 
-    Where Z_l is 0, nothing is read.
+    d/ds = ``grad_factor`` tau w (q - p), where the factor is scale / Z_l, or 1 where that is pending. Where
+    ``nonzero_z`` is false, nothing is read: loss and gradient are 0.
     """
-    level = level_of_tile(table, tile, config.LEVELS, KL_COLUMNS)
-    image, group, row = kl_origin(table, level, tile, config)
     bins = kl_entry(table, BINS, level, config).to(config.INDEX)
-    nonzero_z = tl.load(factor_pointer(factors, NONZERO_Z, IMITATION, level, config.LEVELS)) != 0
-    offs_row = row + tl.arange(0, config.BLOCK_ROWS)
     rows = kl_entry(table, ROWS, level, config)
+    offs_row = row + tl.arange(0, config.BLOCK_ROWS)
     inside = offs_row < rows
     readable = offs_row < tl.where(nonzero_z, rows, 0)
     student = rows_view(table, STUDENT, config.STUDENT_DTYPE, level, image, group, row, config)
@@ -273,9 +285,8 @@ def kl_tile(table, tile, factors, per_tau, tau, config: tl.constexpr):
     weight = load_weight(table, level, image, row, readable, config)
     if config.HAS_GRAD:
         grad = rows_view(table, GRAD, config.STUDENT_DTYPE, level, image, group, row, config)
-        ratio = tl.where(sum_s == sum_t, 1.0, sum_s / sum_t)
-        factor = tl.load(factor_pointer(factors, GRAD_FACTOR, IMITATION, level, config.LEVELS))
-        row_factor = tl.where(readable, factor * weight * tau / sum_s, 0.0)
+        ratio = tl.where(sum_s == sum_t, 1.0, divide(sum_s, sum_t))
+        row_factor = tl.where(readable, divide(grad_factor * weight * tau, sum_s), 0.0)
         # An infinite weight times the difference of two probabilities is one of two infinities.
         row_factor = tl.where(tl.abs(row_factor) == float("inf"), float("nan"), row_factor)
         if config.RESIDENT:
@@ -293,15 +304,30 @@ def kl_tile(table, tile, factors, per_tau, tau, config: tl.constexpr):
                     grad, students, teachers, first, bins, inside, base_s, base_t, ratio, row_factor, per_tau,
                     config,
                 )  # fmt: skip
-    divergence = tau * (dot / sum_t) - tau * tau * log_ratio(sum_t, sum_s)
+    divergence = tau * divide(dot, sum_t) - tau * tau * log_ratio(sum_t, sum_s)
+    return tl.where(readable, weight * divergence, 0.0)
+
+
+@triton.jit
+def kl_tile(table, tile, row_blocks, factors, per_tau, tau, config: tl.constexpr):
+    """The loss of one tile, tau^2 scale / Z_l sum w KL, or 0 where Z_l is 0; stores its gradient."""
+    level = level_of_tile(table, tile, config.LEVELS, KL_COLUMNS)
+    image, group, row = kl_origin(table, level, tile, row_blocks, config)
+    nonzero_z = tl.load(factor_pointer(factors, NONZERO_Z, IMITATION, level, config.LEVELS)) != 0
+    grad_factor = tl.load(factor_pointer(factors, GRAD_FACTOR, IMITATION, level, config.LEVELS))
+    total = tl.full([config.BLOCK_ROWS], 0.0, config.ACC)
+    last = tl.minimum(row + row_blocks * config.BLOCK_ROWS, kl_entry(table, ROWS, level, config))
+    for first in range(row, last.to(config.INDEX), config.BLOCK_ROWS):
+        total += kl_rows(
+            table, level, image, group, first, nonzero_z, grad_factor, per_tau, tau, config
+        )  # fmt: skip
     factor = tl.load(factor_pointer(factors, LOSS_FACTOR, IMITATION, level, config.LEVELS))
-    loss = factor * tl.sum(tl.where(readable, weight * divergence, 0.0), axis=0)
-    return tl.where(nonzero_z, loss, 0.0)
+    return tl.where(nonzero_z, factor * tl.sum(total, axis=0), 0.0)
 
 
 @triton.jit(
     do_not_specialize=[
-        *("factors", "partials", "counters", "level_losses", "losses", "tiles"),
+        *("factors", "partials", "counters", "level_losses", "losses", "tiles", "row_blocks"),
         *("per_tau_high", "per_tau_low", "tau_high", "tau_low"),
     ]
 )
@@ -314,6 +340,7 @@ def kl_kernel(
     level_losses,  # [2, LEVELS], row 0 is written
     losses,  # [3], the first is the loss
     tiles,
+    row_blocks,  # blocks of BLOCK_ROWS rows in a tile
     per_tau_high, per_tau_low,  # log2(e) / tau, the sum of two float32
     tau_high, tau_low,
     config: tl.constexpr,
@@ -322,7 +349,7 @@ def kl_kernel(
     tile = tl.program_id(0)
     per_tau = tl.cast(per_tau_high, config.ACC) + tl.cast(per_tau_low, config.ACC)
     tau = tl.cast(tau_high, config.ACC) + tl.cast(tau_low, config.ACC)
-    partial = kl_tile(table, tile, factors, per_tau, tau, config)
+    partial = kl_tile(table, tile, row_blocks, factors, per_tau, tau, config)
     add_partial(
         partial, tile, tiles, bounds, partials, counters, level_losses, losses, config.LEVELS, config.ACC
     )

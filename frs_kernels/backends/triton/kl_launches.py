@@ -103,11 +103,12 @@ class KLCall:
         tensors = {WEIGHT: self.weights, GRAD: self.grads, STUDENT: self.student, TEACHER: self.teacher}
         addresses = {column.value: addresses_of(of) for column, of in tensors.items() if of}
         table = with_addresses(self.planned.table, addresses, KL_COLUMNS.value)
+        planned = self.planned
         numbers = *two_floats(math.log2(math.e) / self.temperature), *two_floats(self.temperature)
         self._launch(
-            kl_kernel, self.planned.programs,
-            (table, self.bounds, factors, partials, *sums, self.planned.programs, *numbers),
-            (self.planned.config,), threads=self.planned.threads,
+            kl_kernel, planned.programs,
+            (table, self.bounds, factors, partials, *sums, planned.programs, planned.row_blocks, *numbers),
+            (planned.config,), threads=planned.threads,
         )  # fmt: skip
 
     def _empty(self, *sizes: int, dtype: torch.dtype | None = None) -> Tensor:

@@ -20,6 +20,8 @@ _MAX_INT32 = 2**31 - 1
 # Threads and rows of a program in which equal bins of adjacent rows are contiguous: at least 16 rows, so that
 # every access has whole sectors of 32 bytes.
 _SHAPES_OF_ROWS = ((128, 128), (128, 64), (128, 32), (256, 32), (512, 32), (512, 16))
+# Aimed at in a launch, as in plan.py. A program's prologue takes half as many instructions as a block of rows.
+_PROGRAMS = 4096
 _SEGMENT_PARTS = 4  # of distributions that do not stay in registers
 
 
@@ -40,6 +42,7 @@ class KLPlan(NamedTuple):
     tile_bounds: tuple[int, ...]  # the first tile of each level, and the number of all tiles
     table: tuple[int, ...]
     config: KLConfig
+    row_blocks: int  # blocks of rows in a tile
     threads: int
 
 
@@ -51,9 +54,11 @@ def kl_block(bins: int, order: int, acc: torch.dtype) -> KLBlock:
     """
     most = 12 if acc == torch.float64 else 24
     block = _block_of_bins(bins, most) if order == BINS_CONTIGUOUS.value else _block_of_rows(bins, most)
-    # In the interpreter a program of any size takes milliseconds: it has eight times as many rows.
-    interpreted = triton.knobs.runtime.interpret  # pyright: ignore[reportAttributeAccessIssue]  # a lazy module
-    return block._replace(rows=8 * block.rows) if interpreted else block
+    if not triton.knobs.runtime.interpret:  # pyright: ignore[reportAttributeAccessIssue]  # a lazy module
+        return block
+    # In the interpreter an operation on a block of any size takes as long: there are fewer and larger ones.
+    parts = -(-block.parts // 8) if block.resident else block.parts
+    return block._replace(bins=8 * block.bins, rows=max(block.rows, 16), parts=parts)
 
 
 def _block_of_rows(bins: int, most: int) -> KLBlock:
@@ -90,16 +95,14 @@ def plan_kl(
     order = _order(term, over_locations)
     levels = [_level(term, level, over_locations, groups) for level in range(term.num_levels)]
     block = kl_block(max(level.bins for level in levels), order, acc)
-    tiles = [
-        batch * level.groups * -(-level.rows // block.rows) if level.bins else 0
-        for batch, level in zip(term.batch, levels, strict=True)
-    ]
-    bounds = tuple(itertools.accumulate(tiles, initial=0))
+    row_blocks = min(8, max(1, sum(_tiles(term, levels, block.rows)) // _PROGRAMS))
+    bounds = tuple(itertools.accumulate(_tiles(term, levels, row_blocks * block.rows), initial=0))
     levels = [level._replace(first_tile=first) for level, first in zip(levels, bounds, strict=False)]
     config = KLConfig(
         LEVELS=term.num_levels,
         ORDER=order,
         RESIDENT=block.resident,
+        EXACT=block.resident and {level.bins for level in levels} == {block.parts * block.bins},
         PARTS=block.parts,
         BLOCK_BINS=block.bins,
         BLOCK_ROWS=block.rows,
@@ -111,7 +114,15 @@ def plan_kl(
         HAS_GRAD=term.has_grads,
     )
     table = encode(value for level in levels for value in level)
-    return KLPlan(bounds[-1], bounds, table, config, block.threads)
+    return KLPlan(bounds[-1], bounds, table, config, row_blocks, block.threads)
+
+
+def _tiles(term: Geometry, levels: list[KLLevel], rows: int) -> list[int]:
+    """Tiles of each level, where a tile has this many rows."""
+    return [
+        batch * level.groups * -(-level.rows // rows) if level.bins else 0
+        for batch, level in zip(term.batch, levels, strict=True)
+    ]
 
 
 def _order(term: Geometry, over_locations: bool) -> int:
@@ -142,7 +153,10 @@ def _level(term: Geometry, level: int, over_locations: bool, groups: int) -> KLL
         rows, groups, per_weight = locations * groups, 1, groups
         strides = [(stride_b, 1, bins) for stride_b, *_ in strides]
     of_grad, of_student, of_teacher = strides
-    return KLLevel(0, bins, rows, groups, per_weight, 0, 0, *of_grad, 0, *of_student, 0, *of_teacher)
+    return KLLevel(
+        0, bins, rows, groups, per_weight, rows // per_weight, 0,
+        0, *of_grad, 0, *of_student, 0, *of_teacher,
+    )  # fmt: skip
 
 
 def _needs_int64(level: KLLevel, block: KLBlock) -> bool:
