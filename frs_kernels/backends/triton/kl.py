@@ -182,12 +182,16 @@ def segment_sums(students, teachers, base_s, base_t, per_tau, config: tl.constex
 
 @triton.jit
 def rescaled(max_s, max_t, new_s, new_t, sum_s, sum_t, dot, per_tau):
-    """The three sums with new bases instead of the maxima so far, which are -Inf where nothing was added."""
+    """The three sums with new bases instead of the maxima so far, which are -Inf where nothing was added.
+
+    The selections keep the products apart from the sums that follow: E_s and E_t are equal where s equals T.
+    """
     shift_s = tl.where(max_s == float("-inf"), 0.0, max_s - new_s)
     shift_t = tl.where(max_t == float("-inf"), 0.0, max_t - new_t)
-    factor_t = tl.exp2(shift_t * per_tau)
+    factor_s, factor_t = tl.exp2(shift_s * per_tau), tl.exp2(shift_t * per_tau)
     dot = tl.where(factor_t == 0.0, 0.0, factor_t * (dot + (shift_t - shift_s) * sum_t))
-    return sum_s * tl.exp2(shift_s * per_tau), sum_t * factor_t, dot
+    sum_s = tl.where(factor_s == 0.0, 0.0, sum_s * factor_s)
+    return sum_s, tl.where(factor_t == 0.0, 0.0, sum_t * factor_t), dot
 
 
 @triton.jit

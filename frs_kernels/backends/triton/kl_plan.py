@@ -20,8 +20,7 @@ _MAX_INT32 = 2**31 - 1
 # Threads and rows of a program in which equal bins of adjacent rows are contiguous: at least 16 rows, so that
 # every access has whole sectors of 32 bytes.
 _SHAPES_OF_ROWS = ((128, 128), (128, 64), (128, 32), (256, 32), (512, 32), (512, 16))
-# Aimed at in a launch, as in plan.py. A program's prologue takes half as many instructions as a block of rows.
-_PROGRAMS = 4096
+_PROGRAMS = 4096  # aimed at in a launch, as in plan.py
 _SEGMENT_PARTS = 4  # of distributions that do not stay in registers
 
 
@@ -68,8 +67,7 @@ def _block_of_rows(bins: int, most: int) -> KLBlock:
         parts = max(1, -(-bins // block))
         if parts <= most:
             return KLBlock(block, rows, parts, threads, True)
-    threads, rows = _SHAPES_OF_ROWS[-1]
-    return KLBlock(threads // rows, rows, _SEGMENT_PARTS, threads, False)
+    return KLBlock(16, 16, _SEGMENT_PARTS, 256, False)
 
 
 def _block_of_bins(bins: int, most: int) -> KLBlock:
@@ -79,7 +77,7 @@ def _block_of_bins(bins: int, most: int) -> KLBlock:
         run = min((8, 16, 32, 64), key=lambda run: -(-bins // run) * run * (1 + 4 / run))
         parts = max(1, -(-bins // run))
         rows = 128
-        while parts * run * rows > most * 128:
+        while parts * run * rows > most * 128 * 2 // 3:
             rows //= 2
         return KLBlock(run, rows, parts, 128, True)
     for threads in (128, 256, 512):
