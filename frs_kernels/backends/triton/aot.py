@@ -96,8 +96,8 @@ def main() -> None:
     print("# Resources of the Triton kernels\n")
     print(f"Compiled ahead of time by Triton {triton.__version__} for {LEVELS} levels, written by")
     print(f"`python -m frs_kernels.backends.triton.aot`. A program has {THREADS} threads, in factors and")
-    print(f"finish {reduce.THREADS}. A cell has the registers per thread (gfx942: vector registers) and the")
-    print("bytes spilled.\n")
+    print(f"finish {reduce.THREADS}, in kl as many as its row says. A cell has the registers per thread")
+    print("(gfx942: vector registers) and the bytes spilled.\n")
     print("| kernel | " + " | ".join(TARGETS) + " |")
     print("|---" * (len(TARGETS) + 1) + "|")
     for variant in variants():

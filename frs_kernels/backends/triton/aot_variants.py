@@ -207,8 +207,15 @@ def _pointer(acc: torch.dtype) -> str:
 
 def _kl_variants() -> list[Variant]:
     """kl for LD (17 bins an edge of a box), classes of a head (80, 720) and CWD (locations of a level)."""
-    over_channels = [(bins, order) for bins in (17, 80, 720) for order in (ROWS_CONTIGUOUS, BINS_CONTIGUOUS)]
-    over_locations = [(4096, BINS_CONTIGUOUS), (16800, BINS_CONTIGUOUS), (16800, ROWS_CONTIGUOUS)]
+    over_channels = [
+        (bins, order) for bins in (17, 80, 192, 720) for order in (ROWS_CONTIGUOUS, BINS_CONTIGUOUS)
+    ]
+    over_locations = [
+        (4096, BINS_CONTIGUOUS),
+        (12288, BINS_CONTIGUOUS),
+        (16800, BINS_CONTIGUOUS),
+        (16800, ROWS_CONTIGUOUS),
+    ]
     return [
         *(
             _kl(*case, dtype)
@@ -237,13 +244,15 @@ def _kl(bins: int, order, dtype, **options) -> Variant:
         "STUDENT_DTYPE": dtype, "TEACHER_DTYPE": dtype, "ACC": plan.TL_DTYPES[acc], "INDEX": tl.int32,
         "HAS_WEIGHT": True, "HAS_GRAD": True,
     }  # fmt: skip
+    config = KLConfig(**{**values, **options})
     arguments = {
         "table": _table(KL_COLUMNS), "bounds": _BOUNDS, "counters": "*i32",
         **dict.fromkeys(("factors", "partials", "level_losses", "losses"), _pointer(acc)),
         **dict.fromkeys(("tiles", "row_blocks"), "i32"),
         **dict.fromkeys(("per_tau_high", "per_tau_low", "tau_high", "tau_low"), "fp32"),
-        "config": KLConfig(**{**values, **options}),
+        "config": config,
     }  # fmt: skip
     names = {BINS_CONTIGUOUS: "bins contiguous", ROWS_CONTIGUOUS: "rows contiguous", MIXED: "mixed layouts"}
-    label = _label(f"kl {bins} bins", names[order], dtype, options)
-    return Variant(label, kl_kernel, arguments, threads=block.threads)
+    label = _label(f"kl {bins} bins", f"{names[order]}, {block.threads} threads", dtype, options)
+    limit = kl_plan.max_kl_registers(config, block.threads)
+    return Variant(label, kl_kernel, arguments, threads=block.threads, max_registers=limit)

@@ -88,7 +88,7 @@ def kl_origin(table, level, tile, row_blocks, config: tl.constexpr):
     tile = (tile - kl_entry(table, FIRST_TILE, level, config)).to(tl.int32)
     groups = kl_entry(table, GROUPS, level, config).to(tl.int32)
     rows_of_tile = row_blocks * config.BLOCK_ROWS
-    tiles_of_rows = tl.cdiv(kl_entry(table, ROWS, level, config), rows_of_tile).to(tl.int32)
+    tiles_of_rows = tl.cdiv(kl_entry(table, ROWS, level, config).to(config.INDEX), rows_of_tile).to(tl.int32)
     position = tile // groups
     row = (position % tiles_of_rows).to(config.INDEX) * rows_of_tile
     return (position // tiles_of_rows).to(tl.int64), tile % groups, row

@@ -109,6 +109,7 @@ class KLCall:
             kl_kernel, planned.programs,
             (table, self.bounds, factors, partials, *sums, planned.programs, planned.row_blocks, *numbers),
             (planned.config,), threads=planned.threads,
+            max_registers=kl_plan.max_kl_registers(planned.config, planned.threads),
         )  # fmt: skip
 
     def _empty(self, *sizes: int, dtype: torch.dtype | None = None) -> Tensor:

@@ -12,14 +12,17 @@ from ...contract import MASK_SUM_NORMALIZERS, NORMALIZERS
 from .geometry import Geometry
 from .kl import BINS_CONTIGUOUS, MIXED, ROWS_CONTIGUOUS, KLConfig, KLLevel
 from .level_table import FLAG_CHANNEL_MAJOR, encode
-from .plan import TL_DTYPES
+from .plan import NVIDIA, TL_DTYPES
 from .tiles import CHANNEL_MAJOR, LOCATION_MAJOR
 
 _cached = functools.lru_cache(maxsize=1024)
 _MAX_INT32 = 2**31 - 1
-# Threads and rows of a program in which equal bins of adjacent rows are contiguous: at least 16 rows, so that
-# every access has whole sectors of 32 bytes.
-_SHAPES_OF_ROWS = ((128, 128), (128, 64), (128, 32), (256, 32), (512, 32), (512, 16))
+# Threads and rows of a program in which equal bins of adjacent rows are contiguous, and the most parts whose
+# elements stay in 64 registers (80 in a program of 256 threads). 16 rows have whole sectors of 32 bytes.
+_SHAPES_OF_ROWS = (
+    (128, 128, 24), (128, 64, 24), (128, 32, 24), (256, 32, 24), (512, 16, 12), (512, 8, 12),
+)  # fmt: skip
+_THREADS_OF_LONG_ROWS = (128, 256, 512, 1024)
 _PROGRAMS = 4096  # aimed at in a launch, as in plan.py
 _SEGMENT_PARTS = 4  # of distributions that do not stay in registers
 
@@ -46,13 +49,11 @@ class KLPlan(NamedTuple):
 
 
 def kl_block(bins: int, order: int, acc: torch.dtype) -> KLBlock:
-    """The block shape for distributions of at most ``bins`` bins.
-
-    They are resident where a thread holds at most 24 elements of each tensor: 12 in float64, which takes two
-    registers.
-    """
-    most = 12 if acc == torch.float64 else 24
-    block = _block_of_bins(bins, most) if order == BINS_CONTIGUOUS.value else _block_of_rows(bins, most)
+    """The block shape for distributions of at most ``bins`` bins. In float64, where a number takes two
+    registers, half as many parts stay in them."""
+    per_number = 2 if acc == torch.float64 else 1
+    of_order = _block_of_bins if order == BINS_CONTIGUOUS.value else _block_of_rows
+    block = of_order(bins, per_number)
     if not triton.knobs.runtime.interpret:  # pyright: ignore[reportAttributeAccessIssue]  # a lazy module
         return block
     # In the interpreter an operation on a block of any size takes as long: there are fewer and larger ones.
@@ -60,30 +61,37 @@ def kl_block(bins: int, order: int, acc: torch.dtype) -> KLBlock:
     return block._replace(bins=8 * block.bins, rows=max(block.rows, 16), parts=parts)
 
 
-def _block_of_rows(bins: int, most: int) -> KLBlock:
+def _block_of_rows(bins: int, per_number: int) -> KLBlock:
     """One element per thread and part: a thread adds up the parts of one row, or every n-th of them."""
-    for threads, rows in _SHAPES_OF_ROWS:
+    for threads, rows, most in _SHAPES_OF_ROWS:
         block = threads // rows
         parts = max(1, -(-bins // block))
-        if parts <= most:
+        if parts <= most // per_number:
             return KLBlock(block, rows, parts, threads, True)
     return KLBlock(16, 16, _SEGMENT_PARTS, 256, False)
 
 
-def _block_of_bins(bins: int, most: int) -> KLBlock:
-    """A run of bins per part, and as many rows as fit; long distributions have all threads of a program."""
-    if bins <= 1024:
+def _block_of_bins(bins: int, per_number: int) -> KLBlock:
+    """A run of bins per part. Long distributions have all threads of a program."""
+    if bins <= 512:
         # A short run leaves lines of memory to the next part, a long one has more padding.
         run = min((8, 16, 32, 64), key=lambda run: -(-bins // run) * run * (1 + 4 / run))
         parts = max(1, -(-bins // run))
-        rows = 128
-        while parts * run * rows > most * 128 * 2 // 3:
-            rows //= 2
+        rows = 128 // run
+        while parts * run * 2 * rows <= 8 * 128 // per_number:
+            rows *= 2
         return KLBlock(run, rows, parts, 128, True)
-    for threads in (128, 256, 512):
-        if bins <= most * threads:
+    for threads in _THREADS_OF_LONG_ROWS:
+        if bins <= 12 // per_number * threads:
             return KLBlock(threads, 1, -(-bins // threads), threads, True)
     return KLBlock(512, 1, _SEGMENT_PARTS, 512, False)
+
+
+def max_kl_registers(config: KLConfig, threads: int) -> int | None:
+    """Limit of registers per thread of kl_kernel, or None. The compiler takes up to twice as many without a
+    limit, and spills none with it: 1024 threads share a multiprocessor."""
+    fits = config.ACC == tl.float32 and config.INDEX == tl.int32 and (threads != 256 or not config.RESIDENT)
+    return 64 if NVIDIA and fits else None
 
 
 @_cached
