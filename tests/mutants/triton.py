@@ -44,4 +44,28 @@ MUTANTS = (
         ("tests/test_triton.py::test_scale_takes_images_of_any_size",),
         interpreted=True,
     ),
+    Mutant(
+        "bins-that-neither-has-make-the-divergence-nan-in-triton",
+        f"{FOLDER}/kl.py",
+        "dot += tl.where(e_t == 0.0, 0.0, e_t * (difference_t - difference_s))",
+        "dot += e_t * (difference_t - difference_s)",
+        ("tests/test_kl.py::test_logits_of_minus_infinity",),
+        interpreted=True,
+    ),
+    Mutant(
+        "sums-keep-the-first-maximum-in-triton",
+        f"{FOLDER}/kl.py",
+        "        max_s, max_t = new_s, new_t\n",
+        "",
+        ("tests/test_kl_triton.py::test_several_tiles_blocks_and_segments",),
+        interpreted=True,
+    ),
+    Mutant(
+        "groups-of-a-location-have-weights-of-their-own-in-triton",
+        f"{FOLDER}/kl.py",
+        "position // kl_entry(table, ROWS_PER_WEIGHT, level, config).to(config.INDEX)",
+        "position",
+        ("tests/test_kl.py::test_loss_and_gradient",),
+        interpreted=True,
+    ),
 )
