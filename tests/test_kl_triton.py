@@ -58,11 +58,11 @@ def in_small_blocks(plans, monkeypatch):
 @pytest.mark.parametrize("order", ["ROWS_CONTIGUOUS", "BINS_CONTIGUOUS", "MIXED"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_block_has_all_bins_and_its_numbers_fit_the_registers(order, dtype, plans):
-    from frs_kernels.backends.triton import kl
+    from frs_kernels.backends.triton import kl_tiles
 
     was_resident = True
     for bins in (0, 1, 2, 4, 17, 19, 80, 81, 150, 384, 512, 513, 720, 768, 1000, 4096, 12288, 16800, 10**6):
-        block = plans.kl_block(bins, getattr(kl, order).value, dtype)
+        block = plans.kl_block(bins, getattr(kl_tiles, order).value, dtype)
         assert block.resident <= was_resident, "longer distributions are not resident where shorter are not"
         was_resident = block.resident
         assert not block.resident or block.parts * block.bins >= bins

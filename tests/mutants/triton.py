@@ -62,7 +62,7 @@ MUTANTS = (
     ),
     Mutant(
         "groups-of-a-location-have-weights-of-their-own-in-triton",
-        f"{FOLDER}/kl.py",
+        f"{FOLDER}/kl_tiles.py",
         "position // kl_entry(table, ROWS_PER_WEIGHT, level, config).to(config.INDEX)",
         "position",
         ("tests/test_kl.py::test_loss_and_gradient",),

@@ -1,8 +1,8 @@
 """The Triton backend: for NVIDIA, AMD and Intel GPUs; on a CPU only in Triton's interpreter, for tests.
 
 launches.py and kl_launches.py hold the operators. The kernels are in mask.py, loss.py (with imitation.py and
-head.py, the maths of the two terms), kl.py, reduce.py and scale.py; tiles.py and level_table.py say which
-elements a program processes. Triton is imported only when the backend is first used.
+head.py, the maths of the two terms), kl.py, reduce.py and scale.py; tiles.py, kl_tiles.py and level_table.py
+say which elements a program processes. Triton is imported only when the backend is first used.
 """
 
 import importlib.util
@@ -101,6 +101,7 @@ def register(library: torch.library.Library, dispatch_keys: list[str]) -> None:
         imitation,
         kl,
         kl_launches,
+        kl_tiles,
         launches,
         level_table,
         loss,
@@ -111,7 +112,7 @@ def register(library: torch.library.Library, dispatch_keys: list[str]) -> None:
     )
     from .launcher import precompute_cache_keys
 
-    callees_first = level_table, arithmetic, tiles, mask, imitation, head, reduce, loss, scale, kl
+    callees_first = level_table, arithmetic, tiles, mask, imitation, head, reduce, loss, scale, kl_tiles, kl
     precompute_cache_keys(*callees_first)
     operators = {"mask": launches.mask, "kl": kl_launches.kl, "scale_": launches.scale_}
     operators |= dict.fromkeys(("loss", "imitation", "head"), launches.loss)

@@ -8,7 +8,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from . import kl_plan, level_table, plan, reduce, scale
-from .kl import BINS_CONTIGUOUS, KL_COLUMNS, MIXED, ROWS_CONTIGUOUS, KLConfig, kl_kernel
+from .kl import kl_kernel
+from .kl_tiles import BINS_CONTIGUOUS, KL_COLUMNS, MIXED, ROWS_CONTIGUOUS, KLConfig
 from .launcher import THREADS
 from .loss import loss_kernel, single_kernel
 from .mask import SUM_COLUMNS, mask_kernel, mask_sums_kernel

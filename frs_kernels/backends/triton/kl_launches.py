@@ -11,7 +11,8 @@ from ...layouts import grad_like
 from . import kl_plan
 from .arguments import check_kl, two_floats
 from .geometry import geometry, grads_are_pending
-from .kl import GRAD, KL_COLUMNS, STUDENT, TEACHER, WEIGHT, kl_kernel
+from .kl import kl_kernel
+from .kl_tiles import GRAD, KL_COLUMNS, STUDENT, TEACHER, WEIGHT
 from .launcher import current_device, launch
 from .launches import addresses_of, sum_masks
 from .level_table import with_addresses

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from ...contract import MASK_SUM_NORMALIZERS, NORMALIZERS
 from .geometry import Geometry
-from .kl import BINS_CONTIGUOUS, MIXED, ROWS_CONTIGUOUS, KLConfig, KLLevel
+from .kl_tiles import BINS_CONTIGUOUS, MIXED, ROWS_CONTIGUOUS, KLConfig, KLLevel
 from .level_table import FLAG_CHANNEL_MAJOR, encode
 from .plan import NVIDIA, TL_DTYPES
 from .tiles import CHANNEL_MAJOR, LOCATION_MAJOR
