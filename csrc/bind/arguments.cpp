@@ -1,21 +1,9 @@
 #include "bind/arguments.h"
 
+#include "bind/lists.h"
+
 namespace frs::bind {
 namespace {
-
-// One list of an operator. `given` is false where the call does not read it, empty or not.
-struct List {
-  const Tensors& tensors;
-  const char* name;
-  bool given;
-};
-
-// The lists of one term.
-struct TermLists {
-  List students, teachers, channel_weights;
-  const char* name;
-  bool wants_grad;
-};
 
 TermLists imitation_lists(const LossArguments& a) {
   const bool present = !a.student_feats.empty();
@@ -36,75 +24,16 @@ TermLists head_lists(const LossArguments& a) {
           a.head_grad};
 }
 
-void check_length(const List& list, size_t levels) {
-  STD_TORCH_CHECK(!list.given || list.tensors.size() == levels, list.name, ": ", list.tensors.size(),
-                  " levels instead of ", levels);
-}
-
-void check_lengths(const TermLists& term, size_t levels) {
-  check_length(term.students, levels);
-  check_length(term.teachers, levels);
-  check_length(term.channel_weights, levels);
-}
-
-DType type_of(const List& list) { return list.given ? dtype_of(list.tensors, list.name) : DType::f32; }
-
-TermTypes types_of(const TermLists& term) { return {type_of(term.students), type_of(term.teachers)}; }
-
-void check_precision(const TermLists& term, const TermTypes& types, bool double_precision) {
-  auto check = [&](const List& list, DType type) {
-    STD_TORCH_CHECK(!list.given || (type == DType::f64) == double_precision, list.name,
-                    ": float64 goes only with float64");
-  };
-  check(term.students, types.student);
-  check(term.teachers, types.teacher);
-}
-
-void check_shape(const List& list, int l, const Shape& s, const Shape& expected) {
-  STD_TORCH_CHECK(
-      s.batch == expected.batch && s.channels == expected.channels && s.locations == expected.locations,
-      list.name, ", level ", l, ": [", s.batch, ", ", s.channels, ", ", s.locations, "] instead of [",
-      expected.batch, ", ", expected.channels, ", ", expected.locations, "]");
-}
-
-// One term of level `l`, whose batch and locations are known. A gradient that is wanted is added to `grads`.
-Term term_of(const TermLists& lists, int l, const Level& level, ScalarType accumulation,
-             Allocate allocate_grad, Tensors& grads) {
-  Term term;
-  if (!lists.teachers.given) return term;
-  auto read = [&](const List& list) { return input_of(list.tensors[l], list.name, l); };
-  const Input teacher = read(lists.teachers);
-  const Input student = lists.students.given ? read(lists.students) : Input{teacher.shape, {}};
-  const Shape expected{level.batch, student.shape.channels, level.locations};
-  check_shape(lists.teachers, l, teacher.shape, expected);
-  check_shape(lists.students, l, student.shape, expected);
-  term.channels = expected.channels;
-  term.teacher = teacher.view;
-  term.student = student.view;
-  check_layout(term, lists.name, l);
-  if (lists.channel_weights.given) {
-    term.channel_weight = dense_data(lists.channel_weights.tensors[l], level.batch * term.channels,
-                                     accumulation, lists.channel_weights.name, l);
-  }
-  if (lists.students.given && lists.wants_grad) {
-    grads.push_back(grad_like(lists.students.tensors[l], lists.students.name, l, allocate_grad));
-    term.grad = output_view(grads.back(), lists.students.name, l);
-  }
-  return term;
-}
-
 Mode mode_of(const LossArguments& a) {
   if (!a.masks.empty()) return Mode::mask_given;
   return a.feat_grad || a.head_grad ? Mode::mask_first : Mode::single_pass;
 }
 
 void set_scalars(LossParams& params, const LossArguments& a, ScalarType accumulation) {
-  STD_TORCH_CHECK(a.normalizer >= 0 && a.normalizer <= static_cast<int>(Normalizer::value),
-                  "normalizer: unknown code ", a.normalizer);
   auto scalar = [&](double value, const std::optional<Tensor>& tensor, const char* name) {
-    return Scalar{value, scalar_data(tensor, accumulation, name)};
+    return scalar_from(value, tensor, accumulation, name);
   };
-  params.normalizer = static_cast<Normalizer>(a.normalizer);
+  params.normalizer = normalizer_from(a.normalizer);
   params.normalizer_value = scalar(a.normalizer_value, a.normalizer_tensor, "normalizer_tensor");
   params.feat_scale = scalar(a.feat_scale, a.feat_scale_tensor, "feat_scale_tensor");
   params.head_scale = scalar(a.head_scale, a.head_scale_tensor, "head_scale_tensor");
@@ -185,7 +114,7 @@ LossCall prepare_loss(const LossArguments& a, Allocate allocate_grad) {
   const size_t levels = students.size();
   const TermLists imitation = imitation_lists(a), head = head_lists(a);
   const List masks{a.masks, "masks", !a.masks.empty()};
-  STD_TORCH_CHECK(levels <= kMaxLevels, levels, " levels, the kernels take at most ", kMaxLevels);
+  check_level_count(levels);
   check_lengths(imitation, levels);
   check_lengths(head, levels);
   check_length(masks, levels);
@@ -209,10 +138,12 @@ LossCall prepare_loss(const LossArguments& a, Allocate allocate_grad) {
     const Shape shape = input_of(students[l], name, l).shape;
     level.batch = shape.batch;
     level.locations = shape.locations;
-    STD_TORCH_CHECK(!a.per_image || level.batch == params.levels[0].batch, "per_image: level ", l, " has ",
-                    level.batch, " images, level 0 has ", params.levels[0].batch);
-    level.imitation = term_of(imitation, l, level, accumulation, allocate_grad, call.feat_grads);
-    level.head = term_of(head, l, level, accumulation, allocate_grad, call.logit_grads);
+    if (a.per_image) check_batch(l, level.batch, params.levels[0].batch);
+    auto term = [&](const TermLists& lists, Tensors& grads) {
+      return term_of(lists, l, level.batch, level.locations, accumulation, allocate_grad, grads);
+    };
+    level.imitation = term(imitation, call.feat_grads);
+    level.head = term(head, call.logit_grads);
     if (masks.given) {
       level.mask = dense_data(masks.tensors[l], level.batch * level.locations, accumulation, masks.name, l);
     }

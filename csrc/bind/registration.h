@@ -11,7 +11,8 @@
 
 namespace frs::bind {
 
-template <auto mask, auto loss, auto scale>
+// `kl` is nullptr for a library that has no kernels of it.
+template <auto mask, auto loss, auto kl, auto scale>
 void register_operators(const char* name_space, const char* dispatch_key) {
   using torch::stable::detail::StableLibrary;
   static std::mutex mutex;
@@ -23,6 +24,7 @@ void register_operators(const char* name_space, const char* dispatch_key) {
   StableLibrary& library = entry->second;
   library.impl("mask", TORCH_BOX(mask));
   for (const char* name : {"loss", "imitation", "head"}) library.impl(name, TORCH_BOX(loss));
+  if constexpr (kl != nullptr) library.impl("kl", TORCH_BOX(kl));
   library.impl("scale_", TORCH_BOX(scale));
 }
 

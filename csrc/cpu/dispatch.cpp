@@ -8,7 +8,9 @@
 namespace frs::cpu {
 namespace {
 
-#define FRS_KERNELS(isa) {isa::mask, isa::head, isa::imitation, isa::single, isa::scale}
+#define FRS_KERNELS(isa)                                                      \
+  {isa::mask,          isa::head,     isa::imitation,   isa::single, isa::kl, \
+   isa::kl_statistics, isa::kl_merge, isa::kl_gradient, isa::scale}
 
 constexpr Kernels kBaseline = FRS_KERNELS(baseline);
 #if defined(__x86_64__)

@@ -43,6 +43,40 @@ struct Sums {
   double mask = 0.0, imitation = 0.0, head = 0.0;  // of S, S |x - y|^2 and S BCE
 };
 
+// How the distributions of a KLBlock lie in memory, where x is the first element and the stride is in
+// elements.
+enum class KLForm {
+  columns,     // x[bin * stride + distribution]: the lanes of a vector are distributions
+  rows,        // x[distribution * stride + bin]: the lanes are bins
+  transposed,  // as rows, but with so few bins that they are transposed to columns first
+};
+
+// Softmax distributions of student and teacher: `distributions` of them in each of `groups`. A group's bins
+// follow those of the group before it, and all groups have the same weights.
+struct KLBlock {
+  KLForm form = KLForm::columns;
+  int64_t groups = 1, distributions = 0, bins = 0;
+  int64_t width = 0;  // distributions that are processed at once
+  DType student_type = DType::f32, teacher_type = DType::f32;
+  const void* student = nullptr;
+  const void* teacher = nullptr;
+  void* grad = nullptr;  // of student_type; nullptr: no gradient
+  int64_t student_stride = 0, teacher_stride = 0, grad_stride = 0;
+  const void* weight = nullptr;  // w [distributions], accumulation dtype; nullptr: 1
+  double temperature = 1.0;
+  double factor = 1.0;        // tau scale / Z_l, which multiplies gradients
+  bool non_temporal = false;  // the gradient is written with non-temporal stores
+};
+
+// A tile of the KL kernels has student and teacher of `width` distributions, at most kMaxKLWidth. As columns,
+// the width counts as rounded up to kKLLanes, and as rows the bins do.
+constexpr int64_t kKLTileBytes = 352 << 10, kMaxKLWidth = 512, kKLLanes = 16;
+constexpr int64_t kl_tile_pairs(bool double_precision) { return kKLTileBytes / (double_precision ? 16 : 8); }
+
+// The numbers that sum up some bins of a distribution. Those of W distributions are an array [kKLStatistics,
+// W] in the accumulation dtype.
+constexpr int64_t kKLStatistics = 5;
+
 struct Kernels {
   // S[l] = max_c sigmoid(T[c, l]), in the accumulation dtype; sums[i] = the sum of S over run i.
   void (*mask)(const Block& block, void* S, double* sums);
@@ -56,17 +90,30 @@ struct Kernels {
   // channels. Without logits.student there is no head term, without feats.student no imitation term. sums[i]
   // is of run i.
   void (*single)(const Block& logits, const Block& feats, Sums* sums);
+  // The sum of w KL over whole distributions that fit into a tile; writes the gradient unless `grad` is null.
+  double (*kl)(const KLBlock& block);
+  // The same for larger distributions, in three steps. First the statistics of some bins.
+  void (*kl_statistics)(const KLBlock& block, void* statistics);
+  // Then the sum of w KL, from the statistics of all `parts` of the bins, one after another. What the last
+  // step needs replaces the first of them.
+  double (*kl_merge)(const KLBlock& block, void* statistics, int64_t parts);
+  // The gradient in some bins.
+  void (*kl_gradient)(const KLBlock& block, const void* merged);
   // data[i] *= factor.
   void (*scale)(void* data, int64_t size, DType type, double factor);
 };
 
-#define FRS_DECLARE_KERNELS(isa)                  \
-  namespace isa {                                 \
-  void mask(const Block&, void*, double*);        \
-  void head(const Block&, double*);               \
-  void imitation(const Block&, double*);          \
-  void single(const Block&, const Block&, Sums*); \
-  void scale(void*, int64_t, DType, double);      \
+#define FRS_DECLARE_KERNELS(isa)                   \
+  namespace isa {                                  \
+  void mask(const Block&, void*, double*);         \
+  void head(const Block&, double*);                \
+  void imitation(const Block&, double*);           \
+  void single(const Block&, const Block&, Sums*);  \
+  double kl(const KLBlock&);                       \
+  void kl_statistics(const KLBlock&, void*);       \
+  double kl_merge(const KLBlock&, void*, int64_t); \
+  void kl_gradient(const KLBlock&, const void*);   \
+  void scale(void*, int64_t, DType, double);       \
   }
 FRS_DECLARE_KERNELS(baseline)
 FRS_DECLARE_KERNELS(x86_64_v3)

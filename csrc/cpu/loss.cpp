@@ -11,16 +11,6 @@ namespace {
 // With fewer elements, one thread is faster than waking the others.
 constexpr int64_t kSerialElements = 1 << 15;
 
-// sums[i] = the sum of S over run i.
-template <class S>
-void sum_runs(const S* mask, int64_t locations, double* sums) {
-  split(locations, kRun, [&](int64_t begin, int64_t length) {
-    double lanes[4] = {};
-    for (int64_t i = 0; i < length; ++i) lanes[i % 4] += mask[begin + i];
-    sums[begin / kRun] = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
-  });
-}
-
 void set_grad_to_zero(const Block& b) {
   const size_t size = size_of(b.student_type);
   const int64_t rows = b.channel_major ? b.locations : b.channels;
@@ -44,6 +34,7 @@ class Loss {
       : params_(params),
         double_precision_(types.double_precision()),
         threads_(threads),
+        factors_(params, double_precision_),
         plan_(params, types, threads.count),
         run_sums_(plan_.runs),
         segment_sums_(plan_.segments) {}
@@ -82,10 +73,8 @@ class Loss {
     double sums[kMaxMaskTile / kRun];
     if (params_.mode == Mode::mask_first)
       kernels().mask(b, const_cast<void*>(b.mask), sums);
-    else if (double_precision_)
-      sum_runs(static_cast<const double*>(b.mask), b.locations, sums);
     else
-      sum_runs(static_cast<const float*>(b.mask), b.locations, sums);
+      sum_runs(b.mask, double_precision_, b.locations, sums);
     for (int64_t r = 0; r < runs_of(b.locations); ++r) run_sums_[task.first_sum + r].mask = sums[r];
   }
 
@@ -144,22 +133,13 @@ class Loss {
     for (int l = group.first; l < group.last; ++l) mask_sum += sum_of_runs(plan_.levels[l].mask_runs).mask;
     for (int l = group.first; l < group.last; ++l) {
       LevelState& state = plan_.levels[l];
-      state.imitation.factor = factor_of(params_.levels[l], state.imitation, mask_sum, params_.feat_scale);
-      state.head.factor = factor_of(params_.levels[l], state.head, mask_sum, params_.head_scale);
+      const Level& level = params_.levels[l];
+      auto factor = [&](const Scalar& scale, const Term& term) {
+        return factors_.of(scale, level.batch, term.channels, level.locations, mask_sum);
+      };
+      state.imitation.factor = factor(params_.feat_scale, level.imitation);
+      state.head.factor = factor(params_.head_scale, level.head);
     }
-  }
-
-  Factor factor_of(const Level& level, const TermState& state, double mask_sum, const Scalar& scale) const {
-    const double z = normalizer_of<double>(
-        params_.normalizer, level.batch, state.term->channels, level.locations, [&] { return mask_sum; },
-        [&] { return value_of(params_.normalizer_value); });
-    return {z == 0.0 ? 0.0 : value_of(scale) / z, z == 0.0};
-  }
-
-  double value_of(const Scalar& s) const {
-    if (s.device == nullptr) return s.value;
-    return s.value *
-           (double_precision_ ? *static_cast<const double*>(s.device) : *static_cast<const float*>(s.device));
   }
 
   // What one of the level's images contributes, scales included; for images == 1, what all of them do.
@@ -217,6 +197,7 @@ class Loss {
   const LossParams& params_;
   const bool double_precision_;
   const Threads& threads_;
+  const Factors factors_;
   LossPlan plan_;
   std::vector<Sums> run_sums_;
   std::vector<double> segment_sums_;

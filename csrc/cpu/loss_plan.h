@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "blocks.h"
+#include "normalizer.h"
 #include "tasks.h"
 
 namespace frs::cpu {
@@ -20,14 +21,6 @@ struct SumRange {
   }
 };
 
-// scale / Z_l of one term of one level.
-struct Factor {
-  double value = 0.0;
-  bool normalizer_is_zero = true;  // then the level contributes nothing, even if its sum is infinite or NaN
-
-  double times(double sum) const { return normalizer_is_zero ? 0.0 : value * sum; }
-};
-
 // One term of one level.
 struct TermState {
   const Term* term = nullptr;
@@ -35,9 +28,8 @@ struct TermState {
   SumRange sums;  // of the loss pass
   Factor factor;  // known once the masks of the level's group are summed
 
-  // The factor has two parts: what losses and gradients are multiplied by in the loss pass, and the rest.
-  double applied() const { return pending_factor(types.student) ? 1.0 : factor.value; }
-  double pending() const { return pending_factor(types.student) ? factor.value : 1.0; }
+  double applied() const { return factor.applied(types.student); }
+  double pending() const { return factor.pending(types.student); }
 
   // The loss from a sum of the single pass, which lacks both parts. 0 for an absent term, even if S is NaN.
   double loss(double sum) const { return term->student.present() ? factor.times(sum) : 0.0; }

@@ -19,6 +19,9 @@ void mask(const Level* levels, int num_levels, DType teacher, const Threads& thr
 // are present in the levels.
 void loss(const LossParams& params, const DTypes& types, const Threads& threads);
 
+// The loss, of all images together or of each; pending factors; and the gradients that are present.
+void kl(const KLParams& params, const TermTypes& types, const Threads& threads);
+
 // Multiplies image b of grads[i] by grad_output[b] * pending[i], or the whole gradient if there is one factor
 // for all images (images == 1). What the product 1 would multiply is neither read nor written.
 void scale(const DenseTensor* grads, int count, int64_t images, const void* grad_output, const void* pending,

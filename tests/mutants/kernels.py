@@ -152,7 +152,7 @@ MUTANTS = (
     # The CPU kernels.
     Mutant(
         "single-pass-with-infinity-where-z-is-0",
-        "csrc/cpu/loss_plan.h",
+        "csrc/cpu/normalizer.h",
         "return normalizer_is_zero ? 0.0 : value * sum;",
         "return value * sum;",
         (

@@ -7,7 +7,7 @@
 
 namespace frs::bind {
 
-// Call this once per call of `loss`, before its gradients are allocated. The memory kept afterwards is at
+// Call this once per call of `loss` or `kl`, before its gradients are allocated. The memory kept afterwards is at
 // most that of these gradients.
 void begin_gradients();
 

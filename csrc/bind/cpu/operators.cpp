@@ -4,6 +4,7 @@
 #include "bind/arguments.h"
 #include "bind/cpu/gradient_memory.h"
 #include "bind/cpu/sanitizers.h"
+#include "bind/kl.h"
 #include "bind/registration.h"
 
 namespace frs::bind {
@@ -47,6 +48,13 @@ LossResult loss(const LossArguments& arguments) {
   return call.result();
 }
 
+KLResult kl(const KLArguments& arguments) {
+  if (arguments.grad) begin_gradients();
+  const KLCall call = prepare_kl(arguments, empty_gradient);
+  cpu::kl(call.params, call.types, threads());
+  return call.result();
+}
+
 void scale_(const Tensors& grads, const Tensor& grad_output, const Tensor& pending) {
   const ScaleCall call = prepare_scale(grads, grad_output, pending);
   cpu::scale(call.grads.data(), static_cast<int>(call.grads.size()), call.images, call.grad_output,
@@ -60,5 +68,5 @@ void scale_(const Tensors& grads, const Tensor& grad_output, const Tensor& pendi
 extern "C" __attribute__((visibility("default"))) void frs_register(const char* name_space,
                                                                     const char* dispatch_key) {
   using namespace frs::bind;
-  register_operators<&mask, &loss_operator<loss>, &scale_>(name_space, dispatch_key);
+  register_operators<&mask, &loss_operator<loss>, &kl_operator<kl>, &scale_>(name_space, dispatch_key);
 }

@@ -100,5 +100,5 @@ void scale_(const Tensors& grads, const Tensor& grad_output, const Tensor& pendi
 extern "C" __attribute__((visibility("default"))) void frs_register(const char* name_space,
                                                                     const char* dispatch_key) {
   using namespace frs::bind;
-  register_operators<&mask, &loss_operator<loss>, &scale_>(name_space, dispatch_key);
+  register_operators<&mask, &loss_operator<loss>, nullptr, &scale_>(name_space, dispatch_key);
 }

@@ -158,6 +158,29 @@ struct LossParams {
   void* pending = nullptr;
 };
 
+// One FPN level of the operator `kl`.
+struct KLLevel {
+  int64_t batch = 0;             // B
+  int64_t locations = 0;         // L = H * W
+  Term logits;                   // s, T and ds [B, C, L]
+  const void* weight = nullptr;  // w [B, L], or [B, C] over locations, contiguous, accumulation dtype; or 1
+};
+
+// A call of the operator `kl`.
+struct KLParams {
+  int num_levels = 0;
+  KLLevel levels[kMaxLevels];
+  bool over_locations = false;  // a softmax runs over the locations of a channel, else over channels
+  int64_t groups = 1;           // softmaxes over the channels of a location, each over C / groups of them
+  double temperature = 1.0;     // tau
+  Normalizer normalizer = Normalizer::mask;  // Z_l, with w in place of S
+  Scalar normalizer_value;
+  Scalar scale;
+  bool per_image = false;
+  void* loss = nullptr;     // [], or [B] for per_image; out, accumulation dtype, scale included
+  void* pending = nullptr;  // [num_levels] out, accumulation dtype: the pending factors
+};
+
 // A gradient as the operator `scale_` takes it: dense, images one after another, so that its layout does not
 // matter.
 struct DenseTensor {

@@ -1,0 +1,189 @@
+// The operator `kl`: the sum of w KL(softmax(T / tau) || softmax(s / tau)) and its gradient.
+//
+// A tile is loaded, replaced by its exponentials and turned into the gradient. So every logit is read from
+// memory once, and has one exponential. Distributions that are larger than a tile are read twice.
+#include "../isa.h"
+#include "../vec.h"
+#include "kl_tile.h"
+#include "scratch.h"
+#include "softmax.h"
+
+namespace frs::cpu::FRS_ISA {
+namespace {
+
+// Calls f(T*) with a null pointer of an element type whose accumulation dtype is S.
+template <class S, class F>
+FRS_INLINE void with_type(DType type, const F& f) {
+  if constexpr (std::is_same_v<S, double>) {
+    f(static_cast<double*>(nullptr));
+  } else {
+    if (type == DType::f32) f(static_cast<float*>(nullptr));
+    if (type == DType::bf16) f(static_cast<BFloat16*>(nullptr));
+    if (type == DType::f16) f(static_cast<Half*>(nullptr));
+  }
+}
+
+// Some bins of some distributions of a block.
+struct Part {
+  int64_t distribution, width, bin, bins;
+};
+
+template <KLForm kForm, class S>
+class KLKernel {
+  using V = typename VectorOf<S>::V;
+  static constexpr int64_t kLanes = VectorOf<S>::kLanes;
+  static constexpr bool kRows = kForm == KLForm::rows;
+
+ public:
+  explicit KLKernel(const KLBlock& b) : b_(b), tile_(scratch_as<KLTile<S>>()) {}
+
+  double whole() {
+    double total = 0.0;
+    for (int64_t d = 0; d < b_.distributions; d += b_.width)
+      for (int64_t group = 0; group < b_.groups; ++group) {
+        const Part part{d, std::min(b_.width, b_.distributions - d), group * b_.bins, b_.bins};
+        const auto statistics = Statistics<S>::at(tile_.statistics, kMaxKLWidth);
+        load_logits(part, statistics);
+        take_exponentials(part, statistics);
+        total += finish(statistics, weight(d), part.width, b_);
+        store_gradients(part, statistics);
+      }
+    return total;
+  }
+
+  void statistics(S* out) {
+    const auto total = Statistics<S>::at(out, b_.distributions);
+    for_parts([&](const Part& part) {
+      const auto statistics = Statistics<S>::at(tile_.statistics, kMaxKLWidth);
+      load_logits(part, statistics);
+      take_exponentials(part, statistics);
+      if (part.bin > 0) return merge(total, statistics, part.width, b_.temperature);
+      for (int64_t i = 0; i < kKLStatistics; ++i)
+        std::copy_n(tile_.statistics + i * kMaxKLWidth, part.width, out + i * part.width);
+    });
+  }
+
+  double merge_parts(S* statistics, int64_t parts) {
+    const int64_t width = b_.distributions;
+    const auto total = Statistics<S>::at(statistics, width);
+    for (int64_t i = 1; i < parts; ++i)
+      merge(total, Statistics<S>::at(statistics + i * kKLStatistics * width, width), width, b_.temperature);
+    return finish(total, weight(0), width, b_);
+  }
+
+  void gradient(const S* merged) {
+    for (int64_t i = 0; i < kKLStatistics; ++i)
+      std::copy_n(merged + i * b_.distributions, b_.distributions, tile_.statistics + i * kMaxKLWidth);
+    const auto total = Statistics<S>::at(tile_.statistics, kMaxKLWidth);
+    S unused[2 * kMaxKLWidth], sums[3 * kMaxKLWidth];
+    for_parts([&](const Part& part) {
+      load_logits(part, {unused, unused + kMaxKLWidth, nullptr, nullptr, nullptr});
+      take_exponentials(
+          part, {total.max_student, total.max_teacher, sums, sums + kMaxKLWidth, sums + 2 * kMaxKLWidth});
+      store_gradients(part, total);
+    });
+  }
+
+ private:
+  // Calls body(Part) for as many bins at once as fit into the tile, of all distributions.
+  template <class Body>
+  void for_parts(const Body& body) {
+    constexpr int64_t kPairs = kl_tile_pairs(std::is_same_v<S, double>);
+    const int64_t most = kRows ? kPairs / b_.distributions / kKLLanes * kKLLanes
+                               : kPairs / round_up(b_.distributions, kKLLanes);
+    for (int64_t bin = 0; bin < b_.bins; bin += most)
+      body(Part{0, b_.distributions, bin, std::min(most, b_.bins - bin)});
+  }
+
+  int64_t offset(const Part& part, int64_t stride) const {
+    return kForm == KLForm::columns ? part.bin * stride + part.distribution
+                                    : part.distribution * stride + part.bin;
+  }
+  const S* weight(int64_t distribution) const {
+    return b_.weight == nullptr ? nullptr : static_cast<const S*>(b_.weight) + distribution;
+  }
+
+  void load_logits(const Part& part, const Statistics<S>& out) {
+    load_tensor(part, b_.student, b_.student_type, b_.student_stride, &tile_.logits->student,
+                out.max_student);
+    load_tensor(part, b_.teacher, b_.teacher_type, b_.teacher_stride, &tile_.logits->teacher,
+                out.max_teacher);
+  }
+  void load_tensor(const Part& part, const void* data, DType type, int64_t stride, V* tile, S* maxima) {
+    with_type<S>(type, [&](auto* null) {
+      const auto* x = static_cast<decltype(null)>(const_cast<void*>(data)) + offset(part, stride);
+      Form<kForm>::load_logits(x, stride, part.width, part.bins, tile, maxima);
+    });
+  }
+
+  void take_exponentials(const Part& part, const Statistics<S>& of) {
+    const S inverse_temperature = static_cast<S>(1 / b_.temperature);
+    const int64_t vectors = kRows ? ceil_div(part.bins, kLanes) : part.bins;
+    LogitVectors<V>* logits = tile_.logits;
+    for (int64_t d = 0; d < part.width; d += kRows ? 1 : kLanes, logits += vectors) {
+      auto vector = [&](const S* values) { return kRows ? V{} + values[d] : load(values + d); };
+      const auto sums = exponentials<false>(logits, vectors, vector(of.max_student), vector(of.max_teacher),
+                                            inverse_temperature, {});
+      auto keep = [&](S* out, V each) {
+        if constexpr (kRows)
+          out[d] = static_cast<S>(sum(each));
+        else
+          store(out + d, each);
+      };
+      keep(of.sum_student, sums.student);
+      keep(of.sum_teacher, sums.teacher);
+      keep(of.dot, sums.dot);
+    }
+  }
+
+  void store_gradients(const Part& part, const Statistics<S>& of) {
+    if (b_.grad == nullptr) return;
+    with_type<S>(b_.student_type, [&](auto* null) {
+      auto* g = static_cast<decltype(null)>(b_.grad) + offset(part, b_.grad_stride);
+      Form<kForm>::store_gradients(g, b_.grad_stride, part.width, part.bins, tile_.logits, of.ratio(),
+                                   of.slope(), b_.non_temporal);
+    });
+    if (b_.non_temporal) non_temporal_fence();
+  }
+
+  const KLBlock& b_;
+  KLTile<S>& tile_;
+};
+
+// Calls f(KLKernel, S*) with the kernel for a block, and a null pointer of its accumulation dtype.
+template <class F>
+FRS_INLINE auto with_kernel(const KLBlock& b, const F& f) {
+  auto with_form = [&](auto* null) {
+    using S = std::remove_pointer_t<decltype(null)>;
+    if (b.form == KLForm::rows) return f(KLKernel<KLForm::rows, S>(b), null);
+    if (b.form == KLForm::transposed) return f(KLKernel<KLForm::transposed, S>(b), null);
+    return f(KLKernel<KLForm::columns, S>(b), null);
+  };
+  return b.student_type == DType::f64 ? with_form(static_cast<double*>(nullptr))
+                                      : with_form(static_cast<float*>(nullptr));
+}
+
+}  // namespace
+
+double kl(const KLBlock& b) {
+  return with_kernel(b, [](auto kernel, auto*) { return kernel.whole(); });
+}
+
+void kl_statistics(const KLBlock& b, void* statistics) {
+  with_kernel(b,
+              [&](auto kernel, auto* null) { kernel.statistics(static_cast<decltype(null)>(statistics)); });
+}
+
+double kl_merge(const KLBlock& b, void* statistics, int64_t parts) {
+  return with_kernel(b, [&](auto kernel, auto* null) {
+    return kernel.merge_parts(static_cast<decltype(null)>(statistics), parts);
+  });
+}
+
+void kl_gradient(const KLBlock& b, const void* merged) {
+  with_kernel(b, [&](auto kernel, auto* null) {
+    kernel.gradient(static_cast<decltype(null)>(const_cast<void*>(merged)));
+  });
+}
+
+}  // namespace frs::cpu::FRS_ISA
