@@ -93,17 +93,15 @@ inline Block block_of(const Level& level, const Term& term, const TermTypes& typ
   return b;
 }
 
-// Whether a block's gradient is written with non-temporal stores. They write 32 bytes at a time, so every row
-// has to begin at a multiple of 32 bytes.
-inline bool suits_non_temporal_stores(const Block& b) {
+// Whether a gradient whose rows are `stride` elements apart is written with non-temporal stores. They write
+// 32 bytes at a time, so every row has to begin at a multiple of 32 bytes.
+inline bool suits_non_temporal_stores(const void* grad, int64_t stride, DType type, bool channel_major) {
   const Settings& t = settings();
-  const int64_t stride = b.grad_stride * static_cast<int64_t>(size_of(b.student_type));
   int64_t pays_off = 0;
-  if (b.student_type == DType::f32)
-    pays_off = b.channel_major ? t.non_temporal_fp32_channels_last : t.non_temporal_fp32;
-  if (b.student_type == DType::bf16)
-    pays_off = b.channel_major ? t.non_temporal_bf16_channels_last : t.non_temporal_bf16;
-  return pays_off && (reinterpret_cast<uintptr_t>(b.grad) | stride) % 32 == 0;
+  if (type == DType::f32) pays_off = channel_major ? t.non_temporal_fp32_channels_last : t.non_temporal_fp32;
+  if (type == DType::bf16) pays_off = channel_major ? t.non_temporal_bf16_channels_last : t.non_temporal_bf16;
+  const int64_t bytes = stride * static_cast<int64_t>(size_of(type));
+  return pays_off && (reinterpret_cast<uintptr_t>(grad) | bytes) % 32 == 0;
 }
 
 }  // namespace frs::cpu

@@ -26,6 +26,7 @@ typedef uint32_t Words __attribute__((vector_size(FRS_LANES * 4)));
 typedef uint16_t Halves __attribute__((vector_size(FRS_LANES * 2)));
 
 #define FRS_INLINE inline __attribute__((always_inline))
+#define FRS_INLINE_LAMBDA __attribute__((always_inline))
 FRS_INLINE Floats to_float(Ints n) { return __builtin_convertvector(n, Floats); }
 FRS_INLINE Floats larger(Floats x, Floats y) {  // y in lanes where either is NaN
 #if defined(__AVX512F__)

@@ -56,7 +56,8 @@ enum class KLForm {
 struct KLBlock {
   KLForm form = KLForm::columns;
   int64_t groups = 1, distributions = 0, bins = 0;
-  int64_t width = 0;  // distributions that are processed at once
+  int64_t width = 0;      // whole distributions that are processed at once
+  int64_t tile_bins = 0;  // or bins that are
   DType student_type = DType::f32, teacher_type = DType::f32;
   const void* student = nullptr;
   const void* teacher = nullptr;
@@ -70,7 +71,7 @@ struct KLBlock {
 
 // A tile of the KL kernels has student and teacher of `width` distributions, at most kMaxKLWidth. As columns,
 // the width counts as rounded up to kKLLanes, and as rows the bins do.
-constexpr int64_t kKLTileBytes = 352 << 10, kMaxKLWidth = 512, kKLLanes = 16;
+constexpr int64_t kKLTileBytes = 336 << 10, kMaxKLWidth = 512, kKLLanes = 16;
 constexpr int64_t kl_tile_pairs(bool double_precision) { return kKLTileBytes / (double_precision ? 16 : 8); }
 
 // The numbers that sum up some bins of a distribution. Those of W distributions are an array [kKLStatistics,

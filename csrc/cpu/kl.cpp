@@ -101,6 +101,7 @@ class KL {
     b.distributions = task.distributions;
     b.bins = task.bins;
     b.width = task.width;
+    b.tile_bins = task.tile_bins;
     b.student_type = types_.student;
     b.teacher_type = types_.teacher;
     b.student = first(logits.student, types_.student);
@@ -113,6 +114,10 @@ class KL {
                   value_size());
     b.temperature = params_.temperature;
     b.factor = params_.temperature * state.factor.applied(types_.student);
+    b.non_temporal =
+        plan_.grad_elements * static_cast<int64_t>(size_of(types_.student)) > settings().non_temporal_from &&
+        suits_non_temporal_stores(b.grad, b.grad_stride | (columns ? 0 : b.bins), types_.student,
+                                  !location_major);
     return b;
   }
 

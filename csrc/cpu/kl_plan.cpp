@@ -5,12 +5,13 @@
 namespace frs::cpu {
 namespace {
 
-// All sizes depend on the shape alone, and on no number of threads: each task has one sum.
-constexpr int64_t kTileElements = 1 << 13;  // of a tensor, that a tile has about, if the form lets it
-constexpr int64_t kTaskElements = 1 << 16;  // of a tensor, that a task has at most, if it has several tiles
-constexpr int64_t kPartElements = 1 << 17;  // the same for distributions larger than a tile
-constexpr int64_t kLargeWidth = 256;        // of those, how many columns a task has at most
-constexpr int64_t kTransposedBins = 48;     // that pay off, at most
+// All sizes depend on the shape alone, and on no number of threads: each task has one sum. Elements are those
+// of one tensor.
+constexpr int64_t kTileElements = 1 << 13;  // as many as a tile has if it can: 64 KiB of scratch memory
+constexpr int64_t kTaskElements = 1 << 16;  // at most in a task of several tiles
+// The same for distributions that are larger than a tile, and how many columns a task has of them at most.
+constexpr int64_t kLargeTileElements = 1 << 12, kLargeTaskElements = 1 << 17, kLargeWidth = 256;
+constexpr int64_t kTransposedBins = 48;  // at most; vectors along more bins have few idle lanes
 
 KLForm form_of(const KLLevel& level, bool over_locations, int64_t bins) {
   const bool adjacent = level.logits.location_major() == over_locations;
@@ -19,11 +20,13 @@ KLForm form_of(const KLLevel& level, bool over_locations, int64_t bins) {
 }
 
 // The distributions of a tile; 0 if not even the fewest fit.
-int64_t tile_width(KLForm form, int64_t bins, bool double_precision) {
+int64_t tile_width(KLForm form, int64_t groups, int64_t bins, bool double_precision) {
   const int64_t fewest = form == KLForm::rows ? 1 : kKLLanes;
   const int64_t per_width = form == KLForm::rows ? round_up(bins, kKLLanes) : bins;
   if (fewest * per_width > kl_tile_pairs(double_precision)) return 0;
-  return std::clamp(kTileElements / per_width / fewest * fewest, fewest, kMaxKLWidth);
+  // Transposed, a cache line has bins of several groups, which are processed one after another.
+  const int64_t wanted = kTileElements / per_width / (form == KLForm::transposed ? groups : 1);
+  return std::clamp(wanted / fewest * fewest, fewest, kMaxKLWidth);
 }
 
 }  // namespace
@@ -69,7 +72,7 @@ void KLPlan::add_level(int l, bool double_precision) {
   if (count == 0) return;
   elements += count;
   if (level.logits.grad.present()) grad_elements += count;
-  const int64_t width = tile_width(state.form, state.bins, double_precision);
+  const int64_t width = tile_width(state.form, state.groups, state.bins, double_precision);
   for (int64_t image = 0; image < level.batch; ++image)
     width > 0 ? add_whole(l, image, width) : add_large(l, image);
   state.last_sum = sums;
@@ -95,7 +98,7 @@ void KLPlan::add_large(int l, int64_t image) {
   const int64_t most = state.form == KLForm::rows ? 1 : kLargeWidth;
   for (int64_t group = 0; group < state.groups; ++group)
     split(state.per_image, most, [&](int64_t begin, int64_t width) {
-      const int64_t bins = kKLLanes * ceil_div(kPartElements / kKLLanes, width);
+      const int64_t bins = kKLLanes * ceil_div(kLargeTaskElements / kKLLanes, width);
       LargeDistributions& of = large.emplace_back();
       of.parts = ceil_div(state.bins, bins);
       of.values_per_part = kKLStatistics * width;
@@ -111,6 +114,7 @@ void KLPlan::add_large(int l, int64_t image) {
         task.distributions = task.width = width;
         task.bin = bin;
         task.bins = count;
+        task.tile_bins = std::max(kKLLanes, kLargeTileElements / width / kKLLanes * kKLLanes);
         task.large = &of;
         task.part = static_cast<int64_t>(parts.size());
         parts.push_back(task);

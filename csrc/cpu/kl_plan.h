@@ -37,7 +37,7 @@ struct KLTask {
   int64_t group = 0, groups = 1;
   int64_t distribution = 0, distributions = 0;
   int64_t bin = 0, bins = 0;
-  int64_t width = 0;                    // of a tile
+  int64_t width = 0, tile_bins = 0;     // of a tile
   int64_t sum = 0;                      // index of the first sum over a run, or of the sum of w KL
   LargeDistributions* large = nullptr;  // of the passes statistics and gradient
   int64_t part = 0;

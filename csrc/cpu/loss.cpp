@@ -83,7 +83,8 @@ class Loss {
     Block b = block(term, task.tile);
     b.beta = params_.beta;
     b.factor = term.applied();
-    b.non_temporal = plan_.grad_bytes > settings().non_temporal_from && suits_non_temporal_stores(b);
+    b.non_temporal = plan_.grad_bytes > settings().non_temporal_from &&
+                     suits_non_temporal_stores(b.grad, b.grad_stride, b.student_type, b.channel_major);
     if (term.factor.normalizer_is_zero) {
       if (b.grad != nullptr) set_grad_to_zero(b);
       return;  // the sums stay 0

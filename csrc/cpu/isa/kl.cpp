@@ -39,24 +39,26 @@ class KLKernel {
 
   double whole() {
     double total = 0.0;
-    for (int64_t d = 0; d < b_.distributions; d += b_.width)
-      for (int64_t group = 0; group < b_.groups; ++group) {
-        const Part part{d, std::min(b_.width, b_.distributions - d), group * b_.bins, b_.bins};
-        const auto statistics = Statistics<S>::at(tile_.statistics, kMaxKLWidth);
-        load_logits(part, statistics);
-        take_exponentials(part, statistics);
-        total += finish(statistics, weight(d), part.width, b_);
-        store_gradients(part, statistics);
-      }
+    const auto statistics = Statistics<S>::at(tile_.statistics, kMaxKLWidth);
+    // Cache lines may be shared by groups, where the next one to prefetch is that of the next distributions.
+    const int64_t ahead = kForm == KLForm::transposed ? b_.groups : 1;
+    const int64_t parts = ceil_div(b_.distributions, b_.width) * b_.groups;
+    for (int64_t i = 0; i < parts; ++i) {
+      const Part part = part_of_groups(i), next = part_of_groups(i + ahead);
+      load_logits(part, statistics);
+      take_exponentials(part, statistics, i + ahead < parts ? &next : nullptr);
+      total += finish(statistics, weight(part.distribution), part.width, b_);
+      store_gradients(part, statistics);
+    }
     return total;
   }
 
   void statistics(S* out) {
     const auto total = Statistics<S>::at(out, b_.distributions);
-    for_parts([&](const Part& part) {
-      const auto statistics = Statistics<S>::at(tile_.statistics, kMaxKLWidth);
+    const auto statistics = Statistics<S>::at(tile_.statistics, kMaxKLWidth);
+    for_parts_of_bins([&](const Part& part, const Part* next) {
       load_logits(part, statistics);
-      take_exponentials(part, statistics);
+      take_exponentials(part, statistics, next);
       if (part.bin > 0) return merge(total, statistics, part.width, b_.temperature);
       for (int64_t i = 0; i < kKLStatistics; ++i)
         std::copy_n(tile_.statistics + i * kMaxKLWidth, part.width, out + i * part.width);
@@ -75,24 +77,32 @@ class KLKernel {
     for (int64_t i = 0; i < kKLStatistics; ++i)
       std::copy_n(merged + i * b_.distributions, b_.distributions, tile_.statistics + i * kMaxKLWidth);
     const auto total = Statistics<S>::at(tile_.statistics, kMaxKLWidth);
-    S unused[2 * kMaxKLWidth], sums[3 * kMaxKLWidth];
-    for_parts([&](const Part& part) {
-      load_logits(part, {unused, unused + kMaxKLWidth, nullptr, nullptr, nullptr});
-      take_exponentials(
-          part, {total.max_student, total.max_teacher, sums, sums + kMaxKLWidth, sums + 2 * kMaxKLWidth});
+    const auto unused = Statistics<S>::at(tile_.unused, kMaxKLWidth);
+    const Statistics<S> maxima{total.max_student, total.max_teacher, unused.sum_student, unused.sum_teacher,
+                               unused.dot};
+    for_parts_of_bins([&](const Part& part, const Part* next) {
+      load_logits(part, unused);
+      take_exponentials(part, maxima, next);
       store_gradients(part, total);
     });
   }
 
  private:
-  // Calls body(Part) for as many bins at once as fit into the tile, of all distributions.
+  // Part `i` of whole distributions: the groups of some of them, one after another.
+  Part part_of_groups(int64_t i) const {
+    const int64_t first = i / b_.groups * b_.width;
+    return {first, std::min(b_.width, b_.distributions - first), i % b_.groups * b_.bins, b_.bins};
+  }
+
+  // Calls body(Part, the next Part or nullptr) for some bins of all distributions at a time.
   template <class Body>
-  void for_parts(const Body& body) {
-    constexpr int64_t kPairs = kl_tile_pairs(std::is_same_v<S, double>);
-    const int64_t most = kRows ? kPairs / b_.distributions / kKLLanes * kKLLanes
-                               : kPairs / round_up(b_.distributions, kKLLanes);
-    for (int64_t bin = 0; bin < b_.bins; bin += most)
-      body(Part{0, b_.distributions, bin, std::min(most, b_.bins - bin)});
+  void for_parts_of_bins(const Body& body) {
+    const int64_t most = b_.tile_bins;
+    auto part_at = [&](int64_t bin) { return Part{0, b_.distributions, bin, std::min(most, b_.bins - bin)}; };
+    for (int64_t bin = 0; bin < b_.bins; bin += most) {
+      const Part next = part_at(bin + most);
+      body(part_at(bin), next.bins > 0 ? &next : nullptr);
+    }
   }
 
   int64_t offset(const Part& part, int64_t stride) const {
@@ -116,14 +126,30 @@ class KLKernel {
     });
   }
 
-  void take_exponentials(const Part& part, const Statistics<S>& of) {
+  // Prefetches the next part meanwhile.
+  void take_exponentials(const Part& part, const Statistics<S>& of, const Part* next) {
+    next == nullptr ? take_exponentials<false>(part, of, part) : take_exponentials<true>(part, of, *next);
+  }
+  template <bool kPrefetch>
+  void take_exponentials(const Part& part, const Statistics<S>& of, const Part& next) {
     const S inverse_temperature = static_cast<S>(1 / b_.temperature);
     const int64_t vectors = kRows ? ceil_div(part.bins, kLanes) : part.bins;
+    const int64_t step = kRows ? 1 : kLanes;
     LogitVectors<V>* logits = tile_.logits;
-    for (int64_t d = 0; d < part.width; d += kRows ? 1 : kLanes, logits += vectors) {
+    LogitsAhead ahead;
+    if constexpr (kPrefetch) {
+      ahead.student = ahead_of(next, b_.student, b_.student_type, b_.student_stride, ahead.student_step);
+      ahead.teacher = ahead_of(next, b_.teacher, b_.teacher_type, b_.teacher_stride, ahead.teacher_step);
+    }
+    for (int64_t d = 0; d < part.width; d += step, logits += vectors) {
       auto vector = [&](const S* values) { return kRows ? V{} + values[d] : load(values + d); };
-      const auto sums = exponentials<false>(logits, vectors, vector(of.max_student), vector(of.max_teacher),
-                                            inverse_temperature, {});
+      LogitsAhead now = ahead;
+      if constexpr (kPrefetch) {
+        now.student += d * size_of(b_.student_type) * (kForm == KLForm::columns ? 1 : b_.student_stride);
+        now.teacher += d * size_of(b_.teacher_type) * (kForm == KLForm::columns ? 1 : b_.teacher_stride);
+      }
+      const auto sums = exponentials<kPrefetch>(logits, vectors, vector(of.max_student),
+                                                vector(of.max_teacher), inverse_temperature, now);
       auto keep = [&](S* out, V each) {
         if constexpr (kRows)
           out[d] = static_cast<S>(sum(each));
@@ -134,6 +160,13 @@ class KLKernel {
       keep(of.sum_teacher, sums.teacher);
       keep(of.dot, sums.dot);
     }
+  }
+  const char* ahead_of(const Part& next, const void* data, DType type, int64_t stride, int64_t& step) const {
+    const int64_t size = size_of(type);
+    step = size * (kForm == KLForm::columns ? stride : kLanes);
+    int64_t first = offset(next, stride);
+    if (kForm == KLForm::transposed) first += next.bin * (kLanes - 1);
+    return static_cast<const char*>(data) + first * size;
   }
 
   void store_gradients(const Part& part, const Statistics<S>& of) {

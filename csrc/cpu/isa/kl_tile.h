@@ -20,7 +20,7 @@ struct KLTile {
   using V = typename VectorOf<S>::V;
   static constexpr int64_t kLanes = VectorOf<S>::kLanes;
   alignas(64) LogitVectors<V> logits[kl_tile_pairs(std::is_same_v<S, double>) / kLanes];
-  alignas(64) S statistics[kKLStatistics * kMaxKLWidth];
+  alignas(64) S statistics[kKLStatistics * kMaxKLWidth], unused[kKLStatistics * kMaxKLWidth];
 };
 
 // How x [width, bins] of one tensor is loaded into every other vector of a tile, with the maxima [width],
@@ -120,29 +120,58 @@ struct Form<KLForm::rows> {
   }
 };
 
-FRS_INLINE constexpr int count_of(FullVector, int lanes) { return lanes; }
-FRS_INLINE constexpr int count_of(PartialVector extent, int) { return extent.count; }
+// x[0], x[stride], ... in the lanes of a vector.
+template <class T>
+FRS_INLINE Floats load_column(const T* const (&rows)[FRS_LANES], int64_t bin) {
+  T lanes[FRS_LANES];
+  unrolled<FRS_LANES>([&](int i) FRS_INLINE_LAMBDA { lanes[i] = rows[i][bin]; });
+  return load(lanes);
+}
+template <int... kLane>
+FRS_INLINE Floats load_lanes(const float* const (&rows)[FRS_LANES], int64_t bin,
+                             std::integer_sequence<int, kLane...>) {
+  return Floats{rows[kLane][bin]...};
+}
+FRS_INLINE Floats load_column(const float* const (&rows)[FRS_LANES], int64_t bin) {
+  return load_lanes(rows, bin, std::make_integer_sequence<int, FRS_LANES>());
+}
+FRS_INLINE double load_column(const double* const (&rows)[1], int64_t bin) { return rows[0][bin]; }
 
+// A square of bins and distributions at once, and the bins that are left one by one, unless they are many.
 template <>
 struct Form<KLForm::transposed> {
+  template <class T>
+  static constexpr int kLanes = VectorOf<T>::kLanes;
+  template <class T>
+  static constexpr int kFewBins = kLanes<T> / 4;
+
   template <class T, class V, class S>
   static void load_logits(const T* x, int64_t stride, int64_t width, int64_t bins, V* tile, S* maxima) {
-    constexpr int kLanes = VectorOf<T>::kLanes;
-    for (int64_t d = 0; d < width; d += kLanes) {
+    for (int64_t d = 0; d < width; d += kLanes<T>) {
+      const T* rows[kLanes<T>];
+      for (int i = 0; i < kLanes<T>; ++i)  // a distribution past the last one is the last one again
+        rows[i] = x + std::min(d + i, width - 1) * stride;
       V m = lowest<S>();
-      for_vectors<T>(0, bins, [&](int64_t bin, auto extent) {
-        V square[kLanes];
-        unrolled<kLanes>([&](int i) {  // a distribution past the last one is the last one again
-          square[i] = load(x + std::min(d + i, width - 1) * stride + bin, extent);
-        });
+      int64_t bin = 0;
+      auto load_square = [&](auto extent, int count) FRS_INLINE_LAMBDA {
+        V square[kLanes<T>];
+        unrolled<kLanes<T>>([&](int i) FRS_INLINE_LAMBDA { square[i] = load(rows[i] + bin, extent); });
         transpose(square);
-        unrolled<kLanes>([&](int i) {
-          if (i >= count_of(extent, kLanes)) return;
+        unrolled<kLanes<T>>([&](int i) FRS_INLINE_LAMBDA {
+          if (i >= count) return;
           tile[2 * i] = square[i];
           m = larger(square[i], m);
         });
-        tile += 2 * count_of(extent, kLanes);
-      });
+        tile += 2 * count;
+        bin += count;
+      };
+      while (bin + kLanes<T> <= bins) load_square(FullVector{}, kLanes<T>);
+      const int left = static_cast<int>(bins - bin);
+      if (left > kFewBins<T>) load_square(PartialVector{left}, left);
+      for (; bin < bins; ++bin, tile += 2) {
+        *tile = load_column(rows, bin);
+        m = larger(*tile, m);
+      }
       store(maxima + d, m);
     }
   }
@@ -150,20 +179,30 @@ struct Form<KLForm::transposed> {
   template <class T, class V, class S>
   static void store_gradients(T* g, int64_t stride, int64_t width, int64_t bins, const LogitVectors<V>* tile,
                               const S* ratio, const S* slope, bool) {
-    constexpr int kLanes = VectorOf<T>::kLanes;
-    for (int64_t d = 0; d < width; d += kLanes) {
+    for (int64_t d = 0; d < width; d += kLanes<T>, g += kLanes<T> * stride) {
       const V column_ratio = load(ratio + d), column_slope = load(slope + d);
-      for_vectors<T>(0, bins, [&](int64_t bin, auto extent) {
-        V square[kLanes] = {};
-        unrolled<kLanes>([&](int i) {
-          if (i < count_of(extent, kLanes)) square[i] = gradient_of(tile[i], column_ratio, column_slope);
+      const int count = static_cast<int>(std::min<int64_t>(kLanes<T>, width - d));
+      int64_t bin = 0;
+      auto store_square = [&](auto extent, int bins_of_square) FRS_INLINE_LAMBDA {
+        V square[kLanes<T>] = {};
+        unrolled<kLanes<T>>([&](int i) FRS_INLINE_LAMBDA {
+          if (i < bins_of_square) square[i] = gradient_of(tile[i], column_ratio, column_slope);
         });
         transpose(square);
-        tile += count_of(extent, kLanes);
-        unrolled<kLanes>([&](int i) {
-          if (i < width - d) store(g + (d + i) * stride + bin, extent, square[i]);
+        unrolled<kLanes<T>>([&](int i) FRS_INLINE_LAMBDA {
+          if (i < count) store(g + i * stride + bin, extent, square[i]);
         });
-      });
+        tile += bins_of_square;
+        bin += bins_of_square;
+      };
+      while (bin + kLanes<T> <= bins) store_square(FullVector{}, kLanes<T>);
+      const int left = static_cast<int>(bins - bin);
+      if (left > kFewBins<T>) store_square(PartialVector{left}, left);
+      for (; bin < bins; ++bin, ++tile) {
+        T lanes[kLanes<T>];
+        store(lanes, gradient_of(*tile, column_ratio, column_slope));
+        for (int i = 0; i < count; ++i) g[i * stride + bin] = lanes[i];
+      }
     }
   }
 };

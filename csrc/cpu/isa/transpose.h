@@ -43,7 +43,7 @@ FRS_INLINE void swap_quarters(Floats& upper, Floats& lower) {
 
 template <int kStep = FRS_LANES / 2>
 FRS_INLINE void transpose(Floats (&rows)[FRS_LANES]) {
-  unrolled<FRS_LANES>([&](int i) {
+  unrolled<FRS_LANES>([&](int i) FRS_INLINE_LAMBDA {
     if ((i & kStep) == 0) swap_quarters<kStep>(rows[i], rows[i + kStep]);
   });
   if constexpr (kStep > 1) transpose<kStep / 2>(rows);
