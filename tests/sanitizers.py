@@ -22,8 +22,9 @@ COPIED = ("csrc", "frs_kernels", "benchmarks", "tests", "setup.py", "pyproject.t
 FOUND = 99  # exit status; no status of pytest
 CXX = "g++"
 
-CPU, MEMORY, EMULATED = (
+CPU, KL, MEMORY, EMULATED = (
     "tests/test_native_cpu.py",
+    "tests/test_kl_native.py",
     "tests/test_native_cpu_memory.py",
     "tests/test_cuda_emulated.py",
 )
@@ -33,9 +34,10 @@ THREADS = (f"{CPU}::test_threads_that_call_at_once", f"{MEMORY}::test_gradients_
 COUNTER = (  # of the tasks that threads share
     f"{CPU}::test_the_same_bits_with_any_number_of_threads",
     f"{CPU}::test_more_threads_than_tasks[sizes0-layout0]",
+    f"{KL}::test_the_same_bits_with_any_number_of_threads",
 )
 OPERATORS = [
-    f"tests/test_{name}.py" for name in ("mask", "loss_operator", "scale_operator", "head", "imitation")
+    f"tests/test_{name}.py" for name in ("mask", "loss_operator", "scale_operator", "head", "imitation", "kl")
 ]
 
 
@@ -57,7 +59,7 @@ SANITIZERS = {
             "ASAN_OPTIONS": "detect_leaks=0:handle_abort=1",  # aborts are those of UBSan and FRS_CHECK
             "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1:print_stacktrace=1",
         },
-        tests=(*OPERATORS, CPU, *POOL, THREADS[1], EMULATED),
+        tests=(*OPERATORS, CPU, KL, *POOL, THREADS[1], EMULATED),
         debug=True,
     ),
     "thread": Sanitizer(

@@ -81,6 +81,22 @@ def test_distributions_about_as_large_as_a_tile(over, layout, more, dtype):
     compare(frs.weighted_kl, NATIVE, given, WRT, over=over, temperature=2.0)
 
 
+@pytest.mark.parametrize("channels, size", [(1, (230, 211)), (5000, (1, 1)), (50_000, (1, 1)), (700, (1, 2))])
+@pytest.mark.parametrize("over", OVER)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_few_distributions_and_single_bins(layout, over, channels, size):
+    given = arguments(channels, over=over, sizes=(size,), layout=layout)
+    compare(frs.weighted_kl, NATIVE, given, WRT, over=over)
+
+
+def test_one_channel_with_gaps_between_locations():
+    given = arguments(1, over="locations", sizes=((200, 460),))
+    given["student"], given["teacher"] = (
+        [level.flatten(2)[:, :, ::2] for level in given[name]] for name in ("student", "teacher")
+    )
+    compare(frs.weighted_kl, NATIVE, given, WRT, over="locations")
+
+
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", ["many channels", "many locations"])

@@ -87,10 +87,10 @@ class KL {
     const KLLevelState& state = plan_.levels[task.level];
     const Term& logits = state.level->logits;
     const bool columns = state.form == KLForm::columns;
-    // Where the bins and the distributions of the tensor's image begin, and their strides.
-    const bool location_major = logits.location_major();
     const int64_t bin = task.group * state.bins + task.bin;
-    auto stride = [&](const TensorView& v) { return location_major ? v.stride_c : v.stride_l; };
+    auto stride = [&](const TensorView& v) {
+      return columns != params_.over_locations ? v.stride_c : v.stride_l;
+    };
     auto first = [&](const TensorView& v, DType type) {
       const int64_t row = columns ? bin : task.distribution, column = columns ? task.distribution : bin;
       return at(v.data, task.image * v.stride_b + row * stride(v) + column, size_of(type));
@@ -117,7 +117,7 @@ class KL {
     b.non_temporal =
         plan_.grad_elements * static_cast<int64_t>(size_of(types_.student)) > settings().non_temporal_from &&
         suits_non_temporal_stores(b.grad, b.grad_stride | (columns ? 0 : b.bins), types_.student,
-                                  !location_major);
+                                  !logits.location_major());
     return b;
   }
 

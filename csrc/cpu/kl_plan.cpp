@@ -13,9 +13,12 @@ constexpr int64_t kTaskElements = 1 << 16;  // at most in a task of several tile
 constexpr int64_t kLargeTileElements = 1 << 12, kLargeTaskElements = 1 << 17, kLargeWidth = 256;
 constexpr int64_t kTransposedBins = 48;  // at most; vectors along more bins have few idle lanes
 
-KLForm form_of(const KLLevel& level, bool over_locations, int64_t bins) {
-  const bool adjacent = level.logits.location_major() == over_locations;
-  if (!adjacent) return KLForm::columns;
+KLForm form_of(const Term& logits, bool over_locations, int64_t bins) {
+  auto adjacent = [&](const TensorView& v) {
+    return !v.present() || (over_locations ? v.stride_l : v.stride_c) == 1;
+  };
+  if (!adjacent(logits.student) || !adjacent(logits.teacher) || !adjacent(logits.grad))
+    return KLForm::columns;
   return bins <= kTransposedBins ? KLForm::transposed : KLForm::rows;
 }
 
@@ -40,7 +43,7 @@ KLPlan::KLPlan(const KLParams& params, bool double_precision) : levels(params.nu
     state.groups = params.groups;
     state.per_image = params.over_locations ? channels : locations;
     state.bins = params.over_locations ? locations : channels / params.groups;
-    state.form = form_of(level, params.over_locations, state.bins);
+    state.form = form_of(level.logits, params.over_locations, state.bins);
     if (needs_mask_sum(params.normalizer) && level.weight != nullptr) add_weights(l);
   }
   weight_tasks = static_cast<int64_t>(tasks.size());
@@ -99,6 +102,7 @@ void KLPlan::add_large(int l, int64_t image) {
   for (int64_t group = 0; group < state.groups; ++group)
     split(state.per_image, most, [&](int64_t begin, int64_t width) {
       const int64_t bins = kKLLanes * ceil_div(kLargeTaskElements / kKLLanes, width);
+      const int64_t per_bin = state.form == KLForm::rows ? 1 : round_up(width, kKLLanes);
       LargeDistributions& of = large.emplace_back();
       of.parts = ceil_div(state.bins, bins);
       of.values_per_part = kKLStatistics * width;
@@ -114,7 +118,7 @@ void KLPlan::add_large(int l, int64_t image) {
         task.distributions = task.width = width;
         task.bin = bin;
         task.bins = count;
-        task.tile_bins = std::max(kKLLanes, kLargeTileElements / width / kKLLanes * kKLLanes);
+        task.tile_bins = std::max(kKLLanes, kLargeTileElements / per_bin / kKLLanes * kKLLanes);
         task.large = &of;
         task.part = static_cast<int64_t>(parts.size());
         parts.push_back(task);

@@ -1,4 +1,4 @@
-"""Runs the loss in a thread with a stack of 256 KiB, in three dtypes and both layouts."""
+"""Runs the losses in a thread with a stack of 256 KiB, in three dtypes and both layouts."""
 
 import threading
 
@@ -15,6 +15,9 @@ def work():
             run(call)
             with torch.no_grad():
                 frs.frs_loss(**call, backend="native")
+            kl = {"student": call["student_logits"], "teacher": call["teacher_logits"], "backend": "native"}
+            for over in ("channels", "locations"):
+                frs.weighted_kl(**kl, over=over)
     print("done")
 
 

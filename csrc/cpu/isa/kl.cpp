@@ -114,6 +114,8 @@ class KLKernel {
   }
 
   void load_logits(const Part& part, const Statistics<S>& out) {
+    FRS_CHECK((kRows ? part.width * ceil_div(part.bins, kLanes) : ceil_div(part.width, kLanes) * part.bins) <=
+              static_cast<int64_t>(sizeof(tile_.logits) / sizeof(tile_.logits[0])));
     load_tensor(part, b_.student, b_.student_type, b_.student_stride, &tile_.logits->student,
                 out.max_student);
     load_tensor(part, b_.teacher, b_.teacher_type, b_.teacher_stride, &tile_.logits->teacher,
