@@ -56,8 +56,8 @@ enum class KLForm {
 struct KLBlock {
   KLForm form = KLForm::columns;
   int64_t groups = 1, distributions = 0, bins = 0;
-  int64_t width = 0;      // whole distributions that are processed at once
-  int64_t tile_bins = 0;  // or bins that are
+  int64_t width = 0;      // of a tile of whole distributions
+  int64_t tile_bins = 0;  // of a tile of some bins of all distributions of the block
   DType student_type = DType::f32, teacher_type = DType::f32;
   const void* student = nullptr;
   const void* teacher = nullptr;

@@ -50,37 +50,45 @@ class KL {
 
   void run_task(const KLTask& task) {
     if (task.pass == KLPass::weights) {
-      const void* const weight = plan_.levels[task.level].level->weight;
-      sum_runs(at(const_cast<void*>(weight), task.distribution, value_size()), double_precision_,
-               task.distributions, &weight_sums_[task.sum]);
+      sum_weights(task);
       if (weights_summed_.count_down()) compute_factors();
       return;
     }
     weights_summed_.wait();
     const KLBlock b = block(task);
-    const bool is_zero = plan_.levels[task.level].factor.normalizer_is_zero;
-    if (task.pass == KLPass::whole) {
-      if (!is_zero)
-        sums_[task.sum] = kernels().kl(b);
-      else if (b.grad != nullptr)
-        set_grad_to_zero(b);
+    if (plan_.levels[task.level].factor.normalizer_is_zero) {  // the sums stay 0
+      if (task.pass != KLPass::statistics && b.grad != nullptr) set_grad_to_zero(b);
       return;
     }
-    if (is_zero) {
-      if (task.pass == KLPass::gradient) set_grad_to_zero(b);
-      return;
-    }
+    if (task.pass == KLPass::whole)
+      sums_[task.sum] = kernels().kl(b);
+    else if (task.pass == KLPass::statistics)
+      take_statistics(task, b);
+    else
+      take_gradient(task, b);
+  }
+
+  void sum_weights(const KLTask& task) {
+    const void* const weight = plan_.levels[task.level].level->weight;
+    sum_runs(at(const_cast<void*>(weight), task.distribution, value_size()), double_precision_,
+             task.distributions, &weight_sums_[task.sum]);
+  }
+
+  void take_statistics(const KLTask& task, const KLBlock& b) {
     LargeDistributions& large = *task.large;
-    char* const statistics = at(statistics_.get(), large.first_value, value_size());
-    if (task.pass == KLPass::gradient) {
-      large.statistics.wait();
-      kernels().kl_gradient(b, statistics);
-      return;
-    }
-    kernels().kl_statistics(b, at(statistics, task.part * large.values_per_part, value_size()));
+    kernels().kl_statistics(b, statistics_of(large, task.part));
     if (!large.statistics.count_down()) return;
-    sums_[large.sum] = kernels().kl_merge(b, statistics, large.parts);
+    sums_[large.sum] = kernels().kl_merge(b, statistics_of(large, 0), large.parts);
     large.statistics.open();
+  }
+
+  void take_gradient(const KLTask& task, const KLBlock& b) {
+    task.large->statistics.wait();
+    kernels().kl_gradient(b, statistics_of(*task.large, 0));
+  }
+
+  void* statistics_of(const LargeDistributions& large, int64_t part) {
+    return at(statistics_.get(), large.first_value + part * large.values_per_part, value_size());
   }
 
   KLBlock block(const KLTask& task) const {

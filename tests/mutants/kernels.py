@@ -151,6 +151,34 @@ MUTANTS = (
     ),
     # The CPU kernels.
     Mutant(
+        "bins-that-the-teacher-lacks-count",
+        "csrc/cpu/isa/softmax.h",
+        "exp_t > 0 ? exp_t * (t - s) : V{}",
+        "exp_t * (t - s)",
+        ("tests/test_kl.py::test_logits_of_minus_infinity",),
+    ),
+    Mutant(
+        "infinite-weights-give-infinite-gradients",
+        "csrc/cpu/isa/softmax.h",
+        "multiple / teacher + 0 * multiple",
+        "multiple / teacher",
+        ("tests/test_kl.py::test_nan_and_infinity",),
+    ),
+    Mutant(
+        "parts-of-a-distribution-keep-their-maxima",
+        "csrc/cpu/isa/softmax.h",
+        "scale * (load(of.dot + i, extent) + shift * sum)",
+        "scale * load(of.dot + i, extent)",
+        ("tests/test_kl.py::test_distributions_larger_than_a_cache",),
+    ),
+    Mutant(
+        "distributions-past-the-last-one-are-read",
+        "csrc/cpu/isa/kl_tile.h",
+        "std::min(d + i, width - 1)",
+        "(d + i)",
+        ("tests/test_kl_native.py::test_nothing_past_the_end_of_a_tensor_is_read",),
+    ),
+    Mutant(
         "single-pass-with-infinity-where-z-is-0",
         "csrc/cpu/normalizer.h",
         "return normalizer_is_zero ? 0.0 : value * sum;",

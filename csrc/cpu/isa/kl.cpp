@@ -140,18 +140,13 @@ class KLKernel {
     LogitVectors<V>* logits = tile_.logits;
     LogitsAhead ahead;
     if constexpr (kPrefetch) {
-      ahead.student = ahead_of(next, b_.student, b_.student_type, b_.student_stride, ahead.student_step);
-      ahead.teacher = ahead_of(next, b_.teacher, b_.teacher_type, b_.teacher_stride, ahead.teacher_step);
+      ahead.student = ahead_of(next, b_.student, b_.student_type, b_.student_stride);
+      ahead.teacher = ahead_of(next, b_.teacher, b_.teacher_type, b_.teacher_stride);
     }
     for (int64_t d = 0; d < part.width; d += step, logits += vectors) {
       auto vector = [&](const S* values) { return kRows ? V{} + values[d] : load(values + d); };
-      LogitsAhead now = ahead;
-      if constexpr (kPrefetch) {
-        now.student += d * size_of(b_.student_type) * (kForm == KLForm::columns ? 1 : b_.student_stride);
-        now.teacher += d * size_of(b_.teacher_type) * (kForm == KLForm::columns ? 1 : b_.teacher_stride);
-      }
       const auto sums = exponentials<kPrefetch>(logits, vectors, vector(of.max_student),
-                                                vector(of.max_teacher), inverse_temperature, now);
+                                                vector(of.max_teacher), inverse_temperature, ahead);
       auto keep = [&](S* out, V each) {
         if constexpr (kRows)
           out[d] = static_cast<S>(sum(each));
@@ -161,14 +156,17 @@ class KLKernel {
       keep(of.sum_student, sums.student);
       keep(of.sum_teacher, sums.teacher);
       keep(of.dot, sums.dot);
+      ahead.student.first += ahead.student.to_next_sums;
+      ahead.teacher.first += ahead.teacher.to_next_sums;
     }
   }
-  const char* ahead_of(const Part& next, const void* data, DType type, int64_t stride, int64_t& step) const {
+  // One cache line of floats with each vector. Where groups share lines, each of them prefetches its share.
+  TensorAhead ahead_of(const Part& next, const void* data, DType type, int64_t stride) const {
     const int64_t size = size_of(type);
-    step = size * (kForm == KLForm::columns ? stride : kLanes);
-    int64_t first = offset(next, stride);
-    if (kForm == KLForm::transposed) first += next.bin * (kLanes - 1);
-    return static_cast<const char*>(data) + first * size;
+    const int64_t first = offset(next, stride) + (kForm == KLForm::transposed ? next.bin * (kLanes - 1) : 0);
+    const char* const line = static_cast<const char*>(data) + first * size;
+    if (kForm == KLForm::columns) return {line, stride * size, kLanes * size};
+    return {line, kLanes * size, (kRows ? 1 : kLanes) * stride * size};
   }
 
   void store_gradients(const Part& part, const Statistics<S>& of) {

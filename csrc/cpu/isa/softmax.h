@@ -37,10 +37,13 @@ struct ExponentialSums {
   V student, teacher, dot;
 };
 
-// What to prefetch meanwhile: with vector i the lines at student + i * student_step, and the teacher's.
+// What to prefetch of one tensor: with vector i of the first sums the line at first + i * step, in bytes.
+struct TensorAhead {
+  const char* first = nullptr;
+  int64_t step = 0, to_next_sums = 0;
+};
 struct LogitsAhead {
-  const char *student = nullptr, *teacher = nullptr;
-  int64_t student_step = 0, teacher_step = 0;  // in bytes
+  TensorAhead student, teacher;
 };
 
 // Replaces logits by their exponentials, and sums them up. Long sums are sums of short ones: they lose less.
@@ -54,8 +57,8 @@ FRS_INLINE ExponentialSums<V> exponentials(LogitVectors<V>* logits, int64_t coun
     const int64_t end = first + kShort < count ? first + kShort : count;
     for (int64_t i = first; i < end; ++i) {
       if constexpr (kPrefetch) {
-        prefetch_l2(ahead.student + i * ahead.student_step);
-        prefetch_l2(ahead.teacher + i * ahead.teacher_step);
+        prefetch_l2(ahead.student.first + i * ahead.student.step);
+        prefetch_l2(ahead.teacher.first + i * ahead.teacher.step);
       }
       const V s = logits[i].student - max_student, t = logits[i].teacher - max_teacher;
       const V exp_s = exp_nonpositive(s * inverse_temperature);
