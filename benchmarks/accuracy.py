@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.workloads import Case, Inputs, make_inputs
+from benchmarks.workloads import KL_OPS, Case, Inputs, make_inputs
 from frs_kernels import reference
 
 # Largest allowed ||out - expected|| / ||expected||. The eager formulations round every intermediate to the
@@ -39,10 +39,10 @@ def expected_outcome(case: Case, device: str) -> Outcome:
     total = torch.zeros((), dtype=torch.float64, device=device)
     feat_grads, logit_grads = [], []
     for level in range(len(case.shapes.sizes)):
-        mask = _mask(case, inputs, level)
-        normalizer = mask.sum()
+        weights = _weights(case, inputs, level)
+        normalizer = weights.sum()
         for image in range(case.batch):
-            loss, feat_grad, logit_grad = _one_image(case, inputs, level, image, mask, normalizer)
+            loss, feat_grad, logit_grad = _one_image(case, inputs, level, image, weights, normalizer)
             total += loss
             feat_grads.append(feat_grad)
             logit_grads.append(logit_grad)
@@ -52,13 +52,18 @@ def expected_outcome(case: Case, device: str) -> Outcome:
     return Outcome([total], [level for levels in grads for level in levels])
 
 
-def _mask(case: Case, inputs: Inputs, level: int) -> Tensor:
+def _weights(case: Case, inputs: Inputs, level: int) -> Tensor:
+    """The mask of a level; ones for locations, or for channels, where weighted_kl has no weights."""
     if case.op == "loss":
         return torch.cat([reference.frs_mask(t.double()) for t in inputs.teacher_logits[level].split(1)])
-    return inputs.masks[level].double()
+    if inputs.masks:
+        return inputs.masks[level].double()
+    batch, channels, *size = inputs.leaves[level].shape
+    shape = (channels,) if case.kl_options["over"] == "locations" else size
+    return torch.ones((batch, *shape), dtype=torch.float64, device=inputs.leaves[level].device)
 
 
-def _one_image(case: Case, inputs: Inputs, level: int, image: int, mask: Tensor, normalizer: Tensor):
+def _one_image(case: Case, inputs: Inputs, level: int, image: int, weights: Tensor, normalizer: Tensor):
     """(loss, gradient of x, gradient of s) of one image at one level, the gradients in float32."""
     x, y, s, t = (
         levels[level][image : image + 1].detach().double() if levels else None for levels in inputs.lists[:4]
@@ -66,11 +71,16 @@ def _one_image(case: Case, inputs: Inputs, level: int, image: int, mask: Tensor,
     if case.op == "imitation":
         t = None
     students = [z.requires_grad_() for z in (x, s) if z is not None]
-    loss = reference.frs_loss(
-        None if x is None else [x], None if y is None else [y],
-        student_logits=None if s is None else [s], teacher_logits=None if t is None else [t],
-        masks=[mask[image : image + 1]], normalizer=normalizer,
-    ).total  # fmt: skip
+    weights = weights[image : image + 1]
+    if case.op in KL_OPS:
+        teacher = t if y is None else y
+        loss = reference.weighted_kl(students, [teacher], [weights], normalizer=normalizer, **case.kl_options)
+    else:
+        loss = reference.frs_loss(
+            None if x is None else [x], None if y is None else [y],
+            student_logits=None if s is None else [s], teacher_logits=None if t is None else [t],
+            masks=[weights], normalizer=normalizer,
+        ).total  # fmt: skip
     grads = iter(torch.autograd.grad(loss, students))
     feat_grad, logit_grad = (None if z is None else next(grads).float() for z in (x, s))
     return loss.detach(), feat_grad, logit_grad

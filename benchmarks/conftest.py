@@ -19,7 +19,7 @@ def pytest_addoption(parser):
         choices=selection.SIZES,
         default="small",
         help="how much to measure: quick is a first look at a GPU, small shows that the suite runs "
-        "(2 minutes), standard makes the committed results (15 minutes on a CPU, 10 on a GPU), full is "
+        "(2 minutes), standard makes the committed results (25 minutes on a CPU, 14 on a GPU), full is "
         "everything",
     )
     parser.addoption(
@@ -161,7 +161,7 @@ def prepare(device, flush):
     """prepare(case, provider): a checked and warmed-up call. Skips with a reason if there is none."""
 
     def prepare_(case: Case, provider, inputs=None) -> tuple[Call, dict, float]:
-        reason = provider.unavailable(device)
+        reason = provider.unavailable(device, case.op)
         if reason:
             pytest.skip(f"{provider.name}: {reason}")
         try:

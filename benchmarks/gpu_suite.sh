@@ -13,7 +13,7 @@
 #     sanitize   compute-sanitizer on every kernel, with small ragged shapes
 #     counters   hardware counters of the large kernels, by Nsight Compute
 #     huge       tensors of more than 2^31 elements
-#     quick small standard full    the benchmarks: about 2, 2, 10 and 30 minutes
+#     quick small standard full    the benchmarks: about 3, 3, 14 and 42 minutes
 #     race       the races of standard, then those of full, which include torch.compile's max-autotune
 #     report     the summary of what is in OUTDIR; needs no GPU
 #
@@ -129,7 +129,7 @@ sanitize_tests() {
   echo "== $1, pytest -m sanitize" >>"$out/sanitize.txt"
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 pytests sanitize.txt 8 90 compute-sanitizer --tool "$1" \
     --error-exitcode 99 --report-api-errors no \
-    --kernel-regex "kns=frs|(loss|mask|mask_sums|single|factors|finish|scale)_kernel" \
+    --kernel-regex "kns=frs|(loss|mask|mask_sums|single|factors|finish|scale|kl)_kernel" \
     "$python" -m pytest tests/test_triton_gpu.py tests/test_cuda.py -m sanitize --timeout 80
 }
 
@@ -166,7 +166,7 @@ benchmarks() {
   once "$1 race" measure "$1" "$2" race
   once "$1 loss" measure "$1" "$2" loss
   [ "$1" = quick ] || once "$1 step" measure "$1" "$2" step
-  once "$1 others" measure "$1" "$2" mask imitation head
+  once "$1 others" measure "$1" "$2" mask imitation head kl
 }
 
 report() {

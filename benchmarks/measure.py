@@ -19,7 +19,7 @@ class Call:
     def __init__(self, case: Case, provider: Provider, inputs: Inputs, device: str, flush: Callable):
         self.case, self.provider, self.inputs, self.device = case, provider, inputs, device
         self._flush = flush
-        self._function = provider.build(case.op)
+        self._function = provider.build(case)
         self._incoming = torch.tensor(INCOMING[case.dtype], device=device)
         self._loss = None
 

@@ -1,8 +1,8 @@
 """The competitors: eager formulations, torch.compile of them, and the fused backends.
 
-A provider turns the name of an operation into a function of the five lists of :class:`workloads.Inputs` that
-returns the masks ("mask") or a 0-d loss. Neither eager formulation is the project's reference: one is what
-the FRS authors published, the other the fastest in plain PyTorch.
+A provider turns a case into a function of the five lists of :class:`workloads.Inputs` that returns the masks
+("mask") or a 0-d loss. Neither eager formulation is the project's reference: one is what the authors
+published, the other the fastest in plain PyTorch.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 
 import frs_kernels as frs
+from benchmarks import divergences
+from benchmarks.workloads import KL_OPS, Case
 from frs_kernels import dispatch
-from frs_kernels.inputs import LossInputs
+from frs_kernels.inputs import KLInputs, LossInputs
 
 
 class Official:
@@ -62,6 +64,10 @@ class Official:
             head = head + (entropy * m[:, None]).sum() / m.sum()
         return feature + head
 
+    @staticmethod
+    def kl(op, student, teacher, weights, options):
+        return divergences.OFFICIAL[op](student, teacher, weights, **options)
+
 
 class Best:
     """The leanest eager formulation: BCE of logits; channels are summed before the mask is applied."""
@@ -91,6 +97,10 @@ class Best:
         feature = Best.imitation(student_feats, teacher_feats, masks)
         return feature + Best.head(student_logits, teacher_logits, masks)
 
+    @staticmethod
+    def kl(op, student, teacher, weights, options):
+        return divergences.best(student, teacher, weights, **options)
+
 
 def _without_float16(tensor):
     return tensor.float() if tensor.dtype == torch.float16 else tensor
@@ -117,11 +127,18 @@ class Fused:
             masks=masks, backend=self.backend,
         ).total  # fmt: skip
 
+    def kl(self, op, student, teacher, weights, options):
+        return frs.weighted_kl(student, teacher, weights or None, backend=self.backend, **options)
 
-def _over_lists(formulation, op: str) -> Callable:
+
+def _over_lists(formulation, case: Case) -> Callable:
     """The operation as a function of all five lists, some of which it may not need."""
+    op = case.op
+    options = case.kl_options if op in KL_OPS else {}
 
     def call(x, y, s, t, m):
+        if options:
+            return formulation.kl(op, x or s, y or t, m, options)
         if op == "mask":
             return formulation.mask(t)
         if op == "imitation":
@@ -153,15 +170,15 @@ class Provider:
     def is_fused(self) -> bool:
         return isinstance(self.formulation, Fused)
 
-    def build(self, op: str) -> Callable:
+    def build(self, case: Case) -> Callable:
         """The function to time. Its first call compiles it, if it is compiled."""
-        function = _over_lists(self.formulation, op)
+        function = _over_lists(self.formulation, case)
         if self.compile_mode is None:
             return function
         return torch.compile(function, mode=self.compile_mode, fullgraph=True, dynamic=False)
 
-    def unavailable(self, device: str) -> str | None:
-        """Why it cannot run on the device, or None."""
+    def unavailable(self, device: str, op: str = "loss") -> str | None:
+        """Why it cannot run the operation on the device, or None."""
         if not self.is_fused:
             return None
         backend = self.formulation.backend
@@ -170,7 +187,9 @@ class Provider:
         if device not in dispatch.PREFERENCE or backend not in dispatch.PREFERENCE[device]:
             return f"{backend} has no kernels for {device}"
         probe = torch.zeros((1, 1, 1, 1), device=device)
-        return dispatch.why_not(backend, LossInputs(teacher_logits=[probe]))
+        is_kl = op in KL_OPS
+        inputs = KLInputs([probe], [probe]) if is_kl else LossInputs(teacher_logits=[probe])
+        return dispatch.why_not(backend, inputs)
 
 
 PROVIDERS = {

@@ -1,27 +1,28 @@
 """The cases and providers of each size of the suite, the most important first, and the time each size has."""
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmarks.providers import COMPILED, EAGER, FUSED, MAX_AUTOTUNE
-from benchmarks.workloads import LAYOUTS, MODES, Case
+from benchmarks.workloads import KL_OPS, LAYOUTS, MODES, Case
 
 SIZES = ("quick", "small", "standard", "full")
 # Minutes after which the remaining benchmarks are skipped.
 BUDGET = {
-    ("cpu", "quick"): 1, ("cpu", "small"): 3, ("cpu", "standard"): 14, ("cpu", "full"): 90,
-    ("cuda", "quick"): 2, ("cuda", "small"): 2, ("cuda", "standard"): 10, ("cuda", "full"): 30,
+    ("cpu", "quick"): 2, ("cpu", "small"): 3.5, ("cpu", "standard"): 25, ("cpu", "full"): 120,
+    ("cuda", "quick"): 2.8, ("cuda", "small"): 2.8, ("cuda", "standard"): 14, ("cuda", "full"): 42,
 }  # fmt: skip
 # The share of each test file in these minutes: a session of a few files gets the sum of theirs.
 SHARES = {
-    "test_race": 0.35, "test_loss": 0.35, "test_step": 0.1, "test_head": 0.07, "test_imitation": 0.07,
-    "test_mask": 0.06,
+    "test_race": 0.42, "test_loss": 0.25, "test_kl": 0.1, "test_step": 0.08, "test_head": 0.05,
+    "test_imitation": 0.05, "test_mask": 0.05,
 }  # fmt: skip
 RESERVED = 0.2  # share of the minutes for the races with a warm malloc, which have to come last
 SHORTEST_RACE = 10.0  # seconds of a race on a GPU in which nothing is compiled
 SECONDS_PER_CASE = {"quick": 0.2, "small": 0.3, "standard": 2.0, "full": 3.0}  # of timed rounds
 
-RETINANET, SMALL = "retinanet-800x1344", "retinanet-256x256"
+RETINANET, GFL, SMALL = "retinanet-800x1344", "gfl-800x1344", "retinanet-256x256"
 # The fused backends first: compiling the others must not take the time they need.
 _ALL = (*FUSED, *EAGER, *COMPILED, *MAX_AUTOTUNE)
 _CPU = (*FUSED, *EAGER, *COMPILED)  # max-autotune changes nothing in these graphs on a CPU
@@ -56,8 +57,20 @@ _PARTS = [
     Plan("imitation", _BOTH, (RETINANET,), (1,), ("fp32", "bf16")),
     Plan("mask", _FORWARD, (RETINANET,), (1,), ("fp32", "bf16")),
 ]
+# The softmax losses, each with what detectors have it on; class logits with one anchor and with nine.
+_KL = {"ld": (GFL,), "kd": (GFL, RETINANET), "cwd": (GFL,)}
+
+
+def _kl(modes, batches=(1,), dtypes=("fp32",), layouts=("nchw",), providers=_PLAIN) -> list[Plan]:
+    return [Plan(op, modes, names, batches, dtypes, layouts, providers) for op, names in _KL.items()]
+
+
 PLANS = {
-    ("cpu", "quick"): [Plan("loss", _BOTH, ("tiny",)), Plan("mask", _FORWARD, ("tiny",))],
+    ("cpu", "quick"): [
+        Plan("loss", _BOTH, ("tiny",)),
+        Plan("mask", _FORWARD, ("tiny",)),
+        *(Plan(op, _BOTH, ("tiny",)) for op in KL_OPS),
+    ],
     ("cpu", "small"): [
         Plan("loss", MODES, (SMALL,)),
         Plan("loss", _BOTH, (SMALL,), (1,), ("bf16",), ("nhwc",)),
@@ -66,6 +79,7 @@ PLANS = {
         Plan("head", _BOTH, (SMALL,)),
         Plan("imitation", _BOTH, (SMALL,)),
         Plan("mask", _FORWARD, (SMALL,), providers=_LEAN),
+        *(Plan(op, _BOTH, (SMALL, "ragged")) for op in KL_OPS),
     ],
     ("cpu", "standard"): [
         Plan("loss", _BOTH, (RETINANET,), (1,), ("fp32", "bf16"), LAYOUTS, _CPU),
@@ -78,6 +92,9 @@ PLANS = {
         Plan("head", _BOTH, (RETINANET,), providers=("compile-best",)),
         Plan("imitation", _BOTH, (RETINANET,), providers=("compile-best",)),
         Plan("mask", _FORWARD, (RETINANET,), providers=("compile-best",)),
+        *_kl(_BOTH, layouts=LAYOUTS),
+        Plan("ld", _BOTH, (GFL,), (1,), ("bf16",), LAYOUTS),
+        *_kl(_FORWARD),
     ],
     ("cpu", "full"): [
         Plan("loss", ("both", "forward"), (RETINANET,), (1,), ("fp32", *_HALF), LAYOUTS, _ALL),
@@ -89,6 +106,9 @@ PLANS = {
         *(Plan(op, ("both", "forward"), (RETINANET,), (1,), ("fp32", *_HALF), LAYOUTS, _CPU)
           for op in ("head", "imitation")),
         Plan("mask", _FORWARD, (RETINANET,), (1,), ("fp32", *_HALF), LAYOUTS, _CPU),
+        *_kl(_BOTH, (1,), ("fp32", "bf16"), LAYOUTS, _LEAN),
+        *_kl(_FORWARD, (1,), ("fp32", "bf16")),
+        *(Plan(op, _BOTH, (SMALL, "ragged", "tiny"), (1,), ("fp32",), LAYOUTS) for op in KL_OPS),
     ],
     ("cuda", "quick"): [
         Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, FUSED),
@@ -100,6 +120,7 @@ PLANS = {
         Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16",), providers=COMPILED),
         *(Plan(op, _BOTH, (RETINANET,), (16,), ("bf16",), providers=FUSED) for op in ("head", "imitation")),
         Plan("mask", _FORWARD, (RETINANET,), (16,), ("bf16",), providers=FUSED),
+        *_kl(_BOTH, (16,), ("bf16",), providers=FUSED),
     ],
     ("cuda", "small"): [
         Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16",), ("nchw",), _CPU),
@@ -107,6 +128,7 @@ PLANS = {
         Plan("loss-masks", _BOTH, (RETINANET,), (16,), ("bf16",)),
         Plan("loss", _BOTH, (SMALL, "tiny")),
         Plan("mask", _FORWARD, (RETINANET,), (16,), ("bf16",)),
+        *_kl(_BOTH, (16,), ("bf16",)),
     ],
     ("cuda", "standard"): [
         Plan("loss", _BOTH, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, _LEAN),
@@ -118,6 +140,8 @@ PLANS = {
         *(Plan(op, ("both", "forward"), (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS)
           for op in ("head", "imitation")),
         Plan("mask", _FORWARD, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS),
+        *_kl(_BOTH, (16,), ("bf16",), LAYOUTS),
+        *_kl(_BOTH, (16,), ("fp32",)),
     ],
     ("cuda", "full"): [
         Plan("loss", ("both", "forward"), (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, _ALL),
@@ -130,6 +154,8 @@ PLANS = {
         *(Plan(op, ("both", "forward"), (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, _LEAN)
           for op in ("head", "imitation")),
         Plan("mask", _FORWARD, (RETINANET,), (16,), ("bf16", "fp32"), LAYOUTS, _LEAN),
+        *_kl(_BOTH, (16,), ("bf16", "fp32"), LAYOUTS, _LEAN),
+        *_kl(_FORWARD, (16,), ("bf16", "fp32")),
     ],
 }  # fmt: skip
 
@@ -154,12 +180,19 @@ def races(size: str, device: str) -> list[tuple[Case, str]]:
     if size == "quick":
         return [(case, "default") for case in Plan("loss", _BOTH, ("tiny",)).cases()]
     if size == "small":
-        both = forward = Plan("loss", _BOTH, (SMALL,)).cases()
+        warm = Plan("loss", _BOTH, (SMALL,)).cases()
+        others = _cases(Plan(op, _BOTH, (SMALL,)) for op in KL_OPS)
     else:
-        both = Plan("loss", _BOTH, (RETINANET,), (1,), ("fp32", "bf16"), LAYOUTS).cases()
-        forward = Plan("loss", _FORWARD, (RETINANET,)).cases()
-    default = [(case, "default") for case in dict.fromkeys(both + forward)]
-    return default + [(case, "warm") for case in both]
+        loss = Plan("loss", _BOTH, (RETINANET,), (1,), ("fp32", "bf16"), LAYOUTS).cases()
+        warm = loss + _cases(_kl(_BOTH))
+        edges = Plan("ld", _BOTH, (GFL,), (1,), ("bf16",), LAYOUTS)
+        others = _cases([Plan("loss", _FORWARD, (RETINANET,)), *_kl(_BOTH, layouts=LAYOUTS), edges])
+    default = [(case, "default") for case in dict.fromkeys(warm + others)]
+    return default + [(case, "warm") for case in warm]
+
+
+def _cases(plans: Iterable[Plan]) -> list[Case]:
+    return [case for plan in plans for case in plan.cases()]
 
 
 def _gpu_races(size: str) -> list[Case]:
@@ -172,7 +205,8 @@ def _gpu_races(size: str) -> list[Case]:
     nchw, nhwc = (Plan("loss", _BOTH, (RETINANET,), (16,), dtypes, (layout,)).cases() for layout in LAYOUTS)
     single = Plan("loss", _BOTH, (RETINANET,), (1,), dtypes).cases()
     forward = Plan("loss", _FORWARD, (RETINANET,), (16,), dtypes[:1]).cases()
-    return nchw + nhwc + single + forward
+    kl = _cases(_kl(_BOTH, (16,), dtypes[:1], LAYOUTS))
+    return nchw + nhwc + single + forward + kl
 
 
 def rivals(size: str, device: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Races: the whole loss by providers that take turns. Every claim of "so many times faster" rests on them.
+"""Races: a loss by providers that take turns. Every claim of "so many times faster" rests on them.
 
 A round times each provider and the machine's fastest copy once, so that other load slows all of them alike.
 pytest-benchmark times the first fused backend. The others run in its setup, which it does not time, by the
@@ -21,9 +21,10 @@ from benchmarks.workloads import make_inputs
 def test_race(case, allocator, prepare, benchmark, copier, device, pytestconfig, seconds, share):
     started = time.monotonic()
     size = pytestconfig.getoption("size")
-    fused = [name for name in FUSED if PROVIDERS[name].unavailable(device) is None]
+    fused = [name for name in FUSED if PROVIDERS[name].unavailable(device, case.op) is None]
     if not fused:
-        pytest.skip("no fused backend runs here: " + str(PROVIDERS[FUSED[0]].unavailable(device)))
+        reason = PROVIDERS[FUSED[0]].unavailable(device, case.op)
+        pytest.skip(f"no fused backend runs here: {reason}")
     if allocator == "warm" and not memory.keep_freed_memory():
         pytest.skip("the C library is not glibc: its malloc cannot be made to keep freed memory")
     inputs = make_inputs(case, device)

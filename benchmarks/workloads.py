@@ -10,8 +10,16 @@ from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAYOUTS = ("nchw", "nhwc")
-OPS = ("mask", "imitation", "head", "loss", "loss-masks")
+KL_OPS = ("ld", "kd", "cwd")
+OPS = ("mask", "imitation", "head", "loss", "loss-masks", *KL_OPS)
 MODES = ("forward", "backward", "both")
+EDGES, EDGE_BINS = 4, 17  # of a box in GFL: a distribution over 17 distances for each of its edges
+TEMPERATURES = {"ld": 10.0, "kd": 2.0, "cwd": 4.0}
+
+# The operations that take features, logits of student and teacher, and one mask per level.
+_WITH_FEATS = ("imitation", "loss", "loss-masks", "cwd")
+_WITH_LOGITS = ("head", "loss", "loss-masks", "ld", "kd")
+_WITH_MASKS = ("imitation", "head", "loss-masks", "ld")
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,7 @@ class Workload:
         sizes: (H, W) of each level, finest first.
         feat_channels: D of each level: the teacher's, to which the adapter maps the student's.
         logit_channels: K, anchors x classes.
+        anchors: of a location.
         cold: whether the caches are flushed before every timed call.
     """
 
@@ -29,6 +38,7 @@ class Workload:
     sizes: tuple[tuple[int, int], ...]
     feat_channels: tuple[int, ...]
     logit_channels: int
+    anchors: int = 1
     cold: bool = True
 
     @property
@@ -44,8 +54,8 @@ class Workload:
         return self.locations * self.logit_channels
 
 
-def _fpn(name: str, sizes, feat_channels: int, logit_channels: int) -> Workload:
-    return Workload(name, tuple(sizes), (feat_channels,) * len(sizes), logit_channels)
+def _fpn(name: str, sizes, feat_channels: int, logit_channels: int, anchors: int = 1) -> Workload:
+    return Workload(name, tuple(sizes), (feat_channels,) * len(sizes), logit_channels, anchors)
 
 
 def _yolo26(scale: str, *feat_channels: int) -> Workload:
@@ -59,23 +69,23 @@ _P2_TO_P6 = ((200, 336), *_P3_TO_P7[:4])
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        _fpn("retinanet-800x1344", _P3_TO_P7, 256, 720),
+        _fpn("retinanet-800x1344", _P3_TO_P7, 256, 720, anchors=9),
         _fpn("fcos-800x1344", _P3_TO_P7, 256, 80),
         _fpn("gfl-800x1344", _P3_TO_P7, 256, 80),
-        _fpn("rpn-800x1344", _P2_TO_P6, 256, 3),
+        _fpn("rpn-800x1344", _P2_TO_P6, 256, 3, anchors=3),
         _yolo26("n", 64, 128, 256),
         _yolo26("s", 128, 256, 512),
         _yolo26("m", 256, 512, 512),
         _yolo26("l", 256, 512, 512),
         _yolo26("x", 384, 768, 768),
-        _fpn("retinanet-256x256", ((32, 32), (16, 16), (8, 8), (4, 4), (2, 2)), 256, 720),
+        _fpn("retinanet-256x256", ((32, 32), (16, 16), (8, 8), (4, 4), (2, 2)), 256, 720, anchors=9),
         _fpn("ragged", ((97, 131), (49, 67), (23, 31), (11, 17), (5, 9)), 100, 91),
         # What a core's caches hold, with rows that are long in the layout of the name; and one location.
         Workload("cached-nchw", ((16, 32),), (46,), 128, cold=False),
         Workload("cached-nhwc", ((8, 12),), (256,), 720, cold=False),
         Workload("one-location", ((1, 1),), (1,), 1, cold=False),
         # So small that its time is the overhead of a call.
-        Workload("tiny", ((4, 4), (2, 2), (1, 1)), (8, 8, 8), 8, cold=False),
+        Workload("tiny", ((4, 4), (2, 2), (1, 1)), (8, 8, 8), 8, anchors=2, cold=False),
     )
 }
 
@@ -93,6 +103,12 @@ _TRAFFIC = {
     ("loss", "both"): (4, 3, 0),
     ("loss-masks", "forward"): (2, 2, 1),
     ("loss-masks", "both"): (3, 3, 1),
+    ("ld", "forward"): (2, 0, 1),
+    ("ld", "both"): (3, 0, 1),
+    ("kd", "forward"): (2, 0, 0),
+    ("kd", "both"): (3, 0, 0),
+    ("cwd", "forward"): (0, 2, 0),
+    ("cwd", "both"): (0, 3, 0),
 }
 
 
@@ -115,8 +131,20 @@ class Case:
         return WORKLOADS[self.workload]
 
     @property
+    def kl_options(self) -> dict:
+        """The options of weighted_kl that make it the operation: LD, Hinton's KD of class logits, or CWD."""
+        groups = {"ld": EDGES, "kd": self.shapes.anchors, "cwd": 1}[self.op]
+        over = "locations" if self.op == "cwd" else "channels"
+        return {"over": over, "groups": groups, "temperature": TEMPERATURES[self.op]}
+
+    @property
+    def logit_channels(self) -> int:
+        return EDGES * EDGE_BINS if self.op == "ld" else self.shapes.logit_channels
+
+    @property
     def logit_bytes(self) -> int:
-        return self.batch * self.shapes.logit_elements * DTYPES[self.dtype].itemsize
+        locations = self.batch * self.shapes.locations
+        return locations * self.logit_channels * DTYPES[self.dtype].itemsize
 
     @property
     def feat_bytes(self) -> int:
@@ -142,8 +170,8 @@ class Case:
             return self.mask_bytes
         if self.mode == "forward":
             return 0
-        wants_feats, wants_logits = self.op != "head", self.op != "imitation"
-        return wants_feats * self.feat_bytes + wants_logits * self.logit_bytes
+        feats, logits = self.op in _WITH_FEATS, self.op in _WITH_LOGITS
+        return feats * self.feat_bytes + logits * self.logit_bytes
 
 
 @dataclass
@@ -177,19 +205,19 @@ def make_inputs(case: Case, device: str, seed: int = 0) -> Inputs:
         return values.contiguous(memory_format=torch.channels_last) if case.layout == "nhwc" else values
 
     def logits() -> list[Tensor]:
-        return [normal(shapes.logit_channels, size, -4.0, 2.0) for size in shapes.sizes]
+        return [normal(case.logit_channels, size, -4.0, 2.0) for size in shapes.sizes]
 
     def feats() -> list[Tensor]:
         return [normal(d, size, 0.0, 1.0) for size, d in zip(shapes.sizes, shapes.feat_channels, strict=True)]
 
     inputs = Inputs()
-    if case.op in ("imitation", "loss", "loss-masks"):
+    if case.op in _WITH_FEATS:
         inputs.student_feats, inputs.teacher_feats = feats(), feats()
-    if case.op in ("head", "loss", "loss-masks"):
+    if case.op in _WITH_LOGITS:
         inputs.student_logits = logits()
-    if case.op != "imitation":
+    if case.op in _WITH_LOGITS or case.op == "mask":
         inputs.teacher_logits = logits()
-    if case.op in ("imitation", "head", "loss-masks"):
+    if case.op in _WITH_MASKS:
         masks = [torch.randn((case.batch, *s), generator=generator, device=device) for s in shapes.sizes]
         inputs.masks = [values.sub_(2.0).sigmoid_() for values in masks]
     for leaf in inputs.leaves:

@@ -9,7 +9,7 @@ from benchmarks import accuracy, cpu_arithmetic, memory, selection, side_by_side
 from benchmarks.measure import Call
 from benchmarks.providers import COMPILED, EAGER, FUSED, MAX_AUTOTUNE, PROVIDERS
 from benchmarks.race import Race
-from benchmarks.workloads import DTYPES, LAYOUTS, MODES, OPS, WORKLOADS, Case, make_inputs
+from benchmarks.workloads import DTYPES, KL_OPS, LAYOUTS, MODES, OPS, WORKLOADS, Case, make_inputs
 from frs_kernels.library import load_native
 
 TINY = Case("loss", "both", "tiny", 2, "fp32", "nchw")
@@ -23,6 +23,30 @@ def test_bytes_of_retinanet_are_those_of_its_tensors():
     assert case.feat_bytes == locations * 256 * 4
     assert case.bytes_moved == locations * 4 * (4 * 720 + 3 * 256)
     assert case.result_bytes == locations * 4 * (720 + 256)
+
+
+def test_bytes_of_box_edges_are_those_of_their_bins_and_weights():
+    """Counted by hand: 3 C with C = 4 edges x 17 bins, and a float32 weight for each location."""
+    case = Case("ld", "both", "gfl-800x1344", 2, "bf16", "nchw")
+    locations = 2 * (100 * 168 + 50 * 84 + 25 * 42 + 13 * 21 + 7 * 11)
+    assert case.result_bytes == locations * 4 * 17 * 2
+    assert case.bytes_moved == 3 * case.result_bytes + locations * 4
+
+
+@pytest.mark.parametrize(
+    "op, workload, over, groups, shape",
+    [
+        ("ld", "gfl-800x1344", "channels", 4, (1, 68, 100, 168)),
+        ("kd", "gfl-800x1344", "channels", 1, (1, 80, 100, 168)),
+        ("kd", "retinanet-800x1344", "channels", 9, (1, 720, 100, 168)),
+        ("cwd", "gfl-800x1344", "locations", 1, (1, 256, 100, 168)),
+    ],
+)
+def test_softmax_losses_have_the_distributions_of_their_detectors(op, workload, over, groups, shape):
+    case = Case(op, "forward", workload, 1, "bf16", "nchw")
+    assert (case.kl_options["over"], case.kl_options["groups"]) == (over, groups)
+    inputs = make_inputs(case, "cpu")
+    assert inputs.leaves[0].shape == shape and len(inputs.masks) == (5 if op == "ld" else 0)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -65,10 +89,11 @@ def test_every_selected_benchmark_is_known_and_selected_once(device, size):
     assert (device, size) in selection.BUDGET and selection.races(size, device)
 
 
+@pytest.mark.parametrize("ops", [("loss",), KL_OPS], ids=["loss", "softmax losses"])
 @pytest.mark.parametrize("device, size", selection.PLANS)
-def test_fused_backends_come_before_compiled_providers(device, size):
+def test_fused_backends_come_before_compiled_providers(device, size, ops):
     """On a GPU those of all cases do, and bfloat16 comes first."""
-    pairs = selection.pairs(("loss",), size, device)
+    pairs = selection.pairs(ops, size, device)
     compiled = [PROVIDERS[name].compile_mode is not None for _, name in pairs]
     assert pairs[0][1] in FUSED
     for case in {case for case, _ in pairs}:
@@ -88,6 +113,26 @@ def test_gpu_races_are_of_both_batches_and_max_autotune_is_in_full_alone():
         assert not any(name in MAX_AUTOTUNE for _, name in selection.pairs(OPS, size, "cuda"))
     full = selection.rivals("full", "cuda")
     assert full[:3] == (*EAGER, "compile-best-max") and set(full[2:]) == {*COMPILED, *MAX_AUTOTUNE}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_standard_races_have_every_softmax_loss_in_both_layouts_after_the_whole_loss(device):
+    dtype, batch = ("fp32", 1) if device == "cpu" else ("bf16", 16)
+    cases = [case for case, _ in selection.races("standard", device)]
+    wanted = {
+        Case(op, "both", workload, batch, dtype, layout)
+        for op, workload in (
+            ("ld", "gfl-800x1344"),
+            ("kd", "gfl-800x1344"),
+            ("kd", "retinanet-800x1344"),
+            ("cwd", "gfl-800x1344"),
+        )
+        for layout in LAYOUTS
+    }
+    assert wanted <= set(cases)
+    assert all(case.op == "loss" for case in cases[:4])
+    measured = {case for case, _ in selection.pairs(KL_OPS, "standard", device)}
+    assert {case for case in cases if case.op in KL_OPS} <= measured  # of which the tables have the memory
 
 
 def test_a_rival_that_fails_is_left_out_with_its_reason():
@@ -137,7 +182,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_eager_and_native_agree_with_float64(case):
-    names = [name for name in (*EAGER, "native") if PROVIDERS[name].unavailable("cpu") is None]
+    names = [name for name in (*EAGER, "native") if PROVIDERS[name].unavailable("cpu", case.op) is None]
     for name in names:
         errors = _call(case, name).check()
         assert set(errors) == ({"values"} if case.mode == "forward" else {"values", "grads"})
@@ -159,14 +204,14 @@ def test_the_expected_outcome_of_single_images_is_that_of_the_batch():
 
 def test_a_wrong_result_is_not_timed():
     call = _call(TINY, "best-eager")
-    call._function = lambda x, y, s, t, m: 1.001 * PROVIDERS["best-eager"].build("loss")(x, y, s, t, m)
+    call._function = lambda x, y, s, t, m: 1.001 * PROVIDERS["best-eager"].build(TINY)(x, y, s, t, m)
     with pytest.raises(AssertionError, match="best-eager, loss-both-tiny.*off by"):
         call.check()
 
 
 def test_nan_is_not_timed():
     call = _call(TINY, "best-eager")
-    call._function = lambda x, y, s, t, m: float("nan") * PROVIDERS["best-eager"].build("loss")(x, y, s, t, m)
+    call._function = lambda x, y, s, t, m: float("nan") * PROVIDERS["best-eager"].build(TINY)(x, y, s, t, m)
     with pytest.raises(AssertionError):
         call.check()
 
@@ -207,6 +252,19 @@ def test_peak_memory_of_native_counts_gradients_it_keeps_between_calls():
     if peak is None:
         pytest.skip("this kernel does not let a process reset its memory's high-water mark")
     assert 0.95 * case.result_bytes < peak < 1.25 * case.result_bytes
+
+
+@pytest.mark.parametrize("op, workload", [("kd", "retinanet-800x1344"), ("cwd", "gfl-800x1344")])
+def test_softmax_losses_of_native_add_their_gradient_to_the_memory_and_no_more(op, workload):
+    if reason := PROVIDERS["native"].unavailable("cpu", op):
+        pytest.skip(reason)
+    case = Case(op, "both", workload, 1, "fp32", "nchw")
+    call = _call(case, "native")
+    call.warm_up()
+    peak = call.peak_memory()
+    if peak is None:
+        pytest.skip("this kernel does not let a process reset its memory's high-water mark")
+    assert 0.95 * case.result_bytes < peak < 1.05 * case.result_bytes
 
 
 class _FakeGpu:
