@@ -1,6 +1,7 @@
 """Plots of a run: times of the races, memory, bandwidth reached, scaling with the batch. One PNG each."""
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 from benchmarks.providers import FUSED  # noqa: E402
 from benchmarks.results import Race, Run, providers_in  # noqa: E402
+from benchmarks.workloads import KL_OPS  # noqa: E402
 
 _COLOURS = dict(
     zip(
@@ -48,21 +50,43 @@ def _bars(axes, groups: list[str], series: dict[str, list[float | None]], unit: 
 
 
 def _time(run: Run, axes) -> bool:
-    races = [race for race in run.races if race.case.mode == "both"]
+    races = _races_of(run, lambda race: race.case.op not in KL_OPS)
+    return _race_bars(axes, races, [_label(run, race) for race in races], "ms")
+
+
+def _kl(run: Run, axes) -> bool:
+    races = _races_of(run, lambda race: race.case.op in KL_OPS and race.allocator == "default")
+    axes.set_yscale("log")
+    return _race_bars(axes, races, [f"{_kind(race)}\n{_tensors(race)}" for race in races], "ms (log)")
+
+
+def _races_of(run: Run, wanted: Callable[[Race], bool]) -> list[Race]:
+    return [race for race in run.races if race.case.mode == "both" and wanted(race)]
+
+
+def _race_bars(axes, races: list[Race], labels: list[str], unit: str) -> bool:
     names = providers_in(race.turns for race in races)
     series = {
         name: [race.seconds(name) * 1e3 if name in race.turns else None for race in races] for name in names
     }
-    return _bars(axes, [_label(run, race) for race in races], series, "ms")
+    return _bars(axes, labels, series, unit)
+
+
+def _kind(race: Race) -> str:
+    return f"{race.case.op}\n{race.case.workload.partition('-')[0]}"
+
+
+def _tensors(race: Race) -> str:
+    return f"{race.case.dtype} {race.case.layout}"
 
 
 def _label(run: Run, race: Race) -> str:
     on_gpu = run.machine["device"] == "cuda"  # where malloc plays no part, and batches differ
-    return f"{race.case.dtype} {race.case.layout}\n{f'B={race.case.batch}' if on_gpu else race.allocator}"
+    return f"{_tensors(race)}\n{f'B={race.case.batch}' if on_gpu else race.allocator}"
 
 
 def _memory(run: Run, axes) -> bool:
-    raced = {race.case for race in run.races if race.case.mode == "both"}
+    raced = {race.case for race in _races_of(run, lambda race: race.case.op not in KL_OPS)}
     cases = run.cases(lambda case: case in raced)
     names = providers_in(cases.values())
     series = {name: [_peak(records.get(name)) for records in cases.values()] for name in names}
@@ -113,4 +137,4 @@ def _scaling(run: Run, axes) -> bool:
     return bool(axes.lines)
 
 
-_KINDS = {"time": _time, "memory": _memory, "bandwidth": _bandwidth, "scaling": _scaling}
+_KINDS = {"time": _time, "kl": _kl, "memory": _memory, "bandwidth": _bandwidth, "scaling": _scaling}

@@ -1,6 +1,6 @@
-"""Writes docs/results/ and the table in the README from benchmarks/results/*.json.
+"""Writes docs/results/, and tables in the README and docs/performance.md, from benchmarks/results/*.json.
 
-python -m benchmarks.report                     write the pages, the plots and the README's table
+python -m benchmarks.report                     write the pages, the plots and the tables
 python -m benchmarks.report check               fail if a page is not what the JSON and the sources give
 python -m benchmarks.report summary FILE        print the tables of a run
 """
@@ -12,22 +12,27 @@ from pathlib import Path
 from benchmarks import tables
 from benchmarks.results import Run
 from benchmarks.sources import ROOT
-from benchmarks.workloads import OPS
+from benchmarks.workloads import EDGE_BINS, EDGES, OPS
 
 TITLES = {
     "time": "Time, side by side",
+    "kl": "Time of the softmax losses, side by side",
     "memory": "Memory added at the peak",
     "bandwidth": "Bandwidth reached",
     "scaling": "Scaling with the batch",
 }
-BEGIN, END = "<!-- headline:begin -->", "<!-- headline:end -->"
+# The files that have a table between two comments: their name there, and the table of a run.
+HEADLINES = {"README.md": ("headline", tables.headline), "docs/performance.md": ("kl", tables.kl_headline)}
 
 
 def tables_of(run: Run) -> str:
     """All tables of a run, as the sections of its page."""
     sections = []
     if run.races:
-        sections += ["## Side by side\n", _RACES, tables.races(run)]
+        sections += ["## Side by side\n", _RACES]
+        sections += filter(None, [tables.races(run)])
+        if softmax_losses := tables.kl_races(run):
+            sections += [_KL, softmax_losses]
     if run.steps:
         sections += ["## Training step\n", tables.steps(run)]
         if parts := tables.step_parts(run):
@@ -50,6 +55,11 @@ The providers take turns, so that other load on the machine slows all of them al
 brackets, the time divided by ours. `malloc`: "default" is glibc as it comes, "warm" keeps freed memory as
 caching allocators do. GB/s is the least number of bytes that has to move, divided by our time; "share" is
 that divided by the rate of a plain copy, which takes its turn in every round.
+"""
+_KL = f"""\
+Softmax losses: "ld" is localization distillation of box edges ({EDGES} x {EDGE_BINS} bins, weighted by a
+mask), "kd" Hinton's distillation of the class logits of each anchor (80 classes; gfl has 1 anchor,
+retinanet 9), "cwd" channel-wise distillation of features (a distribution over all locations).
 """
 _DISTILLATION = """\
 What the distillation adds to a step without a teacher. "teacher" includes the masks, and "loss" the gradients
@@ -120,14 +130,16 @@ def index(runs: list[Run], others: list[Path]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_headline(readme: str, runs: list[Run]) -> str:
-    """The README with the table between its markers replaced. ValueError if it has no markers."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def with_headline(file: str, text: str, runs: list[Run]) -> str:
+    """The text of one of HEADLINES with the table between its markers. ValueError if it has no markers."""
+    name, table = HEADLINES[file]
+    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"README.md has no {BEGIN} ... {END}")
-    text = "\n".join(filter(None, map(tables.headline, runs))) or "Not measured yet.\n"
-    return f"{before}{BEGIN}\n{text}{END}{after}"
+        raise ValueError(f"{file} has no {first} ... {last}")
+    measured = "\n".join(filter(None, map(table, runs))) or "Not measured yet.\n"
+    return f"{before}{begin}\n{measured}{end}{after}"
 
 
 def write(root: Path = ROOT, check: bool = False) -> list[str]:
@@ -152,8 +164,8 @@ def write(root: Path = ROOT, check: bool = False) -> list[str]:
         if not check:
             _draw(run, folder)
         texts[folder / f"{run.file.stem}.md"] = page(run, folder)
-    readme = root / "README.md"
-    texts[readme] = with_headline(readme.read_text(), runs)
+    for name in HEADLINES:
+        texts[root / name] = with_headline(name, (root / name).read_text(), runs)
     changed = [file for file, text in texts.items() if not file.exists() or file.read_text() != text]
     for file in changed if not check else []:
         file.write_text(texts[file])

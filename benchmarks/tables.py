@@ -2,7 +2,7 @@
 
 from benchmarks.providers import FUSED
 from benchmarks.results import Race, Record, Run, providers_in
-from benchmarks.workloads import Case
+from benchmarks.workloads import KL_OPS, Case
 
 TEACHERS = ("prepared", "as built")  # of a training step, as its benchmark names them
 
@@ -15,9 +15,17 @@ def table(heads: list[str], rows: list[list[str]], source: str) -> str:
 
 def name(case: Case) -> str:
     """A case in words, without the operation."""
-    layout = "NCHW" if case.layout == "nchw" else "channels_last"
     mode = {"both": "forward + backward"}.get(case.mode, case.mode)
-    return f"{case.workload}, B={case.batch}, {case.dtype}, {layout}, {mode}"
+    return f"{case.workload}, {_tensors(case)}, {mode}"
+
+
+def name_with_op(case: Case) -> str:
+    return f"{case.op}: {name(case)}"
+
+
+def _tensors(case: Case) -> str:
+    layout = "NCHW" if case.layout == "nchw" else "channels_last"
+    return f"B={case.batch}, {case.dtype}, {layout}"
 
 
 def time(seconds: float) -> str:
@@ -31,22 +39,35 @@ def megabytes(count: int | None) -> str:
 
 def headline(run: Run) -> str:
     """The README's table: races of the whole loss with gradients on RetinaNet at 800x1344."""
-    wanted = ("retinanet-800x1344", "both", "default")
-    races = [race for race in run.races if (race.case.workload, race.case.mode, race.allocator) == wanted]
-    rows = [_headline_row(run, race) for race in races]
+    wanted = ("loss", "retinanet-800x1344")
+    races = [race for race in _headline_races(run) if (race.case.op, race.case.workload) == wanted]
+    return _headline(run, races, "loss and gradients, RetinaNet 800x1344")
+
+
+def kl_headline(run: Run) -> str:
+    """The table of docs/performance.md: races of the softmax losses with gradients, in NCHW."""
+    races = [race for race in _headline_races(run) if race.case.op in KL_OPS and race.case.layout == "nchw"]
+    return _headline(run, races, "softmax loss and gradients")
+
+
+def _headline_races(run: Run) -> list[Race]:
+    return [race for race in run.races if race.case.mode == "both" and race.allocator == "default"]
+
+
+def _headline(run: Run, races: list[Race], what: str) -> str:
     heads = [
-        "loss and gradients, RetinaNet 800x1344", "ours", "official eager", "best eager",
+        what, "ours", "official eager", "best eager",
         "best torch.compile", "of copy bandwidth", "memory added: ours / official",
     ]  # fmt: skip
-    return table(heads, rows, run.source) if rows else ""
+    return table(heads, [_headline_row(run, race) for race in races], run.source) if races else ""
 
 
 def _headline_row(run: Run, race: Race) -> list[str]:
     case, best = race.case, race.best_compiled
-    layout = "NCHW" if case.layout == "nchw" else "channels_last"
+    kind = f", {case.op} of {case.workload}" if case.op in KL_OPS else ""
     memory = {p: r.extra["peak_bytes"] for p, r in run.cases(lambda c: c == case).get(case, {}).items()}
     return [
-        f"{run.machine['name']}, B={case.batch}, {case.dtype}, {layout}",
+        f"{run.machine['name']}{kind}, {_tensors(case)}",
         f"**{time(race.seconds(race.ours))}** ({race.ours})",
         *(
             f"{race.speedup(each):.1f}x slower" if each in race.turns else "-"
@@ -58,19 +79,31 @@ def _headline_row(run: Run, race: Race) -> list[str]:
 
 
 def races(run: Run) -> str:
-    """The races: each row a case on which the providers took turns."""
-    names = providers_in(race.turns for race in run.races)
-    warm = any(race.allocator == "warm" for race in run.races)
-    heads = ["whole loss", *(["malloc"] if warm else []), *names, "GB/s", "copy GB/s", "share"]
+    """The races of the whole loss: each row a case on which the providers took turns."""
+    return _races(run, "whole loss", [race for race in run.races if race.case.op not in KL_OPS])
+
+
+def kl_races(run: Run) -> str:
+    """The races of the softmax losses."""
+    return _races(run, "softmax loss", [race for race in run.races if race.case.op in KL_OPS])
+
+
+def _races(run: Run, what: str, races: list[Race]) -> str:
+    if not races:
+        return ""
+    names = providers_in(race.turns for race in races)
+    warm = any(race.allocator == "warm" for race in races)
+    heads = [what, *(["malloc"] if warm else []), *names, "GB/s", "copy GB/s", "share"]
+    kinds = [name_with_op(race.case) if race.case.op in KL_OPS else name(race.case) for race in races]
     rows = []
-    for race in run.races:
+    for race, kind in zip(races, kinds, strict=True):
         cells = [_turn(race, each) for each in names]
         share = f"{race.gbps / race.copy_gbps:.0%}"
         numbers = [*cells, f"{race.gbps:.1f}", f"{race.copy_gbps:.1f}", share]
-        rows.append([name(race.case), *([race.allocator] if warm else []), *numbers])
+        rows.append([kind, *([race.allocator] if warm else []), *numbers])
     notes = [
-        f"- No {each} on {name(race.case)}: {reason}"
-        for race in run.races for each, reason in race.missing.items()
+        f"- No {each} on {kind}: {reason}"
+        for race, kind in zip(races, kinds, strict=True) for each, reason in race.missing.items()
     ]  # fmt: skip
     return "\n".join([table(heads, rows, run.source), *notes, *([""] if notes else [])])
 
@@ -103,7 +136,7 @@ def _time_and_memory(record: Record | None) -> str:
 def bandwidth(run: Run) -> str:
     """The share of this machine's memory bandwidth that the fused backends reach."""
     rows = [
-        [f"{r.case.op}: {name(r.case)}", r.provider, megabytes(r.case.bytes_moved), f"{r.extra['gbps']:.1f}",
+        [name_with_op(r.case), r.provider, megabytes(r.case.bytes_moved), f"{r.extra['gbps']:.1f}",
          f"{r.extra['copy_share']:.0%}"]
         for r in run.singles if r.provider in FUSED and "gbps" in r.extra and r.case.shapes.cold
     ]  # fmt: skip
@@ -114,7 +147,7 @@ def gpu_details(run: Run) -> str:
     """Launches, host time and wall time of a run on a GPU, and device time if the host is not ahead."""
     heads = ["", "provider", "launches", "host us", "wall ms", "host not ahead, ms", "device ms"]
     rows = [
-        [f"{r.case.op}: {name(r.case)}", r.provider, str(r.extra["launches"] or "-"),
+        [name_with_op(r.case), r.provider, str(r.extra["launches"] or "-"),
          f"{r.extra['host_us']:.0f}", f"{r.extra['wall_ms']:.3g}", f"{r.extra['host_behind_ms']:.3g}",
          f"{r.seconds * 1e3:.3g}"]
         for r in run.singles if "launches" in r.extra
@@ -125,7 +158,7 @@ def gpu_details(run: Run) -> str:
 def gpu_kernels(run: Run) -> str:
     """The launches of a profiled call of each fused backend, with their device times."""
     rows = [
-        [f"{r.case.op}: {name(r.case)}", r.provider, "; ".join(f"{k['name']} {k['us']:.0f}" for k in kernels)]
+        [name_with_op(r.case), r.provider, "; ".join(f"{k['name']} {k['us']:.0f}" for k in kernels)]
         for r in run.singles if (kernels := r.extra.get("kernels"))
     ]  # fmt: skip
     return table(["", "provider", "launches, us"], rows, run.source) if rows else ""

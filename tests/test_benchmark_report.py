@@ -15,11 +15,14 @@ def _bench(name, extra, median):
     return {"name": name, "fullname": f"benchmarks/{name}", "extra_info": extra, "stats": {"median": median}}
 
 
+def _race(case: Case, **times: float) -> dict:
+    turns = {name.replace("_", "-"): {"median": ms / 1e3} for name, ms in times.items()}
+    return {"case": vars(case), "turns": turns, "allocator": "default", "copy_gbps": 35.0}
+
+
 def _run(root: Path, digest: str | None = None) -> dict:
     case = Case("loss", "both", "retinanet-800x1344", 1, "fp32", "nchw")
-    times = {"official": 300, "best-eager": 150, "compile-best": 60, "native": 10, "copy": 9}
-    turns = {name: {"median": ms / 1e3} for name, ms in times.items()}
-    race = {"case": vars(case), "turns": turns, "allocator": "default", "copy_gbps": 35.0}
+    race = _race(case, official=300, best_eager=150, compile_best=60, native=10, copy=9)
     single = {
         "case": vars(case), "errors": {"values": 1e-8, "grads": 2e-7}, "result_bytes": case.result_bytes,
         "gbps": 32.7, "copy_share": 0.93, "bytes_moved": case.bytes_moved,
@@ -41,17 +44,21 @@ def _run(root: Path, digest: str | None = None) -> dict:
 
 @pytest.fixture
 def root(tmp_path):
-    """A repository with one result, one kernel source and a README."""
+    """A repository with one result, one kernel source, a README and a page with a table."""
     (tmp_path / "benchmarks/results").mkdir(parents=True)
     (tmp_path / "csrc/cpu").mkdir(parents=True)
     (tmp_path / "csrc/cpu/mask.cpp").write_text("// one\n")
-    (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    (tmp_path / "docs").mkdir()
+    for file, (name, _) in report.HEADLINES.items():
+        text = f"before\n<!-- {name}:begin -->\nold\n<!-- {name}:end -->\nafter\n"
+        (tmp_path / file).write_text(text)
     (tmp_path / "benchmarks/results/cpu-some.json").write_text(json.dumps(_run(tmp_path)))
     return tmp_path
 
 
 def test_report_writes_page_plots_index_and_headline(root):
-    assert set(report.write(root)) == {"docs/results/README.md", "docs/results/cpu-some.md", "README.md"}
+    pages = {"docs/results/README.md", "docs/results/cpu-some.md"}
+    assert set(report.write(root)) == {*pages, *report.HEADLINES}
     page = (root / "docs/results/cpu-some.md").read_text()
     assert "| **10 ms** |" in page and "300 ms (30.0x)" in page and "60 ms (6.0x)" in page
     assert "310 ms, 303.0 MB" in page and "11 ms, 87.5 MB" in page
@@ -60,6 +67,33 @@ def test_report_writes_page_plots_index_and_headline(root):
     assert readme.startswith("before\n") and readme.endswith("after\n") and "old" not in readme
     assert "**10 ms** (native) | 30.0x slower | 15.0x slower | 6.0x slower | 93% | 87.5 / 303.0 MB" in readme
     assert "stale" not in (page + readme).lower()
+
+
+def test_races_of_softmax_losses_have_tables_and_a_plot_of_their_own(root):
+    report.write(root)
+    before = (root / "README.md").read_text()
+    page = (root / "docs/results/cpu-some.md").read_text()
+    assert "softmax loss" not in page and not (root / "docs/results/cpu-some-kl.png").exists()
+    assert "Not measured yet." in (root / "docs/performance.md").read_text()
+
+    file = root / "benchmarks/results/cpu-some.json"
+    content = json.loads(file.read_text())
+    case = Case("kd", "both", "retinanet-800x1344", 1, "fp32", "nchw")
+    extra = _race(case, official=90, best_eager=45, native=9, copy=9) | {"missing": {"compile-best": "why"}}
+    content["benchmarks"].append(_bench("race of kd", extra, 0.009))
+    file.write_text(json.dumps(content))
+    assert "README.md" not in report.write(root)
+    assert (root / "README.md").read_text() == before
+    page = (root / "docs/results/cpu-some.md").read_text()
+    row = "kd: retinanet-800x1344, B=1, fp32, NCHW, forward + backward"
+    assert f"| {row} | 90 ms (10.0x) | 45 ms (5.0x) | **9 ms** | 21.5 | 35.0 | 61% |" in page
+    assert f"- No compile-best on {row}: why" in page
+    assert (root / "docs/results/cpu-some-kl.png").stat().st_size > 5000
+    table = (root / "docs/performance.md").read_text()
+    assert (
+        "| Some CPU, kd of retinanet-800x1344, B=1, fp32, NCHW | **9 ms** (native) | 10.0x slower |" in table
+    )
+    assert table.startswith("before\n") and table.endswith("after\n") and "old" not in table
 
 
 def test_every_table_and_plot_names_its_source(root):
@@ -169,15 +203,17 @@ def test_a_run_of_a_variant_that_ended_early_keeps_its_measurements():
     assert variants.runs(text) == [("one", "16", times), ("two", "1", {})]
 
 
-def test_readme_without_markers_is_an_error(root):
-    (root / "README.md").write_text("no table wanted\n")
-    with pytest.raises(ValueError, match="headline:begin"):
+@pytest.mark.parametrize("file", report.HEADLINES)
+def test_a_file_without_the_markers_of_its_table_is_an_error(root, file):
+    (root / file).write_text("no table wanted\n")
+    with pytest.raises(ValueError, match=f"{file} has no .*:begin"):
         report.write(root)
 
 
 def test_without_results_the_headline_says_so():
-    text = report.with_headline(f"{report.BEGIN}\n{report.END}\n", [])
-    assert "Not measured yet." in text
+    for file, (name, _) in report.HEADLINES.items():
+        text = report.with_headline(file, f"<!-- {name}:begin -->\n<!-- {name}:end -->\n", [])
+        assert "Not measured yet." in text
 
 
 def test_merge_keeps_benchmarks_that_only_the_older_run_has(tmp_path):
@@ -240,7 +276,7 @@ def test_a_committed_result_names_no_path_and_no_host():
 
 
 def test_index_lists_runs_and_the_pages_of_trainings(root):
-    (root / "docs/results").mkdir(parents=True)
+    (root / "docs/results").mkdir()
     (root / "docs/results/digits.md").write_text("# Digits\n\ntext\n")
     report.write(root)
     index = (root / "docs/results/README.md").read_text()
