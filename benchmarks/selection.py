@@ -65,6 +65,8 @@ def _kl(modes, batches=(1,), dtypes=("fp32",), layouts=("nchw",), providers=_PLA
     return [Plan(op, modes, names, batches, dtypes, layouts, providers) for op, names in _KL.items()]
 
 
+# One image of GFL fits into the caches of a large processor, and four do not.
+_SEVERAL = [Plan(op, _BOTH, (GFL,), (4,), layouts=LAYOUTS) for op in KL_OPS]
 PLANS = {
     ("cpu", "quick"): [
         Plan("loss", _BOTH, ("tiny",)),
@@ -94,6 +96,7 @@ PLANS = {
         Plan("mask", _FORWARD, (RETINANET,), providers=("compile-best",)),
         *_kl(_BOTH, layouts=LAYOUTS),
         Plan("ld", _BOTH, (GFL,), (1,), ("bf16",), LAYOUTS),
+        *_SEVERAL,
         *_kl(_FORWARD),
     ],
     ("cpu", "full"): [
@@ -186,7 +189,8 @@ def races(size: str, device: str) -> list[tuple[Case, str]]:
         loss = Plan("loss", _BOTH, (RETINANET,), (1,), ("fp32", "bf16"), LAYOUTS).cases()
         warm = loss + _cases(_kl(_BOTH))
         edges = Plan("ld", _BOTH, (GFL,), (1,), ("bf16",), LAYOUTS)
-        others = _cases([Plan("loss", _FORWARD, (RETINANET,)), *_kl(_BOTH, layouts=LAYOUTS), edges])
+        forward = Plan("loss", _FORWARD, (RETINANET,))
+        others = _cases([forward, *_kl(_BOTH, layouts=LAYOUTS), edges, *_SEVERAL])
     default = [(case, "default") for case in dict.fromkeys(warm + others)]
     return default + [(case, "warm") for case in warm]
 
