@@ -7,8 +7,8 @@
 
 namespace frs::bind {
 
-// Call this once per call of `loss` or `kl`, before its gradients are allocated. The memory kept afterwards is at
-// most that of these gradients.
+// Call this once per call of `loss` or `kl`, before its gradients are allocated. The memory kept afterwards
+// is at most that of these gradients.
 void begin_gradients();
 
 // As empty_strided, for a gradient. Tensors below kPooledBytes come from torch's allocator. So do all tensors
