@@ -190,7 +190,7 @@ class DistillConfig(Options):
     """Weight of cwd: adapted features, a softmax over the locations of each channel, no mask."""
     cwd_temperature: Temperature = 1.0
     """Temperature of cwd."""
-    kd_weight: Amount = 10.0
+    kd_weight: Amount = 0.5
     """Weight of kd: class logits, a softmax over the classes of each anchor, weighted by the FRS mask."""
     kd_temperature: Temperature = 2.0
     """Temperature of kd."""

@@ -73,9 +73,10 @@ def test_the_figure_has_every_run_as_a_dot(outcome):
     assert [label.get_text() for label in right.get_yticklabels()] == ["none", "frs", "lost"]
 
 
-def test_the_tables_in_the_documentation_are_those_of_the_results():
-    """docs/evidence.md shows the tables of docs/evidence/claim.json."""
+@pytest.mark.parametrize("study, tables_shown", [("claim", 9), ("softmax", 3)])
+def test_the_tables_in_the_documentation_are_those_of_the_results(study, tables_shown):
+    """docs/evidence.md shows the tables of each docs/evidence/STUDY.json."""
     text = (EVIDENCE / "evidence.md").read_text()
-    found = list(sections(read_outcome(EVIDENCE / "evidence/claim.json")))
-    assert len(found) == 9
+    found = list(sections(read_outcome(EVIDENCE / f"evidence/{study}.json")))
+    assert len(found) == tables_shown
     assert [title for title, rows in found if markdown(rows) not in text] == []

@@ -66,12 +66,12 @@ def test_every_term_has_a_weight():
     ("term", "advice"),
     [
         ("ld", "--normalizer mask_all_levels or --ld-weight 0.004"),
-        ("kd", "--normalizer mask_all_levels or --kd-weight 0.2"),
+        ("kd", "--normalizer mask_all_levels or --kd-weight 0.008"),
         ("cwd", "--cwd-weight 0.2"),  # has no mask
     ],
 )
 def test_the_advice_is_about_the_options_of_the_term(term, advice):
-    """The ratio of 297 becomes 5: the default weights 0.25, 10 and 10 are multiplied by 5 / 297."""
+    """The ratio of 297 becomes 5: the default weights 0.25, 0.5 and 10 are multiplied by 5 / 297."""
     text = judged(record(*BCCD, name=term, part=TERMS[term]))[13][term]
     assert f"{term} pulls at" in text and "99 % of it in levels 2, 3, 4" in text
     assert text.endswith(f"Try {advice}.")
