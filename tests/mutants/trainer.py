@@ -127,14 +127,14 @@ MUTANTS = (
     ),
     Mutant(
         "each-level-is-divided-by-its-own-sum-over-processes",
-        "frs_train/training/distillation.py",
-        "        sums = sums.sum().expand_as(sums)\n",
-        "        pass\n",
+        "frs_train/training/masks.py",
+        'list((sums.sum().expand_as(sums) if normalizer == "mask_all_levels" else sums).unbind())',
+        "list(sums.unbind())",
         DISTILLATION,
     ),
     Mutant(
         "box-masks-in-the-pixels-of-the-file",
-        "frs_train/training/distillation.py",
+        "frs_train/training/masks.py",
         "[width / image.shape[-1], height / image.shape[-2]] * 2",
         "[1.0, 1.0] * 2",
         DISTILLATION,
