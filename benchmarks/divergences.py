@@ -60,8 +60,8 @@ OFFICIAL = {"ld": ld, "kd": kd, "cwd": cwd}
 def best(student, teacher, weights, *, over, groups, temperature):
     """The leanest formulation: logarithms on both sides, no copy to another layout, bins summed first.
 
-    Logarithms of bfloat16 logits over channels are bfloat16, all others float32: over locations, bfloat16
-    makes the gradients wrong by 9 %, and gradients of float16 overflow.
+    Logarithms of bfloat16 logits over channels are bfloat16, all others float32: over locations, bfloat16 is
+    too coarse for probabilities of thousands of bins, and gradients of float16 overflow.
     """
     total = 0.0
     for level, (s, t) in enumerate(zip(student, teacher, strict=True)):

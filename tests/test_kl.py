@@ -35,8 +35,8 @@ def groups_over(over: str, groups: int) -> dict:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_loss_and_gradient(target, shape, dtype, layout, over):
     channels, groups, sizes = shape
-    given = arguments(channels, over=over, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
-    compare(frs.weighted_kl, target, given, WRT, upstream=0.7, **groups_over(over, groups))
+    base = arguments(channels, over=over, sizes=sizes, dtype=dtype, layout=layout, device=target.device)
+    compare(frs.weighted_kl, target, base, WRT, upstream=0.7, **groups_over(over, groups))
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
@@ -45,10 +45,10 @@ def test_distributions_larger_than_a_cache(target, over, channels, sizes, layout
     """The kernels read these twice. A late largest logit changes all that was summed before it."""
     if INTERPRETED:
         channels, sizes = min(channels, 700), ((40, 41),)
-    given = arguments(channels, over=over, sizes=sizes, layout=layout, device=target.device, batch=1)
+    base = arguments(channels, over=over, sizes=sizes, layout=layout, device=target.device, batch=1)
     for name in WRT + ("teacher",):
-        given[name][0][:, -1, -1, -1] = 30.0
-    compare(frs.weighted_kl, target, given, WRT, over=over)
+        base[name][0][:, -1, -1, -1] = 30.0
+    compare(frs.weighted_kl, target, base, WRT, over=over)
 
 
 @pytest.mark.parametrize("over", OVER)
@@ -65,51 +65,51 @@ def test_mixed_dtypes(target, student, teacher, over):
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 def test_normalizers(target, normalizer, over, weighted):
     for layout in ("nchw", "channels_last"):
-        given = arguments(over=over, layout=layout, device=target.device, weighted=weighted)
-        compare(frs.weighted_kl, target, given, WRT, over=over, normalizer=normalizer)
+        base = arguments(over=over, layout=layout, device=target.device, weighted=weighted)
+        compare(frs.weighted_kl, target, base, WRT, over=over, normalizer=normalizer)
 
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 10.0])
 def test_temperatures(target, temperature, over):
-    given = arguments(over=over, device=target.device)
-    compare(frs.weighted_kl, target, given, WRT, over=over, temperature=temperature)
+    base = arguments(over=over, device=target.device)
+    compare(frs.weighted_kl, target, base, WRT, over=over, temperature=temperature)
 
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_reductions(target, dtype, over):
-    given = arguments(over=over, dtype=dtype, device=target.device, batch=3)
+    base = arguments(over=over, dtype=dtype, device=target.device, batch=3)
     weights = torch.tensor(
         [0.5, -2.0, 1.0], device=target.device, dtype=torch.promote_types(dtype, torch.float32)
     )
-    compare(frs.weighted_kl, target, given, WRT, upstream=weights, over=over, reduction="none")
-    compare(frs.weighted_kl, target, given, WRT, over=over, reduction="mean")
+    compare(frs.weighted_kl, target, base, WRT, upstream=weights, over=over, reduction="none")
+    compare(frs.weighted_kl, target, base, WRT, over=over, reduction="mean")
 
 
 @pytest.mark.parametrize("form", [torch.bool, torch.int64, torch.float16, "channel", "flat"])
 def test_forms_of_a_weight(target, form):
-    given = arguments(device=target.device)
-    plain = [(w > 0.5).float() for w in given["weight"]]
+    base = arguments(device=target.device)
+    plain = [(w > 0.5).float() for w in base["weight"]]
     forms = {"channel": lambda w: w[:, None], "flat": lambda w: w.flatten(1)}
     change = forms.get(form, lambda w: w.to(form))
-    given["weight"] = [change(w) for w in plain]
-    (loss,), grads = compare(frs.weighted_kl, target, given, WRT, groups=3)
-    given["weight"] = plain
-    (same,), same_grads = evaluate(frs.weighted_kl, given, WRT, backend=target.backend, groups=3)
+    base["weight"] = [change(w) for w in plain]
+    (loss,), grads = compare(frs.weighted_kl, target, base, WRT, groups=3)
+    base["weight"] = plain
+    (same,), same_grads = evaluate(frs.weighted_kl, base, WRT, backend=target.backend, groups=3)
     assert torch.equal(loss, same) and all(map(torch.equal, grads, same_grads))
 
 
 @pytest.mark.parametrize("over", OVER)
 def test_scales_on_the_device(target, over):
-    given = arguments(over=over, device=target.device)
+    base = arguments(over=over, device=target.device)
     numbers = {"scale": 0.25, "normalizer": 3.0}
-    compare(frs.weighted_kl, target, given, WRT, over=over, **numbers)
+    compare(frs.weighted_kl, target, base, WRT, over=over, **numbers)
     on_device = {name: torch.tensor(value, device=target.device) for name, value in numbers.items()}
     expected, expected_grads = evaluate(
-        frs.weighted_kl, given, WRT, backend=target.backend, over=over, **numbers
+        frs.weighted_kl, base, WRT, backend=target.backend, over=over, **numbers
     )
-    actual, grads = evaluate(frs.weighted_kl, given, WRT, backend=target.backend, over=over, **on_device)
+    actual, grads = evaluate(frs.weighted_kl, base, WRT, backend=target.backend, over=over, **on_device)
     assert torch.equal(actual[0], expected[0]) and all(map(torch.equal, grads, expected_grads))
 
 
@@ -117,9 +117,9 @@ def test_scales_on_the_device(target, over):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_equal_logits_are_exactly_zero(target, dtype, layout, over):
-    given = arguments(over=over, dtype=dtype, layout=layout, device=target.device)
-    given["student"] = [t.clone(memory_format=torch.preserve_format) for t in given["teacher"]]
-    (loss,), grads = evaluate(frs.weighted_kl, given, WRT, backend=target.backend, over=over, temperature=3.0)
+    base = arguments(over=over, dtype=dtype, layout=layout, device=target.device)
+    base["student"] = [t.clone(memory_format=torch.preserve_format) for t in base["teacher"]]
+    (loss,), grads = evaluate(frs.weighted_kl, base, WRT, backend=target.backend, over=over, temperature=3.0)
     assert loss == 0 and not any(grad.count_nonzero() for grad in grads)
 
 
@@ -127,8 +127,8 @@ def test_equal_logits_are_exactly_zero(target, dtype, layout, over):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_saturated_logits(target, dtype, layout, over):
-    given = arguments(over=over, dtype=dtype, layout=layout, device=target.device, spread=300.0)
-    compare(frs.weighted_kl, target, given, WRT, over=over)
+    base = arguments(over=over, dtype=dtype, layout=layout, device=target.device, spread=300.0)
+    compare(frs.weighted_kl, target, base, WRT, over=over)
 
 
 @pytest.mark.parametrize("over", OVER)
@@ -136,16 +136,16 @@ def test_saturated_logits(target, dtype, layout, over):
 @pytest.mark.parametrize("where", ["teacher", "both", "student", "whole distribution"])
 def test_logits_of_minus_infinity(target, where, layout, over):
     """Bins that the teacher lacks count 0, those that the student alone lacks Inf; without any bin, NaN."""
-    given = arguments(over=over, layout=layout, device=target.device)
+    base = arguments(over=over, layout=layout, device=target.device)
     for name in ("student", "teacher"):
-        for level in given[name][:-1]:  # the last has one location
+        for level in base[name][:-1]:  # the last has one location
             bins = level.flatten(2)[..., 0] if over == "locations" else level[:, 2]
             everything = level[0, :, 1, 1] if over == "channels" else level[0, 3]
             if where in (name, "both"):
                 bins.fill_(-math.inf)
             if where == "whole distribution":
                 everything.fill_(-math.inf)
-    compare(frs.weighted_kl, target, given, WRT, over=over)
+    compare(frs.weighted_kl, target, base, WRT, over=over)
 
 
 @pytest.mark.parametrize("over", OVER)
@@ -153,46 +153,46 @@ def test_logits_of_minus_infinity(target, where, layout, over):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ["student", "teacher", "weight"])
 def test_nan_and_infinity(target, name, value, layout, over):
-    given = arguments(over=over, layout=layout, device=target.device)
-    given[name][1][1, 2, ...] = value  # a channel, a row of weights, or the weight of a channel
+    base = arguments(over=over, layout=layout, device=target.device)
+    base[name][1][1, 2, ...] = value  # a channel, a row of weights, or the weight of a channel
     if name != "weight":
-        given[name][0][0, 1, 2, 3] = value
-    given["student"][0][0, 0] = given["teacher"][0][0, 0]
-    compare(frs.weighted_kl, target, given, WRT, over=over, normalizer=2.0)
+        base[name][0][0, 1, 2, 3] = value
+    base["student"][0][0, 0] = base["teacher"][0][0, 0]
+    compare(frs.weighted_kl, target, base, WRT, over=over, normalizer=2.0)
 
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_level_without_weights_is_zero(target, dtype, over):
-    given = arguments(over=over, dtype=dtype, device=target.device)
-    given["weight"][1].zero_()
-    given["student"][1].fill_(math.inf)
-    given["teacher"][1].fill_(math.nan)
-    (loss,), grads = compare(frs.weighted_kl, target, given, WRT, over=over)
+    base = arguments(over=over, dtype=dtype, device=target.device)
+    base["weight"][1].zero_()
+    base["student"][1].fill_(math.inf)
+    base["teacher"][1].fill_(math.nan)
+    (loss,), grads = compare(frs.weighted_kl, target, base, WRT, over=over)
     assert loss > 0 and not grads[1].count_nonzero()
 
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("batch, channels, sizes", [(2, 6, ((0, 5), (3, 3))), (0, 6, SIZES), (2, 0, SIZES)])
 def test_empty_levels(target, batch, channels, sizes, over):
-    given = arguments(channels, over=over, batch=batch, sizes=sizes, device=target.device)
-    (loss,), _ = compare(frs.weighted_kl, target, given, WRT, over=over)
+    base = arguments(channels, over=over, batch=batch, sizes=sizes, device=target.device)
+    (loss,), _ = compare(frs.weighted_kl, target, base, WRT, over=over)
     assert loss.isfinite()
 
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_the_loss_is_the_same_without_gradients(target, layout, over):
-    given = arguments(35, over=over, sizes=LONG_SIZES, layout=layout, device=target.device)
-    (expected,), _ = evaluate(frs.weighted_kl, given, WRT, backend=target.backend, over=over)
-    (actual,), _ = evaluate(frs.weighted_kl, given, (), backend=target.backend, over=over)
+    base = arguments(35, over=over, sizes=LONG_SIZES, layout=layout, device=target.device)
+    (expected,), _ = evaluate(frs.weighted_kl, base, WRT, backend=target.backend, over=over)
+    (actual,), _ = evaluate(frs.weighted_kl, base, (), backend=target.backend, over=over)
     assert torch.equal(actual, expected) and not actual.requires_grad
 
 
 @pytest.mark.parametrize("over", OVER)
 def test_the_same_bits_run_after_run(target, over):
-    given = arguments(35, over=over, sizes=LONG_SIZES, device=target.device)
-    runs = [evaluate(frs.weighted_kl, given, WRT, backend=target.backend, over=over) for _ in range(3)]
+    base = arguments(35, over=over, sizes=LONG_SIZES, device=target.device)
+    runs = [evaluate(frs.weighted_kl, base, WRT, backend=target.backend, over=over) for _ in range(3)]
     for (loss,), grads in runs[1:]:
         assert torch.equal(loss, runs[0][0][0]) and all(map(torch.equal, grads, runs[0][1]))
 
@@ -212,9 +212,9 @@ def test_the_same_bits_run_after_run(target, over):
 )
 def test_any_shape(target, over, groups, per_group, sizes, batch, layout, temperature, seed):
     common = {"sizes": sizes, "batch": batch, "layout": layout, "device": target.device, "spread": 3.0}
-    given = {
+    base = {
         "student": tensors(groups * per_group, seed=seed, **common),
         "teacher": tensors(groups * per_group, seed=seed + 1, **common),
     }
     options = groups_over(over, groups)
-    compare(frs.weighted_kl, target, given, WRT, temperature=temperature, **options)
+    compare(frs.weighted_kl, target, base, WRT, temperature=temperature, **options)
