@@ -115,8 +115,8 @@ tests() {
 
 huge() {
   [ "$memory" -ge 60000 ] || { echo "needs 60 GB of GPU memory"; return 0; }
-  pytests tests.txt 2 120 "$python" -m pytest tests/test_cuda.py tests/test_triton_gpu.py tests/test_kl_triton.py -m "gpu and slow" \
-    --timeout 60
+  pytests tests.txt 2 120 "$python" -m pytest tests/test_cuda.py tests/test_triton_gpu.py \
+    tests/test_kl_triton.py -m "gpu and slow" --timeout 60
 }
 
 sanitize_kernels() {
@@ -130,7 +130,8 @@ sanitize_tests() {
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 pytests sanitize.txt 8 90 compute-sanitizer --tool "$1" \
     --error-exitcode 99 --report-api-errors no \
     --kernel-regex "kns=frs|(loss|mask|mask_sums|single|factors|finish|scale|kl)_kernel" \
-    "$python" -m pytest tests/test_triton_gpu.py tests/test_kl_triton.py tests/test_cuda.py -m sanitize --timeout 80
+    "$python" -m pytest tests/test_triton_gpu.py tests/test_kl_triton.py tests/test_cuda.py \
+    -m sanitize --timeout 80
 }
 
 # profile COMMAND...: succeeds if ncu has written a duration. Its status is that of the program that it kills.

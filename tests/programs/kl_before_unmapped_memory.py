@@ -9,6 +9,7 @@ import torch
 import frs_kernels as frs
 
 PAGE = mmap.PAGESIZE
+PROT_NONE = 0  # no access; Python's mmap has no name for it
 libc = ctypes.CDLL(None, use_errno=True)
 kept = []  # the mappings, as long as the tensors
 
@@ -20,7 +21,7 @@ def at_the_end(values: torch.Tensor) -> torch.Tensor:
     kept.append(mapping)
     memory = torch.frombuffer(mapping, dtype=torch.uint8)
     address = ctypes.c_void_p(memory.data_ptr() + bytes_before)
-    assert libc.mprotect(address, PAGE, mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0) == 0
+    assert libc.mprotect(address, PAGE, PROT_NONE) == 0
     copy = memory[bytes_before - values.nbytes : bytes_before].view(values.dtype)
     return copy.as_strided(values.shape, values.stride()).copy_(values)
 

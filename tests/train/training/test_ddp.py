@@ -114,7 +114,7 @@ def test_softmax_losses_equal_those_of_one_process(digits, tmp_path, method, tra
         launch(
             world,
             f"distill {options(digits, 'fcos')} --out {tmp_path}/{world} --teacher {SHIPPED} "
-            f"--method {method} --warmup-iters 2 --seed {training_seed}",
+            f"--method {method} --{method}-weight 10 --warmup-iters 2 --seed {training_seed}",
             tmp_path,
         )
     assert curves(tmp_path / "1")[-1][method] > 1
