@@ -136,28 +136,38 @@ class KLKernel {
   void take_exponentials(const Part& part, const Statistics<S>& of, const Part& next) {
     const S inverse_temperature = static_cast<S>(1 / b_.temperature);
     const int64_t vectors = kRows ? ceil_div(part.bins, kLanes) : part.bins;
-    const int64_t step = kRows ? 1 : kLanes;
     LogitVectors<V>* logits = tile_.logits;
     LogitsAhead ahead;
     if constexpr (kPrefetch) {
       ahead.student = ahead_of(next, b_.student, b_.student_type, b_.student_stride);
       ahead.teacher = ahead_of(next, b_.teacher, b_.teacher_type, b_.teacher_stride);
     }
-    for (int64_t d = 0; d < part.width; d += step, logits += vectors) {
-      auto vector = [&](const S* values) { return kRows ? V{} + values[d] : load(values + d); };
-      const auto sums = exponentials<kPrefetch>(logits, vectors, vector(of.max_student),
-                                                vector(of.max_teacher), inverse_temperature, ahead);
-      auto keep = [&](S* out, V each) {
-        if constexpr (kRows)
-          out[d] = static_cast<S>(sum(each));
-        else
-          store(out + d, each);
-      };
-      keep(of.sum_student, sums.student);
-      keep(of.sum_teacher, sums.teacher);
-      keep(of.dot, sums.dot);
+    auto sums_of = [&](V max_student, V max_teacher) FRS_INLINE_LAMBDA {
+      const auto sums =
+          exponentials<kPrefetch>(logits, vectors, max_student, max_teacher, inverse_temperature, ahead);
+      logits += vectors;
       ahead.student.first += ahead.student.to_next_sums;
       ahead.teacher.first += ahead.teacher.to_next_sums;
+      return sums;
+    };
+    for (int64_t d = 0; d < part.width; d += kLanes) {
+      if constexpr (kRows) {
+        V student[kLanes] = {}, teacher[kLanes] = {}, dot[kLanes] = {};
+        const int count = static_cast<int>(std::min<int64_t>(kLanes, part.width - d));
+        for (int row = 0; row < count; ++row) {
+          const auto sums = sums_of(V{} + of.max_student[d + row], V{} + of.max_teacher[d + row]);
+          student[row] = sums.student, teacher[row] = sums.teacher, dot[row] = sums.dot;
+        }
+        auto add = [](V v, V w) FRS_INLINE_LAMBDA { return v + w; };
+        store(of.sum_student + d, reduced(student, add));
+        store(of.sum_teacher + d, reduced(teacher, add));
+        store(of.dot + d, reduced(dot, add));
+      } else {
+        const auto sums = sums_of(load(of.max_student + d), load(of.max_teacher + d));
+        store(of.sum_student + d, sums.student);
+        store(of.sum_teacher + d, sums.teacher);
+        store(of.dot + d, sums.dot);
+      }
     }
   }
   // One cache line of floats with each vector. Where groups share lines, each of them prefetches its share.

@@ -34,15 +34,6 @@ FRS_INLINE typename VectorOf<S>::V lowest() {
   return typename VectorOf<S>::V{} + std::numeric_limits<S>::lowest();
 }
 
-FRS_INLINE double largest(double v) { return v; }
-FRS_INLINE float largest(Floats v) {  // of the lanes, none of which is NaN
-  float lanes[FRS_LANES];
-  store(lanes, v);
-  for (int width = FRS_LANES / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] = larger(lanes[i], lanes[i + width]);
-  return lanes[0];
-}
-
 template <>
 struct Form<KLForm::columns> {
   template <class T, class V, class S>
@@ -97,14 +88,20 @@ template <>
 struct Form<KLForm::rows> {
   template <class T, class V, class S>
   static void load_logits(const T* x, int64_t stride, int64_t width, int64_t bins, V* tile, S* maxima) {
-    for (int64_t d = 0; d < width; ++d, x += stride) {
-      V m = lowest<S>();
-      for_vectors<T>(0, bins, [&](int64_t i, auto extent) {
-        *tile = load(x + i, extent, -INFINITY);
-        m = larger(*tile, m);
-        tile += 2;
-      });
-      maxima[d] = largest(m);
+    constexpr int kLanes = VectorOf<T>::kLanes;
+    for (int64_t d = 0; d < width; d += kLanes) {
+      V maxima_of_lanes[kLanes] = {};
+      const int count = static_cast<int>(std::min<int64_t>(kLanes, width - d));
+      for (int row = 0; row < count; ++row, x += stride) {
+        V m = lowest<S>();
+        for_vectors<T>(0, bins, [&](int64_t i, auto extent) {
+          *tile = load(x + i, extent, -INFINITY);
+          m = larger(*tile, m);
+          tile += 2;
+        });
+        maxima_of_lanes[row] = m;
+      }
+      store(maxima + d, reduced(maxima_of_lanes, [](V v, V w) FRS_INLINE_LAMBDA { return larger(v, w); }));
     }
   }
 

@@ -1,4 +1,5 @@
-// The transpose of a square block of logits in registers, with shuffles of two vectors.
+// The transpose of a square block of logits in registers, and what reduces the lanes of several vectors, both
+// with shuffles of two vectors.
 #pragma once
 
 #include <utility>
@@ -49,6 +50,21 @@ FRS_INLINE void transpose(Floats (&rows)[FRS_LANES]) {
   if constexpr (kStep > 1) transpose<kStep / 2>(rows);
 }
 FRS_INLINE void transpose(double (&)[1]) {}
+
+// Lane i of the result is op over the lanes of rows[i], as a binary tree: deterministic. Overwrites the rows.
+template <int kStep = FRS_LANES / 2, class Op>
+FRS_INLINE Floats reduced(Floats (&rows)[FRS_LANES], const Op& op) {
+  unrolled<kStep>([&](int i) FRS_INLINE_LAMBDA {
+    swap_quarters<kStep>(rows[i], rows[i + kStep]);
+    rows[i] = op(rows[i], rows[i + kStep]);
+  });
+  if constexpr (kStep > 1) return reduced<kStep / 2>(rows, op);
+  return rows[0];
+}
+template <class Op>
+FRS_INLINE double reduced(double (&rows)[1], const Op&) {
+  return rows[0];
+}
 
 }  // namespace
 }  // namespace frs::cpu::FRS_ISA
