@@ -8,6 +8,7 @@ namespace {
 // All sizes depend on the shape alone, and on no number of threads: each task has one sum. Elements are those
 // of one tensor.
 constexpr int64_t kTileElements = 1 << 13;  // as many as a tile has if it can: 64 KiB of scratch memory
+constexpr int64_t kColumnsWidth = 128;      // at most, as columns: 512 bytes of a row of float32
 constexpr int64_t kTaskElements = 1 << 16;  // at most in a task of several tiles
 // The same for distributions that are larger than a tile, and how many columns a task has of them at most.
 constexpr int64_t kLargeTileElements = 1 << 12, kLargeTaskElements = 1 << 17, kLargeWidth = 256;
@@ -29,7 +30,8 @@ int64_t tile_width(KLForm form, int64_t groups, int64_t bins, bool double_precis
   if (fewest * per_width > kl_tile_pairs(double_precision)) return 0;
   // Transposed, a cache line has bins of several groups, which are processed one after another.
   const int64_t wanted = kTileElements / per_width / (form == KLForm::transposed ? groups : 1);
-  return std::clamp(wanted / fewest * fewest, fewest, kMaxKLWidth);
+  const int64_t most = form == KLForm::columns ? kColumnsWidth : kMaxKLWidth;
+  return std::clamp(wanted / fewest * fewest, fewest, most);
 }
 
 }  // namespace

@@ -128,12 +128,10 @@ FRS_INLINE void non_temporal_fence() {
 }
 
 // Software prefetch of the cache line at p; p may point anywhere, as a prefetch never faults. prefetch_all
-// fills all caches. prefetch_l2 fills all but L1: it is for more data than L1 holds. prefetch_nta is for data
-// of a single use: it fills L1 only, so that L2 and L3 keep what is still to be read, such as the teacher's
-// logits that the mask pass has read. Callers must be inlined: GCC drops the call of a function that only
-// prefetches.
+// fills all caches. prefetch_nta is for data of a single use: it fills L1 only, so that L2 and L3 keep what
+// is still to be read, such as the teacher's logits that the mask pass has read. Callers must be inlined: GCC
+// drops the call of a function that only prefetches.
 FRS_INLINE void prefetch_all(const void* p) { __builtin_prefetch(p, 0, 3); }
-FRS_INLINE void prefetch_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 FRS_INLINE void prefetch_nta(const void* p) { __builtin_prefetch(p, 0, 0); }
 
 // The extent of a load or store: a full vector, or its first `count` elements at the end of a row. The lanes

@@ -57,8 +57,8 @@ FRS_INLINE ExponentialSums<V> exponentials(LogitVectors<V>* logits, int64_t coun
     const int64_t end = first + kShort < count ? first + kShort : count;
     for (int64_t i = first; i < end; ++i) {
       if constexpr (kPrefetch) {
-        prefetch_l2(ahead.student.first + i * ahead.student.step);
-        prefetch_l2(ahead.teacher.first + i * ahead.teacher.step);
+        prefetch_all(ahead.student.first + i * ahead.student.step);
+        prefetch_all(ahead.teacher.first + i * ahead.teacher.step);
       }
       const V s = logits[i].student - max_student, t = logits[i].teacher - max_teacher;
       const V exp_s = exp_nonpositive(s * inverse_temperature);
