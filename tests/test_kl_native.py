@@ -9,6 +9,7 @@ from kl_cases import WRT, arguments
 
 import frs_kernels as frs
 from benchmarks import memory
+from frs_kernels import cpu_settings
 from frs_kernels.contract import KL_ARGUMENTS, NORMALIZERS
 from frs_kernels.library import load_native
 
@@ -144,6 +145,24 @@ def test_large_gradients_have_the_bits_of_each_image_alone(dtype, over, layout):
         together = gradient(student, teacher)
         for image in (slice(0, 1), slice(9, 10)):
             assert torch.equal(together[image], gradient(student[image], teacher[image]))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, "many groups"])
+def test_non_temporal_stores_write_the_same_gradients(shape, dtype, layout):
+    many_groups = (48 * 200, 200, ((5, 7), (16, 1)))  # those of 16 locations do not fit into scratch memory
+    channels, groups, sizes = (SHAPES | {"many groups": many_groups})[shape]
+    given = arguments(channels, sizes=sizes, layout=layout, dtype=dtype)
+    flags = [
+        name for name in cpu_settings.settings() if name.startswith("non_temporal_") and "from" not in name
+    ]
+    results = []
+    for from_bytes in (0, 1 << 30):
+        with cpu_settings.changed(non_temporal_from=from_bytes, **dict.fromkeys(flags, 1)):
+            losses, grads = evaluate(frs.weighted_kl, given, WRT, backend="native", groups=groups)
+        results.append(bits([*losses, *grads]))
+    assert all(map(torch.equal, *results))
 
 
 @pytest.mark.parametrize("over", OVER)

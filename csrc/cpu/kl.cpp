@@ -122,11 +122,22 @@ class KL {
                   value_size());
     b.temperature = params_.temperature;
     b.factor = params_.temperature * state.factor.applied(types_.student);
-    b.non_temporal =
-        plan_.grad_elements * static_cast<int64_t>(size_of(types_.student)) > settings().non_temporal_from &&
-        suits_non_temporal_stores(b.grad, b.grad_stride | (columns ? 0 : b.bins), types_.student,
-                                  !logits.location_major());
+    b.non_temporal = is_non_temporal(b, logits.location_major());
     return b;
+  }
+
+  bool is_non_temporal(const KLBlock& b, bool location_major) const {
+    const int64_t size = static_cast<int64_t>(size_of(b.student_type));
+    if (plan_.grad_elements * size <= settings().non_temporal_from) return false;
+    int64_t aligned = b.grad_stride;
+    if (b.form == KLForm::rows) aligned |= b.bins;
+    if (b.form == KLForm::transposed) {  // stored in blocks of all groups of a tile's distributions
+      const bool dense = b.grad_stride == b.groups * b.bins;
+      const bool fits = b.width * b.bins * (2 + b.groups) * size <= kKLTileBytes;
+      if (b.student_type != DType::f32 || !dense || !fits) return false;
+      aligned *= b.width;
+    }
+    return suits_non_temporal_stores(b.grad, aligned, b.student_type, !location_major);
   }
 
   // The sum of w over levels [first, last).

@@ -183,10 +183,24 @@ class KLKernel {
     if (b_.grad == nullptr) return;
     with_type<S>(b_.student_type, [&](auto* null) {
       auto* g = static_cast<decltype(null)>(b_.grad) + offset(part, b_.grad_stride);
+      if constexpr (kForm == KLForm::transposed && std::is_same_v<decltype(null), float*>) {
+        if (b_.non_temporal) return collect_gradients(part, of, g);
+      }
       Form<kForm>::store_gradients(g, b_.grad_stride, part.width, part.bins, tile_.logits, of.ratio(),
                                    of.slope(), b_.non_temporal);
     });
     if (b_.non_temporal) non_temporal_fence();
+  }
+  // Groups share cache lines, which a non-temporal store writes as a whole: so the gradients of all groups
+  // are collected in the scratch memory behind the tile, and then stored.
+  void collect_gradients(const Part& part, const Statistics<S>& of, float* g) {
+    auto* const rows = reinterpret_cast<float*>(tile_.logits + ceil_div(part.width, kLanes) * part.bins);
+    Form<kForm>::store_gradients(rows + part.bin, b_.grad_stride, part.width, part.bins, tile_.logits,
+                                 of.ratio(), of.slope(), false);
+    if (part.bin + part.bins < b_.grad_stride) return;
+    for_vectors<float>(0, part.width * b_.grad_stride, [&](int64_t i, auto extent) {
+      store_gradient(g - part.bin + i, extent, load(rows + i, extent), true);
+    });
   }
 
   const KLBlock& b_;
