@@ -132,13 +132,13 @@ class KLInputs:
 
     def canonical(self) -> "KLInputs":
         """The same call in the layouts and dtypes that the operator takes."""
-        student, teacher = (_one_dtype(levels, self.dtype) for levels in (self.student, self.teacher))
-        student, teacher = _aligned(student, teacher)
+        dtype = self.dtype
+        student, teacher = _aligned(_one_dtype(self.student, dtype), _one_dtype(self.teacher, dtype))
         return replace(
             self,
             student=student,
             teacher=teacher,
-            weights=[_constant(weights, self.dtype) for weights in self.weights],
+            weights=[_constant(weights, dtype) for weights in self.weights],
         )
 
 

@@ -24,7 +24,8 @@ extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
 namespace frs::bind {
 namespace {
 
-constexpr size_t kPooledBytes = size_t{1} << 18;
+// From this size on, free() of the GNU C library may return to the system whatever others have freed.
+constexpr size_t kPooledBytes = size_t{1} << 16;
 constexpr size_t kPage = size_t{1} << 12, kHugePage = size_t{1} << 21;
 
 size_t round_up(size_t bytes, size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
