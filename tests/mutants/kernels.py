@@ -179,6 +179,13 @@ MUTANTS = (
         ("tests/test_kl_native.py::test_nothing_past_the_end_of_a_tensor_is_read",),
     ),
     Mutant(
+        "collected-gradients-overwrite-the-tile",
+        "csrc/cpu/isa/kl.cpp",
+        "tile_.logits + ceil_div(part.width, kLanes) * part.bins",
+        "tile_.logits + part.bins",
+        ("tests/test_kl_native.py::test_non_temporal_stores_write_the_same_gradients",),
+    ),
+    Mutant(
         "single-pass-with-infinity-where-z-is-0",
         "csrc/cpu/normalizer.h",
         "return normalizer_is_zero ? 0.0 : value * sum;",
