@@ -121,15 +121,22 @@ struct Codec16 {
 };
 
 struct Bfloat16 {
-  static constexpr uint32_t kNeutral = 0xC700C700;
+  static constexpr uint32_t kNeutral = 0xC700C700, kLowest = 0xFF80FF80;  // -Inf
   static FRS_DEVICE float low(uint32_t word) { return __uint_as_float(word << 16); }
   static FRS_DEVICE float high(uint32_t word) { return __uint_as_float(word & 0xFFFF0000); }
   static FRS_DEVICE uint32_t pack(float low, float high) {
     return bit_cast<uint32_t>(__floats2bfloat162_rn(low, high));
   }
+#ifdef __CUDA_ARCH__
+  static FRS_DEVICE uint32_t max_of_pairs(uint32_t a, uint32_t b) {
+    uint32_t m;
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(m) : "r"(a), "r"(b));
+    return m;
+  }
+#endif
 };
 struct Float16 {
-  static constexpr uint32_t kNeutral = 0xF800F800;
+  static constexpr uint32_t kNeutral = 0xF800F800, kLowest = 0xFC00FC00;  // -Inf
   static FRS_DEVICE float low(uint32_t word) {
     return __half2float(__ushort_as_half(static_cast<unsigned short>(word)));
   }
@@ -137,6 +144,13 @@ struct Float16 {
   static FRS_DEVICE uint32_t pack(float low, float high) {
     return bit_cast<uint32_t>(__floats2half2_rn(low, high));
   }
+#ifdef __CUDA_ARCH__
+  static FRS_DEVICE uint32_t max_of_pairs(uint32_t a, uint32_t b) {
+    uint32_t m;
+    asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(m) : "r"(a), "r"(b));
+    return m;
+  }
+#endif
 };
 template <>
 struct Codec<DType::bf16> : Codec16<Bfloat16> {

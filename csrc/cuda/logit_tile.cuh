@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "head.cuh"
-#include "reduce.cuh"
+#include "largest.cuh"
 #include "term_tile.cuh"
 
 namespace frs::cuda {
@@ -24,26 +24,19 @@ struct LogitSums {
   static constexpr bool kHasHead = !std::is_same_v<HeadLoss, NoHead<Acc>>;
   static constexpr uint32_t kMaxVectors = HeadLoss::kMaxFactors / (C::kWidth / kLocations);  // between folds
 
-  Acc largest[kLocations];
+  Largest<C, kLocations> largest;
   typename HeadLoss::Sums sums[kLocations];
   uint32_t vectors = 0;
 
-  FRS_DEVICE LogitSums() {
-#pragma unroll
-    for (int i = 0; i < kLocations; ++i) largest[i] = -INFINITY;
-  }
   FRS_DEVICE void add(const HeadLoss& loss, const C& student, const C& teacher,
                       const LogitVectors<C>& logits) {
-    Acc x[C::kWidth], y[C::kWidth];
-    teacher.unpack(logits.t, y);
-    if constexpr (kHasHead) student.unpack(logits.s, x);
-#pragma unroll
-    for (int j = 0; j < C::kWidth; ++j) {
-      const int i = kLocations == 1 ? 0 : j;
-      largest[i] = nan_max(largest[i], y[j]);
-      if constexpr (kHasHead) loss.add(x[j], y[j], 1, sums[i]);
-    }
+    largest.add(teacher, logits.t);
     if constexpr (kHasHead) {
+      Acc x[C::kWidth], y[C::kWidth];
+      teacher.unpack(logits.t, y);
+      student.unpack(logits.s, x);
+#pragma unroll
+      for (int j = 0; j < C::kWidth; ++j) loss.add(x[j], y[j], 1, sums[kLocations == 1 ? 0 : j]);
       if (++vectors % kMaxVectors == 0) {
 #pragma unroll
         for (int i = 0; i < kLocations; ++i) loss.fold(sums[i]);
@@ -78,13 +71,15 @@ struct LogitTile {
   }
 
  private:
-  FRS_DEVICE void fetch(uint32_t stage, const char* s, const char* t) const {
-    ring.fetch(stage, 0, teacher, t);
-    if constexpr (kHasHead) ring.fetch(stage, 1, student, s);
+  using Stage = typename LogitRing::Stage;
+
+  FRS_DEVICE void fetch(const Stage& stage, const char* s, const char* t) const {
+    stage.fetch(0, teacher, t);
+    if constexpr (kHasHead) stage.fetch(1, student, s);
   }
-  FRS_DEVICE void read(uint32_t stage, LogitVectors<C>& logits) const {
-    ring.read(stage, 0, teacher, logits.t);
-    if constexpr (kHasHead) ring.read(stage, 1, student, logits.s);
+  FRS_DEVICE void read(const Stage& stage, LogitVectors<C>& logits) const {
+    stage.read(0, teacher, logits.t);
+    if constexpr (kHasHead) stage.read(1, student, logits.s);
   }
   template <uint32_t kStep>
   FRS_DEVICE void load(const char* s, const char* t, const Columns<kStep>& columns,
@@ -105,12 +100,12 @@ struct LogitTile {
     LogitSums<HeadLoss, C, kWidth> sums;
     uint32_t rows = columns.has(0) ? tiles::rows_between(group, tiling.rows, kGroups) : 0;
     if constexpr (kVectorized) {
-      auto fetch_row = [&](uint32_t stage) {
+      auto fetch_row = [&](const Stage& stage) {
         fetch(stage, s_at.data, t_at.data);
         t_at.advance();
         s_at.advance();
       };
-      LogitRing::pipeline(rows, fetch_row, [&](uint32_t stage) {
+      ring.pipeline(rows, fetch_row, [&](const Stage& stage) {
         LogitVectors<C> logits;
         read(stage, logits);
         sums.add(loss, student, teacher, logits);
@@ -149,9 +144,9 @@ struct LogitTile {
 
   // From the maxima of every group's channels to the mask.
   template <uint32_t kStep>
-  FRS_DEVICE void reduce_groups(const Acc* largest, uint32_t group, uint32_t first) const {
+  FRS_DEVICE void reduce_groups(const Largest<C, kWidth>& largest, uint32_t group, uint32_t first) const {
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) group_largest[group][first + j * kStep] = largest[j];
+    for (int j = 0; j < kWidth; ++j) group_largest[group][first + j * kStep] = largest.of(j);
     __syncthreads();
     if (threadIdx.x < kTile) {
       Acc m = group_largest[0][threadIdx.x];
@@ -173,14 +168,14 @@ struct LogitTile {
     Cursor s_row = Cursor::at(student, student_logits, tile.batch, ahead.row, walk.row_step, columns);
     LogitSums<HeadLoss, C, 1> sums;
     Acc total = 0;
-    auto fetch_next = [&](uint32_t stage) {
+    auto fetch_next = [&](const Stage& stage) {
       const uint32_t offset = ahead.column - walk.start.column;
       if (walk.inside(ahead)) {
         fetch(stage, s_row.data + offset * student.bytes(), t_row.data + offset * teacher.bytes());
       }
       if (walk.advance(ahead)) t_row.advance(), s_row.advance();
     };
-    LogitRing::pipeline(walk.steps(), fetch_next, [&](uint32_t stage) {
+    ring.pipeline(walk.steps(), fetch_next, [&](const Stage& stage) {
       if (walk.inside(here)) {
         LogitVectors<C> logits;
         read(stage, logits);
@@ -223,7 +218,7 @@ struct LogitTile {
   // Reduces over the lanes of a location, resets `sums`, and returns this lane's share of S * head term.
   FRS_DEVICE Acc finish_location(const Walk& walk, uint32_t row, LogitSums<HeadLoss, C, 1>& sums) const {
     const uint32_t lanes = tiling.lanes();
-    Acc s = group_max(sums.largest[0], lanes), share = 0;
+    Acc s = group_max(sums.largest.of(0), lanes), share = 0;
     if constexpr (kHasHead) {
       s = row < walk.row_end ? sigmoid(s) : Acc(0);
       share = s * loss.value(sums.sums[0]);

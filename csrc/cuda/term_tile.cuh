@@ -106,15 +106,16 @@ FRS_DEVICE void for_each_row(Ring<C, 2>& ring, const TermTile<C>& operands, cons
   Cursor t_at = Cursor::at(teacher, operands.matrices.teacher, tile.batch, row, row_step, columns);
   uint32_t s[C::kWords], t[C::kWords];
   if constexpr (kVectorized) {
-    auto fetch = [&](uint32_t stage) {
-      ring.fetch(stage, 0, student, s_at.data);
-      ring.fetch(stage, 1, teacher, t_at.data);
+    using Stage = typename Ring<C, 2>::Stage;
+    auto fetch = [&](const Stage& stage) {
+      stage.fetch(0, student, s_at.data);
+      stage.fetch(1, teacher, t_at.data);
       s_at.advance();
       t_at.advance();
     };
-    ring.pipeline(tiles::rows_between(row, tile.row_end, row_step), fetch, [&](uint32_t stage) {
-      ring.read(stage, 0, student, s);
-      ring.read(stage, 1, teacher, t);
+    ring.pipeline(tiles::rows_between(row, tile.row_end, row_step), fetch, [&](const Stage& stage) {
+      stage.read(0, student, s);
+      stage.read(1, teacher, t);
       add(s, t);
     });
   } else {
