@@ -4,10 +4,11 @@
 #     benchmarks/gpu_suite.sh OUTDIR [PLAN or STAGE...]
 #
 # Plans (default: first second standard full):
-#     first      at most 6 minutes, do the kernels load, how right and fast are they: check build quick tests
+#     first      at most 6 minutes, do the kernels load, how right and fast are they: check patterns build quick tests
 #     second     at most 5 minutes: tests sanitize counters huge race
 # Stages:
 #     check      the native kernels without torch: errors against float64, microseconds of each kernel
+#     patterns   what memory yields by the order of accesses and the instructions that copy
 #     build      the native extensions, unless they already load (a prebuilt tree)
 #     tests      the tests marked gpu
 #     sanitize   compute-sanitizer on every kernel, with small ragged shapes
@@ -23,7 +24,7 @@
 # even if one fails or takes too long.
 set -uo pipefail
 
-usage() { sed -n '2,25s/^# \?//p' "$0"; exit 2; }
+usage() { sed -n '2,26s/^# \?//p' "$0"; exit 2; }
 [ $# -ge 1 ] || usage
 out_dir=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
@@ -70,7 +71,7 @@ once() {
   failed+=("$name")
 }
 
-compiled() { within 180 "$python" -m benchmarks.prebuild check "$capability"; }
+compiled() { within 180 "$python" -m benchmarks.prebuild programs "$capability"; }
 
 check() {
   compiled || return
@@ -78,6 +79,8 @@ check() {
   { within 90 $binary 16 || code=$?; within 30 $binary 1 || code=$?; } >>"$out/check.txt" 2>&1
   return $code
 }
+
+patterns() { compiled && within 30 build/gpu_patterns >>"$out/check.txt" 2>&1; }
 
 preflight() { "$python" -m benchmarks.preflight; }
 
@@ -140,7 +143,7 @@ profile() {
   echo >>"$file"
   before=$(wc -l <"$file")
   within 60 ncu --clock-control none --kill yes --section SpeedOfLight --section Occupancy \
-    --section WarpStateStats --section MemoryWorkloadAnalysis "$@" >>"$file" 2>&1
+    --section WarpStateStats --section MemoryWorkloadAnalysis --print-details all "$@" >>"$file" 2>&1
   code=$?
   tail -n +$((before + 1)) "$file" | grep -c "Duration  *[a-z]" && return
   [ $code -ne 0 ] && return $code
@@ -190,15 +193,15 @@ plan() {
 
 stage() {
   case $1 in
-    first | second | check | report) ;;
+    first | second | check | patterns | report) ;;
     *) [ -n "${has-}" ] || has=$(preflight) || stop "$has" ;;
   esac
   case $1 in
-    first) plan 345 check build quick tests ;;  # 15 seconds are for the report
+    first) plan 345 check patterns build quick tests ;;  # 15 seconds are for the report
     second) plan 285 tests sanitize counters huge race ;;
-    check | build | tests | huge) once "$1" "$1" ;;
+    check | patterns | build | tests | huge) once "$1" "$1" ;;
     sanitize)
-      for tool in memcheck racecheck synccheck; do once "sanitize $tool" sanitize_kernels $tool; done
+      for tool in memcheck racecheck synccheck initcheck; do once "sanitize $tool" sanitize_kernels $tool; done
       for tool in memcheck racecheck; do once "sanitize-tests $tool" sanitize_tests $tool; done
       ;;
     counters) once counters counters; once counters-triton counters_triton ;;

@@ -2,10 +2,10 @@
 
     python -m benchmarks.prebuild make 9.0    # compute capability of the GPU; needs nvcc but no GPU
 
-The archive holds the native libraries, the check program and the compiled Triton kernels of the tests and
-benchmarks. Copy it into the root of the same sources on the other machine, where benchmarks/gpu_suite.sh
-unpacks it. Python, torch and Triton should have the same versions there; what does not match is
-compiled again.
+The archive holds the native libraries, the programs that need no torch, and the compiled Triton kernels of
+the tests and benchmarks. Copy it into the root of the same sources on the other machine, where
+benchmarks/gpu_suite.sh unpacks it. Python, torch and Triton should have the same versions there; what does
+not match is compiled again.
 """
 
 import argparse
@@ -26,19 +26,22 @@ import toolchain  # noqa: E402
 ARCHIVE = ROOT / "prebuilt.tar.xz"
 LABEL = "prebuilt.json"  # a member of the archive: which sources and which GPUs it is for
 LIBRARIES = ("frs_kernels/_native_cpu.so", "frs_kernels/_native_cuda.so", "frs_kernels/build_info.json")
-CHECK = "build/gpu_check"
-CHECK_LABEL = f"{CHECK}.json"
+PROGRAMS = {  # with their sources
+    "build/gpu_check": ("benchmarks/gpu_check.cu", "csrc/cuda/*.cu"),
+    "build/gpu_patterns": ("benchmarks/gpu_patterns.cu",),
+}
+PROGRAMS_LABEL = "build/gpu_programs.json"
 TRITON_CACHE = "build/triton"  # relative, because some of Triton's files contain the paths of others
-MEMBERS = (*LIBRARIES, CHECK, CHECK_LABEL, TRITON_CACHE)
+MEMBERS = (*LIBRARIES, *PROGRAMS, PROGRAMS_LABEL, TRITON_CACHE)
 
 
 def make(capability: str) -> None:
-    """Builds the libraries, the check program and the Triton kernels, and packs the archive."""
+    """Builds the libraries, the programs and the Triton kernels, and packs the archive."""
     if missing := preflight.missing_packages():
         sys.exit(f"prebuild: {missing}")
     environment = {**os.environ, "FRS_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": capability}
     _run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", env=environment)
-    check(capability)
+    programs(capability)
     triton_kernels(capability)
     pack(capability)
     print(
@@ -46,20 +49,22 @@ def make(capability: str) -> None:
     )
 
 
-def check(capability: str) -> None:
-    """Compiles the check program (benchmarks/gpu_check.cu), unless there is one of these sources."""
-    label = ROOT / CHECK_LABEL
-    if (ROOT / CHECK).exists() and label.exists() and label.read_text() == _label(capability):
+def programs(capability: str) -> None:
+    """Compiles the programs that need no torch, unless they are there and of these sources."""
+    label = ROOT / PROGRAMS_LABEL
+    there = all((ROOT / program).exists() for program in PROGRAMS)
+    if there and label.exists() and label.read_text() == _label(capability):
         return
     nvcc = toolchain.find_nvcc() or sys.exit(
         "prebuild: nvcc was not found (CUDA_HOME, PATH, /usr/local/cuda)"
     )
-    print(f"{CHECK} ...", flush=True)
     label.parent.mkdir(exist_ok=True)
-    kernels = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "csrc/cuda").glob("*.cu"))
     flags = ["-O3", "-std=c++17", f"-arch=sm_{capability.replace('.', '')}", "-Icsrc", "-Icsrc/include"]
-    _run(nvcc, *flags, "benchmarks/gpu_check.cu", *kernels, "-o", f"{CHECK}.part")
-    (ROOT / f"{CHECK}.part").replace(ROOT / CHECK)
+    for program, patterns in PROGRAMS.items():
+        print(f"{program} ...", flush=True)
+        files = [str(file.relative_to(ROOT)) for pattern in patterns for file in sorted(ROOT.glob(pattern))]
+        _run(nvcc, *flags, *files, "-o", f"{program}.part")
+        (ROOT / f"{program}.part").replace(ROOT / program)
     label.write_text(_label(capability))
 
 
@@ -107,8 +112,8 @@ def unpack(capability: str) -> None:
 
 
 def _label(capability: str) -> str:
-    program = digest_of(ROOT, ("benchmarks/gpu_*.cu*",))
-    return json.dumps({"kernels": digest("cuda"), "check": program, "capability": capability})
+    programs = digest_of(ROOT, ("benchmarks/gpu_*.cu*",))
+    return json.dumps({"kernels": digest("cuda"), "programs": programs, "capability": capability})
 
 
 def _run(*command: str, **options) -> None:
@@ -121,10 +126,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("make", "check", "unpack"))
+    parser.add_argument("what", choices=("make", "programs", "unpack"))
     parser.add_argument("capability", type=_capability, help="compute capability of the GPU, such as 9.0")
     arguments = parser.parse_args()
-    {"make": make, "check": check, "unpack": unpack}[arguments.what](arguments.capability)
+    {"make": make, "programs": programs, "unpack": unpack}[arguments.what](arguments.capability)
 
 
 def _capability(text: str) -> str:

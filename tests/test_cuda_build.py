@@ -187,11 +187,12 @@ def test_library_loads_without_a_gpu(library):
     assert programs.output("load_cuda_library.py", library) == "True\n"
 
 
-def test_the_check_program_compiles(tmp_path):
-    """No other test compiles benchmarks/gpu_check.cu, which needs a GPU to run."""
+@pytest.mark.parametrize("program", ["gpu_check", "gpu_patterns"])
+def test_the_programs_of_the_gpu_suite_compile(program, tmp_path):
+    """No other test compiles them, and they need a GPU to run."""
     if (nvcc := find("nvcc")) is None:
         pytest.skip("needs nvcc")
     output(
         nvcc, "-std=c++17", "-arch=sm_90", "-Werror=all-warnings", "-Icsrc", "-Icsrc/include",
-        "-c", "benchmarks/gpu_check.cu", "-o", str(tmp_path / "gpu_check.o"),
+        "-c", f"benchmarks/{program}.cu", "-o", str(tmp_path / "program.o"),
     )  # fmt: skip

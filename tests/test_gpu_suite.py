@@ -26,6 +26,7 @@ FOLDERS = ("benchmarks", "csrc", "docs", "frs_kernels", "frs_train", "tests", "e
 # The stages in their order, each with words of the command in which the test kills it.
 STAGES = {
     "check": "16",
+    "patterns": "gpu_patterns",
     "build": "build_ext",
     "quick race": "after benchmarks/test_race.py",
     "quick loss": "before -m pytest benchmarks/test_loss.py",
@@ -153,8 +154,8 @@ def test_killed_in_every_stage_and_continued(suite):
     }  # fmt: skip
     text = (suite.folder / "summary.md").read_text()
     for wanted in (
-        "ended: gpu_check 16", "passed", "ERROR SUMMARY: 0 errors", "tiny, B=1, fp32", "Side by side",
-        "quick race: already done",
+        "ended: gpu_check 16", "ended: gpu_patterns", "passed", "ERROR SUMMARY: 0 errors", "tiny, B=1, fp32",
+        "Side by side", "quick race: already done",
     ):  # fmt: skip
         assert wanted in text, text
 
@@ -183,14 +184,15 @@ def test_what_was_built_elsewhere_is_taken(suite, monkeypatch):
     for name in (*prebuild.LIBRARIES, f"{prebuild.TRITON_CACHE}/kernel"):
         (suite.tree / name).parent.mkdir(parents=True, exist_ok=True)
         (suite.tree / name).touch()
-    shutil.copy(suite.tree / "tests/dry_gpu/tool", suite.tree / prebuild.CHECK)
-    (suite.tree / prebuild.CHECK_LABEL).write_text(prebuild._label("9.0"))
+    for program in prebuild.PROGRAMS:
+        shutil.copy(suite.tree / "tests/dry_gpu/tool", suite.tree / program)
+    (suite.tree / prebuild.PROGRAMS_LABEL).write_text(prebuild._label("9.0"))
     monkeypatch.setattr(prebuild, "ARCHIVE", suite.tree / prebuild.ARCHIVE.name)
     monkeypatch.setattr(prebuild, "ROOT", suite.tree)
     prebuild.pack("9.0")
     shutil.rmtree(suite.tree / "build")
     suite.set("hold", "nvcc")  # would be waited for
-    code, output = suite.run("check")
+    code, output = suite.run("check", "patterns")
     assert code == 0 and "unpacked prebuilt.tar.xz" in output
     assert (suite.tree / prebuild.TRITON_CACHE / "kernel").exists() and not (suite.dry / "held").exists()
 

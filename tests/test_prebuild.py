@@ -48,7 +48,7 @@ def test_unpacks_what_was_packed(tree, monkeypatch, capsys):
     prebuild.pack("9.0")
     other = elsewhere(tree, monkeypatch)
     prebuild.unpack("9.0")
-    assert files(other) == files(tree) and len(files(other)) == 6
+    assert files(other) == files(tree) and len(files(other)) == 7
     assert "unpacked" in capsys.readouterr().out
 
 
