@@ -30,7 +30,8 @@ class Outputs:
     feats: list[Tensor]
     """[B, D, H, W]: the pyramid."""
     cls_logits: list[Tensor]
-    """[B, A*K, H, W]: classification logits (RPN objectness for Faster R-CNN), channel-major views."""
+    """[B, A*K, H, W]: classification logits (RPN objectness for Faster R-CNN), channel-major views. Empty
+    without targets if not requested."""
     edge_logits: list[Tensor] = field(default_factory=list)
     """[B, 4*(R+1), H, W]: logits of the distances of the four edges of a box, channel-major views. Empty
     without targets unless requested, and always for a detector without such distributions."""
@@ -83,19 +84,22 @@ class Detector(nn.Module):
         targets: Sequence[Target] | None = None,
         *,
         size: int | None = None,
+        logits: bool = True,
         masks: bool = False,
         edges: bool = False,
     ) -> Outputs:
         """Losses (if targets are given), pyramid and classification logits of a batch. The head runs once.
 
-        Without targets, only what distillation needs is computed: no second stage, and no box branch unless
-        it is requested.
+        Without targets, only what distillation needs is computed: no second stage, and no branch of the head
+        that is not requested.
 
         Args:
             images: tensors [3, h, w] in 0..1; their sizes may differ.
             targets: one dictionary per image (see `Target`); boxes have positive width and height.
             size: shorter image side after resizing; None is the last `min_size` of the configuration.
-            masks: also compute the FRS mask of each level, right after the head has computed the level.
+            logits: compute the classification logits without targets, too.
+            masks: also compute the FRS mask of each level, right after the head has computed the level. Needs
+                `logits`.
             edges: also compute the edge logits without targets; only for a detector that has them.
         """
         batch, resized = self.prepare(images, targets, size)
@@ -104,7 +108,7 @@ class Detector(nn.Module):
             feats, [], image_sizes=batch.image_sizes, padded_size=tuple(batch.tensors.shape[-2:])
         )
         if resized is None:
-            for feat in feats:
+            for feat in feats if logits else ():
                 outputs.cls_logits.append(self.classify(feat))
                 if masks:
                     outputs.masks.append(frs.frs_mask(outputs.cls_logits[-1]))

@@ -71,10 +71,16 @@ class DistilledLearner(Learner):
         self.loss.set_step(step)
 
     def teach(self, images: list[Tensor], size: int) -> Outputs:
-        """What the teacher computes from a batch, as constants."""
+        """What the teacher computes from a batch, as constants: only what the loss and its masks need."""
         masks = self.loss.has_masks and self.config.method not in ("whole-map", "gt-box")
         with torch.inference_mode(), autocast(images[0].device, self.config.teacher_amp):
-            return self.teacher(images, size=size, masks=masks, edges=self.loss.has_edges)
+            return self.teacher(
+                images,
+                size=size,
+                logits=masks or self.loss.has_logits,
+                masks=masks,
+                edges=self.loss.has_edges,
+            )
 
     def masks(self, taught: Outputs, targets: list[Target], images: list[Tensor]) -> list[Tensor]:
         """The masks [B, H, W] of the shared levels, by the method of the configuration."""

@@ -56,6 +56,7 @@ class FRSTerms(frs.FRSDistillationLoss):
             backend=config.backend,  # pyright: ignore[reportArgumentType]  # the learner has checked it
         )
         self.use_feats, self.use_head = use_feats, use_head
+        self.has_logits = use_head
         self.divided = config.normalizer if divided else None
 
     def terms(self, student: Outputs, teacher: Outputs, masks: list[Tensor]) -> dict[str, Term]:
@@ -64,7 +65,7 @@ class FRSTerms(frs.FRSDistillationLoss):
             student.feats if self.use_feats else None,
             teacher.feats if self.use_feats else None,
             student_logits=student.cls_logits if self.use_head else None,
-            teacher_logits=teacher.cls_logits,
+            teacher_logits=teacher.cls_logits if self.use_head else None,
             masks=normalized(masks, self.divided) if self.divided else masks,
         )
         terms = {}

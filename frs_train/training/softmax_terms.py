@@ -29,7 +29,7 @@ class SoftmaxTerm(nn.Module):
     """
 
     name: str
-    has_masks, has_edges = True, False
+    has_masks, has_logits, has_edges = True, False, False
 
     def __init__(self, config: DistillConfig, weight: float, temperature: float, **options: Any):
         super().__init__()
@@ -99,7 +99,7 @@ class LD(SoftmaxTerm):
 class KD(SoftmaxTerm):
     """Hinton's distillation: the distribution over the classes of an anchor, at every location."""
 
-    name = "kd"
+    name, has_logits = "kd", True
 
     def __init__(self, student: Detector, teacher: Detector, config: DistillConfig, fit: Compatibility):
         if fit.logit_difference:

@@ -118,6 +118,13 @@ def test_each_head_runs_once_and_the_teacher_without_autograd():
     assert all(torch.equal(a, b) for a, b in zip(before, learner.teacher.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("method", EXPECTED)
+def test_the_teacher_computes_what_the_method_needs_and_no_more(method):
+    taught = distiller(method=method).teach(IMAGES, 64)
+    needs_logits = method not in ("whole-map", "gt-box")
+    assert bool(taught.masks) == bool(taught.cls_logits) == needs_logits and taught.edge_logits == []
+
+
 def test_teacher_is_not_a_submodule_of_the_learner():
     learner = distiller()
     theirs = {id(p) for p in learner.teacher.parameters()}

@@ -156,7 +156,8 @@ def test_every_parameter_gets_a_gradient(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_teacher_computes_what_the_method_needs_and_no_more(method):
     taught = distiller(method=method).teach(IMAGES, 64)
-    assert bool(taught.edge_logits) == (method == "ld") and bool(taught.masks) == (method != "cwd")
+    assert bool(taught.edge_logits) == (method == "ld")
+    assert bool(taught.masks) == bool(taught.cls_logits) == (method != "cwd")
 
 
 @pytest.mark.parametrize("method", METHODS)
