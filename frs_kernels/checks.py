@@ -249,10 +249,10 @@ def _check_normalizer(normalizer: Normalizer) -> None:
     one_scalar("normalizer", normalizer)
 
 
-def one_scalar(name: str, value: T | Sequence[T]) -> T:
+def one_scalar(name: str, value: T | Sequence[T], hint: str = "") -> T:
     """The value itself, which must be a number, a 0-d tensor that requires no gradient, or a name."""
     if isinstance(value, (list, tuple)):
-        raise TypeError(f"{name} is a sequence, which goes with mask_sets only: one value per set")
+        raise TypeError(f"{name} must be one value, got a {type(value).__name__}{hint}")
     if isinstance(value, Tensor):
         if value.dim() != 0:
             raise ValueError(f"{name} must be a number or a 0-d tensor, got a tensor {list(value.shape)}")

@@ -16,6 +16,7 @@ from .output import FRSLossOutput
 from .torch_private import transforms_are_active
 
 T = TypeVar("T", Scalar, Normalizer)
+_ONE_PER_SET = "; only mask_sets may have one value for each set"
 
 
 @overload
@@ -257,9 +258,9 @@ def _masked_loss(
         raise ValueError("give either masks, or several of them as mask_sets")
     inputs.per_image = reduction == "none"
     if mask_sets is None:
-        inputs.feat_scale = inputs.head_scale = checks.one_scalar("scale", scale)
+        inputs.feat_scale = inputs.head_scale = checks.one_scalar("scale", scale, _ONE_PER_SET)
         inputs.masks = checks.as_masks("masks", masks)
-        inputs.normalizer = checks.one_scalar("normalizer", normalizer)
+        inputs.normalizer = checks.one_scalar("normalizer", normalizer, _ONE_PER_SET)
     else:
         inputs.masks = _merged(inputs, mask_sets, normalizer, scale)
         inputs.normalizer = 1.0

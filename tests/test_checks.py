@@ -126,7 +126,7 @@ def test_several_masks_need_as_many_scales(refused):
     message = refused(frs.weighted_mse, student, student, mask_sets=sets, normalizer=["mask"])
     assert message == "2 mask_sets are given, but normalizer has 1 values"
     message = refused(frs.weighted_mse, student, student, sets[0], scale=[1.0])
-    assert message == "scale is a sequence, which goes with mask_sets only: one value per set"
+    assert message == "scale must be one value, got a list; only mask_sets may have one value for each set"
 
 
 def test_several_masks_are_refused_by_their_number(refused):
