@@ -195,6 +195,7 @@ class KLKernel {
   // are collected in the scratch memory behind the tile, and then stored.
   void collect_gradients(const Part& part, const Statistics<S>& of, float* g) {
     auto* const rows = reinterpret_cast<float*>(tile_.logits + ceil_div(part.width, kLanes) * part.bins);
+    FRS_CHECK(rows + part.width * b_.grad_stride <= reinterpret_cast<float*>(&tile_.logits + 1));
     Form<kForm>::store_gradients(rows + part.bin, b_.grad_stride, part.width, part.bins, tile_.logits,
                                  of.ratio(), of.slope(), false);
     if (part.bin + part.bins < b_.grad_stride) return;
