@@ -9,8 +9,9 @@
 constexpr int kWarp = 32, kSteps = 32;  // a warp tile is kSteps steps of a vector of 16 bytes per lane
 
 // down: a tile is 32 rows, as in the loss kernel. along: 16 KB one after another. together: the warps of a
-// block take one vector each of what is one after another, then the next ones.
-enum class Order { down, along, together };
+// block take one vector each of what is one after another, then the next ones. pairs: a warp takes 256 bytes
+// of two rows, and a block walks down all rows of an image or along short rows, as the Triton kernels do.
+enum class Order { down, along, together, pairs };
 // loads: into registers, kStages vectors of both tensors at a time. copies: cp.async, prefetch: with L2::128B
 // as in the loss kernel. bulk: one cp.async.bulk per row and tensor; bulk_both: the result leaves by bulk
 // copies too.
@@ -20,14 +21,24 @@ struct Problem {
   const float4 *a, *b;
   float4* out;
   int64_t rows;     // of all images
+  int image_rows;   // of one image
   int vectors;      // of a row
   float one, zero;  // what the compiler must not know
 };
+
+constexpr int kPairLanes = kWarp / 2;  // of a row
+__host__ __device__ inline bool is_short(int vectors) { return vectors < 1024; }
 
 // Where the tile of a warp is: its first vector, the distance between steps, and how much of it exists.
 struct Tile {
   int64_t first, stride;
   int steps, lanes;
+};
+
+// The vectors of one lane.
+struct Path {
+  int64_t first, stride;
+  int steps;
 };
 
 template <Order kOrder>
@@ -47,6 +58,30 @@ __device__ Tile tile_of(const Problem& p, int64_t block, int warp, int warps) {
   const int64_t stride = together ? warps * kWarp : kWarp;
   const int64_t steps = first < total ? (total - first + stride - 1) / stride : 0;  // of whole vectors
   return {first, stride, static_cast<int>(steps < kSteps ? steps : kSteps), kWarp};
+}
+
+__device__ inline Path path_of_pairs(const Problem& p, int64_t block, int warp, int warps, int lane) {
+  const int column = lane % kPairLanes, row = 2 * warp + lane / kPairLanes;
+  if (is_short(p.vectors)) {
+    const int64_t first_row = block * 2 * warps + row;
+    const int steps = (p.vectors - column + kPairLanes - 1) / kPairLanes;
+    return {first_row * p.vectors + column, kPairLanes, first_row < p.rows ? steps : 0};
+  }
+  const int across = (p.vectors + kPairLanes - 1) / kPairLanes;
+  const int64_t image = block / across;
+  const int first = static_cast<int>(block % across) * kPairLanes + column;
+  return {(image * p.image_rows + row) * p.vectors + first, int64_t{2} * warps * p.vectors,
+          first < p.vectors ? (p.image_rows - row + 2 * warps - 1) / (2 * warps) : 0};
+}
+
+template <Order kOrder>
+__device__ Path path_of(const Problem& p, int64_t block, int warp, int warps, int lane) {
+  if constexpr (kOrder == Order::pairs) {
+    return path_of_pairs(p, block, warp, warps, lane);
+  } else {
+    const Tile tile = tile_of<kOrder>(p, block, warp, warps);
+    return {tile.first + lane, tile.stride, lane < tile.lanes ? tile.steps : 0};
+  }
 }
 
 template <int kWork>
@@ -79,26 +114,25 @@ struct Buffers {
 };
 
 template <Way kWay, int kStages, int kWork>
-__device__ void move_by_threads(const Problem& p, Buffers<kStages>& buffers, const Tile& tile, int lane) {
-  if (lane >= tile.lanes) return;
-  auto position = [&](int step) { return tile.first + step * tile.stride + lane; };
+__device__ void move_by_threads(const Problem& p, Buffers<kStages>& buffers, const Path& path, int lane) {
+  auto position = [&](int step) { return path.first + step * path.stride; };
   if constexpr (kWay == Way::loads) {
 #pragma unroll 1
-    for (int i = 0; i < tile.steps; i += kStages) {
+    for (int i = 0; i < path.steps; i += kStages) {
       float4 a[kStages], b[kStages];
 #pragma unroll
       for (int j = 0; j < kStages; ++j) {
-        if (i + j < tile.steps) a[j] = __ldcs(p.a + position(i + j)), b[j] = __ldcs(p.b + position(i + j));
+        if (i + j < path.steps) a[j] = __ldcs(p.a + position(i + j)), b[j] = __ldcs(p.b + position(i + j));
       }
 #pragma unroll
       for (int j = 0; j < kStages; ++j) {
-        if (i + j < tile.steps) __stcs(p.out + position(i + j), combined<kWork>(p, a[j], b[j]));
+        if (i + j < path.steps) __stcs(p.out + position(i + j), combined<kWork>(p, a[j], b[j]));
       }
     }
     return;
   }
   auto fetch = [&](int step) {
-    if (step < tile.steps) {
+    if (step < path.steps) {
       copy_async<kWay>(&buffers.in[step % kStages][0][lane], p.a + position(step));
       copy_async<kWay>(&buffers.in[step % kStages][1][lane], p.b + position(step));
     }
@@ -106,7 +140,7 @@ __device__ void move_by_threads(const Problem& p, Buffers<kStages>& buffers, con
   };
   for (int i = 0; i < kStages - 1; ++i) fetch(i);
 #pragma unroll 1
-  for (int i = 0; i < tile.steps; ++i) {
+  for (int i = 0; i < path.steps; ++i) {
     fetch(i + kStages - 1);
     __pipeline_wait_prior(kStages - 1);
     const auto& in = buffers.in[i % kStages];
@@ -191,10 +225,11 @@ __global__ void move(const Problem p) {
   extern __shared__ __align__(128) char memory[];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
   auto& buffers = reinterpret_cast<Buffers<kStages>*>(memory)[warp];
-  const Tile tile = tile_of<kOrder>(p, blockIdx.x, warp, warps);
   if constexpr (kWay == Way::bulk || kWay == Way::bulk_both) {
+    const Tile tile = tile_of<kOrder>(p, blockIdx.x, warp, warps);
     move_in_bulk<kWay == Way::bulk_both, kStages, kWork>(p, buffers, tile, lane);
   } else {
-    move_by_threads<kWay, kStages, kWork>(p, buffers, tile, lane);
+    const Path path = path_of<kOrder>(p, blockIdx.x, warp, warps, lane);
+    move_by_threads<kWay, kStages, kWork>(p, buffers, path, lane);
   }
 }

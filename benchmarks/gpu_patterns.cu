@@ -46,19 +46,32 @@ struct Bench {
   int shared_per_multiprocessor;
   bool right = true;
 
+  int64_t blocks_of(Order order, int64_t warps) const {
+    auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    const int64_t rows = problem.rows, vectors = problem.vectors;
+    switch (order) {
+      case Order::down:
+        return ceil_div(ceil_div(rows, kSteps) * ceil_div(vectors, kWarp), warps);
+      case Order::pairs:
+        return is_short(problem.vectors) ? ceil_div(rows, 2 * warps)
+                                         : rows / problem.image_rows * ceil_div(vectors, kPairLanes);
+      default:
+        return ceil_div(count, kSteps * kWarp * warps);
+    }
+  }
+
   // Bytes per second, or 0 where a block needs more shared memory. `blocks` on a multiprocessor at a time,
   // which the shared memory that a block asks for sees to.
   template <Way kWay, Order kOrder, int kStages, int kWork>
   double rate(int threads, int blocks) {
     const int warps = threads / kWarp;
-    const int64_t tiles = kOrder == Order::down
-                              ? (problem.rows + kSteps - 1) / kSteps * ((problem.vectors + kWarp - 1) / kWarp)
-                              : (count + kSteps * kWarp - 1) / (kSteps * kWarp);
-    const auto grid = static_cast<unsigned>((tiles + warps - 1) / warps);
+    const auto grid = static_cast<unsigned>(blocks_of(kOrder, warps));
     const int shared = (shared_per_multiprocessor / blocks - 1024) / 128 * 128;
     if (static_cast<int>(warps * sizeof(Buffers<kStages>)) > shared) return 0;
     auto* kernel = move<kWay, kOrder, kStages, kWork>;
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+    CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                               cudaSharedmemCarveoutMaxShared));
     CHECK(cudaMemset(problem.out, 0xFF, count * sizeof(float4)));
     const double time = seconds([&] { kernel<<<grid, threads, shared>>>(problem); });
     CHECK(cudaGetLastError());
@@ -75,10 +88,13 @@ struct Bench {
   template <Way kWay, int kStages, int kWork = 0>
   void rates(const char* way, int threads, int blocks) {
     printf("  %-22s %6d %6d %7d", way, kStages, blocks, threads);
-    const double all[] = {rate<kWay, Order::down, kStages, kWork>(threads, blocks),
-                          rate<kWay, Order::along, kStages, kWork>(threads, blocks),
-                          rate<kWay, Order::together, kStages, kWork>(threads, blocks)};
-    for (double rate : all) printf("   %6.2f (%3.0f %%)", rate * 1e-12, 100 * rate / copy_rate);
+    auto show = [](double rate) { printf("   %6.2f (%3.0f %%)", rate * 1e-12, 100 * rate / copy_rate); };
+    show(rate<kWay, Order::down, kStages, kWork>(threads, blocks));
+    show(rate<kWay, Order::along, kStages, kWork>(threads, blocks));
+    show(rate<kWay, Order::together, kStages, kWork>(threads, blocks));
+    if constexpr (kWay != Way::bulk && kWay != Way::bulk_both) {
+      show(rate<kWay, Order::pairs, kStages, kWork>(threads, blocks));
+    }
     printf("\n");
   }
 };
@@ -102,20 +118,20 @@ int main() {
       fill<<<static_cast<unsigned>((count + 255) / 256), 256>>>(data, count, value);
       return data;
     };
-    Bench bench{{tensor(1), tensor(2), tensor(0), rows, shape.vectors, 1, 0},
+    Bench bench{{tensor(1), tensor(2), tensor(0), rows, shape.rows, shape.vectors, 1, 0},
                 count,
                 static_cast<unsigned*>(memory.take(sizeof(unsigned))),
                 static_cast<int>(device.sharedMemPerMultiprocessor)};
-    printf(
-        "%s: TB/s (share of copy)\n  %-24s stages blocks threads  down           along          together\n",
-        shape.name, "");
+    printf("%s: TB/s (share of copy)\n", shape.name);
+    printf("  %-22s stages blocks threads%17s%17s%17s%17s\n", "", "down", "along", "together", "pairs");
     bench.rates<Way::prefetch, 4>("cp.async L2::128B", 256, 3);
     bench.rates<Way::prefetch, 4, kLossWork>("  with arithmetic", 256, 3);
-    bench.rates<Way::prefetch, 4>("cp.async L2::128B", 128, 6);
+    bench.rates<Way::prefetch, 4>("cp.async L2::128B", 128, 8);
     bench.rates<Way::prefetch, 4>("cp.async L2::128B", 256, 5);
     bench.rates<Way::prefetch, 8>("cp.async L2::128B", 256, 3);
     bench.rates<Way::copies, 4>("cp.async", 256, 3);
-    bench.rates<Way::copies, 4>("cp.async", 128, 6);
+    bench.rates<Way::copies, 4>("cp.async", 128, 8);
+    bench.rates<Way::copies, 4, kLossWork>("  with arithmetic", 128, 8);
     bench.rates<Way::loads, 4>("loads", 256, 4);
     if (device.major >= 9) {
       bench.rates<Way::bulk, 4>("bulk", 256, 3);
