@@ -5,6 +5,7 @@
 //   nvcc -O3 -std=c++17 -arch=native -Icsrc -Icsrc/include $SOURCES -o build/gpu_check
 //
 //   build/gpu_check [BATCH]     RetinaNet 800x1344, 16 images: errors against float64, microseconds
+//   build/gpu_check 16 whole    the same with the times of the whole loss and of its mask kernel alone
 //   build/gpu_check 16 once     the whole loss once for each dtype and layout, no times: for ncu
 //   build/gpu_check 2 tiny      small ragged levels, every kernel once, no times: for compute-sanitizer
 //
@@ -22,84 +23,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "cuda/operators.h"
-#include "gpu_roofs.cuh"
-#include "gpu_truth.cuh"
+#include "gpu_problem.cuh"
 
 namespace {
-
-using frs::DenseTensor, frs::DType, frs::DTypes, frs::Level, frs::LossParams, frs::Normalizer;
-using frs::TensorView, frs::Term;
-namespace cuda = frs::cuda;
-
-struct Shapes {
-  std::vector<std::pair<int, int>> sizes;
-  int feat_channels, logit_channels;
-};
-const Shapes kRetinaNet{{{100, 168}, {50, 84}, {25, 42}, {13, 21}, {7, 11}}, 256, 720};
-const Shapes kRagged{{{16, 24}, {13, 21}, {7, 11}, {1, 1}}, 40, 72};
-
-// A call of the loss that is planned once, as in a captured graph.
-std::function<void()> loss_call(Memory& memory, const LossParams& params, const DTypes& types) {
-  cuda::LossPlan plan = cuda::plan_loss(params, types);
-  void* workspace = memory.take(plan.workspace);
-  return [plan, workspace]() mutable { CHECK(cuda::loss(plan, workspace, nullptr)); };
-}
-
-template <class T>
-struct Problem {
-  Memory memory;
-  LossParams params;
-  DTypes types;
-  int batch;
-  bool location_major;
-  double logit_bytes = 0, feat_bytes = 0;
-  std::vector<double> share;  // of each level in all locations
-
-  Problem(DType type, const Shapes& shapes, int batch, bool location_major)
-      : types{{type, type}, {type, type}}, batch(batch), location_major(location_major) {
-    params.num_levels = static_cast<int>(shapes.sizes.size());
-    params.mode = frs::Mode::mask_first;
-    params.feat_scale.value = kFeatScale, params.head_scale.value = kHeadScale;
-    params.losses = memory.take(3 * sizeof(double));
-    params.level_losses = memory.take(2 * params.num_levels * sizeof(double));
-    params.pending = memory.take(2 * params.num_levels * sizeof(double));
-    double locations = 0;
-    for (int l = 0; l < params.num_levels; ++l) {
-      Level& v = params.levels[l];
-      v.batch = batch, v.locations = shapes.sizes[l].first * shapes.sizes[l].second;
-      fill_term(v.imitation, v, shapes.feat_channels, 0, 1);
-      fill_term(v.head, v, shapes.logit_channels, -4, 2);
-      v.mask = memory.take((batch * v.locations + 3) / 4 * 32);
-      const double count = static_cast<double>(batch) * v.locations;
-      logit_bytes += count * v.head.channels * sizeof(T);
-      feat_bytes += count * v.imitation.channels * sizeof(T);
-      share.push_back(count), locations += count;
-    }
-    for (double& count : share) count /= locations;
-    CHECK(cudaDeviceSynchronize());
-  }
-
-  void fill_term(Term& term, const Level& v, int channels, float mean, float spread) {
-    term.channels = channels;
-    term.student = tensor(v, channels, mean, spread), term.teacher = tensor(v, channels, mean, spread);
-    term.grad = tensor(v, channels, 0, 0);
-  }
-
-  TensorView tensor(const Level& v, int channels, float mean, float spread) {
-    const size_t count = static_cast<size_t>(batch) * channels * v.locations;
-    T* data = static_cast<T*>(memory.take(count * sizeof(T)));
-    if (spread > 0) {
-      fill<<<2048, kThreads>>>(data, count, mean, spread, seed_ += uint64_t{1} << 40);
-    } else {
-      CHECK(cudaMemset(data, 0xFF, count * sizeof(T)));  // NaN
-    }
-    return {data, channels * v.locations, location_major ? v.locations : 1, location_major ? 1 : channels};
-  }
-
- private:
-  uint64_t seed_ = 0;
-};
 
 // Copies values in the accumulation dtype to the host.
 template <class T>
@@ -227,24 +153,34 @@ std::function<void()> scale_call(Problem<T>& p, float factor, bool per_image = f
 }
 
 template <class T>
-void time_kernels(Problem<T>& p) {
+double seconds_of_loss(Problem<T>& p, const LossParams& params) {
+  return seconds(loss_call(p.memory, params, p.types));
+}
+template <class T>
+double seconds_of_mask(Problem<T>& p, const Level* levels, int count) {
+  return seconds([&] { CHECK(cuda::mask(levels, count, p.types.head.teacher, nullptr)); });
+}
+
+template <class T>
+void time_whole(Problem<T>& p) {
   const double C = p.logit_bytes, F = p.feat_bytes;
-  auto loss = [&](const LossParams& params) { return seconds(loss_call(p.memory, params, p.types)); };
-  auto mask = [&](const Level* levels, int count) {
-    return seconds([&] { CHECK(cuda::mask(levels, count, p.types.head.teacher, nullptr)); });
-  };
-  report("whole, 4C + 3F", loss(p.params), 4 * C + 3 * F);
-  report("masks given, 3C + 3F", loss(masks_given(p.params)), 3 * C + 3 * F);
-  report("no gradients, 2C + 2F", loss(no_gradients(p.params)), 2 * C + 2 * F);
-  report("mask, C", mask(p.params.levels, p.params.num_levels), C);
-  report("head of given masks, 3C", loss(one_term(masks_given(p.params), true)), 3 * C);
-  report("imitation of given masks, 3F", loss(one_term(masks_given(p.params), false)), 3 * F);
+  report("whole, 4C + 3F", seconds_of_loss(p, p.params), 4 * C + 3 * F);
+  report("mask, C", seconds_of_mask(p, p.params.levels, p.params.num_levels), C);
+}
+
+template <class T>
+void time_parts(Problem<T>& p) {
+  const double C = p.logit_bytes, F = p.feat_bytes;
+  report("masks given, 3C + 3F", seconds_of_loss(p, masks_given(p.params)), 3 * C + 3 * F);
+  report("no gradients, 2C + 2F", seconds_of_loss(p, no_gradients(p.params)), 2 * C + 2 * F);
+  report("head of given masks, 3C", seconds_of_loss(p, one_term(masks_given(p.params), true)), 3 * C);
+  report("imitation of given masks, 3F", seconds_of_loss(p, one_term(masks_given(p.params), false)), 3 * F);
   for (int l = 0; l < p.params.num_levels; ++l) {
     char what[32];
     snprintf(what, sizeof what, "level %d: whole", l);
-    report(what, loss(one_level(p.params, l)), p.share[l] * (4 * C + 3 * F));
+    report(what, seconds_of_loss(p, one_level(p.params, l)), p.share[l] * (4 * C + 3 * F));
     snprintf(what, sizeof what, "level %d: mask", l);
-    report(what, mask(p.params.levels + l, 1), p.share[l] * C);
+    report(what, seconds_of_mask(p, p.params.levels + l, 1), p.share[l] * C);
   }
   report("scale_ by 1, nothing", seconds(scale_call(p, 1.0f)), 0);
   report("scale_ by another, 2C + 2F", seconds(scale_call(p, 1.0009765625f)), 2 * C + 2 * F);
@@ -272,7 +208,7 @@ void run_other_kernels(Problem<T>& p) {
   scale_call(p, 0.5f, true)();
 }
 
-enum class Mode { times, once, tiny };
+enum class Mode { times, whole, once, tiny };
 
 template <class T>
 bool run(DType type, const char* name, int batch, Mode mode) {
@@ -281,9 +217,10 @@ bool run(DType type, const char* name, int batch, Mode mode) {
     Problem<T> p(type, mode == Mode::tiny ? kRagged : kRetinaNet, batch, location_major);
     loss_call(p.memory, p.params, p.types)();
     right &= is_right(p, name);
-    if (mode != Mode::once) right &= images_add_up(p);
+    if (mode == Mode::times || mode == Mode::tiny) right &= images_add_up(p);
     if (mode == Mode::tiny) run_other_kernels(p);
-    if (mode == Mode::times) time_kernels(p);
+    if (mode <= Mode::whole) time_whole(p);
+    if (mode == Mode::times) time_parts(p);
     CHECK(cudaDeviceSynchronize());
   }
   return right;
@@ -294,13 +231,16 @@ bool run(DType type, const char* name, int batch, Mode mode) {
 int main(int argc, char** argv) {
   const int batch = argc > 1 ? atoi(argv[1]) : 16;
   const char* name = argc > 2 ? argv[2] : "";
-  const Mode mode = !strcmp(name, "tiny") ? Mode::tiny : !strcmp(name, "once") ? Mode::once : Mode::times;
+  Mode mode = Mode::times;
+  if (!strcmp(name, "whole")) mode = Mode::whole;
+  if (!strcmp(name, "once")) mode = Mode::once;
+  if (!strcmp(name, "tiny")) mode = Mode::tiny;
   setvbuf(stdout, nullptr, _IOLBF, 0);
   cudaDeviceProp device;
   CHECK(cudaGetDeviceProperties(&device, 0));
   printf("%s, %d multiprocessors, L2 %d MB\n", device.name, device.multiProcessorCount,
          device.l2CacheSize >> 20);
-  if (mode == Mode::times) measure_roofs(device.multiProcessorCount);
+  if (mode <= Mode::whole) measure_roofs(device.multiProcessorCount);
   bool right = run<__nv_bfloat16>(DType::bf16, "bf16", batch, mode);
   right &= run<float>(DType::f32, "fp32", batch, mode);
   if (mode == Mode::tiny) {

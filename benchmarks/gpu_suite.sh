@@ -3,7 +3,7 @@
 #
 #     benchmarks/gpu_suite.sh OUTDIR [PLAN or STAGE...]
 #
-# Plans (default: first second standard full):
+# Plans (default: first second variants standard full):
 #     first      at most 6 minutes, do the kernels load, how right and fast are they: check patterns build quick tests
 #     second     at most 5 minutes: tests sanitize counters huge race
 # Stages:
@@ -15,6 +15,7 @@
 #     counters   hardware counters of the large kernels, by Nsight Compute
 #     huge       tensors of more than 2^31 elements
 #     quick small standard full    the benchmarks: about 3, 3, 14 and 42 minutes
+#     variants   the native kernels and their variants (gpu_programs.py) without torch, in turns: about 3 minutes
 #     race       the races of standard, then those of full, which include torch.compile's max-autotune
 #     report     the summary of what is in OUTDIR; needs no GPU
 #
@@ -24,11 +25,11 @@
 # even if one fails or takes too long.
 set -uo pipefail
 
-usage() { sed -n '2,26s/^# \?//p' "$0"; exit 2; }
+usage() { sed -n '2,27s/^# \?//p' "$0"; exit 2; }
 [ $# -ge 1 ] || usage
 out_dir=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
-[ $# -gt 0 ] || set -- first second standard full
+[ $# -gt 0 ] || set -- first second variants standard full
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 binary=build/gpu_check
@@ -71,13 +72,33 @@ once() {
   failed+=("$name")
 }
 
-compiled() { within 180 "$python" -m benchmarks.prebuild programs "$capability"; }
+compiled() { within 180 "$python" -m benchmarks.gpu_programs "${1-programs}" "$capability"; }
 
 check() {
   compiled || return
   local code=0
-  { within 90 $binary 16 || code=$?; within 30 $binary 1 || code=$?; } >>"$out/check.txt" 2>&1
+  timed $binary 16 "" 90 || code=$?
+  timed $binary 1 "" 30 || code=$?
   return $code
+}
+
+# timed PROGRAM BATCH MODE SECONDS: appends the output to check.txt, under the program's name.
+timed() {
+  echo "=== ${1##*/} $2" >>"$out/check.txt"
+  within "$4" "$1" "$2" $3 >>"$out/check.txt" 2>&1
+}
+
+# The present kernels and every variant of them, in turns. A variant may be wrong, but not without its times.
+variants() {
+  compiled programs && compiled variants || return
+  local batch program before
+  for batch in 16 1 16; do
+    for program in $binary build/variants/*; do
+      before=$(grep -c "^  whole, " "$out/check.txt")
+      timed "$program" $batch whole 30
+      [ $(($(grep -c "^  whole, " "$out/check.txt") - before)) -eq 4 ] || return 1
+    done
+  done
 }
 
 patterns() { compiled && within 30 build/gpu_patterns >>"$out/check.txt" 2>&1; }
@@ -193,13 +214,13 @@ plan() {
 
 stage() {
   case $1 in
-    first | second | check | patterns | report) ;;
+    first | second | check | patterns | variants | report) ;;
     *) [ -n "${has-}" ] || has=$(preflight) || stop "$has" ;;
   esac
   case $1 in
     first) plan 345 check patterns build quick tests ;;  # 15 seconds are for the report
     second) plan 285 tests sanitize counters huge race ;;
-    check | patterns | build | tests | huge) once "$1" "$1" ;;
+    check | patterns | variants | build | tests | huge) once "$1" "$1" ;;
     sanitize)
       for tool in memcheck racecheck synccheck initcheck; do once "sanitize $tool" sanitize_kernels $tool; done
       for tool in memcheck racecheck; do once "sanitize-tests $tool" sanitize_tests $tool; done

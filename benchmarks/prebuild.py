@@ -10,29 +10,20 @@ not match is compiled again.
 
 import argparse
 import io
-import json
 import lzma
 import os
 import subprocess
 import sys
 import tarfile
 
-from benchmarks import preflight
-from benchmarks.sources import ROOT, digest, digest_of
-
-sys.path.insert(0, str(ROOT / "csrc"))
-import toolchain  # noqa: E402
+from benchmarks import gpu_programs, preflight
+from benchmarks.sources import ROOT
 
 ARCHIVE = ROOT / "prebuilt.tar.xz"
 LABEL = "prebuilt.json"  # a member of the archive: which sources and which GPUs it is for
 LIBRARIES = ("frs_kernels/_native_cpu.so", "frs_kernels/_native_cuda.so", "frs_kernels/build_info.json")
-PROGRAMS = {  # with their sources
-    "build/gpu_check": ("benchmarks/gpu_check.cu", "csrc/cuda/*.cu"),
-    "build/gpu_patterns": ("benchmarks/gpu_patterns.cu",),
-}
-PROGRAMS_LABEL = "build/gpu_programs.json"
 TRITON_CACHE = "build/triton"  # relative, because some of Triton's files contain the paths of others
-MEMBERS = (*LIBRARIES, *PROGRAMS, PROGRAMS_LABEL, TRITON_CACHE)
+MEMBERS = (*LIBRARIES, *gpu_programs.files("programs"), *gpu_programs.files("variants"), TRITON_CACHE)
 
 
 def make(capability: str) -> None:
@@ -41,31 +32,13 @@ def make(capability: str) -> None:
         sys.exit(f"prebuild: {missing}")
     environment = {**os.environ, "FRS_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": capability}
     _run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", env=environment)
-    programs(capability)
+    gpu_programs.build("programs", capability)
+    gpu_programs.build("variants", capability)
     triton_kernels(capability)
     pack(capability)
     print(
         f"{ARCHIVE.name}: {ARCHIVE.stat().st_size / 2**20:.0f} MiB, for the root of these sources elsewhere"
     )
-
-
-def programs(capability: str) -> None:
-    """Compiles the programs that need no torch, unless they are there and of these sources."""
-    label = ROOT / PROGRAMS_LABEL
-    there = all((ROOT / program).exists() for program in PROGRAMS)
-    if there and label.exists() and label.read_text() == _label(capability):
-        return
-    nvcc = toolchain.find_nvcc() or sys.exit(
-        "prebuild: nvcc was not found (CUDA_HOME, PATH, /usr/local/cuda)"
-    )
-    label.parent.mkdir(exist_ok=True)
-    flags = ["-O3", "-std=c++17", f"-arch=sm_{capability.replace('.', '')}", "-Icsrc", "-Icsrc/include"]
-    for program, patterns in PROGRAMS.items():
-        print(f"{program} ...", flush=True)
-        files = [str(file.relative_to(ROOT)) for pattern in patterns for file in sorted(ROOT.glob(pattern))]
-        _run(nvcc, *flags, *files, "-o", f"{program}.part")
-        (ROOT / f"{program}.part").replace(ROOT / program)
-    label.write_text(_label(capability))
 
 
 def triton_kernels(capability: str) -> None:
@@ -85,7 +58,7 @@ def pack(capability: str) -> None:
     part = ARCHIVE.with_suffix(".part")
     with tarfile.open(part, "w:xz") as archive:
         label = tarfile.TarInfo(LABEL)
-        text = _label(capability).encode()
+        text = gpu_programs.label(capability).encode()
         label.size = len(text)
         archive.addfile(label, io.BytesIO(text))
         for name in MEMBERS:
@@ -100,8 +73,8 @@ def unpack(capability: str) -> None:
     try:
         with tarfile.open(ARCHIVE) as archive:
             label = archive.extractfile(LABEL).read().decode()
-            if label != _label(capability):
-                print(f"{ARCHIVE.name} is not used: it is for {label}, needed is {_label(capability)}")
+            if label != (needed := gpu_programs.label(capability)):
+                print(f"{ARCHIVE.name} is not used: it is for {label}, needed is {needed}")
                 return
             members = [member for member in archive if member.name != LABEL]  # reads the whole file
             options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python >= 3.11.4
@@ -109,11 +82,6 @@ def unpack(capability: str) -> None:
     except (tarfile.TarError, lzma.LZMAError, KeyError, EOFError) as error:
         sys.exit(f"{ARCHIVE.name} cannot be read: {error}")
     print(f"unpacked {ARCHIVE.name}")
-
-
-def _label(capability: str) -> str:
-    programs = digest_of(ROOT, ("benchmarks/gpu_*.cu*",))
-    return json.dumps({"kernels": digest("cuda"), "programs": programs, "capability": capability})
 
 
 def _run(*command: str, **options) -> None:
@@ -126,17 +94,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("make", "programs", "unpack"))
-    parser.add_argument("capability", type=_capability, help="compute capability of the GPU, such as 9.0")
+    parser.add_argument("what", choices=("make", "unpack"))
+    parser.add_argument(
+        "capability", type=gpu_programs.capability_of, help="compute capability of the GPU, such as 9.0"
+    )
     arguments = parser.parse_args()
-    {"make": make, "programs": programs, "unpack": unpack}[arguments.what](arguments.capability)
-
-
-def _capability(text: str) -> str:
-    major, _, minor = text.partition(".")
-    if not (major.isdigit() and minor.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a compute capability: MAJOR.MINOR, such as 9.0")
-    return text
+    {"make": make, "unpack": unpack}[arguments.what](arguments.capability)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Prints a page with the times of several builds of the kernels: ``python -m benchmarks.variants FOLDER``.
 
-It reads variants-*.txt, outputs of build/gpu_check after lines "=== BUILD BATCH", and triton.json.
+It reads variants-*.txt, outputs of build/gpu_check after lines "=== BUILD BATCH", and triton.json. The stage
+"variants" of gpu_suite.sh writes such lines into check.txt.
 """
 
 import json

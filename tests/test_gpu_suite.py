@@ -18,7 +18,7 @@ from pathlib import Path
 import programs
 import pytest
 
-from benchmarks import prebuild, summary
+from benchmarks import gpu_programs, prebuild, summary
 from frs_kernels.library import load_native
 
 ROOT = Path(__file__).parent.parent
@@ -184,17 +184,24 @@ def test_what_was_built_elsewhere_is_taken(suite, monkeypatch):
     for name in (*prebuild.LIBRARIES, f"{prebuild.TRITON_CACHE}/kernel"):
         (suite.tree / name).parent.mkdir(parents=True, exist_ok=True)
         (suite.tree / name).touch()
-    for program in prebuild.PROGRAMS:
-        shutil.copy(suite.tree / "tests/dry_gpu/tool", suite.tree / program)
-    (suite.tree / prebuild.PROGRAMS_LABEL).write_text(prebuild._label("9.0"))
     monkeypatch.setattr(prebuild, "ARCHIVE", suite.tree / prebuild.ARCHIVE.name)
-    monkeypatch.setattr(prebuild, "ROOT", suite.tree)
+    for module in (prebuild, gpu_programs):
+        monkeypatch.setattr(module, "ROOT", suite.tree)
+    for which in gpu_programs.SETS:
+        *programs, label = (suite.tree / file for file in gpu_programs.files(which))
+        for program in programs:
+            program.parent.mkdir(exist_ok=True)
+            shutil.copy(suite.tree / "tests/dry_gpu/tool", program)
+        label.write_text(gpu_programs.label("9.0"))
     prebuild.pack("9.0")
     shutil.rmtree(suite.tree / "build")
     suite.set("hold", "nvcc")  # would be waited for
-    code, output = suite.run("check", "patterns")
+    code, output = suite.run("check", "patterns", "variants")
     assert code == 0 and "unpacked prebuilt.tar.xz" in output
     assert (suite.tree / prebuild.TRITON_CACHE / "kernel").exists() and not (suite.dry / "held").exists()
+    text = (suite.folder / "check.txt").read_text()
+    batches = [line.split()[2] for line in text.splitlines() if line.startswith("=== four-warps ")]
+    assert batches == ["16", "1", "16"]
 
 
 def test_a_command_that_hangs_is_cut_off_and_the_next_one_runs(suite):
