@@ -92,6 +92,7 @@ timed() {
 variants() {
   compiled programs && compiled variants || return
   local batch program before
+  : >>"$out/check.txt"
   for batch in 16 1 16; do
     for program in $binary build/variants/*; do
       before=$(grep -c "^  whole, " "$out/check.txt")

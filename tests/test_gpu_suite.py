@@ -196,7 +196,7 @@ def test_what_was_built_elsewhere_is_taken(suite, monkeypatch):
     prebuild.pack("9.0")
     shutil.rmtree(suite.tree / "build")
     suite.set("hold", "nvcc")  # would be waited for
-    code, output = suite.run("check", "patterns", "variants")
+    code, output = suite.run("variants", "check", "patterns")
     assert code == 0 and "unpacked prebuilt.tar.xz" in output
     assert (suite.tree / prebuild.TRITON_CACHE / "kernel").exists() and not (suite.dry / "held").exists()
     text = (suite.folder / "check.txt").read_text()
