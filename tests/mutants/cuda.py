@@ -40,4 +40,18 @@ MUTANTS = (
         "static_cast<const Acc*>(table.grad_output)[0]",
         (f"{EMULATED}::test_a_factor_per_image_at_any_alignment",),
     ),
+    Mutant(
+        "half-of-the-logits-are-forgotten",
+        "csrc/cuda/largest.cuh",
+        "return nan_max(Half::low(pair), Half::high(pair));",
+        "return Half::low(pair);",
+        (EMULATED,),
+    ),
+    Mutant(
+        "the-ring-wraps-too-early",
+        "csrc/cuda/ring.cuh",
+        "(position + stages * kStageBytes) % kBytes",
+        "(position + stages * kStageBytes) % (kBytes / 2)",
+        (EMULATED,),
+    ),
 )
