@@ -98,8 +98,8 @@ class Detector(nn.Module):
             targets: one dictionary per image (see `Target`); boxes have positive width and height.
             size: shorter image side after resizing; None is the last `min_size` of the configuration.
             logits: compute the classification logits without targets, too.
-            masks: also compute the FRS mask of each level, right after the head has computed the level. Needs
-                `logits`.
+            masks: also compute the FRS mask of each level, and so its logits, right after the head has run on
+                the level.
             edges: also compute the edge logits without targets; only for a detector that has them.
         """
         batch, resized = self.prepare(images, targets, size)
@@ -108,7 +108,7 @@ class Detector(nn.Module):
             feats, [], image_sizes=batch.image_sizes, padded_size=tuple(batch.tensors.shape[-2:])
         )
         if resized is None:
-            for feat in feats if logits else ():
+            for feat in feats if logits or masks else ():
                 outputs.cls_logits.append(self.classify(feat))
                 if masks:
                     outputs.masks.append(frs.frs_mask(outputs.cls_logits[-1]))
@@ -117,7 +117,7 @@ class Detector(nn.Module):
             return outputs
         self.train_step(batch, resized, outputs)
         if masks:
-            outputs.masks = list(frs.frs_mask([logits.detach() for logits in outputs.cls_logits]))
+            outputs.masks = list(frs.frs_mask([level.detach() for level in outputs.cls_logits]))
         return outputs
 
     @torch.no_grad()

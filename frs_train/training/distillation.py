@@ -77,7 +77,7 @@ class DistilledLearner(Learner):
             return self.teacher(
                 images,
                 size=size,
-                logits=masks or self.loss.has_logits,
+                logits=self.loss.has_logits,
                 masks=masks,
                 edges=self.loss.has_edges,
             )
