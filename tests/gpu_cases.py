@@ -32,3 +32,33 @@ def run_every_kernel(target: Target, dtype, layout):
     for wrt in (("student_logits",), ()):
         compare(frs.weighted_bce, target, head, wrt, upstream=images, masks=mask, reduction="none")
     return base
+
+
+def captured(step):
+    """A CUDA graph of ``step``, and the results of ``step`` that its replays overwrite.
+
+    Two runs on another stream come first: a kernel is compiled and loaded when it runs for the first time.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = step()
+    return graph, results
+
+
+def results_in_streams(calls, rounds=20):
+    """The results of every call, each made ``rounds`` times in a stream of its own beside the others."""
+    streams = [torch.cuda.Stream() for _ in calls]
+    results = [[] for _ in calls]
+    torch.cuda.synchronize()
+    for _ in range(rounds):
+        for call, stream, own in zip(calls, streams, results, strict=True):
+            with torch.cuda.stream(stream):
+                own.append(call())
+    torch.cuda.synchronize()
+    return results

@@ -3,10 +3,12 @@
 Memory errors and races: `compute-sanitizer --tool memcheck|racecheck|initcheck|synccheck pytest -m sanitize`.
 """
 
+import functools
+
 import pytest
 import torch
 from cases import LONG_SIZES, Target, compare, fields, random_masks, tensors
-from gpu_cases import RETINANET, run_every_kernel
+from gpu_cases import RETINANET, captured, results_in_streams, run_every_kernel
 from loss_cases import WRT, arguments
 
 import frs_kernels as frs
@@ -70,14 +72,7 @@ def test_capture_and_replay(target):
         losses = frs.frs_loss(**leaves, head_weight=scale, backend="native")
         return fields(losses), torch.autograd.grad(losses.total, students)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured, captured_grads = step()
+    graph, (losses, grads) = captured(step)
     for seed in range(3):
         fresh = tensors(48, sizes=LONG_SIZES, device="cuda", seed=100 + seed)
         with torch.no_grad():
@@ -86,25 +81,18 @@ def test_capture_and_replay(target):
                 leaf.copy_(value)
         graph.replay()
         expected, expected_grads = step()
-        assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
-        assert all(torch.equal(a, b) for a, b in zip(captured_grads, expected_grads, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(losses, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(grads, expected_grads, strict=True))
 
 
 def test_concurrent_streams_do_not_meet(target):
     bases = [arguments(32, 48, sizes=LONG_SIZES, device="cuda", batch=2 + i) for i in range(4)]
     expected = [loss_and_grads(base) for base in bases]
-    streams = [torch.cuda.Stream() for _ in bases]
-    torch.cuda.synchronize()
-    results = []
-    for _ in range(20):
-        for base, stream in zip(bases, streams, strict=True):
-            with torch.cuda.stream(stream):
-                results.append(loss_and_grads(base))
-    torch.cuda.synchronize()
-    for index, (losses, grads) in enumerate(results):
-        wanted, wanted_grads = expected[index % len(bases)]
-        assert all(torch.equal(a, b) for a, b in zip(losses, wanted, strict=True))
-        assert all(torch.equal(a, b) for a, b in zip(grads, wanted_grads, strict=True))
+    results = results_in_streams([functools.partial(loss_and_grads, base) for base in bases])
+    for of_base, (wanted, wanted_grads) in zip(results, expected, strict=True):
+        for losses, grads in of_base:
+            assert all(torch.equal(a, b) for a, b in zip(losses, wanted, strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(grads, wanted_grads, strict=True))
 
 
 def test_another_device_than_the_current_one(target):

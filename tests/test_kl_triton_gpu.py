@@ -6,7 +6,7 @@ tests/test_kl_triton.py has its shapes, and tensors of more than 2^31 elements.
 import pytest
 import torch
 from cases import INTERPRETED
-from gpu_cases import RETINANET
+from gpu_cases import RETINANET, captured, results_in_streams
 from kl_cases import arguments
 
 import frs_kernels as frs
@@ -42,14 +42,7 @@ def assert_same_bits(results, expected):
 @OVER
 def test_capture_and_replay_follow_the_inputs(over):
     problem = Problem(over)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        problem.step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = problem.step()
+    graph, results = captured(problem.step)
     for factor in (0.5, 2.0):
         with torch.no_grad():
             problem.scale.fill_(factor)
@@ -57,7 +50,7 @@ def test_capture_and_replay_follow_the_inputs(over):
                 for level in levels:
                     level.mul_(factor)
         graph.replay()
-        assert_same_bits(captured, problem.step())
+        assert_same_bits(results, problem.step())
 
 
 @OVER
@@ -83,16 +76,10 @@ def test_no_sync_in_forward_and_backward(over):
 def test_concurrent_streams_do_not_meet(over):
     problems = [Problem(over, batch=2 + i) for i in range(4)]
     expected = [problem.step() for problem in problems]
-    streams = [torch.cuda.Stream() for _ in problems]
-    torch.cuda.synchronize()
-    results = []
-    for _ in range(20):
-        for problem, stream in zip(problems, streams, strict=True):
-            with torch.cuda.stream(stream):
-                results.append(problem.step())
-    torch.cuda.synchronize()
-    for index, result in enumerate(results):
-        assert_same_bits(result, expected[index % len(problems)])
+    results = results_in_streams([problem.step for problem in problems])
+    for of_problem, wanted in zip(results, expected, strict=True):
+        for result in of_problem:
+            assert_same_bits(result, wanted)
 
 
 @OVER
