@@ -17,7 +17,8 @@ enum class Order { down, along, together, pairs };
 // copies too.
 enum class Way { loads, copies, prefetch, bulk, bulk_both };
 
-struct Problem {
+// out = a + b, in matrices [rows, vectors].
+struct Addition {
   const float4 *a, *b;
   float4* out;
   int64_t rows;     // of all images
@@ -42,7 +43,7 @@ struct Path {
 };
 
 template <Order kOrder>
-__device__ Tile tile_of(const Problem& p, int64_t block, int warp, int warps) {
+__device__ Tile tile_of(const Addition& p, int64_t block, int warp, int warps) {
   const int64_t index = block * warps + warp, total = p.rows * p.vectors;
   if (kOrder == Order::down) {
     const int across = (p.vectors + kWarp - 1) / kWarp;
@@ -60,7 +61,7 @@ __device__ Tile tile_of(const Problem& p, int64_t block, int warp, int warps) {
   return {first, stride, static_cast<int>(steps < kSteps ? steps : kSteps), kWarp};
 }
 
-__device__ inline Path path_of_pairs(const Problem& p, int64_t block, int warp, int warps, int lane) {
+__device__ inline Path path_of_pairs(const Addition& p, int64_t block, int warp, int warps, int lane) {
   const int column = lane % kPairLanes, row = 2 * warp + lane / kPairLanes;
   if (is_short(p.vectors)) {
     const int64_t first_row = block * 2 * warps + row;
@@ -75,7 +76,7 @@ __device__ inline Path path_of_pairs(const Problem& p, int64_t block, int warp, 
 }
 
 template <Order kOrder>
-__device__ Path path_of(const Problem& p, int64_t block, int warp, int warps, int lane) {
+__device__ Path path_of(const Addition& p, int64_t block, int warp, int warps, int lane) {
   if constexpr (kOrder == Order::pairs) {
     return path_of_pairs(p, block, warp, warps, lane);
   } else {
@@ -85,7 +86,7 @@ __device__ Path path_of(const Problem& p, int64_t block, int warp, int warps, in
 }
 
 template <int kWork>
-__device__ float4 combined(const Problem& p, float4 a, float4 b) {
+__device__ float4 combined(const Addition& p, float4 a, float4 b) {
   float v[4] = {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
 #pragma unroll
   for (int i = 0; i < kWork; ++i) v[i % 4] = v[i % 4] * p.one + p.zero;
@@ -114,7 +115,7 @@ struct Buffers {
 };
 
 template <Way kWay, int kStages, int kWork>
-__device__ void move_by_threads(const Problem& p, Buffers<kStages>& buffers, const Path& path, int lane) {
+__device__ void move_by_threads(const Addition& p, Buffers<kStages>& buffers, const Path& path, int lane) {
   auto position = [&](int step) { return path.first + step * path.stride; };
   if constexpr (kWay == Way::loads) {
 #pragma unroll 1
@@ -171,7 +172,7 @@ __device__ void wait_for(uint32_t arrived, uint32_t parity) {
 
 // The first lane copies whole rows of the tile; a barrier per stage counts the bytes that have arrived.
 template <bool kStores, int kStages, int kWork>
-__device__ void move_in_bulk(const Problem& p, Buffers<kStages>& buffers, const Tile& tile, int lane) {
+__device__ void move_in_bulk(const Addition& p, Buffers<kStages>& buffers, const Tile& tile, int lane) {
 #if __CUDA_ARCH__ >= 900
   const uint32_t bytes = 16 * tile.lanes, all = 0xFFFFFFFF;
   auto position = [&](int step) { return tile.first + step * tile.stride; };
@@ -221,7 +222,7 @@ __device__ void move_in_bulk(const Problem& p, Buffers<kStages>& buffers, const 
 }
 
 template <Way kWay, Order kOrder, int kStages, int kWork>
-__global__ void move(const Problem p) {
+__global__ void move(const Addition p) {
   extern __shared__ __align__(128) char memory[];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
   auto& buffers = reinterpret_cast<Buffers<kStages>*>(memory)[warp];

@@ -32,7 +32,7 @@ __global__ void fill(float4* out, int64_t count, float value) {
   if (i < count) out[i] = make_float4(value, value + i % 61, value + i % 127, value + i % 251);
 }
 
-__global__ void count_wrong(Problem p, int64_t count, unsigned* wrong) {
+__global__ void count_wrong(Addition p, int64_t count, unsigned* wrong) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= count) return;
   const float4 a = p.a[i], b = p.b[i], c = p.out[i];
@@ -40,7 +40,7 @@ __global__ void count_wrong(Problem p, int64_t count, unsigned* wrong) {
 }
 
 struct Bench {
-  Problem problem;
+  Addition problem;
   int64_t count;  // vectors of a tensor
   unsigned* wrong;
   int shared_per_multiprocessor;

@@ -15,7 +15,7 @@
 #     counters   hardware counters of the large kernels, by Nsight Compute
 #     huge       tensors of more than 2^31 elements
 #     quick small standard full    the benchmarks: about 3, 3, 14 and 42 minutes
-#     variants   the native kernels and their variants (gpu_programs.py) without torch, in turns: about 3 minutes
+#     variants   the native kernels and their variants (gpu_programs.py) without torch, in turns
 #     race       the races of standard, then those of full, which include torch.compile's max-autotune
 #     report     the summary of what is in OUTDIR; needs no GPU
 #
@@ -77,15 +77,15 @@ compiled() { within 180 "$python" -m benchmarks.gpu_programs "${1-programs}" "$c
 check() {
   compiled || return
   local code=0
-  timed $binary 16 "" 90 || code=$?
-  timed $binary 1 "" 30 || code=$?
+  timed 90 $binary 16 || code=$?
+  timed 30 $binary 1 || code=$?
   return $code
 }
 
-# timed PROGRAM BATCH MODE SECONDS: appends the output to check.txt, under the program's name.
+# timed SECONDS PROGRAM BATCH [MODE]: appends the output to check.txt, under the program's name.
 timed() {
-  echo "=== ${1##*/} $2" >>"$out/check.txt"
-  within "$4" "$1" "$2" $3 >>"$out/check.txt" 2>&1
+  echo "=== ${2##*/} $3" >>"$out/check.txt"
+  within "$@" >>"$out/check.txt" 2>&1
 }
 
 # The present kernels and every variant of them, in turns. A variant may be wrong, but not without its times.
@@ -96,7 +96,7 @@ variants() {
   for batch in 16 1 16; do
     for program in $binary build/variants/*; do
       before=$(grep -c "^  whole, " "$out/check.txt")
-      timed "$program" $batch whole 30
+      timed 30 "$program" $batch whole
       [ $(($(grep -c "^  whole, " "$out/check.txt") - before)) -eq 4 ] || return 1
     done
   done

@@ -49,6 +49,7 @@ def test_unpacks_what_was_packed(tree, monkeypatch, capsys):
     other = elsewhere(tree, monkeypatch)
     prebuild.unpack("9.0")
     assert files(other) == files(tree) and len(files(other)) == len(prebuild.MEMBERS)
+    assert {"build/gpu_check", "build/gpu_patterns", "build/variants/four-warps"} <= files(other).keys()
     assert "unpacked" in capsys.readouterr().out
 
 
