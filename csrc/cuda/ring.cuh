@@ -11,44 +11,38 @@ namespace frs::cuda {
 
 // An address in shared memory. It is held in a register: for sm_90 the compiler would otherwise compute the
 // address of a shared variable anew before every access, in four instructions.
-class SharedAddress {
+struct SharedAddress {
 #ifdef __CUDA_ARCH__
- public:
+  uint32_t address;
+
   explicit FRS_DEVICE SharedAddress(const void* shared) {
     asm volatile("mov.u32 %0, %1;"
-                 : "=r"(address_)
+                 : "=r"(address)
                  : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))));
   }
   // Copies 16 bytes through the L2 cache alone. The prefetch size L2::128B took 4 to 5 % off the loss
   // kernel's time on an H200 (docs/tuning-cuda.md).
   FRS_DEVICE void copy_async(const void* p) const {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(address_), "l"(p) : "memory");
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(address), "l"(p) : "memory");
   }
   FRS_DEVICE uint4 load() const {
     uint4 quad;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(quad.x), "=r"(quad.y), "=r"(quad.z), "=r"(quad.w)
-                 : "r"(address_)
+                 : "r"(address)
                  : "memory");
     return quad;
   }
-
- private:
-  uint32_t address_;
 #else
- public:
-  explicit FRS_DEVICE SharedAddress(void* shared) : address_(static_cast<char*>(shared)) {}
-  FRS_DEVICE void copy_async(const void* p) const { __pipeline_memcpy_async(address_, p, 16); }
-  FRS_DEVICE uint4 load() const { return *reinterpret_cast<const uint4*>(address_); }
+  char* address;
 
- private:
-  char* address_;
+  explicit FRS_DEVICE SharedAddress(void* shared) : address(static_cast<char*>(shared)) {}
+  FRS_DEVICE void copy_async(const void* p) const { __pipeline_memcpy_async(address, p, 16); }
+  FRS_DEVICE uint4 load() const { return *reinterpret_cast<const uint4*>(address); }
 #endif
-
- public:
   FRS_DEVICE SharedAddress operator+(uint32_t bytes) const {
     SharedAddress sum = *this;
-    sum.address_ += bytes;
+    sum.address += bytes;
     return sum;
   }
 };
